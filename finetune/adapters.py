@@ -1,0 +1,144 @@
+"""Trainable parts: attached to a frozen model, frozen again, read out. The only importer of peft.
+
+Component names are those of files: the denoiser's (unet) and text_encoder.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from finetune.draws import key
+from finetune.errors import RecipeError
+from finetune.lora import Lora, Modules, canonical_name
+from finetune.recipe import Adapter
+
+Trainable = dict[str, dict[str, nn.Parameter]]
+"""component -> name in that component -> parameter, float32"""
+Presets = Mapping[str, Mapping[str, tuple[str, ...]]]
+
+
+def attach(
+    components: Mapping[str, nn.Module], presets: Presets, config: Adapter, denoiser: str, seed: int
+) -> Trainable:
+    """Put the adapter into the components the recipe trains; the change is zero at first.
+
+    Raises:
+        RecipeError: a target or rank pattern matches nothing.
+    """
+    trainable: Trainable = {}
+    for component in component_names(config, denoiser):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(key(seed, "adapter", component))
+            METHODS[config.method](components[component], presets[component], config, component)
+        parameters = {n: p for n, p in components[component].named_parameters() if p.requires_grad}
+        for parameter in parameters.values():
+            # peft gives the adapter the base's dtype; in bf16 small updates round to nothing
+            parameter.data = parameter.data.float()
+        trainable[component] = parameters
+    return trainable
+
+
+def component_names(config: Adapter, denoiser: str) -> list[str]:
+    """File names of the components a recipe trains, the denoiser first."""
+    return [denoiser if c == "denoiser" else c for c in sorted(set(config.components))]
+
+
+def targets(component: nn.Module, presets: Mapping[str, tuple[str, ...]], written: str | Sequence[str]) -> list[str]:
+    """Module names that a preset or patterns choose.
+
+    A pattern is a name's ending (`to_q`, `attn2.to_k`) or a shell pattern over the whole name (`up_blocks.*.to_v`).
+
+    Raises:
+        RecipeError: no such preset, or a pattern without a match.
+    """
+    patterns = presets.get(written, (written,)) if isinstance(written, str) else tuple(written)
+    names = [n for n, m in component.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    chosen = {n for p in patterns for n in names if _matches(n, p)}
+    idle = [p for p in patterns if not any(_matches(n, p) for n in names)]
+    if idle and not (isinstance(written, str) and written in presets and chosen):
+        raise RecipeError(
+            f"adapter targets: {', '.join(map(repr, idle))} match no module",
+            f"presets: {', '.join(presets)}; module names look like {names[len(names) // 2]}",
+        )
+    return [n for n in names if n in chosen]
+
+
+@contextmanager
+def detached(components: Mapping[str, nn.Module]) -> Iterator[None]:
+    """The base as it was, inside the block."""
+    layers = [m for c in components.values() for m in c.modules() if isinstance(m, BaseTunerLayer)]
+    for layer in layers:
+        layer._disable_adapters = True  # enable_adapters() would also flip requires_grad
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
+
+
+def read(components: Mapping[str, nn.Module]) -> Modules:
+    """What the adapter does to each module. Copies, float32, on the CPU."""
+    found = {}
+    for name, layer in _layers(components):
+        a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+        found[name] = Lora(_copy(a), _copy(b), float(layer.scaling["default"]))
+    return found
+
+
+def base_weights(components: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """canonical name -> frozen weight, of the modules that carry an adapter."""
+    return {name: layer.get_base_layer().weight for name, layer in _layers(components)}
+
+
+def _layers(components: Mapping[str, nn.Module]) -> Iterator[tuple[str, Any]]:
+    for component, module in components.items():
+        for path, layer in module.named_modules():
+            if isinstance(layer, BaseTunerLayer):
+                yield canonical_name(component, path), layer
+
+
+def _lora(module: nn.Module, presets: Mapping[str, tuple[str, ...]], config: Adapter, component: str) -> None:
+    text = component == "text_encoder"
+    chosen = targets(module, presets, config.text_encoder_targets if text else config.targets)
+    scale = (config.alpha or config.rank) / config.rank
+    ranks = {n: r for p, r in config.ranks.items() for n in chosen if _matches(n, p)}
+    lora = LoraConfig(
+        r=config.rank, lora_alpha=config.rank * scale, target_modules=chosen, lora_dropout=config.dropout,
+        rank_pattern={f"^{n}$": r for n, r in ranks.items()},
+        alpha_pattern={f"^{n}$": r * scale for n, r in ranks.items()},
+    )  # fmt: skip
+    module.requires_grad_(False)
+    inject_adapter_in_model(lora, module)
+
+
+def _full(module: nn.Module, presets: Mapping[str, tuple[str, ...]], config: Adapter, component: str) -> None:
+    module.requires_grad_(True)
+
+
+METHODS: dict[str, Callable[[nn.Module, Mapping[str, tuple[str, ...]], Adapter, str], None]] = {
+    "lora": _lora,
+    "full": _full,
+}
+
+
+def check_ranks(components: Mapping[str, nn.Module], config: Adapter) -> None:
+    """Raises RecipeError when a pattern of adapter.ranks matches no module of any trained component."""
+    names = [n for c in components.values() for n, m in c.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    idle = [p for p in config.ranks if not any(_matches(n, p) for n in names)]
+    if idle:
+        raise RecipeError(f"adapter.ranks: {', '.join(map(repr, idle))} match no module", "see adapter.targets")
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")
+
+
+def _copy(weight: Any) -> Tensor:
+    copied: Tensor = weight.detach().float().cpu().clone()
+    return copied

@@ -1,0 +1,147 @@
+"""Encode each image and caption once, and keep it under a name made of all that went into it.
+
+An entry's name is a hash of content, transform, encoder weights, dtype and format version: it can be shared by every
+run and is never stale. Images keep the autoencoder's *distribution*, so that each visit draws afresh.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from finetune import images, weights
+from finetune.dataset import Example
+from finetune.errors import BaseError, DataError
+from finetune.families.base import Family, Moments, Text
+
+VERSION = "1"
+PLACES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""where a random crop may lie; few, so that each is encoded once"""
+CENTER = 2
+
+
+class Crop(NamedTuple):
+    """One way of showing an image: where the window lies (an index of PLACES), and whether mirrored."""
+
+    place: int
+    flip: bool
+
+
+class Wanted(NamedTuple):
+    example: Example
+    bucket: images.Bucket
+    crop: Crop
+
+
+class Store:
+    """Tensors by key. Safe to kill and to share: an entry is written beside and renamed, and checked when read."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root / f"v{VERSION}"
+        self.hits = self.misses = 0
+
+    def get(self, kind: str, key: str) -> dict[str, Tensor] | None:
+        path = self._path(kind, key)
+        try:
+            header = weights.read_header(path)
+            whole = weights.payload_sha256(path) == header.metadata.get("sha256")
+            found = weights.load(path) if whole else None
+        except BaseError:
+            found = None
+        self.hits, self.misses = self.hits + (found is not None), self.misses + (found is None)
+        return found
+
+    def put(self, kind: str, key: str, tensors: Mapping[str, Tensor]) -> None:
+        path = self._path(kind, key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        weights.write_hashed(tensors, path)
+
+    def _path(self, kind: str, key: str) -> Path:
+        return self.root / kind / key[:2] / f"{key}.safetensors"
+
+
+class Usage(NamedTuple):
+    root: Path
+    images: int
+    captions: int
+    bytes: int
+
+
+def default_root() -> Path:
+    """FINETUNE_CACHE, or the user's cache folder."""
+    said = os.environ.get("FINETUNE_CACHE")
+    return Path(said) if said else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "finetune"
+
+
+def usage(root: Path) -> Usage:
+    files = [p for p in root.glob("v*/**/*") if p.is_file()]
+    count = {kind: sum(p.parts[-3] == kind and p.suffix == ".safetensors" for p in files) for kind in ("image", "text")}
+    return Usage(root, count["image"], count["text"], sum(p.stat().st_size for p in files))
+
+
+def clear(root: Path) -> None:
+    """Remove every entry, and nothing that is not the cache's own."""
+    for folder in root.glob("v*"):
+        shutil.rmtree(folder)
+
+
+def encode_images(
+    store: Store, family: Family, wanted: Iterable[Wanted], device: torch.device, told: Callable[[int], None]
+) -> dict[tuple[str, Crop], Moments]:
+    """(sample name, crop) -> its distribution, from the store or encoded now, one image at a time.
+
+    Raises:
+        DataError: an image's latents are not finite.
+    """
+    encoder = family.fingerprint("vae")
+    found: dict[tuple[str, Crop], Moments] = {}
+    for done, want in enumerate(wanted, 1):
+        key = _key(want.example.digest, want.bucket, want.crop, encoder, "float32")
+        entry = store.get("image", key)
+        if entry is None:
+            pixels = torch.from_numpy(_pixels(want)).unsqueeze(0)
+            family.to(device, "vae")
+            moments = family.encode_images(pixels.to(device))
+            entry = {"mean": moments.mean[0].cpu(), "logvar": moments.logvar[0].cpu()}
+            if not all(bool(tensor.isfinite().all()) for tensor in entry.values()):
+                raise DataError(f"{want.example.name}: the autoencoder gives numbers that are not finite", "remove it")
+            store.put("image", key, entry)
+        found[want.example.name, want.crop] = Moments(entry["mean"], entry["logvar"])
+        told(done)
+    return found
+
+
+def encode_texts(store: Store, family: Family, captions: Iterable[str], told: Callable[[int], None]) -> dict[str, Text]:
+    """caption -> what the frozen text encoder makes of it, (n, d), from the store or encoded now."""
+    encoder = family.fingerprint("text_encoder")
+    found: dict[str, Text] = {}
+    for done, caption in enumerate(captions, 1):
+        key = _key(caption, family.facts.max_tokens, encoder)
+        entry = store.get("text", key)
+        if entry is None:
+            with torch.no_grad():
+                entry = {"tokens": family.encode_text([caption]).tokens[0].cpu()}
+            store.put("text", key, entry)
+        found[caption] = Text(entry["tokens"])
+        told(done)
+    return found
+
+
+def crops(random: bool, flip: bool) -> list[Crop]:
+    """Every crop that training may draw."""
+    places = range(len(PLACES)) if random else [CENTER]
+    return [Crop(place, mirrored) for place in places for mirrored in ([False, True] if flip else [False])]
+
+
+def _pixels(want: Wanted) -> "images.Array":
+    image = images.open_rgb(want.example.path)
+    return images.to_array(images.fit(image, want.bucket, PLACES[want.crop.place], want.crop.flip))
+
+
+def _key(*parts: object) -> str:
+    return hashlib.sha256("\0".join(map(repr, (VERSION, *parts))).encode()).hexdigest()

@@ -1,0 +1,138 @@
+"""A checkpoint is a directory that is either whole or absent: safetensors and JSON, with a manifest of digests."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from finetune import weights
+from finetune.errors import RunError
+from finetune.trainer import State
+
+FORMAT = 1
+_FILES = ("trainable.safetensors", "optimizer.safetensors", "state.json")
+
+
+class Found(NamedTuple):
+    path: Path
+    step: int
+    identity: dict[str, str]
+    """what the run was, to be the same when it resumes"""
+
+
+def save(folder: Path, state: State, identity: Mapping[str, str], keep_last: int) -> Path:
+    """Write `folder/step-000500`, whole or not at all, and drop the oldest beyond keep_last."""
+    target = folder / f"step-{state.step:06d}"
+    beside = folder / f".{target.name}.{os.getpid()}.part"
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    tensors, numbers = _flatten(state)
+    weights.write(_named(state), beside / "trainable.safetensors", {})
+    weights.write(tensors, beside / "optimizer.safetensors", {})
+    content = {"format": FORMAT, "step": state.step, "bad_steps": state.bad_steps, "identity": dict(identity),
+               "optimizer": numbers, "scaler": dict(state.scaler.state_dict()) if state.scaler else {}}  # fmt: skip
+    weights.write_bytes(json.dumps(content, indent=1).encode(), beside / "state.json")
+    manifest = {name: weights.file_sha256(beside / name) for name in _FILES}
+    weights.write_bytes(json.dumps(manifest, indent=1).encode(), beside / "manifest.json")
+    if target.exists():
+        shutil.rmtree(target)
+    beside.rename(target)
+    _sync(folder)
+    for old in sorted(folder.glob("step-*"))[:-keep_last]:
+        shutil.rmtree(old)
+    for left in folder.glob(".step-*.part"):
+        shutil.rmtree(left, ignore_errors=True)
+    return target
+
+
+def newest(folder: Path) -> tuple[Found | None, list[str]]:
+    """The newest whole checkpoint, and a sentence for each newer one that is damaged."""
+    damage: list[str] = []
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        fault = _fault(path)
+        if fault:
+            damage.append(f"{path.name}: {fault}")
+            continue
+        content = json.loads((path / "state.json").read_text())
+        return Found(path, content["step"], content["identity"]), damage
+    return None, damage
+
+
+def load(found: Found, state: State) -> None:
+    """Put a checkpoint back into the state of a run that was built anew.
+
+    Raises:
+        RunError: it holds other parameters.
+    """
+    saved = weights.load(found.path / "trainable.safetensors")
+    ours = _named(state)
+    if saved.keys() != ours.keys() or any(saved[k].shape != ours[k].shape for k in ours):
+        raise RunError(
+            f"{found.path} holds other parameters than this recipe trains", "resume with the run's own recipe"
+        )
+    with torch.no_grad():
+        for name, parameter in ours.items():
+            parameter.copy_(saved[name])
+    content = json.loads((found.path / "state.json").read_text())
+    tensors = weights.load(found.path / "optimizer.safetensors")
+    state.optimizer.load_state_dict(_unflatten(state, tensors, content["optimizer"]))
+    if state.scaler and content["scaler"]:
+        state.scaler.load_state_dict(content["scaler"])
+    state.step, state.bad_steps = content["step"], content["bad_steps"]
+
+
+def differences(saved: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """What is not the same, in words."""
+    return [f"{k}: was {saved.get(k, 'absent')}, now {now.get(k, 'absent')}" for k in sorted({*saved, *now})
+            if saved.get(k) != now.get(k)]  # fmt: skip
+
+
+def _fault(path: Path) -> str:
+    try:
+        manifest = json.loads((path / "manifest.json").read_text())
+    except (OSError, ValueError):
+        return "no readable manifest"
+    for name in _FILES:
+        if not (path / name).is_file():
+            return f"{name} is missing"
+        if weights.file_sha256(path / name) != manifest.get(name):
+            return f"{name} is not what was written"
+    return ""
+
+
+def _named(state: State) -> dict[str, Tensor]:
+    return {f"{c}.{n}": p for c, parameters in state.trainable.items() for n, p in parameters.items()}
+
+
+def _flatten(state: State) -> tuple[dict[str, Tensor], dict[str, dict[str, float]]]:
+    """The optimizer's memory: tensors under `index/slot`, numbers in a table."""
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, dict[str, float]] = {}
+    for index, slots in state.optimizer.state_dict()["state"].items():
+        for slot, held in slots.items():
+            if isinstance(held, Tensor):
+                tensors[f"{index}/{slot}"] = held.clone()
+            else:
+                numbers.setdefault(str(index), {})[slot] = held
+    return tensors, numbers
+
+
+def _unflatten(state: State, tensors: Mapping[str, Tensor], numbers: Mapping[str, dict[str, float]]) -> dict[str, Any]:
+    slots: dict[int, dict[str, Any]] = {int(i): dict(held) for i, held in numbers.items()}
+    for key, tensor in tensors.items():
+        index, _, slot = key.partition("/")
+        slots.setdefault(int(index), {})[slot] = tensor
+    return {"state": slots, "param_groups": state.optimizer.state_dict()["param_groups"]}
+
+
+def _sync(folder: Path) -> None:
+    """Make the rename last, where the system lets a folder be flushed."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)

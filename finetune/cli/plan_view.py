@@ -1,0 +1,148 @@
+"""A plan as tables, and as JSON."""
+
+from rich.console import Console
+from rich.table import Table
+
+from finetune import recipe
+from finetune.plan import Component, Plan
+from finetune.preflight import Measured
+
+
+def show(plan: Plan, components: list[Component], measured: Measured | None) -> None:
+    """Settings with their sources, the arithmetic of the run, buckets, memory."""
+    console = Console()
+    console.print(_settings(plan))
+    console.print(_buckets(plan))
+    console.print(_memory(components))
+    for line in lines(plan, components, measured):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def lines(plan: Plan, components: list[Component], measured: Measured | None) -> list[str]:
+    """The sentences under the tables."""
+    config, visits, facts = plan.recipe, plan.visits(), plan.facts
+    images, low, high = plan.train.schedule.images, min(visits.values()), max(visits.values())
+    each = f"{low}" if low == high else f"{low} to {high}"
+    alpha = config.adapter.alpha or config.adapter.rank
+    said = [
+        f"base       {facts.family} ({facts.variant}), predicts {facts.prediction}"
+        f"{', zero terminal SNR' if facts.zero_snr else ''}; read from {facts.evidence}",
+        f"identity   {images} images x {plan.samples / images:g} visits = {plan.samples} samples"
+        f" = {_steps(plan)}; each image is seen {each} times",
+    ]
+    if plan.held_out:
+        said.append(f"held out   {len(plan.held_out)} images, never trained on")
+    if plan.prior:
+        said.append(f"prior      {plan.prior.schedule.images} class images, as many views as the training images")
+    if config.prior.mode == "self":
+        said.append("prior      the base's own prediction, on every training view without the trigger")
+    if config.adapter.method == "lora":
+        said.append(f"scale      alpha / rank = {alpha:g} / {config.adapter.rank} = {alpha / config.adapter.rank:g}")
+    state = sum(c.weight_bytes + c.gradient_bytes + c.optimizer_bytes for c in components)
+    said.append(
+        f"memory     {_size(state)} of weights, gradients and optimizer state, exactly; activations come on top"
+    )
+    if measured:
+        eta = measured.seconds * plan.steps
+        said.append(
+            f"measured   {measured.seconds:.2f} s a step at the largest bucket, peak {_size(measured.peak_bytes)};"
+            f" about {_time(eta)} for {plan.steps} steps"
+        )
+    else:
+        said.append("           --measure takes one real step: peak memory, and how long the run will take")
+    return said
+
+
+def as_json(plan: Plan, components: list[Component], measured: Measured | None) -> dict[str, object]:
+    visits = plan.visits()
+    return {
+        "settings": {k: {"value": _value(plan, k), "from": plan.sources.get(k, "default")} for k in recipe.keys()},
+        "base": plan.facts._asdict(),
+        "identity": {
+            "images": plan.train.schedule.images, "samples": plan.samples, "steps": plan.steps,
+            "global_batch": plan.recipe.train.batch * plan.train.schedule.group,
+            "visits_mean": plan.samples / plan.train.schedule.images,
+            "visits_least": min(visits.values()), "visits_most": max(visits.values()),
+            "epochs": plan.micros / plan.train.schedule.micros_per_epoch,
+        },
+        "held_out": [p.example.name for p in plan.held_out],
+        "prior_images": plan.prior.schedule.images if plan.prior else 0,
+        "buckets": [row._asdict() | {"bucket": f"{row.bucket.width}x{row.bucket.height}"} for row in plan.buckets()],
+        "components": [c._asdict() for c in components],
+        "bytes": sum(c.weight_bytes + c.gradient_bytes + c.optimizer_bytes for c in components),
+        "measured": None if measured is None else measured._asdict() | {"eta_seconds": measured.seconds * plan.steps},
+    }  # fmt: skip
+
+
+def _settings(plan: Plan) -> Table:
+    table = Table("setting", "value", "from", title="Settings", title_justify="left")
+    for key in recipe.keys():
+        found = _value(plan, key)
+        source = plan.sources.get(key, "default")
+        if found is not None:
+            table.add_row(key, str(found), source, style="" if source != "default" else "dim")
+    return table
+
+
+def _buckets(plan: Plan) -> Table:
+    table = Table(
+        "bucket",
+        "images",
+        "batches an epoch",
+        "visits an epoch",
+        "worst crop loss",
+        title="Buckets",
+        title_justify="left",
+    )
+    for row in plan.buckets():
+        heavy = " (filled by cycling)" if row.weight > 1 else ""
+        table.add_row(
+            f"{row.bucket.width} x {row.bucket.height}", str(row.images), str(row.batches), f"{row.weight:.2f}{heavy}",
+            f"{row.worst_crop_loss:.0%}", style="yellow" if row.weight > 1.5 or row.worst_crop_loss > 0.25 else "",
+        )  # fmt: skip
+    return table
+
+
+def _memory(components: list[Component]) -> Table:
+    table = Table(
+        "component", "parameters", "trained", "modules", "weights", "gradients", "optimizer state",
+        title="Memory", title_justify="left",
+    )  # fmt: skip
+    for c in components:
+        table.add_row(
+            c.name, f"{c.parameters:,}", f"{c.trainable:,}", str(c.modules or "-"), _size(c.weight_bytes),
+            _size(c.gradient_bytes), _size(c.optimizer_bytes),
+        )  # fmt: skip
+    return table
+
+
+def _steps(plan: Plan) -> str:
+    batch = plan.recipe.train.batch * plan.train.schedule.group
+    whole, rest = divmod(plan.samples, batch)
+    parts = (
+        f"{plan.recipe.train.batch} x {plan.recipe.train.accumulate} accumulated x {plan.train.schedule.world} ranks"
+    )
+    if not rest:
+        return f"{plan.steps} steps x {batch} ({parts})"
+    return f"{whole} steps x {batch} ({parts}) + 1 step of {rest}"
+
+
+def _value(plan: Plan, key: str) -> object:
+    found = recipe.value(plan.recipe, key)
+    if isinstance(found, tuple):
+        return list(found)
+    return found if found is None or isinstance(found, int | float | str | bool | dict) else str(found)
+
+
+def _size(n: int) -> str:
+    return f"{n / 2**30:.2f} GiB" if n >= 2**30 else f"{n / 2**20:.1f} MiB" if n >= 2**20 else f"{n / 2**10:.1f} KiB"
+
+
+def _time(seconds: float) -> str:
+    return (
+        f"{seconds / 3600:.1f} h"
+        if seconds > 5400
+        else f"{seconds / 60:.0f} min"
+        if seconds > 90
+        else f"{seconds:.0f} s"
+    )

@@ -1,0 +1,38 @@
+"""`sample`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(sample)
+
+
+def sample(
+    base: Annotated[str, typer.Option(help="`pocket`, a folder, a .safetensors checkpoint or a hub id.")],
+    out: Annotated[Path, typer.Option("--out", help="A folder for the pictures.")],
+    prompt: Annotated[list[str] | None, typer.Option(help="May be repeated.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="A text file, one prompt a line.")] = None,
+    adapter: Annotated[list[str] | None, typer.Option(help="FILE, or FILE:weight. May be repeated.")] = None,
+    negative: Annotated[str, typer.Option(help="What the picture should not show.")] = "",
+    seed: Annotated[int, typer.Option(min=0, help="Of the first picture; each further one adds 1.")] = 0,
+    steps: Annotated[int, typer.Option(min=1)] = 25,
+    guidance: Annotated[float, typer.Option(min=0, help="0 or 1: none.")] = 7.5,
+    scheduler: Annotated[str, typer.Option(help="ddim, dpm++, euler, ...; default: the base's own.")] = "",
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT in px; default: the base's own.")] = "",
+    count: Annotated[int, typer.Option(min=1, help="Pictures a prompt.")] = 1,
+    merged: Annotated[
+        bool, typer.Option("--merged", help="Merge the adapters into the weights first, in float32.")
+    ] = False,
+    no_safety_checker: Annotated[bool, typer.Option("--no-safety-checker", help="Noted in each picture.")] = False,
+) -> None:
+    """Make pictures, with adapters or without."""
+    from finetune.cli import sampling_view
+
+    order = sampling_view.Order(
+        base, tuple(prompt or ()), prompts, tuple(adapter or ()), negative, seed, steps, guidance, scheduler, size, count,
+        merged, not no_safety_checker, out,
+    )  # fmt: skip
+    sampling_view.sample(order)

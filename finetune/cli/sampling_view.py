@@ -1,0 +1,128 @@
+"""Pictures to a folder, with a sheet of all of them. Imports torch."""
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from finetune import families, sampler, weights
+from finetune.errors import BaseError, InputError, RunError
+from finetune.families.base import Facts
+from finetune.sampler import Shot, Worn
+
+
+class Order(NamedTuple):
+    """What `sample` was asked for."""
+
+    base: str
+    prompt: tuple[str, ...]
+    prompts: Path | None
+    adapters: tuple[str, ...]
+    negative: str
+    seed: int
+    steps: int
+    guidance: float
+    scheduler: str
+    size: str
+    pictures: int
+    merged: bool
+    safety: bool
+    out: Path
+
+
+def sample(order: Order) -> None:
+    from finetune.cli.training_view import hush
+
+    hush()
+    console = Console()
+    wanted, worn = _prompts(order), [_worn(text) for text in order.adapters]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    family = families.load(order.base)
+    width, height = _size(order.size, family.facts)
+    try:
+        pipeline = family.pipeline(order.scheduler, order.safety)
+    except KeyError as e:
+        raise InputError(
+            f"no scheduler {order.scheduler!r}", "one of ddim, ddpm, dpm++, euler, euler_a, heun, lms, pndm, unipc"
+        ) from e
+    sampler.wear(family, pipeline, worn, order.merged)
+    family.to(device)
+    if pipeline.safety_checker is not None:
+        pipeline.safety_checker.to(device)
+    facts = {
+        "base": order.base, "scheduler": type(pipeline.scheduler).__name__,
+        "adapters": ", ".join(f"{w.path.name}:{w.weight:g} sha256 {weights.file_sha256(w.path)[:12]}" for w in worn),
+        "merged": "yes" if order.merged and worn else "",
+        "safety checker": _safety(order.safety, family.has_safety_checker()),
+    }  # fmt: skip
+    rows = []
+    for i in track(range(order.pictures), "making pictures", console=console, disable=not console.is_terminal):
+        row = []
+        for n, prompt in enumerate(wanted):
+            shot = Shot(prompt, order.seed + i, order.negative, order.steps, order.guidance, width, height)
+            made = sampler.render(family, pipeline, shot, device, nullcontext)
+            if made.blocked:
+                console.print(f"[yellow]the base's safety checker blanked {n:02d}-{shot.seed}.png[/]")
+            path = order.out / f"{n:02d}-{shot.seed}.png"
+            _write(made, path, {**shot.described(), **facts})
+            row.append(made.image)
+        rows.append((f"seed {order.seed + i}", row))
+    sheet = order.out / "sheet.png"
+    sampler.write_png(sampler.sheet(rows, wanted), sheet, {"prompt": " | ".join(wanted), **facts})
+    console.print(
+        f"{len(wanted) * order.pictures} pictures in {order.out}; all of them: {sheet}", highlight=False, soft_wrap=True
+    )
+
+
+def _prompts(order: Order) -> list[str]:
+    wanted = list(order.prompt)
+    if order.prompts:
+        try:
+            wanted += [
+                line.strip() for line in order.prompts.read_text(encoding="utf-8-sig").splitlines() if line.strip()
+            ]
+        except (OSError, UnicodeDecodeError) as e:
+            raise InputError(f"cannot read {order.prompts}: {e}", "a UTF-8 text file, one prompt a line") from e
+    if not wanted:
+        raise InputError("no prompt", '--prompt "a red apple", or --prompts FILE')
+    return wanted
+
+
+def _worn(text: str) -> Worn:
+    path, colon, weight = text.rpartition(":")
+    if colon and not Path(text).exists():
+        try:
+            return Worn(Path(path), float(weight))
+        except ValueError:
+            pass
+    if not Path(text).exists():
+        raise BaseError(f"no adapter file {text}", "FILE, or FILE:weight")
+    return Worn(Path(text), 1.0)
+
+
+def _size(text: str, facts: Facts) -> tuple[int, int]:
+    if not text:
+        return facts.resolution, facts.resolution
+    try:
+        width, height = (int(part) for part in text.lower().split("x"))
+    except ValueError as e:
+        raise InputError(f"--size {text!r}: write it as WIDTHxHEIGHT, such as 512x768") from e
+    if min(width, height) < facts.stride or width % 8 or height % 8:
+        raise InputError(f"--size {text}: sides must be multiples of 8 px and at least {facts.stride}")
+    return width, height
+
+
+def _safety(wanted: bool, has: bool) -> str:
+    if not has:
+        return "the base has none"
+    return "on" if wanted else "switched off"
+
+
+def _write(made: sampler.Picture, path: Path, facts: dict[str, str]) -> None:
+    try:
+        sampler.write_png(made.image, path, facts)
+    except OSError as e:
+        raise RunError(f"cannot write {path}: {e.strerror}", "another --out") from e

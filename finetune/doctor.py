@@ -1,0 +1,103 @@
+"""Is this machine fit to train? Versions against tested ranges, and each part used once for real."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+import torch
+from packaging.requirements import Requirement
+from torch import nn
+
+from finetune import cache, optimizers, recipe
+from finetune.errors import RunError
+
+LITTLE_DISK_BYTES, LITTLE_MEMORY_BYTES = 2 << 30, 4 << 30
+
+
+class Finding(NamedTuple):
+    what: str
+    ok: bool
+    detail: str
+    hint: str = ""
+
+
+def examine() -> Iterator[Finding]:
+    """One finding after the other, as they are made."""
+    yield from versions()
+    for name in optimizers.OPTIMIZERS:
+        yield optimizer_steps(name)
+    yield from gpus()
+    yield room(cache.default_root())
+    yield memory()
+
+
+def versions() -> Iterator[Finding]:
+    """Each dependency's version against the range this version was tested with."""
+    for text in requires("finetune-diffusion") or []:
+        requirement = Requirement(text)
+        if requirement.marker and not requirement.marker.evaluate({"extra": "bitsandbytes"}):
+            continue
+        try:
+            found = version(requirement.name)
+        except PackageNotFoundError:
+            optional = "extra" in text
+            yield Finding(requirement.name, optional, "not installed", f"pip install '{requirement}'")
+            continue
+        fits = requirement.specifier.contains(re.sub(r"\+.*", "", found), prereleases=True)
+        hint = "" if fits else f"pip install '{requirement}'"
+        yield Finding(requirement.name, fits, f"{found}, tested {requirement.specifier}", hint)
+
+
+def optimizer_steps(name: str) -> Finding:
+    """One real step on the device that would train; the large parameter takes the 8-bit path."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    parameter = nn.Parameter(torch.ones(64, 128, device=device))
+    config = recipe.Optimizer.model_validate({"name": name, "learning_rate": 0.1})
+    try:
+        optimizer = optimizers.build(config, [("unet", [parameter], 0.1)])
+        parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+    except RunError as e:
+        return Finding(f"optimizer {name}", True, "not installed (optional)", e.hint)
+    except RuntimeError as e:
+        return Finding(f"optimizer {name}", False, f"its step fails: {e}", "optimizer.name = adamw")
+    moved = bool((parameter < 1).all())
+    return Finding(f"optimizer {name}", moved, f"one step on {device.type} " + ("moves" if moved else "does not move"))
+
+
+def gpus() -> Iterator[Finding]:
+    """A kernel on each GPU, in float32 and bfloat16."""
+    if not torch.cuda.is_available():
+        yield Finding("GPU", True, "none: training runs on the CPU, fine for the pocket base, slow for larger ones")
+    for index in range(torch.cuda.device_count()):
+        name, total = torch.cuda.get_device_name(index), torch.cuda.mem_get_info(index)
+        try:
+            ones = torch.ones(256, 256, device=f"cuda:{index}")
+            right = bool((ones @ ones == 256).all())
+            half = bool((ones.bfloat16() @ ones.bfloat16() == 256).all())
+        except RuntimeError as e:
+            yield Finding(
+                f"GPU {index}", False, f"{name}: a kernel fails: {str(e).splitlines()[0]}", "a torch build for this GPU"
+            )
+            continue
+        detail = (
+            f"{name}, {total[0] / 2**30:.1f} of {total[1] / 2**30:.1f} GiB free, bf16 {'works' if half else 'does not'}"
+        )
+        yield Finding(f"GPU {index}", right, detail)
+
+
+def room(folder: Path) -> Finding:
+    """Free disk where the cache is, and here."""
+    there = next(p for p in (folder, *folder.parents) if p.exists())
+    free = min(shutil.disk_usage(there).free, shutil.disk_usage(".").free)
+    return Finding("disk", free > LITTLE_DISK_BYTES, f"{free / 2**30:.1f} GiB free", f"finetune cache clear ({folder})")
+
+
+def memory() -> Finding:
+    free = psutil.virtual_memory().available
+    hint = "close other programs; train.gradient_checkpointing = true"
+    return Finding("memory", free > LITTLE_MEMORY_BYTES, f"{free / 2**30:.1f} GiB available", hint)

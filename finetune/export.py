@@ -1,0 +1,241 @@
+"""Adapters out: files for every reader, the model card, the merged pipeline; and from one layout into another."""
+
+import json
+import os
+import shutil
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from finetune import families, layouts, metadata, weights
+from finetune.errors import BaseError, RunError, VerifyError
+from finetune.inspection import Inspection, inspect
+from finetune.lora import Modules, delta, sites
+from finetune.metadata import About
+from finetune.verify import TOLERANCE, Report, difference, misfits, quiet, verify, weight_of
+
+__all__ = ["About", "Exported", "Inspection", "Merged", "Report", "convert", "export", "inspect", "merge", "verify"]
+
+Layout = Literal["universal", "diffusers", "peft", "merged"]
+Dtype = Literal["float32", "float16", "bfloat16"]
+DTYPES: dict[Dtype, torch.dtype] = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+
+
+class Merged(NamedTuple):
+    folder: Path
+    lost: float
+    """share of the change that rounding to the saved dtype lost: |saved - exact| / |change|, over all weights"""
+
+
+class Exported(NamedTuple):
+    universal: Path | None
+    diffusers: Path | None
+    peft: Path
+    """the lossless master"""
+    card: Path
+    merged: Merged | None
+
+
+def export(
+    modules: Modules, out_dir: Path, name: str, wanted: Collection[Layout], dtype: Dtype, about: About, base: str = ""
+) -> Exported:
+    """Write an adapter folder: peft/ and README.md always; NAME.safetensors and NAME.json, NAME-diffusers.safetensors
+    and merged/ as wanted. `base` is what merged/ is made from.
+
+    Raises:
+        VerifyError: nothing to export, or the dtype cannot hold it.
+        RunError: a text names this machine; the folder cannot be written.
+    """
+    if not modules:
+        raise VerifyError("the adapter holds no modules: nothing to export", "was it trained?")
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        peft = write_peft(modules, out_dir / "peft", name, about)
+        universal = diffusers = merged = None
+        if "universal" in wanted:
+            universal = write_file(modules, out_dir / f"{name}.safetensors", "universal", dtype, about)
+        if "diffusers" in wanted:
+            diffusers = write_file(modules, out_dir / f"{name}-diffusers.safetensors", "diffusers", dtype, about)
+        if "merged" in wanted:
+            merged = merge(modules, base, out_dir / "merged", dtype)
+        card = out_dir / "README.md"
+        weights.write_bytes(model_card(name, about, sorted(wanted)).encode(), card)
+    except OSError as e:
+        raise RunError(f"cannot write {e.filename or out_dir}: {e.strerror}", "is the disk full or read-only?") from e
+    return Exported(universal, diffusers, peft, card, merged)
+
+
+def convert(source: Path, layout: Layout, out: Path, base: str = "", dtype: Dtype = "float32") -> float:
+    """Any adapter into another layout, at `out` (a file; a folder for peft and merged), and re-opened there.
+
+    Returns the worst relative difference between what was read and what was written; for merged, the share of the
+    change that rounding lost. With a base, the file is also verified in it.
+
+    Raises:
+        BaseError: the source cannot be read, or the base must be told.
+        RunError: `out` exists, or cannot be written.
+        VerifyError: something in the source has no place; or the result is not the source.
+    """
+    if out.exists():
+        raise RunError(f"{out} exists", "choose another --out, or move it away")
+    names = base_sites(base) if base else None
+    adapter = layouts.read(source, names)
+    problems = [*adapter.problems, *(misfits(adapter.modules, names) if names else ())]
+    if problems or not adapter.modules:
+        more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise VerifyError(
+            f"{source} cannot be converted whole: {(problems or ['it holds no changes'])[0]}{more}",
+            "`finetune verify` lists all of it",
+        )
+    if any("." not in name for name in adapter.modules):
+        raise BaseError(f"{source} has kohya names, which only the base's own names can resolve", "say --base")
+    if layout == "merged" and not base:
+        raise BaseError("a merged pipeline needs the base", "say --base")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if layout == "merged":
+            return merge(adapter.modules, base, out, dtype).lost
+        if layout == "peft":
+            write_peft(adapter.modules, out, out.name, _about(adapter, base))
+        else:
+            write_file(adapter.modules, out, layout, dtype, _about(adapter, base))
+    except OSError as e:
+        raise RunError(f"cannot write {e.filename or out}: {e.strerror}", "is the disk full or read-only?") from e
+    worst = _reopened(adapter.modules, out, "float32" if layout == "peft" else dtype)
+    report = verify(out, base, adapter.modules) if base else None
+    if report and not report.ok:
+        raise VerifyError(f"{out} does not do what {source} does: {report.problems[0]}", "`finetune verify` lists all")
+    return worst
+
+
+def merge(modules: Modules, base: str, folder: Path, dtype: Dtype) -> Merged:
+    """A diffusers pipeline with the change inside: added in float32 to freshly loaded weights, rounded once."""
+    family = families.load(base, torch.float32)
+    wrong, whole = 0.0, 0.0
+    for name, lora in sorted(modules.items()):
+        weight = weight_of(family, name)
+        change = delta(lora).reshape(weight.shape)
+        exact = weight.data + change
+        wrong += float((exact.to(DTYPES[dtype]).double() - weight.data.double() - change.double()).square().sum())
+        whole += float(change.double().square().sum())
+        weight.data = exact
+    with quiet(), _whole_or_not(folder) as beside:
+        family.pipeline(safety=True).to(DTYPES[dtype]).save_pretrained(beside)
+        _text_model_names(beside / "text_encoder" / "model.safetensors")
+        _forget_origin(beside)
+    return Merged(folder, (wrong / whole) ** 0.5 if whole else 0.0)
+
+
+def base_sites(base: str) -> dict[str, tuple[int, ...]]:
+    """canonical name -> weight shape, of a base whose weights are not read."""
+    facts = families.detect(base)
+    return sites(families.family_class(facts.family).skeleton(families.locate(base), facts))
+
+
+def write_file(
+    modules: Modules, path: Path, layout: Literal["universal", "diffusers"], dtype: Dtype, about: About
+) -> Path:
+    """One safetensors file with its metadata; a universal one gets its sidecar beside it."""
+    encode = {"universal": layouts.universal, "diffusers": layouts.diffusers}[layout]
+    tensors = encode(modules, DTYPES[dtype])
+    weights.write(tensors, path, metadata.build(about, modules, path.stem, tensors))
+    if layout == "universal":
+        weights.write_bytes(metadata.sidecar(about, path.stem).encode(), path.with_suffix(".json"))
+    return path
+
+
+def write_peft(modules: Modules, folder: Path, name: str, about: About) -> Path:
+    """The PEFT directory, whole or not at all."""
+    told: dict[str, Tensor] = {}  # the hash of one component's file would not be the other's
+    own = {k: v for k, v in metadata.build(about, modules, name, told).items() if k.startswith("finetune.")}
+    with _whole_or_not(folder) as beside:
+        layouts.write_peft(modules, beside, {"format": "pt"} | own)
+    return folder
+
+
+def model_card(name: str, about: About, wanted: Sequence[str]) -> str:
+    """README.md, for people and for the Hugging Face hub."""
+    hub_id = about.base if "/" in about.base else ""
+    front = ["---", "library_name: diffusers", "pipeline_tag: text-to-image", "tags: [lora, text-to-image]"]
+    front += [f"base_model: {hub_id}"] if hub_id else []
+    front += [f"license: {json.dumps(about.license)}"] if about.license else []
+    front += ["---", "", f"# {about.title or name}", ""]
+    facts = [
+        ("Base", about.base or f"Stable Diffusion {'1.x' if about.variant == 'sd1' else '2.x'}"),
+        ("Trigger", f"`{about.trigger}`" if about.trigger else ""),
+        ("Trained", f"{about.steps} steps on {about.dataset_images} images" if about.steps else ""),
+        ("Images' licence", about.dataset_license),
+        ("About", about.description),
+    ]
+    lines = [f"- {what}: {told}" for what, told in facts if told]
+    use = f"`{name}.safetensors` works as it is in diffusers, ComfyUI, A1111, Forge, kohya and LyCORIS, at weight 1:"
+    load = f'pipeline.load_lora_weights("{name}.safetensors")'
+    master = "`peft/` is the lossless master: `finetune export --from peft --layout ...` makes any other layout of it."
+    body = [*lines, "", *([use, "", "```python", load, "```", ""] if "universal" in wanted else []), master, ""]
+    return "\n".join(front + body)
+
+
+def _about(adapter: layouts.AdapterFile, base: str) -> About:
+    ours = metadata.about(adapter.metadata)
+    if ours:
+        return ours
+    if not base:
+        raise BaseError("the adapter does not say what base it was made for", "say --base")
+    facts = families.detect(base)
+    told = {key: adapter.metadata.get(f"modelspec.{key}", "") for key in ("title", "license", "trigger_phrase")}
+    return About(
+        facts.variant, facts.prediction, facts.resolution, base="" if Path(base).exists() else base,
+        title=told["title"], license=told["license"], trigger=told["trigger_phrase"],
+    )  # fmt: skip
+
+
+def _reopened(modules: Modules, out: Path, dtype: Dtype) -> float:
+    """The worst relative difference between the modules and what `out` holds of them."""
+    again = layouts.read(out, list(modules) + [n for n in layouts.uniform(modules) if n not in modules])
+    missing = [name for name in modules if name not in again.modules]
+    if again.problems or missing:
+        raise VerifyError(
+            f"{out} was written wrong: {(*again.problems, *missing)[0]}", "this is a bug: please report it"
+        )
+    worst = max(difference(delta(again.modules[name]), delta(lora)) for name, lora in modules.items())
+    if worst > 10 * TOLERANCE[DTYPES[dtype]]:
+        raise VerifyError(
+            f"{out} differs from its source by {worst:.1e}, more than {dtype} explains", "export it as float32"
+        )
+    return worst
+
+
+@contextmanager
+def _whole_or_not(folder: Path) -> Iterator[Path]:
+    """A folder beside, which takes the place of `folder` when all went well."""
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    try:
+        yield beside
+        shutil.rmtree(folder, ignore_errors=True)
+        beside.replace(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _forget_origin(folder: Path) -> None:
+    """diffusers writes into every config where on this machine the base was."""
+    for file in (*folder.glob("*.json"), *folder.glob("*/config.json")):
+        config = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(config, dict) and config.pop("_name_or_path", None) is not None:
+            weights.write_bytes(json.dumps(config, indent=2).encode(), file)
+
+
+def _text_model_names(file: Path) -> None:
+    """transformers < 5.6 fills a text encoder saved without `text_model.` with random weights, with but a warning."""
+    tensors = weights.load(file)
+    named = {f"text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in tensors.items()}
+    if named.keys() != tensors.keys():
+        weights.write(named, file, weights.read_header(file).metadata)

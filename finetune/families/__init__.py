@@ -1,0 +1,126 @@
+"""The models we can fine-tune: one file each, named here and nowhere else."""
+
+import re
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from finetune import shipped
+from finetune.errors import BaseError
+
+if TYPE_CHECKING:
+    import torch
+
+    from finetune.families.base import Facts, Family
+
+FAMILIES = {
+    "sd": "finetune.families.sd:StableDiffusion",
+}
+
+
+def registry() -> dict[str, str]:
+    """name -> module:class, ours and those that installed packages declare (entry point `finetune.families`)."""
+    return FAMILIES | {e.name: e.value for e in entry_points(group="finetune.families")}
+
+
+def family_class(name: str) -> "type[Family]":
+    module, _, attribute = registry()[name].partition(":")
+    found: type[Family] = getattr(import_module(module), attribute)
+    return found
+
+
+def detect(base: str) -> "Facts":
+    """What the base is, from its configs or its header; nothing heavy is read.
+
+    Raises:
+        BaseError: not there, broken, or of no family we know.
+    """
+    where = locate(base)
+    for name in registry():
+        facts = family_class(name).detect(where)
+        if facts is not None:
+            return facts
+    raise BaseError(
+        f"{base} is not a base this version trains{_what_it_is(where)}",
+        f"families known: {', '.join(sorted(registry()))} (Stable Diffusion 1.x and 2.x)",
+    )
+
+
+def load(base: str, dtype: "torch.dtype | None" = None, facts: "Facts | None" = None) -> "Family":
+    """The base, whole, on the CPU; dtype of denoiser and text encoder, float32 unless said; facts as detected.
+
+    Raises:
+        BaseError: as `detect`; or weights are missing, truncated or of the wrong shape.
+    """
+    import torch
+
+    facts = facts or detect(base)
+    return family_class(facts.family).load(locate(base), facts, dtype or torch.float32)
+
+
+def locate(base: str) -> str:
+    """A folder or file as it is; a hub id (`org/name`, or `org/name@revision`) is fetched or found in the hub's cache.
+
+    Raises:
+        BaseError: no such folder, file or hub model.
+    """
+    written = shipped.base_path(base)
+    if Path(written).exists():
+        return written
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", written) or written.startswith(("./", "../")):
+        raise BaseError(f"no base {base}", "give `pocket`, a diffusers folder, a .safetensors checkpoint or a hub id")
+    return _fetch(written)
+
+
+class TokenCounter(NamedTuple):
+    """Counts a caption's tokens the way the base's text encoder sees them."""
+
+    tokenizer: object
+    limit: int
+
+    def lost(self, caption: str) -> tuple[int, str]:
+        """(tokens with start and end, the text that does not fit: "" when all does)."""
+        encode = self.tokenizer  # a transformers tokenizer; typed loosely, as its package is untyped
+        ids: list[int] = encode(caption)["input_ids"]  # type: ignore[operator]
+        if len(ids) <= self.limit:
+            return len(ids), ""
+        return len(ids), str(encode.decode(ids[self.limit - 1 : -1])).strip()  # type: ignore[attr-defined]
+
+
+def tokenizer(base: str) -> TokenCounter:
+    """The base's own tokenizer, without its models."""
+    facts = detect(base)
+    found = family_class(facts.family).tokenizer(locate(base))
+    return TokenCounter(found, facts.max_tokens)
+
+
+def _fetch(written: str) -> str:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    name, _, revision = written.partition("@")
+    wanted = ["*.json", "*/*.json", "*/*.txt", "*/model.safetensors", "*/diffusion_pytorch_model.safetensors"]
+    try:
+        return str(snapshot_download(name, revision=revision or None, allow_patterns=wanted))
+    except LocalEntryNotFoundError as e:
+        raise BaseError(
+            f"no folder {name} here, and the hub cannot be reached", "check the path, or fetch the model once online"
+        ) from e
+    except HfHubHTTPError as e:
+        code = e.response.status_code if e.response is not None else 0
+        if code in (401, 403):
+            raise BaseError(
+                f"the hub does not give {name} (HTTP {code}): it is gated, private or not there",
+                f"accept its licence at huggingface.co/{name}, then `hf auth login`",
+            ) from e
+        raise BaseError(f"the hub does not give {written} (HTTP {code})", "check the spelling and the revision") from e
+
+
+def _what_it_is(where: str) -> str:
+    index = Path(where) / "model_index.json"
+    if index.is_file():
+        import json
+
+        return f": it holds a {json.loads(index.read_text(encoding='utf-8')).get('_class_name', 'unknown pipeline')}"
+    return ": no model_index.json in it" if Path(where).is_dir() else ""

@@ -1,0 +1,92 @@
+"""What an adapter file is, from the file alone."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune import layouts, weights
+from finetune.lora import Lora, norm
+
+
+@dataclass(frozen=True)
+class Part:
+    """One module's change."""
+
+    module: str
+    rank: int
+    scale: float
+    norm: float
+    """Frobenius, of the whole change"""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    file: str
+    layout: str
+    size_bytes: int
+    tensors: int
+    dtypes: dict[str, int]
+    """how many tensors of each"""
+    modules: tuple[Part, ...]
+    components: dict[str, int]
+    """how many modules of each"""
+    ranks: dict[str, int]
+    """rank -> modules"""
+    trained_ranks: dict[str, int]
+    """the same before padding to one rank, as a file of ours tells"""
+    trigger: str
+    base: str
+    base_version: str
+    license: str
+    recipe: str
+    """TOML"""
+    payload_sha256: str
+    stated_sha256: str
+    problems: tuple[str, ...]
+    metadata: dict[str, str]
+
+
+def inspect(file: Path) -> Inspection:
+    """Raises BaseError when the file cannot be read at all."""
+    adapter = layouts.read(file)
+    where = file if file.is_file() else layouts.adapter_in(file)
+    files = [where] if where.is_file() else sorted(where.rglob("*.safetensors"))
+    headers = [weights.read_header(path) for path in files]
+    told = adapter.metadata
+    parts = tuple(_part(name, lora) for name, lora in sorted(adapter.modules.items()))
+    trained = [rank for rank, _ in layouts.expected(told).values() if rank]
+    return Inspection(
+        file=file.name,
+        layout=adapter.layout,
+        size_bytes=sum(path.stat().st_size for path in files),
+        tensors=sum(len(header.shapes) for header in headers),
+        dtypes=dict(Counter(dtype for header in headers for dtype in header.dtypes.values())),
+        modules=parts,
+        components=dict(Counter(_component(part.module) for part in parts)),
+        ranks=_counted(part.rank for part in parts),
+        trained_ranks=_counted(trained),
+        trigger=told.get("finetune.trigger") or told.get("modelspec.trigger_phrase", ""),
+        base=told.get("finetune.base") or told.get("ss_sd_model_name", ""),
+        base_version=told.get("ss_base_model_version") or told.get("modelspec.architecture", ""),
+        license=told.get("modelspec.license", ""),
+        recipe=told.get("finetune.recipe", ""),
+        payload_sha256=weights.payload_sha256(files[0]) if len(files) == 1 else "",
+        stated_sha256=told.get("sshs_model_hash", ""),
+        problems=(*adapter.problems, *adapter.doubts),
+        metadata=told,
+    )
+
+
+def _part(name: str, lora: Lora) -> Part:
+    return Part(name, lora.rank, lora.scale, norm(lora))
+
+
+def _component(name: str) -> str:
+    kohya = {"lora_unet": "unet", "lora_te": "text_encoder", "lora_te1": "text_encoder"}
+    head = name.partition(".")[0]
+    return next((c for prefix, c in kohya.items() if head.startswith(f"{prefix}_")), head)
+
+
+def _counted(ranks: Iterable[int]) -> dict[str, int]:
+    return {str(rank): count for rank, count in sorted(Counter(ranks).items())}

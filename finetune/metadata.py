@@ -1,0 +1,208 @@
+"""What an adapter file says of itself: kohya's ss_*, ModelSpec 1.0.1, our own finetune.*, and the trigger's sidecar.
+
+ModelSpec: github.com/Stability-AI/ModelSpec. All values are strings; none may name a person's machine.
+"""
+
+import getpass
+import hashlib
+import json
+import re
+import socket
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import get_args
+
+from safetensors.torch import save
+from torch import Tensor
+
+from finetune import __version__
+from finetune.errors import RunError
+from finetune.layouts import MODULE_LIST, module_list
+from finetune.lora import Modules
+from finetune.process import Prediction
+
+MAX_HEADER_BYTES = 1 << 20  # ComfyUI shows no metadata of longer headers
+
+
+@dataclass(frozen=True)
+class About:
+    """What is worth telling of an adapter, beside its weights. Empty: not known."""
+
+    variant: str
+    """sd1 or sd2"""
+    prediction: Prediction
+    resolution: int
+    """px"""
+    base: str = ""
+    """`pocket` or a hub id; a local path must not be here"""
+    base_fingerprint: str = ""
+    trigger: str = ""
+    title: str = ""
+    license: str = ""
+    description: str = ""
+    recipe: str = ""
+    """TOML, without local paths"""
+    steps: int = 0
+    dataset_fingerprint: str = ""
+    dataset_images: int = 0
+    dataset_license: str = ""
+
+
+_OLD_NAMES = {"sd1": "sd_v1", "sd2": "sd_v2"}
+_WORDS_OF_THE_USER = ("title", "trigger", "license", "description", "recipe", "base", "dataset_license")
+_SHORT_OR_COMMON = {"root", "user", "admin", "ubuntu", "localhost", "runner", "home", "default"}
+_LOCAL = re.compile(
+    r"(?:^|[\s\"'=:,(\[])(?:file://|~/|[A-Za-z]:\\|\\\\\w|/(?:home|Users|root|tmp|var|mnt|media|opt|srv|data|work"
+    r"|private|content|workspace|scratch)\b|(?:/[\w.+-]+){2,})"
+)
+
+
+def base_version(about: About) -> str:
+    """kohya's ss_base_model_version: sd_v1, sd_v2, sd_v2_v."""
+    return _OLD_NAMES[about.variant] + ("_v" if about.prediction == "v" else "")
+
+
+def architecture(about: About) -> str:
+    """ModelSpec's name of the base's line, with /lora."""
+    if about.variant == "sd1":
+        return "stable-diffusion-v1/lora"
+    return f"stable-diffusion-v2-{'768-v' if about.prediction == 'v' else '512'}/lora"
+
+
+def build(about: About, modules: Modules, name: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """All metadata of a file that will hold `tensors`.
+
+    Raises:
+        RunError: a value names this machine or its user; or the header would pass 1 MiB.
+    """
+    rank = max(lora.rank for lora in modules.values())
+    digest = payload_sha256(tensors)
+    tables = {
+        "format": "pt",
+        "sshs_model_hash": digest,
+        **_kohya(about, modules, name, rank),
+        **_modelspec(about, name),
+        "modelspec.hash_sha256": f"0x{digest}",
+        **_own(about),
+        MODULE_LIST: module_list(modules),
+    }
+    metadata = {key: value for key, value in tables.items() if value}
+    refuse_local(metadata, about)
+    size = len(json.dumps(metadata)) + sum(len(key) + 80 for key in tensors)
+    if size > MAX_HEADER_BYTES:
+        raise RunError(
+            f"the header of {name} would take {size:,} bytes, more than 1 MiB", "shorten the recipe or title"
+        )
+    return metadata
+
+
+def about(metadata: Mapping[str, str]) -> About | None:
+    """What a file of ours tells; None when it is not ours."""
+    prediction = next((p for p in get_args(Prediction) if p == metadata.get("finetune.prediction")), None)
+    variant = metadata.get("finetune.variant")
+    if variant not in _OLD_NAMES or prediction is None:
+        return None
+    told = {f.name: metadata.get(f"finetune.{f.name}", "") for f in fields(About)}
+    texts = {key: value for key, value in told.items() if key in _TEXTS}
+    counts = {key: int(value) for key, value in told.items() if key in _COUNTS and value.isdecimal()}
+    return About(**{"variant": variant, "prediction": prediction, "resolution": 512} | texts | counts)
+
+
+def sidecar(about: About, name: str) -> str:
+    """NAME.json, from which A1111 and Forge take the trigger. JSON."""
+    card = {
+        "activation text": about.trigger,
+        "negative text": "",
+        "preferred weight": 1.0,
+        "sd version": about.variant.upper(),
+        "description": about.description or about.title or name,
+        "notes": f"made with finetune {__version__}",
+    }
+    refuse_local({key: str(value) for key, value in card.items()}, about)
+    return json.dumps(card, indent=2, ensure_ascii=False) + "\n"
+
+
+def refuse_local(texts: Mapping[str, str], about: About | None = None) -> None:
+    """A last gate before anything is published.
+
+    Raises:
+        RunError: names the key that holds a local path, or this machine's host or user name. A user or host name is
+            let through where the user wrote that word into the recipe, the title or the trigger.
+    """
+    written = " ".join(str(getattr(about, f)) for f in _WORDS_OF_THE_USER) if about else ""
+    own = {name for name in _own_names() if not _says(written, name)}
+    for key, text in texts.items():
+        path = _LOCAL.search(text)
+        home = str(Path.home())
+        if path or (len(home) > 1 and home in text):
+            found = path[0].strip() if path else home
+            raise RunError(f"{key} would publish a local path ({found}...)", "leave paths out of titles and captions")
+        leak = next((name for name in own if _says(text, name)), None)
+        if leak:
+            raise RunError(f"{key} would publish the name {leak!r} of this machine or its user", "leave it out")
+
+
+def payload_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Of the bytes after the header of the file that will hold them: metadata does not change it. Hex."""
+    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    header = int.from_bytes(content[:8], "little")
+    return hashlib.sha256(memoryview(content)[8 + header :]).hexdigest()
+
+
+def _kohya(about: About, modules: Modules, name: str, rank: int) -> dict[str, str]:
+    convolutions = any(lora.down.ndim == 4 and lora.down.shape[-1] > 1 for lora in modules.values())
+    arguments = {"conv_dim": str(rank), "conv_alpha": str(rank)} if convolutions else {}
+    return {
+        "ss_base_model_version": base_version(about),
+        "ss_v2": str(about.variant == "sd2"),
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(rank),
+        "ss_network_alpha": str(float(rank)),
+        "ss_network_args": json.dumps(arguments),
+        "ss_output_name": name,
+        "ss_resolution": f"({about.resolution}, {about.resolution})",
+        "ss_tag_frequency": json.dumps({"1_trigger": {about.trigger: max(1, about.dataset_images)}})
+        if about.trigger
+        else "",
+        "ss_num_train_images": str(about.dataset_images or ""),
+        "ss_steps": str(about.steps or ""),
+    }
+
+
+def _modelspec(about: About, name: str) -> dict[str, str]:
+    return {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": architecture(about),
+        "modelspec.implementation": "diffusers",
+        "modelspec.title": about.title or name,
+        "modelspec.date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S"),
+        "modelspec.resolution": f"{about.resolution}x{about.resolution}",
+        "modelspec.prediction_type": about.prediction,
+        "modelspec.trigger_phrase": about.trigger,
+        "modelspec.license": about.license,
+        "modelspec.description": about.description,
+    }
+
+
+def _own(about: About) -> dict[str, str]:
+    told = {f"finetune.{f.name}": str(getattr(about, f.name) or "") for f in fields(About)}
+    return {"finetune.version": __version__} | told
+
+
+def _own_names() -> Iterable[str]:
+    names = {socket.gethostname()}
+    try:
+        names.add(getpass.getuser())
+    except (OSError, KeyError):  # a container's user may have no name
+        pass
+    return {name for name in names if len(name) >= 4 and name.lower() not in _SHORT_OR_COMMON}
+
+
+def _says(text: str, word: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None
+
+
+_COUNTS = ("resolution", "steps", "dataset_images")
+_TEXTS = tuple(f.name for f in fields(About) if f.name not in ("variant", "prediction", *_COUNTS))

@@ -1,0 +1,247 @@
+"""Everything a run will do, settled before anything heavy is loaded: the recipe with every default filled in,
+the buckets, the schedule, and what it will take."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from finetune import dataset, draws, families, images, optimizers, recipe, shipped
+from finetune.dataset import Dataset, Placed
+from finetune.errors import DataError, RecipeError
+from finetune.families.base import Facts
+from finetune.recipe import Loaded, Recipe
+from finetune.schedule import Schedule, by_bucket
+
+DEFAULT_STEPS = 1000
+DEFAULT_PROMPTS = 4
+
+
+class Pool(NamedTuple):
+    """Examples that are scheduled together."""
+
+    placed: tuple[Placed, ...]
+    schedule: Schedule
+
+
+class BucketRow(NamedTuple):
+    bucket: images.Bucket
+    images: int
+    batches: int
+    """an epoch"""
+    weight: float
+    """visits an epoch, mean over its images; above 1 where the batch is filled by cycling"""
+    worst_crop_loss: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    recipe: Recipe
+    """resolved: every default that depends on base or data is filled in"""
+    sources: dict[str, str]
+    facts: Facts
+    data: Dataset
+    train: Pool
+    prior: Pool | None
+    held_out: tuple[Placed, ...]
+    micros: int
+    """micro-batches of the whole run, all ranks"""
+
+    @property
+    def steps(self) -> int:
+        assert self.recipe.train.steps is not None
+        return self.recipe.train.steps
+
+    @property
+    def samples(self) -> int:
+        return self.micros * self.recipe.train.batch
+
+    def visits(self) -> Counter[int]:
+        return self.train.schedule.visits(self.micros)
+
+    def buckets(self) -> list[BucketRow]:
+        rows = []
+        for samples in self.train.schedule.buckets:
+            placed = [self.train.placed[i] for i in samples]
+            batches = -(-len(samples) // self.recipe.train.batch)
+            weight = batches * self.recipe.train.batch / len(samples)
+            worst = max(p.crop_loss for p in placed)
+            rows.append(BucketRow(placed[0].bucket, len(samples), batches, weight, worst))
+        return rows
+
+
+def settle(loaded: Loaded, world: int = 1) -> Plan:
+    """Read base and data, and decide all that was left open.
+
+    Raises:
+        RecipeError, DataError, BaseError: what does not fit, in the user's words.
+    """
+    wanted, sources = loaded.recipe, dict(loaded.sources)
+    facts = agreed(families.detect(wanted.base), wanted)
+    data = dataset.read(
+        shipped.data_path(wanted.data.path), trigger=wanted.data.trigger, class_word=wanted.data.class_word,
+        allow_uncaptioned=wanted.data.allow_uncaptioned,
+    )  # fmt: skip
+    resolution = wanted.data.resolution or facts.resolution
+    buckets = images.plan_buckets(resolution**2, facts.stride, wanted.data.max_aspect)
+    training, held_out = _hold_out(dataset.place(data.examples, buckets), wanted)
+    train = _pool(training, wanted, world)
+    prior = _prior(wanted, data, buckets, world)
+    micros, steps = _length(wanted, train.schedule)
+    captions = list(dict.fromkeys(p.example.caption for p in training))
+    prompts = wanted.sample.prompts or tuple(captions[:DEFAULT_PROMPTS])
+    resolved = recipe.replace(
+        wanted,
+        data__path=Path(str(wanted.data.path)) if _bundled(wanted.data.path) else wanted.data.path.resolve(),
+        data__trigger=data.trigger or None,
+        data__class_word=data.class_word or None,
+        data__resolution=resolution,
+        adapter__alpha=wanted.adapter.alpha or float(wanted.adapter.rank),
+        objective__prediction=facts.prediction,
+        optimizer__text_encoder_learning_rate=_text_rate(wanted),
+        train__steps=steps,
+        train__epochs=None,
+        train__precision=precision(wanted.train.precision),
+        sample__prompts=tuple(p.replace("{trigger}", data.trigger or "").strip() for p in prompts),
+    )
+    for key in recipe.keys():
+        if recipe.value(resolved, key) != recipe.value(wanted, key) and key not in sources:
+            sources[key] = "derived"
+    return Plan(resolved, sources, facts, data, train, prior, tuple(held_out), micros)
+
+
+def precision(wanted: str) -> str:
+    """What `auto` means here: bf16 where the device computes it, else fp16 on CUDA, else fp32.
+
+    Raises:
+        RecipeError: an explicit choice that cannot work on this machine.
+    """
+    import torch
+
+    cuda = torch.cuda.is_available()
+    bf16 = cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+    if wanted == "auto":
+        return "bf16" if bf16 else "fp16" if cuda else "fp32"
+    if wanted == "fp16" and not cuda:
+        raise RecipeError("train.precision = fp16 needs a CUDA device, and there is none", "auto, fp32 or bf16")
+    if wanted == "bf16" and cuda and not bf16:
+        raise RecipeError("train.precision = bf16: this GPU has no bf16 arithmetic", "auto, fp16 or fp32")
+    return wanted
+
+
+def agreed(facts: Facts, wanted: Recipe) -> Facts:
+    """The facts, with the recipe's word where the base is silent.
+
+    Raises:
+        RecipeError: base and recipe say different things.
+    """
+    said = wanted.objective.prediction
+    if said == "auto" or said == facts.prediction:
+        return facts
+    if facts.prediction_known:
+        raise RecipeError(
+            f"objective.prediction = {said}, but {wanted.base} predicts {facts.prediction} ({facts.evidence})",
+            'leave it at "auto"',
+        )
+    return facts._replace(prediction=said, prediction_known=True, evidence=f"{facts.evidence}; the recipe")
+
+
+class Component(NamedTuple):
+    """What training one component takes, in bytes of the device's memory."""
+
+    name: str
+    parameters: int
+    trainable: int
+    modules: int
+    """that carry an adapter; 0 when all of it is trained"""
+    weight_bytes: int
+    gradient_bytes: int
+    optimizer_bytes: int
+
+
+def components(plan: Plan) -> list[Component]:
+    """Exact counts, from the model's structure without its weights."""
+    from finetune import adapters
+
+    family = families.family_class(plan.facts.family)
+    modules = family.skeleton(families.locate(plan.recipe.base), plan.facts)
+    config, half = plan.recipe.adapter, plan.recipe.train.precision != "fp32"
+    total = {name: sum(p.numel() for p in m.parameters()) for name, m in modules.items()}
+    adapters.check_ranks({n: modules[n] for n in adapters.component_names(config, family.denoiser_name)}, config)
+    trainable = adapters.attach(modules, family.presets, config, family.denoiser_name, seed=0)
+    rows = []
+    for name in modules:
+        sizes = [p.numel() for p in trainable.get(name, {}).values()]
+        frozen = total[name] if config.method == "lora" or not sizes else 0
+        state = optimizers.state_bytes(plan.recipe.optimizer.name, sizes)
+        carried = len(sizes) // 2 if config.method == "lora" else 0
+        weight = frozen * (2 if half else 4) + 4 * sum(sizes)
+        rows.append(Component(name, total[name], sum(sizes), carried, weight, 4 * sum(sizes), state))
+    return rows
+
+
+def _bundled(path: Path) -> bool:
+    return shipped.data_path(path) != path
+
+
+def _hold_out(placed: list[Placed], wanted: Recipe) -> tuple[list[Placed], list[Placed]]:
+    count = wanted.validation.count
+    if count >= len(placed):
+        raise DataError(
+            f"validation.count = {count} leaves nothing to train on: the dataset has {len(placed)} images",
+            f"at most {len(placed) - 1}",
+        )
+    chosen = set(draws.permutation(len(placed), wanted.train.seed, "held out")[:count])
+    return [p for i, p in enumerate(placed) if i not in chosen], [p for i, p in enumerate(placed) if i in chosen]
+
+
+def _pool(placed: list[Placed], wanted: Recipe, world: int) -> Pool:
+    numbers = {bucket: i for i, bucket in enumerate(sorted({p.bucket for p in placed}))}
+    buckets = by_bucket([numbers[p.bucket] for p in placed])
+    schedule = Schedule(buckets, wanted.train.batch, wanted.train.accumulate, wanted.train.seed, world)
+    return Pool(tuple(placed), schedule)
+
+
+def _prior(wanted: Recipe, data: Dataset, buckets: Sequence[images.Bucket], world: int) -> Pool | None:
+    """Class images, scheduled like the others: a prior batch beside each training batch."""
+    if wanted.prior.mode == "self" and not data.trigger:
+        raise RecipeError(
+            'prior.mode = "self" compares captions with and without the trigger, and there is no trigger',
+            "give data.trigger",
+        )
+    if wanted.prior.mode != "images":
+        return None
+    assert wanted.prior.path is not None
+    prompt = wanted.prior.prompt or (f"a photo of {data.class_word}" if data.class_word else None)
+    if prompt is None:
+        raise RecipeError("prior.prompt: missing, and there is no data.class_word to make it from")
+    if data.trigger and data.trigger in prompt.split():
+        raise RecipeError(f"prior.prompt {prompt!r} holds the trigger: it would preserve the subject", "leave it out")
+    classes = dataset.read(wanted.prior.path, template=prompt, allow_uncaptioned=True)
+    known = {e.digest for e in data.examples}
+    examples = [e._replace(name=f"prior/{e.name}", role="prior") for e in classes.examples]
+    twins = [e.name for e in examples if e.digest in known]
+    if twins:
+        raise DataError(f"prior.path holds images of the dataset itself: {', '.join(twins[:3])}", "remove them there")
+    return _pool(dataset.place(examples, buckets), wanted, world)
+
+
+def _length(wanted: Recipe, schedule: Schedule) -> tuple[int, int]:
+    """(micro-batches, optimizer steps) of the run."""
+    if wanted.train.epochs is not None:
+        return wanted.train.epochs * schedule.micros_per_epoch, schedule.steps_for(wanted.train.epochs)
+    steps = wanted.train.steps or DEFAULT_STEPS
+    return steps * schedule.group, steps
+
+
+def _text_rate(wanted: Recipe) -> float | None:
+    if "text_encoder" not in wanted.adapter.components:
+        if wanted.optimizer.text_encoder_learning_rate is not None:
+            raise RecipeError(
+                "optimizer.text_encoder_learning_rate has no effect: the text encoder is not trained",
+                'adapter.components = ["denoiser", "text_encoder"]',
+            )
+        return None
+    said = wanted.optimizer.text_encoder_learning_rate
+    return wanted.optimizer.learning_rate if said is None else said

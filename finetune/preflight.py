@@ -1,0 +1,113 @@
+"""One real step before the loop: does everything work together, how long does it take, how much memory?"""
+
+import time
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from finetune import adapters, optimizers, trainer
+from finetune.batches import Batch, Batches
+from finetune.errors import MemoryShortage, TrainError
+from finetune.families.base import Family
+from finetune.plan import Plan
+from finetune.trainer import Autocast, Ranks, State, Work
+
+MEMORY_LEVERS = (
+    "in this order: train.gradient_checkpointing = true; a smaller train.batch with a larger train.accumulate; "
+    "train.precision = bf16; optimizer.name = adamw8bit; a smaller data.resolution. The rank is not the lever"
+)
+
+
+class Measured(NamedTuple):
+    seconds: float
+    """of the second of two steps at the largest bucket"""
+    peak_bytes: int
+    """of the device's memory; on a CPU, of the whole process"""
+    loss: float
+
+
+def measure(family: Family, state: State, plan: Plan, batches: Batches, autocast: Autocast) -> Measured:
+    """Two steps at the largest bucket on copies of the weights; the state is as before when it returns.
+
+    Raises:
+        TrainError: the loss is not finite, the adapter changes the base before any step, or a part gets no gradient.
+        MemoryShortage: it does not fit.
+    """
+    kept = [p.detach().clone() for p in state.parameters]
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        share = _largest(plan, batches)
+        if state.step == 0 and plan.recipe.adapter.method == "lora":
+            _starts_as_the_base(family, share.pairs[0][0], autocast)
+        loss, seconds = _two_steps(family, state, plan, share, autocast)
+    except (torch.OutOfMemoryError, MemoryError) as e:
+        raise MemoryShortage(f"one step does not fit into memory: {str(e).splitlines()[0]}", MEMORY_LEVERS) from e
+    finally:
+        with torch.no_grad():
+            for parameter, before in zip(state.parameters, kept, strict=True):
+                parameter.copy_(before)
+                parameter.grad = None
+    return Measured(seconds, _peak_bytes(), loss)
+
+
+def _two_steps(family: Family, state: State, plan: Plan, share: Work, autocast: Autocast) -> tuple[float, float]:
+    groups = [(c, list(p.values()), max(plan.recipe.optimizer.learning_rate, 1e-4)) for c, p in state.trainable.items()]
+    trial = State(state.trainable, optimizers.build(plan.recipe.optimizer, groups), None, state.step)
+    alone = Ranks()
+    loss, _ = trainer.accumulate(family, trial, share, plan.recipe, alone, autocast)
+    if not torch.tensor(loss).isfinite():
+        raise TrainError(
+            f"the loss of the first step is {loss}",
+            "train.precision = fp32 tells whether the base or the precision is at fault",
+        )
+    _reached(state, plan, "lora_B" if plan.recipe.adapter.method == "lora" and state.step == 0 else "")
+    trial.optimizer.step()
+    began = time.perf_counter()
+    trainer.accumulate(family, trial, share, plan.recipe, alone, autocast)
+    _reached(state, plan, "")
+    trial.optimizer.step()
+    return loss, time.perf_counter() - began
+
+
+def _largest(plan: Plan, batches: Batches) -> Work:
+    schedule = plan.train.schedule
+    areas = [plan.train.placed[samples[0]].bucket for samples in schedule.buckets]
+    largest = max(range(len(areas)), key=lambda i: areas[i].width * areas[i].height)
+    m = next(m for m in range(schedule.micros_per_epoch) if schedule.micro(m).bucket == largest)
+    pair = (batches.train(schedule.micro(m)), batches.prior(m) if plan.prior else None)
+    return Work([pair] * schedule.accumulate, schedule.batch * schedule.accumulate)
+
+
+def _starts_as_the_base(family: Family, batch: Batch, autocast: Autocast) -> None:
+    with torch.no_grad(), autocast():
+        with_it = _predict(family, batch)
+        with adapters.detached(family.components):
+            without = _predict(family, batch)
+    if not torch.equal(with_it, without):
+        raise TrainError("the adapter changes the base before its first step", "please report this with your recipe")
+
+
+def _predict(family: Family, batch: Batch) -> Tensor:
+    return family.predict(batch.noise, batch.t, batch.text or family.encode_text(batch.captions))
+
+
+def _reached(state: State, plan: Plan, only: str) -> None:
+    """Every parameter has a gradient; only those named `only` when said, as lora_A has none while lora_B is zero."""
+    for component, parameters in state.trainable.items():
+        wanted = {n: p for n, p in parameters.items() if only in n}
+        dead = [n for n, p in wanted.items() if p.grad is None or not p.grad.any()]
+        if dead and (plan.recipe.adapter.method == "lora" or len(dead) == len(wanted)):
+            raise TrainError(
+                f"{component}: {len(dead)} of {len(wanted)} trained parts get no gradient, {dead[0]} first",
+                "leave them out with adapter.targets",
+            )
+
+
+def _peak_bytes() -> int:
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,143 @@
+"""Prompts to pictures, by diffusers' own pipelines; labelled sheets; pictures that carry their recipe."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
+
+from finetune import layouts, lora
+from finetune.errors import VerifyError
+from finetune.evaluate import quiet
+from finetune.families.base import Family
+from finetune.trainer import Autocast
+
+SHOWN_PX = 192
+"""least side of a picture in a sheet; smaller ones are enlarged"""
+_MARGIN, _LABEL = 8, 18
+
+
+class Shot(NamedTuple):
+    """One picture to make; the seed decides its noise, on every device alike."""
+
+    prompt: str
+    seed: int
+    negative: str = ""
+    steps: int = 20
+    guidance: float = 7.5
+    width: int = 512
+    height: int = 512
+
+    def described(self) -> dict[str, str]:
+        return {k: str(v) for k, v in self._asdict().items()}
+
+
+class Worn(NamedTuple):
+    """An adapter file, and how strongly it is applied."""
+
+    path: Path
+    weight: float
+
+
+class Picture(NamedTuple):
+    image: Image.Image
+    blocked: bool
+    """by the base's safety checker"""
+
+
+def wear(family: Family, pipeline: Any, adapters: Sequence[Worn], merged: bool) -> None:
+    """Apply adapter files, read by our own strict reader, to a pipeline; live, or merged into the weights in float32.
+
+    Raises:
+        VerifyError: a file cannot be read whole for this base.
+    """
+    names = [f"adapter_{i}" for i in range(len(adapters))]
+    for name, worn in zip(names, adapters, strict=True):
+        found = layouts.read(worn.path, lora.sites(family.components))
+        if found.problems:
+            raise VerifyError(f"{worn.path}: {found.problems[0]}", f"finetune verify {worn.path} --base {family.base}")
+        pipeline.load_lora_weights(layouts.universal(found.modules, torch.float32), adapter_name=name)
+    if adapters:
+        pipeline.set_adapters(names, [worn.weight for worn in adapters])
+    if adapters and merged:
+        parts = [name for name, c in family.components.items() if getattr(c, "peft_config", None)]
+        pipeline.fuse_lora(components=parts, adapter_names=names)
+        pipeline.unload_lora_weights()
+
+
+def render(family: Family, pipeline: Any, shot: Shot, device: torch.device, autocast: Autocast) -> Picture:
+    """One picture. Leaves modules, their dtypes and torch's random state as they were."""
+    with torch.no_grad(), torch.random.fork_rng(), quiet(family), autocast():
+        latents = pipeline(
+            shot.prompt, negative_prompt=shot.negative or None, num_inference_steps=shot.steps,
+            guidance_scale=shot.guidance, width=shot.width, height=shot.height, output_type="latent",
+            generator=torch.Generator("cpu").manual_seed(shot.seed),
+        ).images  # fmt: skip
+    pixels = family.decode_latents(latents.to(device))  # in float32: half precision overflows some autoencoders
+    image = pipeline.image_processor.postprocess(pixels.cpu(), output_type="pil")[0]
+    if pipeline.safety_checker is None:
+        return Picture(image, False)
+    inputs = pipeline.feature_extractor([image], return_tensors="pt").pixel_values.to(device)
+    array = pipeline.image_processor.postprocess(pixels.cpu(), output_type="np")
+    checked, flagged = pipeline.safety_checker(images=array, clip_input=inputs)
+    return Picture(pipeline.image_processor.numpy_to_pil(checked)[0], bool(flagged[0]))
+
+
+def write_png(image: Image.Image, path: Path, facts: Mapping[str, str]) -> None:
+    """A PNG whose text chunks say how it was made; `parameters` is the line web UIs show."""
+    info = PngInfo()
+    for key, text in facts.items():
+        info.add_itxt(key, text)
+    info.add_itxt("parameters", _parameters(facts))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, pnginfo=info)
+
+
+def sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]], columns: Sequence[str]) -> Image.Image:
+    """A labelled grid: one row of pictures per label, the column labels above."""
+    side = max(SHOWN_PX, *(max(i.size) for _, images in rows for i in images))
+    font = ImageFont.load_default(13)
+    left = max(round(font.getlength(label)) for label, _ in rows) + 2 * _MARGIN
+    width = left + len(columns) * (side + _MARGIN)
+    top = _LABEL * max(len(_wrap(c, font, side)) for c in columns) + 2 * _MARGIN
+    page = Image.new("RGB", (width, top + len(rows) * (side + _MARGIN)), "white")
+    pen = ImageDraw.Draw(page)
+    for c, label in enumerate(columns):
+        for n, line in enumerate(_wrap(label, font, side)):
+            pen.text((left + c * (side + _MARGIN), _MARGIN + n * _LABEL), line, fill="black", font=font)
+    for r, (label, images) in enumerate(rows):
+        y = top + r * (side + _MARGIN)
+        pen.text((_MARGIN, y + side // 2), label, fill="black", font=font)
+        for c, image in enumerate(images):
+            page.paste(_enlarged(image, side), (left + c * (side + _MARGIN), y))
+    return page
+
+
+def _enlarged(image: Image.Image, side: int) -> Image.Image:
+    """Fitted into a square of that side; small pictures keep their pixels."""
+    scale = side / max(image.size)
+    size = (round(image.width * scale), round(image.height * scale))
+    whole = scale >= 2
+    fitted = image.convert("RGB").resize(size, Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS)
+    page = Image.new("RGB", (side, side), "white")
+    page.paste(fitted, ((side - size[0]) // 2, (side - size[1]) // 2))
+    return page
+
+
+def _wrap(text: str, font: Any, width: int) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+def _parameters(facts: Mapping[str, str]) -> str:
+    rest: Iterable[str] = (f"{k}: {v}" for k, v in facts.items() if k not in ("prompt", "negative") and v)
+    negative = f"\nNegative prompt: {facts['negative']}" if facts.get("negative") else ""
+    return f"{facts.get('prompt', '')}{negative}\n{', '.join(rest)}"

@@ -1,0 +1,114 @@
+"""Which samples form step k, on which rank, in which bucket: a function of (seed, dataset, k).
+
+An epoch shows every image at least once. A bucket whose size is no multiple of the batch is filled up by cycling
+inside the bucket; the fillers rotate, so that the surplus is shared evenly over the epochs. Nothing is dropped.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from finetune.draws import permutation
+
+
+class View(NamedTuple):
+    """The visit-th (from 0) look at a sample."""
+
+    sample: int
+    visit: int
+
+
+class Micro(NamedTuple):
+    """The views of one forward pass; all of one bucket."""
+
+    bucket: int
+    views: tuple[View, ...]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    buckets: tuple[tuple[int, ...], ...]
+    """sample indices by bucket; none empty"""
+    batch: int
+    accumulate: int
+    seed: int
+    world: int = 1
+    _orders: dict[tuple[int, ...], list[int]] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def group(self) -> int:
+        """Micro-batches an optimizer step, over all ranks."""
+        return self.accumulate * self.world
+
+    @property
+    def micros_per_epoch(self) -> int:
+        return sum(-(-len(samples) // self.batch) for samples in self.buckets)
+
+    @property
+    def images(self) -> int:
+        return sum(map(len, self.buckets))
+
+    def steps_for(self, epochs: int) -> int:
+        """Optimizer steps of so many epochs; the last may have fewer micro-batches."""
+        return -(-epochs * self.micros_per_epoch // self.group)
+
+    def micro(self, m: int) -> Micro:
+        """The m-th micro-batch since the beginning, from 0."""
+        epoch, at = divmod(m, self.micros_per_epoch)
+        at = self._order(self.micros_per_epoch, epoch)[at]
+        for bucket, samples in enumerate(self.buckets):
+            batches = -(-len(samples) // self.batch)
+            if at < batches:
+                slots = range(at * self.batch, (at + 1) * self.batch)
+                return Micro(bucket, tuple(self._view(bucket, epoch, slot) for slot in slots))
+            at -= batches
+        raise AssertionError("the order counts more micro-batches than the buckets hold")
+
+    def step(self, k: int, rank: int = 0, total: int | None = None) -> list[Micro]:
+        """This rank's micro-batches of step k, from 0; `total` ends the run inside the last group."""
+        first = k * self.group
+        last = first + self.group if total is None else min(first + self.group, total)
+        return [self.micro(m) for m in range(first + rank, last, self.world)]
+
+    def visits(self, micros: int) -> Counter[int]:
+        """sample -> how often it is seen in the first so many micro-batches."""
+        epochs, rest = divmod(micros, self.micros_per_epoch)
+        seen: Counter[int] = Counter()
+        for bucket, samples in enumerate(self.buckets):
+            n = len(samples)
+            fillers = epochs * self._extra(bucket)
+            for at, sample in enumerate(self._rotation(bucket)):
+                seen[samples[sample]] += epochs + (fillers - at + n - 1) // n
+        for m in range(epochs * self.micros_per_epoch, epochs * self.micros_per_epoch + rest):
+            seen.update(view.sample for view in self.micro(m).views)
+        return seen
+
+    def _view(self, bucket: int, epoch: int, slot: int) -> View:
+        samples, extra, rotation = self.buckets[bucket], self._extra(bucket), self._rotation(bucket)
+        n = len(samples)
+        if slot < n:
+            chosen = self._order(n, bucket, epoch)[slot]
+            fillers_before = (epoch * extra - rotation.index(chosen) + n - 1) // n
+            return View(samples[chosen], epoch + fillers_before)
+        turn, at = divmod(epoch * extra + slot - n, n)
+        return View(samples[rotation[at]], epoch + 1 + turn)
+
+    def _extra(self, bucket: int) -> int:
+        return -len(self.buckets[bucket]) % self.batch
+
+    def _rotation(self, bucket: int) -> list[int]:
+        return self._order(len(self.buckets[bucket]), bucket, -1)
+
+    def _order(self, n: int, *identity: int) -> list[int]:
+        found = self._orders.get((n, *identity))
+        if found is None:
+            if len(self._orders) > 4 * len(self.buckets) + 8:
+                self._orders.clear()
+            found = self._orders[n, *identity] = permutation(n, self.seed, "order", *identity)
+        return found
+
+
+def by_bucket(buckets: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """bucket number of each sample -> sample indices by bucket, in order of bucket."""
+    return tuple(tuple(i for i, b in enumerate(buckets) if b == bucket) for bucket in sorted(set(buckets)))

@@ -1,0 +1,22 @@
+"""Where the files that travel with the package are: recipes, example data, the pocket base."""
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).parent
+ROOT = _PACKAGE / "shipped" if (_PACKAGE / "shipped").is_dir() else _PACKAGE.parent
+"""A wheel carries `recipes/` and `data/` inside the package; a checkout has them beside it."""
+
+RECIPES = ROOT / "recipes"
+POCKET = ROOT / "data" / "pocket"
+EXAMPLES = ROOT / "data" / "examples"
+
+
+def data_path(written: Path) -> Path:
+    """What the user wrote -> a folder: `example:product` names bundled data, all else is taken as it is."""
+    scheme, _, name = str(written).partition(":")
+    return EXAMPLES / name if scheme == "example" and name else written
+
+
+def base_path(written: str) -> str:
+    """What the user wrote -> a folder, a file or a hub id: `pocket` names the bundled model."""
+    return str(POCKET) if written == "pocket" else written

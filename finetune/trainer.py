@@ -1,0 +1,199 @@
+"""The objective and the loop. It computes; whoever iterates shows, samples or saves.
+
+Sums over samples are divided by the number of samples in the whole step, so that accumulation, ranks and a short last
+group weigh every sample alike.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from finetune import adapters, draws, optimizers
+from finetune.adapters import Trainable
+from finetune.batches import Batch, Batches
+from finetune.errors import TrainError
+from finetune.families.base import Family, Text
+from finetune.plan import Plan
+from finetune.recipe import Recipe
+
+Autocast = Callable[[], AbstractContextManager[Any]]
+
+
+@dataclass
+class State:
+    """All that changes while training. Saved whole, a run resumes bit for bit."""
+
+    trainable: Trainable
+    optimizer: Optimizer
+    scaler: torch.amp.GradScaler | None = None
+    """for fp16"""
+    step: int = 0
+    bad_steps: int = 0
+    """non-finite losses in a row"""
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        return [p for parameters in self.trainable.values() for p in parameters.values()]
+
+
+class Step(NamedTuple):
+    number: int
+    loss: float
+    prior_loss: float | None
+    grad_norm: float
+    rates: dict[str, float]
+    seconds: float
+    skipped: bool
+
+
+class Work(NamedTuple):
+    """One rank's share of a step: (batch, prior batch or None) pairs, and the samples of the whole step."""
+
+    pairs: list[tuple[Batch, Batch | None]]
+    samples: int
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Who else trains; alone, summing is the identity."""
+
+    rank: int = 0
+    world: int = 1
+
+    def sum(self, tensors: Sequence[Tensor]) -> None:
+        """Sum each tensor over the ranks, in place, in one message."""
+        if self.world == 1:
+            return
+        flat = torch.cat([t.reshape(-1).float() for t in tensors])
+        torch.distributed.all_reduce(flat)
+        for tensor, summed in zip(tensors, torch.split(flat, [t.numel() for t in tensors]), strict=True):
+            tensor.copy_(summed.view_as(tensor))
+
+
+def train(
+    family: Family, state: State, plan: Plan, batches: Batches, ranks: Ranks, autocast: Autocast
+) -> Iterator[Step]:
+    """Yield after each optimizer step, until `state.step` reaches the plan's.
+
+    Raises:
+        TrainError: the loss was not finite for `train.patience` steps in a row.
+    """
+    config = plan.recipe
+    while state.step < plan.steps:
+        began = time.perf_counter()
+        rates = _set_rates(state.optimizer, config, state.step, plan.steps)
+        loss, prior_loss = accumulate(family, state, work(plan, batches, state.step, ranks), config, ranks, autocast)
+        norm, finite = _apply(state, config, math.isfinite(loss + (prior_loss or 0.0)))
+        state.step += 1
+        state.bad_steps = 0 if finite else state.bad_steps + 1
+        yield Step(state.step, loss, prior_loss, norm, rates, time.perf_counter() - began, not finite)
+        if state.bad_steps >= config.train.patience:
+            raise TrainError(
+                f"the loss was not finite for {state.bad_steps} steps in a row, until step {state.step}",
+                "lower optimizer.learning_rate; with fp16, try train.precision = bf16",
+            )
+
+
+def work(plan: Plan, batches: Batches, step: int, ranks: Ranks) -> Work:
+    """This rank's batches of a step (from 0)."""
+    schedule = plan.train.schedule
+    micros = schedule.step(step, ranks.rank, plan.micros)
+    first = step * schedule.group
+    in_step = min(schedule.group, plan.micros - first)
+    places = range(first + ranks.rank, first + in_step, ranks.world)
+    prior = [batches.prior(m) if plan.prior else None for m in places]
+    pairs = list(zip([batches.train(m) for m in micros], prior, strict=True))
+    return Work(pairs, in_step * schedule.batch)
+
+
+def accumulate(
+    family: Family, state: State, share: Work, config: Recipe, ranks: Ranks, autocast: Autocast
+) -> tuple[float, float | None]:
+    """Add the step's gradients up, over batches and ranks. Returns the mean loss, and the mean prior loss."""
+    state.optimizer.zero_grad(set_to_none=True)
+    device = state.parameters[0].device
+    sums = torch.zeros(2, device=device)
+    for i, (batch, prior) in enumerate(share.pairs):
+        # adapter dropout draws from torch's own generator: make it a function of the step as well
+        torch.manual_seed(draws.key(config.train.seed, "dropout", state.step, i, ranks.rank))
+        with autocast():
+            losses, preserved = objective(family, batch, config)
+            if prior is not None:
+                preserved, _ = objective(family, prior, config)
+        total = losses.sum() / share.samples
+        sums[0] += total.detach()
+        if preserved is not None:
+            kept = preserved.sum() / share.samples
+            sums[1] += kept.detach()
+            total = total + config.prior.weight * kept
+        (state.scaler.scale(total) if state.scaler else total).backward()  # type: ignore[no-untyped-call]
+    if ranks.world > 1:
+        for p in state.parameters:
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+        ranks.sum([*(p.grad for p in state.parameters if p.grad is not None), sums])
+    loss, prior_loss = sums.tolist()
+    return loss, prior_loss if config.prior.mode != "off" else None
+
+
+def objective(family: Family, batch: Batch, config: Recipe) -> tuple[Tensor, Tensor | None]:
+    """Per-sample losses (b,), float32, weighted by min-SNR; and those of the prior by own prediction, unweighted."""
+    noisy = family.process.add_noise(batch.latents, batch.noise, batch.t)
+    output = family.predict(noisy, batch.t, batch.text or family.encode_text(batch.captions))
+    losses = squared_error(output, family.process.target(batch.latents, batch.noise, batch.t))
+    if config.objective.min_snr is not None:
+        losses = losses * family.process.min_snr(batch.t, config.objective.min_snr)
+    if not batch.preserve:
+        return losses, None
+    with torch.no_grad(), adapters.detached(family.components):
+        own = family.predict(noisy, batch.t, _preserved_text(family, batch))
+    now = family.predict(noisy, batch.t, _preserved_text(family, batch))
+    return losses, squared_error(now, own)
+
+
+def squared_error(output: Tensor, target: Tensor) -> Tensor:
+    """Mean over each sample, in float32: (b, ...) -> (b,)."""
+    return (output.float() - target.float()).square().flatten(1).mean(1)
+
+
+def gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
+    """Over all gradients together; a scalar."""
+    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+
+def _preserved_text(family: Family, batch: Batch) -> Text:
+    return batch.preserve_text or family.encode_text(batch.preserve)
+
+
+def _set_rates(optimizer: Optimizer, config: Recipe, step: int, steps: int) -> dict[str, float]:
+    """Set each group's learning rate for this step, and say what it is."""
+    factor = optimizers.factor(config.optimizer, step, steps)
+    peaks = optimizers.rates(config.optimizer, [group["name"] for group in optimizer.param_groups])
+    for group in optimizer.param_groups:
+        group["lr"] = peaks[group["name"]] * factor
+    return {group["name"]: float(group["lr"]) for group in optimizer.param_groups}
+
+
+def _apply(state: State, config: Recipe, finite: bool) -> tuple[float, bool]:
+    """Clip what is trained and take the step; a step that is not finite changes nothing. Returns the norm before."""
+    scaler = state.scaler
+    if scaler:
+        scaler.unscale_(state.optimizer)
+    norm = gradient_norm(state.parameters)
+    length = norm.item()
+    if config.optimizer.clip_norm:
+        nn.utils.clip_grads_with_norm_(state.parameters, config.optimizer.clip_norm, norm)
+    if scaler:  # an overflow at too high a scale is fp16's everyday: the scaler skips it and lowers the scale
+        scaler.step(state.optimizer)
+        scaler.update()
+        return length, finite
+    if not (finite and math.isfinite(length)):
+        return length, False
+    state.optimizer.step()
+    return length, True

@@ -1,0 +1,366 @@
+"""Does an adapter file do what it should? Read strictly, then loaded the way users do, into a fresh base.
+
+Differences are relative: |a - b| / max(|a|, |b|), Frobenius norms, 0 when both are zero.
+"""
+
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from finetune import families, layouts, metadata, weights
+from finetune.families.base import Facts, Family
+from finetune.lora import Modules, canonical_name, delta, live_name, norm, sites
+
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
+"""of a module's change, by the file's dtype; measured on fp16: 3.3e-4, on bf16: 2.8e-3"""
+_OUTPUT_TOLERANCE = 1e-3  # of the change of an output, in float32
+_OUTPUT_NOISE = 2e-5  # of the output itself: float32 sums in another order
+_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_REFUSALS = (ValueError, KeyError, RuntimeError, TypeError, IndexError, AttributeError)
+_OTHER_BASES = {
+    "sdxl": "Stable Diffusion XL",
+    "stable-diffusion-xl": "Stable Diffusion XL",
+    "sd3": "Stable Diffusion 3",
+    "stable-diffusion-3": "Stable Diffusion 3",
+    "flux": "Flux",
+    "lumina": "Lumina",
+    "qwen": "Qwen-Image",
+}
+_OTHER_KEYS = {
+    "lora_te2_": "Stable Diffusion XL",
+    "text_encoder_2.": "Stable Diffusion XL",
+    "lora_unet_input_blocks_": "Stable Diffusion XL",
+    "lora_unet_double_blocks_": "Flux",
+    "lora_unet_joint_blocks_": "Stable Diffusion 3",
+    "transformer.": "a transformer model",
+    "diffusion_model.": "a transformer model",
+}
+
+
+@dataclass(frozen=True)
+class Effect:
+    """How much one component changes."""
+
+    component: str
+    modules: int
+    weight: float
+    """|dW| / |W| over the weights that change"""
+    output: float
+    """the same of the component's output on a fixed input; the UNet's includes the text encoder's change"""
+
+
+@dataclass(frozen=True)
+class Report:
+    file: str
+    base: str
+    layout: str
+    ok: bool
+    expected: int
+    """modules"""
+    hit: int
+    missed: tuple[str, ...]
+    unused: tuple[str, ...]
+    """keys"""
+    ranks: dict[str, int]
+    """rank -> modules"""
+    alphas: dict[str, int]
+    """alpha -> modules; the scale is alpha / rank"""
+    effects: tuple[Effect, ...]
+    stock: float | None
+    """worst module's difference between what stock diffusers applies and what the file says; None: not loaded"""
+    stock_output: float | None
+    """difference of the outputs, stock diffusers' and the reference's, relative to their change"""
+    live: float | None
+    """worst module's difference to the live model; None: none was given"""
+    problems: tuple[str, ...]
+    findings: tuple[str, ...]
+    """worth knowing, and no failure"""
+
+
+def verify(file: Path, base: str, live: Modules | None = None) -> Report:
+    """`live`: what the file should hold, as trained.
+
+    Raises:
+        BaseError: the file or the base cannot be read at all.
+    """
+    family = families.load(base, torch.float32)
+    places = sites(family.components)
+    adapter = layouts.read(file, places)
+    told = layouts.expected(adapter.metadata)
+    should = (
+        set(live) if live is not None else {name for name, (rank, _) in told.items() if rank} or set(adapter.modules)
+    )
+    missed = tuple(sorted(should - adapter.modules.keys()))
+    dtype = _file_dtype(file)
+    foreign = made_for_another(adapter, family.facts)
+    problems = [*([foreign] if foreign else []), *adapter.problems, *adapter.doubts]
+    problems += [f"{name}: expected, and not in the file" for name in missed]
+    problems += _hash_problems(file, adapter.metadata)
+    problems += misfits(adapter.modules, places)
+    fitting = {n: lora for n, lora in adapter.modules.items() if n in places and _fits(lora.down, lora.up, places[n])}
+    problems += [] if adapter.modules else ["no change in it that this base has a place for"]
+    problems += _surplus(fitting, should)
+    worst_live, differing = _to_live(fitting, live or {}, dtype)
+    problems += differing
+    measured = _measure(family, file, fitting, live, dtype) if fitting and not foreign else _Measured(())
+    ours = live is not None or "finetune.version" in adapter.metadata
+    problems += measured.problems
+    problems += measured.stock_problems if ours else ()
+    return Report(
+        file=file.name,
+        base=Path(base).name if Path(base).exists() else base,
+        layout=adapter.layout,
+        ok=not problems,
+        expected=len(should),
+        hit=len(should) - len(missed),
+        missed=missed,
+        unused=adapter.unused,
+        ranks=_counted(lora.rank for lora in adapter.modules.values()),
+        alphas=_counted(round(lora.scale * lora.rank, 6) for lora in adapter.modules.values()),
+        effects=measured.effects,
+        stock=measured.stock,
+        stock_output=measured.stock_output,
+        live=worst_live if live is not None else None,
+        problems=tuple(problems),
+        findings=(
+            *(() if ours else measured.stock_problems),
+            *(f"stock diffusers warned: {w}" for w in measured.warned),
+        ),
+    )
+
+
+def difference(a: Tensor, b: Tensor) -> float:
+    """As at the top of this file."""
+    size = max(float(a.double().norm()), float(b.double().norm()))
+    return float((a.double() - b.double()).norm()) / size if size else 0.0
+
+
+def misfits(modules: Modules, places: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """What does not have the base's shapes."""
+    wrong = [n for n, lora in sorted(modules.items()) if n in places and not _fits(lora.down, lora.up, places[n])]
+    if not wrong:
+        return []
+    first = modules[wrong[0]]
+    shape = (first.up.shape[0], *first.down.shape[1:])
+    return [
+        f"the adapter was made for another base: {len(wrong)} of {len(modules)} modules have other shapes; "
+        f"{wrong[0]} is {shape} in the file, {places[wrong[0]]} in the base"
+    ]
+
+
+def made_for_another(adapter: layouts.AdapterFile, facts: Facts) -> str:
+    """A sentence when the file's metadata or names say another base than this; else empty."""
+    here = metadata.base_version(metadata.About(facts.variant, facts.prediction, facts.resolution))
+    said = adapter.metadata.get("ss_base_model_version", "")
+    architecture = adapter.metadata.get("modelspec.architecture", "")
+    for prefix, name in _OTHER_BASES.items():
+        if said.lower().startswith(prefix) or architecture.lower().startswith(prefix):
+            return f"the adapter was made for {name} ({said or architecture}), the base is {here}"
+    if said.startswith("sd_v") and said != here:
+        return f"the adapter was made for {said}, the base is {here} (v: it predicts v, else epsilon)"
+    for prefix, name in _OTHER_KEYS.items():
+        key = next((key for key in adapter.unused if key.startswith(prefix)), "")
+        if key:
+            return f"the adapter was made for {name} (it holds {key}), the base is {here}"
+    return ""
+
+
+class _Measured(NamedTuple):
+    effects: tuple[Effect, ...]
+    stock: float | None = None
+    stock_output: float | None = None
+    problems: tuple[str, ...] = ()
+    stock_problems: tuple[str, ...] = ()
+    warned: tuple[str, ...] = ()
+
+
+@torch.no_grad()
+def _measure(family: Family, file: Path, modules: Modules, live: Modules | None, dtype: torch.dtype) -> _Measured:
+    before = _outputs(family)
+    with applied(family, modules):
+        after = _outputs(family)
+    components = sorted({name.partition(".")[0] for name in modules})
+    effects = tuple(_effect(family, c, modules, before[c], after[c]) for c in components)
+    problems = [f"{e.component}: the adapter changes nothing" for e in effects if not e.weight or not e.output]
+    reference, slack = after, 1.0
+    if live is not None:
+        with applied(family, {n: lora for n, lora in live.items() if n in modules}):
+            reference, slack = _outputs(family), TOLERANCE[dtype] / TOLERANCE[torch.float32]
+    if file.is_dir():  # PEFT's own layout, which load_lora_weights does not read
+        return _Measured(effects, problems=tuple(problems))
+    with quiet() as warned:
+        pipeline = family.pipeline()
+        try:
+            pipeline.load_lora_weights(str(file), adapter_name="verified")
+        except _REFUSALS as e:
+            sentence = f"stock diffusers refuses the file: {type(e).__name__}: {str(e).strip()[:200]}"
+            return _Measured(effects, problems=tuple(problems), stock_problems=(sentence,))
+        stock = _outputs(family)
+    wrong, worst = _stock_differences(family, modules)
+    output = max(_relative(stock[c], reference[c], before[c]) for c in stock)
+    found = []
+    if wrong:
+        found.append(
+            f"stock diffusers applies {len(wrong)} of {len(modules)} modules differently, {wrong[0]} first"
+            + (_ONE_ALPHA if len({lora.scale * lora.rank for lora in modules.values()}) > 1 else "")
+        )
+    elif any(not _same(stock[c], reference[c], before[c], slack) for c in stock):
+        found.append(f"the output in stock diffusers differs from the reference by {output:.1e} of the change")
+    return _Measured(effects, worst, output, tuple(problems), tuple(found), tuple(warned))
+
+
+_ONE_ALPHA = (
+    ": it reads one alpha for a whole file, this one has several; "
+    "`finetune export --from FILE --layout universal` makes a file that is right everywhere"
+)
+
+
+@contextmanager
+def applied(family: Family, modules: Modules) -> Iterator[None]:
+    """The base with the dense changes added, inside the block; then bit for bit as it was."""
+    kept = {}
+    try:
+        for name, lora in modules.items():
+            weight = weight_of(family, name)
+            kept[name] = weight.data
+            weight.data = weight.data + delta(lora).reshape(weight.shape)
+        yield
+    finally:
+        for name, data in kept.items():
+            weight_of(family, name).data = data
+
+
+def weight_of(family: Family, name: str) -> torch.nn.Parameter:
+    """What a change of that canonical name is added to."""
+    component = family.components[name.partition(".")[0]]
+    paths = {path for path, _ in component.named_modules()}
+    return component.get_submodule(live_name(name, paths)).get_parameter("weight")
+
+
+def _outputs(family: Family) -> dict[str, Tensor]:
+    """component -> its output on a fixed input: two noise levels, two captions."""
+    generator = torch.Generator().manual_seed(0)
+    side = family.facts.stride * 2
+    cells = family.encode_images(torch.zeros(1, 3, side, side)).mean.shape[1:]
+    noisy = torch.randn(2, *cells, generator=generator)
+    text = family.encode_text(["a photo of a mug on a table", ""])
+    t = torch.tensor([len(family.process) // 4, 3 * len(family.process) // 4])
+    return {"text_encoder": text.tokens, family.denoiser_name: family.predict(noisy, t, text)}
+
+
+def _effect(family: Family, component: str, modules: Modules, before: Tensor, after: Tensor) -> Effect:
+    inside = {n: lora for n, lora in modules.items() if n.startswith(f"{component}.") and norm(lora)}
+    change = sum(norm(lora) ** 2 for lora in inside.values()) ** 0.5
+    whole = sum(float(weight_of(family, n).double().square().sum()) for n in inside) ** 0.5
+    return Effect(component, len(inside), change / whole if whole else 0.0, difference(after, before))
+
+
+def _stock_differences(family: Family, modules: Modules) -> tuple[list[str], float]:
+    """Modules where what PEFT's layers in the pipeline apply is not what the file says, and the worst difference."""
+    left, wrong, worst = dict(modules), [], 0.0
+    for component, whole in family.components.items():
+        for path, layer in whole.named_modules():
+            if "verified" in getattr(layer, "lora_A", {}):
+                name = canonical_name(component, path)
+                change: Tensor = layer.get_delta_weight("verified")
+                lora = left.pop(name, None)
+                off = difference(change, delta(lora).reshape(change.shape) if lora else torch.zeros_like(change))
+                worst = max(worst, off)
+                wrong += [name] if off > TOLERANCE[torch.float32] else []
+    lost = [name for name, lora in left.items() if norm(lora)]
+    return sorted(wrong + lost), 1.0 if lost else worst
+
+
+def _relative(found: Tensor, reference: Tensor, before: Tensor) -> float:
+    change = float((reference - before).double().norm())
+    return float((found - reference).double().norm()) / change if change else 0.0
+
+
+def _same(found: Tensor, reference: Tensor, before: Tensor, slack: float) -> bool:
+    off = float((found - reference).double().norm())
+    allowed = slack * _OUTPUT_TOLERANCE * float((reference - before).double().norm())
+    return off <= allowed + _OUTPUT_NOISE * float(reference.double().norm())
+
+
+def _to_live(modules: Modules, live: Modules, dtype: torch.dtype) -> tuple[float, list[str]]:
+    """The worst difference, and the modules past the dtype's tolerance.
+
+    A module that hardly moved may round badly in half precision, so what is lost is measured against the mean module.
+    """
+    if not live:
+        return 0.0, []
+    mean = (sum(norm(lora) ** 2 for lora in live.values()) / len(live)) ** 0.5
+    floor = 0.0 if dtype == torch.float32 else mean
+    worst, wrong = 0.0, []
+    for name in sorted(live.keys() & modules.keys()):
+        a, b = delta(modules[name]).double(), delta(live[name]).double()
+        if a.numel() != b.numel():
+            continue  # the misfit is told elsewhere
+        off = float((a.reshape(b.shape) - b).norm())
+        size = max(float(a.norm()), float(b.norm()))
+        worst = max(worst, off / size if size else 0.0)
+        if off > TOLERANCE[dtype] * max(size, floor):
+            wrong.append(f"{name}: differs from the live model by {off / size:.1e}")
+    return worst, wrong
+
+
+def _surplus(modules: Modules, should: set[str]) -> list[str]:
+    extra = [name for name, lora in sorted(modules.items()) if name not in should and norm(lora)]
+    return [f"{name}: not expected, and it changes the model" for name in extra]
+
+
+def _hash_problems(file: Path, told: Mapping[str, str]) -> list[str]:
+    if file.is_dir():
+        return []
+    stated = {"sshs_model_hash": told.get("sshs_model_hash", "").lower().removeprefix("0x")}
+    if "finetune.version" in told:  # others put other things there
+        stated["modelspec.hash_sha256"] = told.get("modelspec.hash_sha256", "").removeprefix("0x")
+    found = weights.payload_sha256(file)
+    return [
+        f"metadata {key} says {value[:12]}..., the weights are {found[:12]}...: changed after it was made"
+        for key, value in stated.items()
+        if value and value != found
+    ]
+
+
+def _file_dtype(file: Path) -> torch.dtype:
+    """The narrowest float type of the weights."""
+    if file.is_dir():
+        return torch.float32
+    kinds = {_DTYPES.get(kind, torch.bfloat16) for kind in weights.read_header(file).dtypes.values()}
+    return max(kinds, key=lambda kind: TOLERANCE[kind], default=torch.float32)
+
+
+def _fits(down: Tensor, up: Tensor, shape: tuple[int, ...]) -> bool:
+    """A 1 x 1 convolution may be written as a linear layer, and the reverse."""
+    return up.shape[0] == shape[0] and down.shape[1:].numel() == torch.Size(shape[1:]).numel()
+
+
+def _counted(values: Iterable[float]) -> dict[str, int]:
+    return {f"{value:g}": count for value, count in sorted(Counter(values).items())}
+
+
+@contextmanager
+def quiet() -> Iterator[list[str]]:
+    """Inside, the libraries' log lines are not shown, and their warnings are collected."""
+    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers", "peft")]
+    levels = [logger.level for logger in loggers]
+    collected: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield collected
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+            collected += [str(w.message).splitlines()[0][:200] for w in caught if w.category is UserWarning]

@@ -1,0 +1,131 @@
+"""safetensors files and tensors: whole or not, what they hold, and their fingerprints.
+
+Format: 8 bytes little-endian header length n, n bytes of JSON, then the payload.
+"""
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from finetune.errors import BaseError
+
+_MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+PICKLED = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
+
+
+class Header(NamedTuple):
+    metadata: dict[str, str]
+    shapes: dict[str, tuple[int, ...]]
+    dtypes: dict[str, str]
+    payload_start: int
+
+
+def read_header(path: Path) -> Header:
+    """Names, shapes and metadata of a safetensors file, without its weights.
+
+    Raises:
+        BaseError: not there, pickled, not safetensors, or truncated.
+    """
+    if not path.is_file():
+        raise BaseError(f"no file {path}", "check the path")
+    if path.suffix.lower() in PICKLED:
+        raise BaseError(
+            f"{path} is a pickled file, which can run code when it is opened: refused",
+            'convert it once: python -c "import torch,safetensors.torch as s,sys; d=torch.load(sys.argv[1],'
+            "map_location='cpu',weights_only=True); d=d.get('state_dict',d); s.save_file({k:v.contiguous().clone() "
+            f"for k,v in d.items() if hasattr(v,'shape')}},sys.argv[2])\" {path} {path.with_suffix('.safetensors')}",
+        )
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 2 <= length <= _MAX_HEADER_BYTES:
+            raise BaseError(
+                f"{path} is not a safetensors file", "it may be truncated or of another format: fetch it again"
+            )
+        if length + 8 > size:
+            raise BaseError(f"{path} is truncated inside its header", "copy or download it again")
+        try:
+            table = json.loads(file.read(length))
+        except ValueError as e:
+            raise BaseError(f"{path}: the safetensors header is damaged", "copy or download it again") from e
+    metadata = table.pop("__metadata__", {})
+    end = 8 + length + max((entry["data_offsets"][1] for entry in table.values()), default=0)
+    if end != size:
+        state = "truncated" if end > size else "longer than its header says"
+        raise BaseError(f"{path} is {state}: {size:,} bytes, {end:,} expected", "copy or download it again")
+    return Header(
+        metadata,
+        {name: tuple(entry["shape"]) for name, entry in table.items()},
+        {name: entry["dtype"] for name, entry in table.items()},
+        8 + length,
+    )
+
+
+def load(path: Path) -> dict[str, Tensor]:
+    """All tensors of a whole safetensors file, on the CPU. Raises BaseError as `read_header`."""
+    read_header(path)
+    return load_file(path)
+
+
+def payload_sha256(path: Path) -> str:
+    """Of all bytes after the header: the same whatever the metadata says."""
+    start = read_header(path).payload_start
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(start)
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """Write beside, flush, rename: `path` is never half a file."""
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_bytes(save(whole, dict(metadata)), path)
+
+
+def write_hashed(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write with metadata sha256 = hash of the payload, so that a flipped bit is seen."""
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    bare = save(whole)
+    (length,) = struct.unpack("<Q", bare[:8])
+    write_bytes(save(whole, {"sha256": hashlib.sha256(bare[8 + length :]).hexdigest()}), path)
+
+
+def write_bytes(content: bytes, path: Path) -> None:
+    """Write beside, flush, rename. The name beside is this process's own, so two writers cannot mix."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with beside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def digest(text: str) -> str:
+    """A short name for a text: 16 hex digits of its sha256."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over names, shapes, dtypes and bytes, in the order of names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,420 @@
+"""pytest tests/families/test_checkpoints.py: single-file Stable Diffusion, on small models with the true structure."""
+
+import json
+import re
+import shutil
+import socket
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from accelerate import init_empty_weights
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.testing import assert_close
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from finetune import shipped, weights
+from finetune.errors import BaseError
+from finetune.families import checkpoints
+from finetune.families.checkpoints import Variant, identify, load_checkpoint, load_tokenizer, open_checkpoint
+
+VARIANTS: tuple[Variant, ...] = ("sd1", "sd2")
+ONE_LINE = pytest.mark.parametrize("small", ["sd1"], indirect=True)
+CAT = [49406, 320, 1125, 539, 320, 2368, 49407]
+BLOCKS = [32, 64, 96, 96]
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any attempt to reach a network fails the test."""
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError(f"tried the network: {args}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+class Small(NamedTuple):
+    """A small model with a line's true blocks, and its one-file form."""
+
+    variant: Variant
+    configs: Path
+    unet: nn.Module
+    vae: nn.Module
+    text_encoder: nn.Module
+    file: dict[str, Tensor]
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def small(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Small:
+    return build(request.param, tmp_path_factory.mktemp(request.param) / "configs")
+
+
+def build(variant: Variant, configs: Path) -> Small:
+    """The published configs with few channels, random weights, and the file the original code would have written."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    shutil.copytree(checkpoints.config_folder(variant), configs)
+    heads = {"attention_head_dim": [1, 2, 3, 3]} if variant == "sd2" else {}
+    unet_config = edit(configs / "unet", block_out_channels=BLOCKS, cross_attention_dim=32, **heads)
+    vae_config = edit(configs / "vae", block_out_channels=[32, 32, 64, 64])
+    text_config = edit(configs / "text_encoder", hidden_size=32, intermediate_size=64, num_attention_heads=4)
+    unet = UNet2DConditionModel.from_config(unet_config).eval()
+    vae = AutoencoderKL.from_config(vae_config).eval()
+    text_encoder = CLIPTextModel(CLIPTextConfig.from_dict(text_config)).eval()
+    shake(unet, vae, text_encoder)
+    file = {f"model.diffusion_model.{unet_to_ldm(k)}": v for k, v in unet.state_dict().items()}
+    file |= dict(vae_to_ldm(k, v) for k, v in vae.state_dict().items())
+    plain = {k.removeprefix("text_model."): v for k, v in text_encoder.state_dict().items()}
+    file |= clip_to_ldm(plain) if variant == "sd1" else open_clip_to_ldm(plain)
+    # what real files carry beside the weights
+    file |= {"alphas_cumprod": torch.rand(1000), "betas": torch.rand(1000), "model_ema.decay": torch.tensor(0.9)}
+    return Small(variant, configs, unet, vae, text_encoder, {k: v.clone() for k, v in file.items()})
+
+
+def edit(folder: Path, **changes: object) -> dict[str, Any]:
+    path = folder / "config.json"
+    config: dict[str, Any] = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps(config))
+    return config
+
+
+def shake(*modules: nn.Module) -> None:
+    """No weight may be one or zero, or two of them could change places unseen."""
+    with torch.no_grad():
+        for module in modules:
+            for parameter in module.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=0.02)
+
+
+def unet_to_ldm(name: str) -> str:
+    """The original code's name, without prefix: three entries a level, counted through."""
+    ends = {"conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2"}
+    ends |= {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2"}
+    module, _, kind = name.rpartition(".")
+    if module in ends:
+        return f"{ends[module]}.{kind}"
+    stage, inner = re.fullmatch(r"(mid_block|(?:down|up)_blocks\.\d)\.(.*)", name).groups()
+    family, number, rest = re.fullmatch(r"(\w+)\.(\d)\.(.*)", inner).groups()
+    level, entry, column = int(stage[-1]) if stage[-1].isdigit() else 0, int(number), 1
+    if family == "resnets":
+        column = 0
+        parts = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1"}
+        parts |= {"norm2": "out_layers.0", "conv2": "out_layers.3", "conv_shortcut": "skip_connection"}
+        part, _, kind = rest.partition(".")
+        rest = f"{parts[part]}.{kind}"
+    if stage == "mid_block":
+        return f"middle_block.{2 * entry if family == 'resnets' else 1}.{rest}"
+    if family == "downsamplers":
+        return f"input_blocks.{3 * level + 3}.0.op.{kind}"
+    if family == "upsamplers":
+        return f"output_blocks.{3 * level + 2}.{1 if level == 0 else 2}.conv.{kind}"
+    if stage.startswith("down"):
+        return f"input_blocks.{3 * level + entry + 1}.{column}.{rest}"
+    return f"output_blocks.{3 * level + entry}.{column}.{rest}"
+
+
+def vae_to_ldm(name: str, weight: Tensor) -> tuple[str, Tensor]:
+    """The decoder's levels are numbered from the image up; attention is 1x1 convolutions."""
+    new = name.replace("conv_norm_out", "norm_out").replace("conv_shortcut", "nin_shortcut")
+    new = re.sub(r"down_blocks\.(\d)\.resnets", r"down.\1.block", new)
+    new = re.sub(r"down_blocks\.(\d)\.downsamplers\.0", r"down.\1.downsample", new)
+    new = re.sub(r"up_blocks\.(\d)\.resnets", lambda m: f"up.{3 - int(m[1])}.block", new)
+    new = re.sub(r"up_blocks\.(\d)\.upsamplers\.0", lambda m: f"up.{3 - int(m[1])}.upsample", new)
+    new = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", new)
+    if "mid_block.attentions.0" in new:
+        new = new.replace("mid_block.attentions.0", "mid.attn_1").replace("group_norm", "norm")
+        new = new.replace("to_out.0", "proj_out").replace("to_q", "q").replace("to_k", "k").replace("to_v", "v")
+        weight = weight[:, :, None, None] if weight.ndim == 2 else weight
+    return f"first_stage_model.{new}", weight
+
+
+def clip_to_ldm(plain: dict[str, Tensor]) -> dict[str, Tensor]:
+    file = {f"cond_stage_model.transformer.text_model.{k}": v for k, v in plain.items()}
+    return file | {"cond_stage_model.transformer.text_model.embeddings.position_ids": torch.arange(77)[None]}
+
+
+def open_clip_to_ldm(plain: dict[str, Tensor]) -> dict[str, Tensor]:
+    """OpenCLIP's names, q, k and v fused, and the last layer that 2.x never runs."""
+    file: dict[str, Tensor] = {"logit_scale": torch.tensor(4.6), "text_projection": torch.rand(32, 32)}
+    outer = {"embeddings.token_embedding.weight": "token_embedding.weight"}
+    outer |= {"embeddings.position_embedding.weight": "positional_embedding"}
+    outer |= {"final_layer_norm.weight": "ln_final.weight", "final_layer_norm.bias": "ln_final.bias"}
+    inner = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
+    inner |= {"self_attn.out_proj": "attn.out_proj"}
+    for name, weight in plain.items():
+        if name in outer:
+            file[outer[name]] = weight
+            continue
+        layer, module, kind = re.fullmatch(r"encoder\.layers\.(\d+)\.(.*)\.(weight|bias)", name).groups()
+        block = f"transformer.resblocks.{layer}"
+        if module in inner:
+            file[f"{block}.{inner[module]}.{kind}"] = weight
+        elif module == "self_attn.q_proj":
+            thirds = [plain[name.replace("q_proj", f"{x}_proj")] for x in "qkv"]
+            file[f"{block}.attn.in_proj_{kind}"] = torch.cat(thirds)
+    first = "transformer.resblocks.0."
+    file |= {k.replace(first, "transformer.resblocks.23."): v for k, v in file.items() if k.startswith(first)}
+    return {f"cond_stage_model.model.{k}": v for k, v in file.items()}
+
+
+def write(tensors: dict[str, Tensor], path: Path, **metadata: str) -> Path:
+    said = {f"modelspec.{k}": v for k, v in metadata.items()}
+    save_file({k: v.clone().contiguous() for k, v in tensors.items()}, path, said)
+    return path
+
+
+def same(ours: nn.Module, theirs: nn.Module) -> None:
+    found, wanted = ours.state_dict(), theirs.state_dict()
+    assert found.keys() == wanted.keys()
+    assert [name for name in wanted if not torch.equal(found[name], wanted[name])] == []
+
+
+def test_the_shipped_configs_are_the_published_models() -> None:
+    counts = {}
+    for variant in VARIANTS:
+        folder = checkpoints.config_folder(variant)
+        config = {p: json.loads((folder / p / "config.json").read_text()) for p in ("unet", "vae", "text_encoder")}
+        with init_empty_weights():
+            parts = {
+                "unet": UNet2DConditionModel.from_config(config["unet"]),
+                "vae": AutoencoderKL.from_config(config["vae"]),
+                "text_encoder": CLIPTextModel(CLIPTextConfig.from_dict(config["text_encoder"])),
+            }
+        counts[variant] = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+    assert counts["sd1"] == {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480}
+    assert counts["sd2"] == {"unet": 865_910_724, "vae": 83_653_863, "text_encoder": 340_387_840}
+
+
+@pytest.mark.parametrize(("variant", "pad"), [("sd1", 49407), ("sd2", 0)])
+def test_the_tokenizer_is_clips(variant: Variant, pad: int) -> None:
+    tokenizer = load_tokenizer(variant)
+    assert tokenizer("a photo of a cat")["input_ids"] == CAT
+    assert tokenizer("A photo   of a CAT")["input_ids"] == CAT
+    padded = tokenizer("a photo of a cat", padding="max_length")["input_ids"]
+    assert padded == CAT + [pad] * 70
+    assert len(checkpoints.clip_vocabulary(checkpoints.clip_merges())) == 49_408
+
+
+def test_a_single_file_gives_the_model_it_was_written_from(small: Small, tmp_path: Path) -> None:
+    opened = open_checkpoint(write(small.file, tmp_path / "base.safetensors"))
+    parts = load_checkpoint(opened, torch.float32, small.configs)
+    assert opened.variant == small.variant
+    assert opened.dtype == "fp32"
+    for ours, theirs in zip(parts[:3], (small.unet, small.vae, small.text_encoder), strict=True):
+        same(ours, theirs)
+    ids = torch.tensor([CAT])
+    with torch.no_grad():
+        text = parts.text_encoder(ids)[0]
+        assert_close(text, small.text_encoder(ids)[0], rtol=0, atol=0)
+        noise, t = torch.randn(1, 4, 8, 8), torch.tensor([500])
+        assert_close(parts.unet(noise, t, text).sample, small.unet(noise, t, text).sample, rtol=0, atol=0)
+        pixels = torch.randn(1, 3, 32, 32)
+        assert_close(parts.vae(pixels).sample, small.vae(pixels).sample, rtol=0, atol=0)
+
+
+@ONE_LINE
+def test_weights_outlive_the_file(small: Small, tmp_path: Path) -> None:
+    path = write(small.file, tmp_path / "base.safetensors")
+    parts = load_checkpoint(open_checkpoint(path), torch.float32, small.configs)
+    path.write_bytes(bytes(path.stat().st_size))
+    same(parts.unet, small.unet)
+
+
+@ONE_LINE
+def test_the_autoencoder_stays_in_float32(small: Small, tmp_path: Path) -> None:
+    half = {k: v.half() if v.is_floating_point() else v for k, v in small.file.items()}
+    opened = open_checkpoint(write(half, tmp_path / "half.safetensors"))
+    parts = load_checkpoint(opened, torch.bfloat16, small.configs)
+    assert opened.dtype == "fp16"
+    found = [{p.dtype for p in part.parameters()} for part in parts[:3]]
+    assert found == [{torch.bfloat16}, {torch.float32}, {torch.bfloat16}]
+
+
+def test_other_spellings_of_a_file_are_the_same_model(small: Small, tmp_path: Path) -> None:
+    """No level `text_model`, the autoencoder under `vae.`, and the layer 2.x never runs left out."""
+    file = {k.replace("transformer.text_model.", "transformer."): v for k, v in small.file.items()}
+    file = {k.replace("first_stage_model.", "vae."): v for k, v in file.items() if ".resblocks.23." not in k}
+    opened = open_checkpoint(write(file, tmp_path / "base.safetensors"))
+    parts = load_checkpoint(opened, torch.float32, small.configs)
+    same(parts.vae, small.vae)
+    same(parts.text_encoder, small.text_encoder)
+
+
+MISSING = {
+    "model.diffusion_model.time_embed.0.weight": "time_embedding.linear_1.weight",
+    "model.diffusion_model.input_blocks.3.0.op.bias": "down_blocks.0.downsamplers.0.conv.bias",
+    "model.diffusion_model.output_blocks.2.1.conv.bias": "output_blocks.2.1.conv.bias",
+    "first_stage_model.encoder.mid.attn_1.q.weight": "encoder.mid_block.attentions.0.to_q.weight",
+    "first_stage_model.decoder.up.1.upsample.conv.bias": "decoder.up.1.upsample.conv.bias",
+}
+
+
+@ONE_LINE
+@pytest.mark.parametrize("name", MISSING)
+def test_a_missing_weight_is_named(small: Small, tmp_path: Path, name: str) -> None:
+    file = {k: v for k, v in small.file.items() if k != name}
+    opened = open_checkpoint(write(file, tmp_path / "base.safetensors"))
+    with pytest.raises(BaseError, match=rf"1 weight is missing: {re.escape(MISSING[name])}$"):
+        load_checkpoint(opened, torch.float32, small.configs)
+
+
+def test_a_missing_text_weight_is_named(small: Small, tmp_path: Path) -> None:
+    name = next(k for k in small.file if k.startswith("cond_stage_model.") and ".1." in k and "out_proj.bias" in k)
+    file = {k: v for k, v in small.file.items() if k != name}
+    opened = open_checkpoint(write(file, tmp_path / "base.safetensors"))
+    with pytest.raises(BaseError, match=r"text encoder: 1 weight is missing: .*layers\.1\.self_attn\.out_proj\.bias$"):
+        load_checkpoint(opened, torch.float32, small.configs)
+
+
+@pytest.mark.parametrize("prefix", ["model.diffusion_model.", "cond_stage_model."])
+def test_a_weight_of_another_model_is_named(small: Small, tmp_path: Path, prefix: str) -> None:
+    opened = open_checkpoint(write(small.file | {f"{prefix}stranger": torch.rand(3)}, tmp_path / "base.safetensors"))
+    with pytest.raises(BaseError, match=rf"1 weight is not of this model: {prefix}stranger"):
+        load_checkpoint(opened, torch.float32, small.configs)
+
+
+@ONE_LINE
+def test_weights_of_another_size_are_named(small: Small, tmp_path: Path) -> None:
+    opened = open_checkpoint(write(small.file, tmp_path / "base.safetensors"))
+    with pytest.raises(BaseError, match=r"UNet: .* of another shape: conv_in\.weight"):
+        load_checkpoint(opened, torch.float32)
+
+
+ZERO_CONV = "model.diffusion_model.input_blocks.0.0.weight"
+OTHERS = {
+    "a LoRA or other adapter": {"lora_unet_mid_block_attentions_0_proj_in.lora_down.weight": (4, 8)},
+    "a LoRA or other adapter ": {"unet.mid_block.attentions.0.to_q.lora_A.weight": (4, 8)},
+    "a LoRA or other adapter  ": {"lora_te_text_model_encoder_layers_0_mlp_fc1.hada_w1_a": (4, 8)},
+    "a textual-inversion embedding": {"emb_params": (4, 8)},
+    "a ControlNet": {"control_model.input_blocks.0.0.weight": (8, 4, 3, 3)},
+    "an SDXL checkpoint": {
+        ZERO_CONV: (8, 4, 3, 3),
+        "conditioner.embedders.1.model.positional_embedding": (77, 8),
+        "model.diffusion_model.label_emb.0.0.weight": (8, 8),
+    },
+    "an SDXL UNet": {ZERO_CONV: (8, 4, 3, 3), "model.diffusion_model.label_emb.0.0.weight": (8, 8)},
+    "a Stable Diffusion 3": {"model.diffusion_model.joint_blocks.0.context_block.adaLN_modulation.1.bias": (8,)},
+    "a FLUX checkpoint": {"double_blocks.0.img_attn.norm.key_norm.scale": (8,)},
+    "a bare UNet in diffusers names": {"conv_in.weight": (8, 4, 3, 3), "down_blocks.0.resnets.0.conv1.weight": (8, 8)},
+    "a bare VAE": {"first_stage_model.encoder.conv_in.weight": (8, 3, 3, 3)},
+    "a bare VAE ": {"encoder.conv_in.weight": (8, 3, 3, 3)},
+    "a bare text encoder": {"text_model.encoder.layers.0.mlp.fc1.weight": (8, 8)},
+    "no model we know": {"weight": (8,)},
+    "an inpainting base": {ZERO_CONV: (8, 9, 3, 3)},
+    "1.x checkpoint without a text encoder": {
+        ZERO_CONV: (8, 4, 3, 3),
+        "model.diffusion_model.input_blocks.1.1.proj_in.weight": (8, 8, 1, 1),
+    },
+    "2.x checkpoint without a VAE": {
+        ZERO_CONV: (8, 4, 3, 3),
+        "model.diffusion_model.input_blocks.1.1.proj_in.weight": (8, 8),
+        "cond_stage_model.model.ln_final.bias": (8,),
+    },
+}
+
+
+@pytest.mark.parametrize("title", OTHERS)
+def test_a_file_that_is_no_base_of_ours_is_called_by_its_name(title: str, tmp_path: Path) -> None:
+    path = write({k: torch.zeros(v) for k, v in OTHERS[title].items()}, tmp_path / "file.safetensors")
+    with pytest.raises(BaseError, match=f"{re.escape(title.strip())}.*this version trains Stable Diffusion") as raised:
+        open_checkpoint(path)
+    assert raised.value.hint
+
+
+@ONE_LINE
+def test_a_truncated_file_is_refused(small: Small, tmp_path: Path) -> None:
+    path = write(small.file, tmp_path / "base.safetensors")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(BaseError, match="truncated"):
+        open_checkpoint(path)
+
+
+def test_a_pickled_file_is_refused_unopened(tmp_path: Path) -> None:
+    path = tmp_path / "base.ckpt"
+    path.write_bytes(b"never read")
+    with pytest.raises(BaseError, match="pickled"):
+        open_checkpoint(path)
+
+
+HEADER = {
+    "sd1": {"model.diffusion_model.input_blocks.1.1.proj_in.weight": (8, 8, 1, 1)},
+    "sd2": {"model.diffusion_model.input_blocks.1.1.proj_in.weight": (8, 8)},
+}
+COMMON = {ZERO_CONV: (8, 4, 3, 3), "cond_stage_model.x": (1,), "first_stage_model.x": (1,)}
+MARKS = {"v_pred": (0,), "ztsnr": (0,)}
+SAID = [
+    ("sd1", (), {}, "epsilon", False, 512),
+    ("sd1", ("v_pred",), {}, "v", False, 512),
+    ("sd1", ("v_pred", "ztsnr"), {}, "v", True, 512),
+    ("sd1", ("ztsnr",), {}, "epsilon", False, 512),
+    ("sd1", (), {"prediction_type": "v", "resolution": "768x768"}, "v", False, 768),
+    ("sd1", ("v_pred",), {"prediction_type": "epsilon"}, None, False, 512),
+    ("sd2", (), {}, None, False, 512),
+    ("sd2", (), {"prediction_type": "v"}, "v", False, 768),
+    ("sd2", (), {"architecture": "stable-diffusion-v2-768-v"}, "v", False, 768),
+    ("sd2", (), {"architecture": "stable-diffusion-v2-512"}, "epsilon", False, 512),
+    ("sd2", ("v_pred", "ztsnr"), {"resolution": "640x768"}, "v", True, 768),
+]
+
+
+@pytest.mark.parametrize(("variant", "marks", "said", "prediction", "zero_snr", "resolution"), SAID)
+def test_what_a_file_says_of_its_prediction_is_read(
+    variant: str, marks: tuple[str, ...], said: dict[str, str], prediction: str, zero_snr: bool, resolution: int,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    shapes = COMMON | HEADER[variant] | {m: MARKS[m] for m in marks}
+    opened = open_checkpoint(write({k: torch.zeros(v) for k, v in shapes.items()}, tmp_path / "a.safetensors", **said))
+    assert (opened.prediction, opened.zero_snr, opened.resolution) == (prediction, zero_snr, resolution)
+
+
+@pytest.mark.parametrize(("spread", "likely", "resolution"), [(0.03, "epsilon", 512), (0.2, "v", 768)])
+def test_a_silent_2x_file_is_guessed_until_probed(spread: float, likely: str, resolution: int, tmp_path: Path) -> None:
+    tell = {"model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias": torch.tensor([-spread, spread])}
+    file = {k: torch.zeros(v) for k, v in (COMMON | HEADER["sd2"]).items()}
+    opened = open_checkpoint(write(file | tell, tmp_path / "a.safetensors"))
+    assert (opened.prediction, opened.likely, opened.resolution) == (None, likely, resolution)
+
+
+@ONE_LINE
+def test_the_scheduler_follows_the_prediction(small: Small, tmp_path: Path) -> None:
+    marks = {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}
+    opened = open_checkpoint(write(small.file | marks, tmp_path / "base.safetensors"))
+    config = load_checkpoint(opened, torch.float32, small.configs).scheduler_config
+    assert config["prediction_type"] == "v_prediction"
+    assert config["rescale_betas_zero_snr"]
+    assert config["_class_name"] == "DDIMScheduler"
+
+
+class Stub(nn.Module):
+    """A UNet whose output is a mixture of its input and of something else."""
+
+    def __init__(self, likeness: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(likeness))
+        self.config = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(shipped.POCKET / "unet")).config
+
+    def forward(self, noisy: Tensor, t: int, encoder_hidden_states: Tensor, return_dict: bool) -> tuple[Tensor]:
+        return (self.weight * noisy + (1 - self.weight.square()).sqrt() * noisy.flip(-1),)
+
+
+def test_the_pocket_base_is_probed_as_v() -> None:
+    assert checkpoints.probe_prediction(UNet2DConditionModel.from_pretrained(shipped.POCKET / "unet").float()) == "v"
+
+
+def test_a_probe_refuses_to_guess() -> None:
+    assert checkpoints.probe_prediction(Stub(0.98)) == "epsilon"
+    assert checkpoints.probe_prediction(Stub(0.1)) == "v"
+    for unclear in (0.65, -0.9, float("nan")):
+        with pytest.raises(BaseError, match="cannot be told") as raised:
+            checkpoints.probe_prediction(Stub(unclear))
+        assert "objective.prediction" in raised.value.hint
+
+
+def test_a_header_alone_identifies_a_file(small: Small, tmp_path: Path) -> None:
+    header = weights.read_header(write(small.file, tmp_path / "base.safetensors"))
+    assert identify(header).variant == small.variant

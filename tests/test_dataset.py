@@ -1,0 +1,539 @@
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+import typer
+from nasty_folder import build, cut_out, encoded, picture, turned, write_jsonl
+from typer.testing import CliRunner, Result
+
+from finetune import dataset, images
+from finetune.cli import data
+from finetune.dataset import inject, without_trigger
+from finetune.errors import DataError, RunError
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Four plain photographs without captions."""
+    root = tmp_path / "photos"
+    root.mkdir()
+    for i in range(4):
+        (root / f"{i}.jpg").write_bytes(encoded(picture(i, (96, 64 + 16 * i)), "JPEG"))
+    return root
+
+
+def finetune(*args: object) -> Result:
+    app = typer.Typer()
+    data.register(app)
+    return CliRunner().invoke(app, [str(a) for a in args])
+
+
+def captions(root: Path, **options: object) -> list[str]:
+    return [e.caption for e in dataset.read(root, **options).examples]  # type: ignore[arg-type]
+
+
+def state(root: Path) -> dict[str, tuple[str, int]]:
+    """Every file's content and time of change."""
+    files = (p for p in sorted(root.rglob("*")) if p.is_file())
+    return {str(p): (hashlib.sha256(p.read_bytes()).hexdigest(), p.stat().st_mtime_ns) for p in files}
+
+
+# --- the nasty folder -----------------------------------------------------------------------------------------------
+
+
+def test_every_file_of_a_nasty_folder_is_used_or_rejected_with_its_reason(tmp_path: Path) -> None:
+    expected = build(tmp_path / "nasty")
+    found = dataset.audit(tmp_path / "nasty", trigger="sks", class_word="mug")
+    assert {r.file: r.reason for r in found.rejected} == expected.rejected
+    assert {e.name for e in found.used} == set(expected.used)
+    assert all(r.detail for r in found.rejected)
+
+
+def test_the_counts_of_a_nasty_folder_add_up_to_its_40_files(tmp_path: Path) -> None:
+    expected = build(tmp_path / "nasty")
+    found = dataset.audit(tmp_path / "nasty", trigger="sks", class_word="mug")
+    on_disk = [p for p in (tmp_path / "nasty").rglob("*") if not p.is_dir()]
+    assert len(on_disk) == found.files == 40
+    assert found.files == found.seen + found.captions + len(found.ignored)
+    assert found.seen == len(found.used) + len(found.rejected) == 36
+    assert set(found.ignored) == expected.ignored and found.captions == len(expected.captions)
+
+
+def test_what_is_done_to_a_used_file_is_noted(tmp_path: Path) -> None:
+    expected = build(tmp_path / "nasty")
+    found = dataset.audit(tmp_path / "nasty", trigger="sks", class_word="mug")
+    for name, phrase in expected.used.items():
+        noted = {n.text for n in found.notes if n.file == name}
+        assert (phrase in noted) if phrase else not noted, (name, noted)
+
+
+def test_a_duplicate_names_its_twin(tmp_path: Path) -> None:
+    build(tmp_path / "nasty")
+    found = dataset.audit(tmp_path / "nasty", trigger="sks")
+    (twin,) = (r for r in found.rejected if r.reason == "exact duplicate")
+    assert twin.file == "sub/plain copy.jpg" and "plain.jpg" in twin.detail
+
+
+def test_check_says_it_as_json_and_exits_2(tmp_path: Path) -> None:
+    expected = build(tmp_path / "nasty")
+    result = finetune("check", tmp_path / "nasty", "--trigger", "sks", "--class-word", "mug", "--json")
+    assert isinstance(result.exception, DataError) and result.exception.exit_code == 2
+    said = json.loads(result.stdout)
+    assert said["seen"] == said["used"] + len(said["rejected"]) == 36
+    assert {r["file"]: r["reason"] for r in said["rejected"]} == expected.rejected
+    assert said["trigger"] == {"trigger": "sks", "with": 19, "of": 19}
+    assert {"file", "caption", "width", "height", "bucket", "crop_loss", "tokens", "truncated"} <= set(
+        said["images"][0]
+    )
+
+
+def test_preparing_a_nasty_folder_keeps_every_usable_image_and_records_the_rest(tmp_path: Path) -> None:
+    expected = build(tmp_path / "nasty")
+    before = state(tmp_path / "nasty")
+    made = dataset.prepare(tmp_path / "nasty", tmp_path / "out", trigger="sks", class_word="mug")
+    assert state(tmp_path / "nasty") == before
+    assert len(made.examples) == len(expected.used)
+    assert {r.file: r.reason for r in made.card.rejected} == expected.rejected
+    again = dataset.audit(tmp_path / "out")
+    assert not again.problems and not again.rejected and not again.notes
+    written = (tmp_path / "out" / "dataset.toml").read_text(encoding="utf-8")
+    assert str(tmp_path) not in written and os.uname().nodename not in written
+
+
+# --- captions -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".caption", ".TXT"])
+def test_sidecars_are_read_whatever_their_encoding_marks(suffix: str, photos: Path) -> None:
+    (photos / f"0{suffix}").write_bytes(b"a red mug")
+    (photos / f"1{suffix}").write_bytes(b"\xef\xbb\xbfa mug with a mark")
+    (photos / f"2{suffix}").write_bytes(b"a mug\r\n")
+    (photos / f"3{suffix}").write_bytes("une tasse rayée".encode())
+    assert captions(photos) == ["a red mug", "a mug with a mark", "a mug", "une tasse rayée"]
+    found = dataset.audit(photos)
+    assert found.caption_source == "sidecars" and found.captions == 4 and found.seen == 4
+
+
+def test_lines_of_a_caption_are_joined_and_noted(photos: Path) -> None:
+    for i in range(4):
+        (photos / f"{i}.txt").write_bytes(b"a mug\r\non a table\r\n")
+    assert captions(photos) == ["a mug on a table"] * 4
+    assert "caption of 2 lines joined into one" in {n.text for n in dataset.audit(photos).notes}
+
+
+@pytest.mark.parametrize("column", ["text", "caption"])
+def test_a_metadata_table_is_read(column: str, photos: Path) -> None:
+    (photos / "metadata.jsonl").write_text(
+        "".join(json.dumps({"file_name": f"{i}.jpg", column: f"mug {i}"}) + "\n" for i in range(4))
+    )
+    assert captions(photos) == [f"mug {i}" for i in range(4)]
+    (photos / "metadata.jsonl").unlink()
+    (photos / "metadata.csv").write_bytes(
+        b"\xef\xbb\xbffile_name,%s\r\n" % column.encode() + b"".join(b'%d.jpg,"mug, %d"\r\n' % (i, i) for i in range(4))
+    )
+    assert captions(photos) == [f"mug, {i}" for i in range(4)]
+
+
+def test_a_table_in_a_sub_folder_speaks_of_that_folder(photos: Path) -> None:
+    (photos.parent / "all").mkdir()
+    photos.rename(photos.parent / "all" / "sub")
+    write_jsonl(photos.parent / "all" / "sub" / "metadata.jsonl", {f"{i}.jpg": f"mug {i}" for i in range(4)})
+    assert captions(photos.parent / "all") == [f"mug {i}" for i in range(4)]
+
+
+def test_without_captions_the_template_is_used(photos: Path) -> None:
+    assert captions(photos, trigger="sks", class_word="mug") == ["a photo of sks mug"] * 4
+    assert captions(photos, class_word="mug") == ["a photo of mug"] * 4
+    assert captions(photos, trigger="sks", template="{trigger}, studio") == ["sks, studio"] * 4
+
+
+def test_nothing_to_write_captions_from_is_an_error_unless_allowed(photos: Path) -> None:
+    with pytest.raises(DataError, match="no captions, and nothing to write them from"):
+        dataset.read(photos)
+    assert captions(photos, allow_uncaptioned=True) == [""] * 4
+
+
+def test_captions_for_half_are_an_error_naming_the_other_half_unless_allowed(photos: Path) -> None:
+    for i in (0, 2):
+        (photos / f"{i}.txt").write_text("a mug")
+    with pytest.raises(DataError, match=r"2 of 4 images have no caption: 1\.jpg, 3\.jpg"):
+        dataset.read(photos, trigger="sks", class_word="mug")
+    assert (
+        captions(photos, trigger="sks", class_word="mug", allow_uncaptioned=True)
+        == [
+            "a sks mug",
+            "a photo of sks mug",
+        ]
+        * 2
+    )
+
+
+@pytest.mark.parametrize("blank", [b"", b"  \r\n", b"\xef\xbb\xbf"])
+def test_an_empty_caption_is_a_missing_one(blank: bytes, photos: Path) -> None:
+    for i in range(4):
+        (photos / f"{i}.txt").write_bytes(b"a mug" if i else blank)
+    with pytest.raises(DataError, match=r"1 of 4 images have no caption: 0\.jpg"):
+        dataset.read(photos, trigger="sks")
+    for i in range(4):
+        (photos / f"{i}.txt").write_bytes(blank)
+    with pytest.raises(DataError, match="every caption is empty"):
+        dataset.read(photos, trigger="sks")
+
+
+def test_two_sources_of_captions_are_an_error_naming_both(photos: Path) -> None:
+    write_jsonl(photos / "metadata.jsonl", {f"{i}.jpg": "a mug" for i in range(4)})
+    (photos / "0.txt").write_text("a mug")
+    with pytest.raises(DataError, match=r"metadata\.jsonl and 0\.txt"):
+        dataset.read(photos)
+    (photos / "0.txt").unlink()
+    (photos / "metadata.csv").write_text("file_name,text\n0.jpg,a mug\n")
+    with pytest.raises(DataError, match="two sources of captions"):
+        dataset.read(photos)
+    for table in dataset.TABLES:
+        (photos / table).unlink()
+    (photos / "0.txt").write_text("a mug")
+    (photos / "0.caption").write_text("a mug")
+    with pytest.raises(DataError, match=r"two captions for 0\.jpg"):
+        dataset.read(photos, allow_uncaptioned=True)
+
+
+@pytest.mark.parametrize(
+    "line,said",
+    [
+        ('{"file_name": "9.jpg", "text": "x"}', r"1 files that are not there: '9\.jpg' \(line 5\)"),
+        ('{"file_name": "../photos/0.jpg.bak", "text": "x"}', "not there"),
+        ('{"file_name": "0.jpg", "text": "other"}', r"line 5: a second, different caption for 0\.jpg"),
+        ('{"text": "x"}', "line 5: no file_name"),
+        ('{"file_name": "0.jpg", "text": 3}', "line 5: wants one caption"),
+        ('{"file_name": "0.jpg", "text": "a", "caption": "b"}', "line 5: wants one caption"),
+        ('{"file_name": ', "line 5: not JSON"),
+        ("[1]", "line 5: not a JSON object"),
+    ],
+)
+def test_a_wrong_row_is_named_with_its_line(line: str, said: str, photos: Path) -> None:
+    write_jsonl(photos / "metadata.jsonl", {f"{i}.jpg": "a mug" for i in range(4)})
+    with (photos / "metadata.jsonl").open("a") as stream:
+        stream.write(line + "\n")
+    with pytest.raises(DataError, match=said):
+        dataset.read(photos)
+
+
+def test_a_caption_that_is_not_utf_8_is_named(photos: Path) -> None:
+    for i in range(4):
+        (photos / f"{i}.txt").write_bytes("tasse rayée".encode("latin-1" if i == 2 else "utf-8"))
+    with pytest.raises(DataError, match=r"2\.txt is not UTF-8 text \(byte 9\)"):
+        dataset.read(photos)
+
+
+def test_a_name_that_a_mac_decomposed_finds_its_row(photos: Path) -> None:
+    (photos / "0.jpg").rename(photos / "u\u0308.jpg")
+    write_jsonl(photos / "metadata.jsonl", {n: "a mug" for n in ("\u00fc.jpg", "1.jpg", "2.jpg", "3.jpg")})
+    assert captions(photos) == ["a mug"] * 4
+
+
+# --- the trigger ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "caption,final",
+    [
+        ("a photo of a mug on a table", "a photo of a sks mug on a table"),
+        ("Mug on a mug", "sks Mug on a mug"),
+        ("a sks mug", "a sks mug"),
+        ("a SKS mug", "a SKS mug"),
+        ("sks mug beside another sks mug", "sks mug beside another sks mug"),
+        ("a {trigger} cup", "a sks cup"),
+        ("two mugs", "sks, two mugs"),
+        ("asksome mugshot", "sks, asksome mugshot"),
+        ("a cup", "sks, a cup"),
+        ("", "sks"),
+    ],
+)
+def test_the_trigger_is_injected_once(caption: str, final: str) -> None:
+    assert inject(caption, "sks", "mug") == final
+    assert inject(final, "sks", "mug") == final
+
+
+@pytest.mark.parametrize("trigger", ["sks", "<s1>", "my-mug", "c++", "zwx mug"])
+@pytest.mark.parametrize("class_word", ["mug", None])
+@pytest.mark.parametrize("caption", ["a mug on a shelf", "something", "mug"])
+def test_any_trigger_occurs_exactly_once_and_can_be_taken_out(
+    trigger: str, class_word: str | None, caption: str
+) -> None:
+    final = inject(caption, trigger, class_word)
+    assert final.count(trigger) == 1 and inject(final, trigger, class_word) == final
+    assert trigger not in without_trigger(final, trigger)
+    if trigger != "zwx mug":
+        assert without_trigger(final, trigger) == caption
+
+
+def test_a_trigger_that_has_the_class_word_does_not_repeat_it() -> None:
+    assert inject("a mug on a shelf", "zwx mug", "mug") == "a zwx mug on a shelf"
+    assert dataset.fill("a photo of {trigger} {class_word}", "zwx mug", "mug") == "a photo of zwx mug"
+
+
+@pytest.mark.parametrize(
+    "caption,bare",
+    [
+        ("sks, a mug", "a mug"),
+        ("a photo of sks mug", "a photo of mug"),
+        ("a mug, sks, on a table", "a mug, on a table"),
+        ("a mug by sks.", "a mug by."),
+        ("a sks mug and a SKS cup", "a mug and a cup"),
+        ("asks for a mug", "asks for a mug"),
+    ],
+)
+def test_taking_the_trigger_out_leaves_tidy_text(caption: str, bare: str) -> None:
+    assert without_trigger(caption, "sks") == bare
+    assert without_trigger(caption, None) == caption
+
+
+def test_a_placeholder_without_a_trigger_is_an_error(photos: Path) -> None:
+    for i in range(4):
+        (photos / f"{i}.txt").write_text("a {trigger} mug")
+    assert captions(photos, trigger="sks") == ["a sks mug"] * 4
+    with pytest.raises(DataError, match="no trigger is declared"):
+        dataset.read(photos)
+
+
+def test_a_trigger_written_twice_is_noted(photos: Path) -> None:
+    for i in range(4):
+        (photos / f"{i}.txt").write_text("sks mug, sks")
+    notes = dataset.audit(photos, trigger="sks").notes
+    assert {n.text for n in notes} == {"caption has the trigger 'sks' more than once"}
+
+
+@pytest.mark.parametrize("words", [{"trigger": " "}, {"class_word": ""}, {"template": "a {subject}"}])
+def test_blank_words_and_unknown_placeholders_are_refused(words: dict[str, str], photos: Path) -> None:
+    with pytest.raises(DataError):
+        dataset.audit(photos, **words)  # type: ignore[arg-type]
+
+
+# --- folders that are wrong as a whole ------------------------------------------------------------------------------
+
+
+def test_a_folder_without_images_says_so(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no images in"):
+        dataset.read(tmp_path / "empty")
+    (tmp_path / "empty" / "notes.md").write_text("hello")
+    with pytest.raises(DataError, match=r"each of its 1 files was rejected(.|\n)*notes\.md"):
+        dataset.read(tmp_path / "empty")
+
+
+def test_a_path_that_is_no_folder_says_what_is_there(tmp_path: Path, photos: Path) -> None:
+    with pytest.raises(DataError, match="no folder") as caught:
+        dataset.read(tmp_path / "fotos")
+    assert "photos" in caught.value.hint
+    with pytest.raises(DataError, match="is a file"):
+        dataset.read(photos / "0.jpg")
+
+
+def test_a_raw_folder_is_never_trained_on_less_one_file(photos: Path) -> None:
+    (photos / "bad.jpg").write_bytes(b"")
+    with pytest.raises(DataError, match=r"bad\.jpg: zero bytes") as caught:
+        dataset.read(photos, trigger="sks")
+    assert "prepare" in caught.value.hint
+
+
+def test_links_inside_are_duplicates_and_a_pipe_is_not_waited_for(photos: Path) -> None:
+    (photos / "a_link.jpg").symlink_to(photos / "0.jpg")
+    (photos / "gone.jpg").symlink_to(photos / "nothing")
+    (photos / "folder").symlink_to(photos.parent)
+    os.mkfifo(photos / "pipe.jpg")
+    found = dataset.audit(photos, trigger="sks")
+    reasons = {r.file: r.reason for r in found.rejected}
+    assert reasons == {"a_link.jpg": "exact duplicate", "gone.jpg": "link", "folder": "link", "pipe.jpg": "unreadable"}
+    assert found.seen == 8 and len(found.used) == 4
+
+
+def test_a_name_that_is_not_text_is_rejected_not_a_traceback(photos: Path) -> None:
+    Path(os.fsdecode(bytes(photos) + b"/caf\xe9.jpg")).write_bytes(encoded(picture(9), "JPEG"))
+    result = finetune("check", photos, "--trigger", "sks", "--json")
+    assert json.loads(result.stdout)["rejected"][0]["file"] == r"caf\xe9.jpg"
+
+
+# --- prepared -------------------------------------------------------------------------------------------------------
+
+
+def test_a_prepared_dataset_reads_back_what_was_audited(photos: Path, tmp_path: Path) -> None:
+    (photos / "4.jpg").write_bytes(turned(picture(4), 6))
+    (photos / "5.png").write_bytes(encoded(cut_out(5), "PNG"))
+    raw = dataset.audit(photos, trigger="sks", class_word="mug")
+    made = dataset.prepare(
+        photos, tmp_path / "a/b/mug", trigger="sks", class_word="mug", kind="product", license="CC0", source_note="me"
+    )
+    assert [e.name for e in made.examples] == [f"images/{i}.jpg" for i in range(4)] + ["images/4.png", "images/5.png"]
+    assert [e.caption for e in made.examples] == [e.caption for e in raw.used]
+    assert [e.size for e in made.examples] == [e.size for e in raw.used]
+    assert [e.digest for e in made.examples][:4] == [e.digest for e in raw.used][:4]
+    for before, after in zip(raw.used, made.examples, strict=True):
+        assert images.open_rgb(before.path).tobytes() == images.open_rgb(after.path).tobytes()
+    assert (made.trigger, made.class_word, made.kind, made.license, made.source) == (
+        "sks",
+        "mug",
+        "product",
+        "CC0",
+        "me",
+    )
+    assert made.prepared and made.coverage == (6, 6)
+    assert made.card.changes == {"EXIF rotation applied": 1, "alpha composited on white": 1}
+    assert dataset.read(tmp_path / "a/b/mug", trigger="sks", class_word="mug").fingerprint == made.fingerprint
+
+
+def test_the_fingerprint_is_of_images_and_captions_only(photos: Path, tmp_path: Path) -> None:
+    raw = dataset.read(photos, trigger="sks")
+    made = dataset.prepare(photos, tmp_path / "out", trigger="sks", license="CC0")
+    assert raw.fingerprint == made.fingerprint
+    assert dataset.read(photos, trigger="zwx").fingerprint != raw.fingerprint
+
+
+def test_datasets_loads_a_prepared_folder_whole(photos: Path, tmp_path: Path) -> None:
+    import datasets
+
+    for odd in ("train-1.jpg", "test.jpg", "__x/val 3.jpg", "a.JPG", "A.jpg", "sub/a.jpg"):
+        (photos / odd).parent.mkdir(exist_ok=True)
+        (photos / odd).write_bytes(encoded(picture(len(odd) * 7 + ord(odd[0])), "JPEG"))
+    (photos / "cut.gif").write_bytes(encoded(picture(50).quantize(8), "GIF"))
+    made = dataset.prepare(photos, tmp_path / "out", trigger="sks", class_word="mug")
+    datasets.disable_progress_bars()
+    loaded = datasets.load_dataset("imagefolder", data_dir=str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
+    assert list(loaded) == ["train"]
+    assert sorted(loaded["train"]["text"]) == sorted(e.caption for e in made.examples)
+    sizes = sorted((e.caption, *e.size) for e in made.examples)
+    assert sorted((row["text"], *row["image"].size) for row in loaded["train"]) == sizes
+    assert len({e.name.casefold() for e in made.examples}) == 11  # a Mac's disk would merge a.jpg and A.jpg
+
+
+def test_prepare_refuses_a_folder_that_holds_something_and_leaves_it(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "precious").write_text("x")
+    with pytest.raises(DataError, match="not empty"):
+        dataset.prepare(photos, out, trigger="sks")
+    assert [p.name for p in out.iterdir()] == ["precious"]
+    (out / "precious").unlink()
+    dataset.prepare(photos, out, trigger="sks")
+    with pytest.raises(DataError, match="lies inside"):
+        dataset.prepare(photos, photos / "out", trigger="sks")
+
+
+def test_a_prepare_that_fails_leaves_nothing(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    before = sorted(p.name for p in tmp_path.iterdir())
+    monkeypatch.setattr(dataset.shutil, "copyfile", full)
+    with pytest.raises(RunError, match="No space left"):
+        dataset.prepare(photos, tmp_path / "out", trigger="sks")
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def test_problems_stop_prepare_before_anything_is_written(photos: Path, tmp_path: Path) -> None:
+    (photos / "0.txt").write_text("a mug")
+    with pytest.raises(DataError, match="3 of 4 images have no caption"):
+        dataset.prepare(photos, tmp_path / "out", trigger="sks")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("asked", [{"trigger": "zwx"}, {"class_word": "cup"}])
+def test_another_trigger_than_the_prepared_one_is_refused_naming_both(
+    asked: dict[str, str], photos: Path, tmp_path: Path
+) -> None:
+    dataset.prepare(photos, tmp_path / "out", trigger="sks", class_word="mug")
+    ((name, word),) = asked.items()
+    with pytest.raises(DataError, match=f"'{word}'.*'{'sks' if name == 'trigger' else 'mug'}'"):
+        dataset.read(tmp_path / "out", **asked)  # type: ignore[arg-type]
+
+
+def test_a_trigger_edited_out_of_every_caption_is_an_error_and_out_of_some_a_note(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    dataset.prepare(photos, out, trigger="sks", class_word="mug")
+    write_jsonl(out / "metadata.jsonl", {f"images/{i}.jpg": "a photo of a mug" if i else "a sks mug" for i in range(4)})
+    found = dataset.audit(out)
+    assert not found.problems and found.coverage == (1, 4) and len(found.notes) == 3
+    write_jsonl(out / "metadata.jsonl", {f"images/{i}.jpg": "a photo of a mug" for i in range(4)})
+    with pytest.raises(DataError, match=r"'sks'.*occurs in no caption"):
+        dataset.read(out)
+
+
+def test_strays_and_missing_files_of_a_prepared_folder_are_named(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    dataset.prepare(photos, out, trigger="sks")
+    (out / "images" / "stray.jpg").write_bytes(encoded(picture(9), "JPEG"))
+    with pytest.raises(DataError, match=r"1 images are not in metadata\.jsonl: images/stray\.jpg"):
+        dataset.read(out)
+    (out / "images" / "stray.jpg").rename(out / "images" / "0.jpg")
+    assert len(dataset.read(out).examples) == 4
+    (out / "images" / "0.jpg").unlink()
+    with pytest.raises(DataError, match=r"images/0\.jpg"):
+        dataset.read(out)
+
+
+@pytest.mark.parametrize("text", ["format = 2\n", "not toml", "format = 1\nunknown = 3\n"])
+def test_a_dataset_toml_that_is_not_ours_is_named(text: str, photos: Path) -> None:
+    (photos / "dataset.toml").write_text(text)
+    with pytest.raises(DataError, match=r"dataset\.toml"):
+        dataset.read(photos)
+
+
+def test_style_captions_speak_of_a_style(photos: Path, tmp_path: Path) -> None:
+    made = dataset.prepare(photos, tmp_path / "out", trigger="sks", kind="style")
+    assert {e.caption for e in made.examples} == {"an image in sks style"}
+
+
+# --- the commands ---------------------------------------------------------------------------------------------------
+
+
+def test_prepare_then_check_passes_and_says_what_was_done(photos: Path, tmp_path: Path) -> None:
+    (photos / "4.png").write_bytes(encoded(cut_out(4), "PNG"))
+    (photos / "broken.jpg").write_bytes(b"")
+    made = finetune(
+        "prepare",
+        photos,
+        "--out",
+        tmp_path / "out",
+        "--trigger",
+        "sks",
+        "--class-word",
+        "mug",
+        "--background",
+        "#102030",
+    )
+    assert made.exit_code == 0, made.output
+    assert "seen 6 = used 5 + rejected 1" in made.output and "broken.jpg: zero bytes" in made.output
+    assert "alpha composited on #102030: 1 image" in made.output
+    checked = finetune("check", tmp_path / "out")
+    assert checked.exit_code == 0, checked.output
+    assert "trigger 'sks' in 5 of 5 captions" in checked.output
+    assert images.open_rgb(tmp_path / "out/images/4.png").getpixel((0, 0)) == (16, 32, 48)
+
+
+def test_check_shows_the_caption_the_size_and_the_bucket_of_each_image(photos: Path) -> None:
+    result = finetune("check", photos, "--trigger", "sks", "--class-word", "mug", "--resolution", 64)
+    assert result.exit_code == 0, result.output
+    row = next(line for line in result.output.splitlines() if line.startswith("0.jpg"))
+    assert "a photo of sks mug" in row and "96x64" in row and "80x48" in row and "10%" in row
+
+
+def test_check_counts_tokens_and_shows_what_truncation_loses(photos: Path) -> None:
+    for i in range(4):
+        (photos / f"{i}.txt").write_text("a red mug on a table " * (1 + 9 * (i == 2)))
+    said = json.loads(finetune("check", photos, "--base", "pocket", "--json").stdout)
+    assert (said["resolution"], said["stride"]) == (64, 16)
+    assert [bool(image["truncated"]) for image in said["images"]] == [False, False, True, False]
+    assert all(image["tokens"] >= 8 for image in said["images"])
+    assert "is lost" in said["notes"][-1]["text"]
+
+
+def test_small_images_are_noted_as_upscaled(photos: Path) -> None:
+    said = json.loads(finetune("check", photos, "--trigger", "sks", "--json").stdout)
+    assert {n["text"] for n in said["notes"]} >= {"upscaled 6.0 times"}
+
+
+@pytest.mark.parametrize("wrong", [("--kind", "logo"), ("--background", "greenish")])
+def test_a_wrong_choice_is_named(wrong: tuple[str, str], photos: Path, tmp_path: Path) -> None:
+    result = finetune("prepare", photos, "--out", tmp_path / "out", "--trigger", "sks", *wrong)
+    assert isinstance(result.exception, DataError) and wrong[1] in result.exception.problem
