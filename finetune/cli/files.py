@@ -67,7 +67,10 @@ def verify(
     run: Annotated[Path | None, typer.Option(help="The run folder that trained it, to compare with.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Read an adapter strictly, load it into a fresh base as users do, and measure what it does. Exit 5: it fails."""
+    """Read an adapter strictly, load it into a fresh base as users do, and measure what it does.
+
+    Exit 0: verified; 5: it fails; 2: it cannot be read at all (truncated, pickled, no safetensors).
+    """
     from finetune import layouts
     from finetune.errors import VerifyError
     from finetune.verify import verify as check
@@ -155,7 +158,7 @@ def _show_inspection(found: "Inspection") -> None:
         ("layout", found.layout),
         ("size", f"{found.size_bytes / 1e6:.2f} MB, {found.tensors} tensors, {_counts(found.dtypes)}"),
         ("rank", _counts(found.ranks)),
-        ("rank as trained", _counts(found.trained_ranks) if found.trained_ranks != found.ranks else ""),
+        ("rank as trained", _counts(found.trained_ranks) if found.trained_ranks.keys() != found.ranks.keys() else ""),
         *((c, f"{n} modules, change {sum(x * x for x in norms[c]) ** 0.5:.3g}") for c, n in found.components.items()),
         ("trigger", found.trigger),
         ("base", " ".join(filter(None, (found.base, found.base_version)))),
@@ -175,6 +178,8 @@ def _table(title: str, rows: list[tuple[str, str]]) -> "Table":
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", show_header=False, box=None)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for what, told in rows:
         table.add_row(what, told)
     return table
