@@ -1,6 +1,9 @@
 """The command line: reads arguments, shows results, prints errors. No logic, and nothing heavy until it is needed."""
 
+import logging
+import os
 import sys
+import warnings
 
 import typer
 
@@ -16,6 +19,7 @@ for part in (system, data, training, files, sampling):
 
 
 def main() -> None:
+    hush()
     try:
         app()
     except FinetuneError as e:
@@ -24,3 +28,14 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")
         raise SystemExit(130) from None
+
+
+def hush() -> None:
+    """Keep other libraries' chatter off the screen; their errors still come through."""
+    for variable in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
+        os.environ.setdefault(variable, "error")
+    for variable in ("HF_HUB_DISABLE_PROGRESS_BARS", "TF_CPP_MIN_LOG_LEVEL"):
+        os.environ.setdefault(variable, "1")
+    for library in ("bitsandbytes", "accelerate"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")

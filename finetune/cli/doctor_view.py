@@ -7,9 +7,6 @@ from finetune.errors import RunError
 
 
 def doctor() -> None:
-    from finetune.cli.training_view import hush
-
-    hush()
     console = Console()
     bad = 0
     for found in examine():

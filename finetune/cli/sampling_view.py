@@ -34,9 +34,6 @@ class Order(NamedTuple):
 
 
 def sample(order: Order) -> None:
-    from finetune.cli.training_view import hush
-
-    hush()
     console = Console()
     wanted, worn = _prompts(order), [_worn(text) for text in order.adapters]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,7 +1,5 @@
 """A run on the screen and in its folder. Imports torch: only for commands that train."""
 
-import logging
-import warnings
 from pathlib import Path
 
 from rich.console import Console
@@ -14,7 +12,6 @@ from finetune.run import Result, run
 
 def train(loaded: Loaded, out: Path, resume: bool) -> Result:
     """Run with a progress bar, events.jsonl and TensorBoard; say where the files are."""
-    hush()
     console = Console()
     screen, curves = Screen(console), TensorBoard(out / "tensorboard")
     files = _Later(out)
@@ -28,18 +25,6 @@ def train(loaded: Loaded, out: Path, resume: bool) -> Result:
     console.print(f"next: finetune sample --base {loaded.recipe.base} --adapter {result.path} "
                   f'--prompt "..." --out pictures', highlight=False, soft_wrap=True)  # fmt: skip
     return result
-
-
-def hush() -> None:
-    """Keep other libraries' chatter off the screen; their errors still come through."""
-    import diffusers.utils.logging
-    import transformers.utils.logging
-
-    warnings.simplefilter("ignore")
-    for library in (diffusers.utils.logging, transformers.utils.logging):
-        library.set_verbosity_error()
-        library.disable_progress_bar()
-    logging.getLogger("accelerate").setLevel(logging.ERROR)
 
 
 class _Later:
