@@ -4,12 +4,14 @@ Every problem is reported at once, each with its key path and the nearest right 
 """
 
 import difflib
+import json
+import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from finetune import shipped
 from finetune.errors import RecipeError
@@ -17,8 +19,19 @@ from finetune.errors import RecipeError
 Component = Literal["denoiser", "text_encoder"]
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Loose = Field(strict=False)  # TOML has neither paths nor tuples
+
+
+def _patterns(found: object) -> object:
+    several = found if isinstance(found, list | tuple) else [found]
+    if not several or not all(isinstance(one, str) and one for one in several):
+        raise ValueError("needs the name of a preset, or a list of module name patterns")
+    return found if isinstance(found, str) else tuple(several)
+
+
+Patterns = Annotated[str | tuple[str, ...], PlainValidator(_patterns)]
 
 
 class Table(BaseModel):
@@ -63,15 +76,41 @@ class Adapter(Table):
     alpha: Annotated[float, Field(gt=0)] | None = None
     """the adapter is scaled by alpha / rank. Default: rank"""
     dropout: Share = 0.0
-    targets: str | Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = "attention"
+    targets: Patterns = "attention"
     """a preset (attention, attention+ff, all) or patterns of denoiser module names; each must match"""
-    text_encoder_targets: str | Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = "attention"
+    text_encoder_targets: Patterns = "attention"
     """the same for the text encoder"""
     ranks: dict[str, Annotated[int, Field(ge=1, le=1024)]] = Field(default_factory=dict)
     """pattern -> another rank for the modules it matches; their alpha / rank stays the same"""
 
 
 LORA_ONLY = ("rank", "alpha", "dropout", "targets", "text_encoder_targets", "ranks")
+ALSO_CALLED = {
+    "batch_size": "train.batch",
+    "dim": "adapter.rank",
+    "epoch": "train.epochs",
+    "gamma": "objective.min_snr",
+    "grad_accum": "train.accumulate",
+    "gradient_accumulation_steps": "train.accumulate",
+    "instance_prompt": "data.trigger",
+    "lora": "adapter",
+    "lr": "optimizer.learning_rate",
+    "lr_scheduler": "optimizer.schedule",
+    "max_grad_norm": "optimizer.clip_norm",
+    "max_train_steps": "train.steps",
+    "mixed_precision": "train.precision",
+    "model": "base",
+    "network_alpha": "adapter.alpha",
+    "network_dim": "adapter.rank",
+    "pretrained_model_name_or_path": "base",
+    "r": "adapter.rank",
+    "save_every": "train.checkpoint_every",
+    "snr_gamma": "objective.min_snr",
+    "token": "data.trigger",
+    "train_batch_size": "train.batch",
+    "unet_lr": "optimizer.learning_rate",
+}
+"""names by which other trainers know our keys"""
 
 
 class Objective(Table):
@@ -103,7 +142,7 @@ class Train(Table):
     batch: Positive = 1
     accumulate: Positive = 1
     """batches an optimizer step"""
-    seed: Count = 0
+    seed: Seed = 0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     gradient_checkpointing: bool = False
     compile: bool = False
@@ -130,7 +169,7 @@ class Sample(Table):
     negative: str = ""
     steps: Positive = 20
     guidance: Annotated[float, Field(ge=0)] = 7.5
-    seed: Count = 0
+    seed: Seed = 0
 
 
 class Export(Table):
@@ -172,23 +211,22 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
     """
     origin = find(path)
     raw = _read(origin)
-    sources = {key: "file" for key, _ in _leaves(raw)}
     problems: list[str] = []
-    for item in overrides:
-        key = _override(raw, item, problems)
-        sources[key] = "--set"
-        rival = {"train.steps": "train.epochs", "train.epochs": "train.steps"}.get(key, "")
-        if sources.get(rival) == "file":  # the nearer word wins; two --set would be a contradiction
-            del sources[rival], raw["train"][rival.partition(".")[2]]
+    written = [_override(raw, item, problems) for item in overrides]
+    for key, rival in (("train.steps", "epochs"), ("train.epochs", "steps")):
+        if key in written and f"train.{rival}" not in written:  # the nearer word wins; two --set contradict each other
+            raw["train"].pop(rival, None)
+    sources = {key: "--set" if any(_within(key, w) for w in written) else "file" for key, _ in _leaves(raw)}
     problems += _conflicts(raw)
     recipe = None
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as e:
-        problems += [_say(error, raw) for error in e.errors(include_url=False)]
+        problems += _sentences(e)
     if problems or recipe is None:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise RecipeError(f"{origin}: {count}\n  " + "\n  ".join(problems), "`finetune recipes show pocket-product`")
+        hint = "compare with a recipe that works: `finetune recipes show sd15-product`"
+        raise RecipeError(f"{origin}: {count}\n  " + "\n  ".join(problems), hint)
     return Loaded(recipe, sources, origin)
 
 
@@ -200,6 +238,10 @@ def find(path: Path) -> Path:
     """
     if path.is_file():
         return path
+    if path.is_dir():
+        inside = sorted(path.glob("*.toml"))
+        hint = f"did you mean {inside[0]}?" if inside else "`finetune recipes list` names the shipped ones"
+        raise RecipeError(f"{path} is a folder, not a recipe", hint)
     names = {p.stem: p for p in sorted(shipped.RECIPES.glob("*.toml"))}
     if str(path) in names:
         return names[str(path)]
@@ -243,31 +285,45 @@ def dumps(recipe: Recipe) -> str:
     import tomlkit
 
     tables = recipe.model_dump(mode="json", exclude_none=True)
-    if recipe.prior.mode == "off":
-        del tables["prior"]
-    if recipe.adapter.method == "full":
-        tables["adapter"] = {k: v for k, v in tables["adapter"].items() if k not in LORA_ONLY}
+    for key, _ in _idle(tables):
+        table, _, name = key.partition(".")
+        del tables[table][name]
+    if not recipe.adapter.ranks:
+        tables["adapter"].pop("ranks", None)
     return tomlkit.dumps(tables)
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as e:
         raise RecipeError(f"{path} is not UTF-8 text (byte {e.start})", "save it as UTF-8") from e
     except OSError as e:
-        raise RecipeError(f"cannot read {path}: {e.strerror}") from e
+        raise RecipeError(f"cannot read {path}: {e.strerror}", "check its permissions") from e
+    try:
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as e:
-        raise RecipeError(f"{path} is not TOML: {e}", 'text needs quotes: key = "value"') from e
+        line = re.search(r"line (\d+)", str(e))
+        shown = f"\n  {text.splitlines()[int(line[1]) - 1].strip()}" if line else ""
+        raise RecipeError(f"{path} is not TOML: {e}{shown}", _toml_hint(str(e))) from e
+
+
+def _toml_hint(fault: str) -> str:
+    if "Cannot" in fault:
+        return "each key, and each [table], may be written once"
+    if "backslash" in fault.lower() or "Unescaped" in fault or "hex" in fault:
+        return r"in a path write / or \\, or put the text in single quotes"
+    return 'key = value, one a line; text in quotes, "so"; true and false in small letters'
 
 
 def _override(raw: dict[str, Any], item: str, problems: list[str]) -> str:
+    """Set one value in the raw tables. Returns its key path, "" when there is none."""
     key, equals, text = item.partition("=")
-    key = key.strip()
-    if not equals or not key:
-        problems.append(f"--set {item!r}: write it as table.key=value")
-        return key
+    key, text = key.strip(), text.strip()
     *tables, last = key.split(".")
+    if not equals or not all((*tables, last)):
+        problems.append(f"--set {item!r}: write it as table.key=value")
+        return ""
     table = raw
     for name in tables:
         inner = table.setdefault(name, {})
@@ -276,78 +332,174 @@ def _override(raw: dict[str, Any], item: str, problems: list[str]) -> str:
             return key
         table = inner
     try:
-        table[last] = tomllib.loads(f"x = {text}")["x"]
+        read = tomllib.loads(f"x = {text}")
     except tomllib.TOMLDecodeError:
-        table[last] = text.strip()
+        read = {"x": text}
+    if len(read) > 1:
+        problems.append(f"--set {key}: more than one value in {text!r}: one --set for each")
+    table[last] = read["x"]
     return key
+
+
+def _within(key: str, written: str) -> bool:
+    """A key path is the written one, lies in the written table, or is the table that holds it."""
+    return bool(written) and f"{key}.".startswith(f"{written}.") or f"{written}.".startswith(f"{key}.")
 
 
 def _conflicts(raw: dict[str, Any]) -> list[str]:
     """Settings that contradict each other, found on the raw tables so that they show beside type errors."""
-
-    def table(name: str) -> dict[str, Any]:
-        found = raw.get(name, {})
-        return found if isinstance(found, dict) else {}
-
-    train, prior, adapter, data = table("train"), table("prior"), table("adapter"), table("data")
+    train, prior, adapter, data, export = _tables(raw, "train", "prior", "adapter", "data", "export")
     found = []
     if "steps" in train and "epochs" in train:
         found.append("train.steps and train.epochs decide the same thing: keep one")
-    mode = prior.get("mode", "off")
-    if mode == "images" and "path" not in prior:
+    if prior.get("mode") == "images" and "path" not in prior:
         found.append('prior.path: missing; prior.mode = "images" needs a folder of class images')
-    if mode != "images" and "path" in prior:
-        found.append(f'prior.path: has no effect with prior.mode = "{mode}"; write mode = "images"')
-    if mode == "off" and ("weight" in prior or "prompt" in prior):
-        found.append('prior: weight and prompt have no effect with mode = "off"')
-    if mode == "self" and "prompt" in prior:
-        found.append('prior.prompt: has no effect with mode = "self", which takes each caption without the trigger')
-    if mode == "self" and "trigger" not in data and not str(data.get("path", "")):
-        found.append('prior.mode = "self" needs data.trigger')
-    if adapter.get("method") == "full":
-        found += [f'adapter.{k}: has no effect with adapter.method = "full"' for k in LORA_ONLY if k in adapter]
-        if mode == "self":
-            found.append('prior.mode = "self" needs an adapter that can be switched off: adapter.method = "lora"')
+    if prior.get("mode") == "self" and adapter.get("method") == "full":
+        found.append('prior.mode: "self" needs an adapter that can be switched off, adapter.method = "lora"')
+    paths = {"data.path": data.get("path"), "data.cache": data.get("cache"), "prior.path": prior.get("path")}
+    found += [f"{key}: must not be empty" for key, path in paths.items() if path == ""]
+    for key, listed in (("adapter.components", adapter.get("components")), ("export.layouts", export.get("layouts"))):
+        several = listed if isinstance(listed, list) else []
+        twice = [one for i, one in enumerate(several) if several.index(one) < i]
+        found += [f"{key}: {_shown(one)} is written twice" for one in twice]
+    return found + [f"{key}: has no effect {why}" for key, why in _idle(raw)]
+
+
+def _idle(raw: dict[str, Any]) -> list[tuple[str, str]]:
+    """(key, why) of every written setting that changes nothing because of another one."""
+    prior, adapter, validation, sample = _tables(raw, "prior", "adapter", "validation", "sample")
+    mode, full = prior.get("mode", "off"), adapter.get("method") == "full"
+    components, guidance = adapter.get("components", ["denoiser"]), sample.get("guidance", 7.5)
+    known = isinstance(components, list) and set(map(str, components)) <= set(get_args(Component))
+    no_text, no_denoiser = (known and part not in components for part in ("text_encoder", "denoiser"))
+    rules = [
+        (mode == "off", ("prior.path", "prior.prompt", "prior.weight"), 'with prior.mode = "off"'),
+        (mode == "self", ("prior.path", "prior.prompt"), 'with prior.mode = "self", which needs no class images'),
+        (full, tuple(f"adapter.{name}" for name in LORA_ONLY), 'with adapter.method = "full"'),
+        (full, ("export.layouts",), 'with adapter.method = "full", whose product is a pipeline'),
+        (no_denoiser, ("adapter.targets",), "without the denoiser in adapter.components"),
+        (
+            no_text,
+            ("adapter.text_encoder_targets", "optimizer.text_encoder_learning_rate"),
+            "without the text encoder in adapter.components",
+        ),
+        (validation.get("count", 0) == 0, ("validation.every",), "with validation.count = 0"),
+        (
+            isinstance(guidance, int | float) and guidance <= 1,
+            ("sample.negative",) if sample.get("negative") else (),
+            "with sample.guidance at 1 or less",
+        ),
+    ]
+    written = {key for key, _ in _leaves(raw)}
+    return list(
+        {key: why for applies, idle, why in reversed(rules) if applies for key in idle if key in written}.items()
+    )
+
+
+def _tables(raw: dict[str, Any], *names: str) -> list[dict[str, Any]]:
+    """Tables by name, empty where there is none."""
+    return [found if isinstance(found := raw.get(name), dict) else {} for name in names]
+
+
+def _sentences(error: ValidationError) -> list[str]:
+    """One sentence for each thing that is wrong."""
+    found = []
+    for fault in error.errors(include_url=False):
+        if fault["type"] == "too_short" and fault["input"]:
+            continue  # pydantic left the items out because each of them is wrong, and has been told
+        where = ".".join(part for part in fault["loc"] if isinstance(part, str))
+        found.append(f"{where}: {_fault(fault, where)}")
     return found
 
 
-def _say(error: Any, raw: dict[str, Any]) -> str:
-    path = [str(p) for p in error["loc"]]
-    known = list(keys())
-    tables = {k.partition(".")[0] for k in known}
-    where = ".".join(p for p in path if not p.startswith(("function-", "constrained-", "tuple[", "lax-or-strict")))
-    match error["type"]:
+def _fault(fault: Any, where: str) -> str:
+    got, limits = f", got {_shown(fault['input'])}", fault.get("ctx", {})
+    match fault["type"]:
         case "extra_forbidden":
-            return f"{where}: no such key{_nearest(where, path, known, tables)}"
+            return f"no such key{_nearest(where)}"
         case "missing":
-            return f"{where}: missing"
+            return f"missing; {_MISSING.get(where, 'it has no default')}"
         case "literal_error":
-            return f"{where}: {error['input']!r} is not one of {_choices(path)}"
-        case _:
-            detail = error["msg"][0].lower() + error["msg"][1:]
-            return f"{where}: {detail}, got {error['input']!r}"
+            near = difflib.get_close_matches(str(fault["input"]), choices := _choices(where), 1)
+            meant = f"; did you mean {_shown(near[0])}?" if near else ""
+            return f"{_shown(fault['input'])} is not one of {', '.join(map(_shown, choices))}{meant}"
+        case "model_type":
+            return f"is a table, [{where}] with its keys below{got}"
+        case "value_error":
+            return f"{fault['ctx']['error']}{got}"
+        case "tuple_type" if isinstance(fault["input"], str):
+            return f"needs a list: [{_shown(fault['input'])}]"
+        case kind:
+            needs = _NEEDS[kind].format(**limits) if kind in _NEEDS else fault["msg"][0].lower() + fault["msg"][1:]
+            return f"{needs}{got}{_quotes(kind, fault['input'])}"
 
 
-def _nearest(where: str, path: list[str], known: list[str], tables: set[str]) -> str:
-    """The nearest right name: in the same table first, then the same last word anywhere, then anything alike."""
-    inside = [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == ".".join(path[:-1])]
-    inside += sorted(tables) if len(path) == 1 else []
-    near = difflib.get_close_matches(path[-1], inside, 1)
-    if near:
-        return f"; did you mean {near[0]!r}?"
+_MISSING = {
+    "base": "`pocket`, a diffusers folder, a hub id, or a .safetensors checkpoint",
+    "data": 'a table: [data] with path = "the folder of your images"',
+    "data.path": 'path = "the folder of your images"',
+}
+_NEEDS = {
+    "bool_type": "needs true or false",
+    "dict_type": "needs a table of pattern = rank",
+    "finite_number": "needs a finite number",
+    "float_type": "needs a number",
+    "greater_than": "must be above {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "int_type": "needs a whole number",
+    "less_than": "must be below {lt}",
+    "less_than_equal": "must be at most {le}",
+    "path_type": "needs a path, as text in quotes",
+    "string_pattern_mismatch": "may have letters, digits, dots, - and _, and begins with a letter or a digit",
+    "string_too_long": "must have at most {max_length} characters",
+    "string_too_short": "must not be empty",
+    "string_type": "needs text in quotes",
+    "too_short": "must name at least one",
+    "tuple_type": "needs a list",
+}
+
+
+def _quotes(kind: str, got: object) -> str:
+    """Why text that looks right is wrong."""
+    numbers, switches = kind in ("int_type", "float_type"), kind == "bool_type"
+    if isinstance(got, str) and (numbers and re.fullmatch(r"\s*[-+]?[\d._]+([eE][-+]?\d+)?\s*", got) or
+                                 switches and got in ("true", "false")):  # fmt: skip
+        return ": leave out the quotes"
+    return ""
+
+
+def _shown(found: object) -> str:
+    """A value as TOML writes it, shortened."""
+    text = json.dumps(found, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:56]} ..."
+
+
+def _nearest(where: str) -> str:
+    """The nearest right name: the same word elsewhere, one alike in the same table, what others call it, one alike."""
+    *table, last = where.split(".")
+    known = list(keys())
+    if table:
+        inside = {k.rpartition(".")[2]: k for k in known if k.startswith(f"{'.'.join(table)}.")}
+    else:
+        inside = {k.partition(".")[0]: k.partition(".")[0] for k in known}
     elsewhere = {k.rpartition(".")[2]: k for k in reversed(known)}
-    near = difflib.get_close_matches(path[-1], elsewhere, 1)
-    return f"; did you mean {elsewhere[near[0]]!r}?" if near else ""
+    if last in elsewhere:
+        return f"; did you mean {elsewhere[last]}?"
+    if last in ALSO_CALLED:
+        return f"; did you mean {ALSO_CALLED[last]}?"
+    for names in (inside, elsewhere):
+        if near := difflib.get_close_matches(last, names, 1):
+            return f"; did you mean {names[near[0]]}?"
+    return ""
 
 
-def _choices(path: list[str]) -> str:
+def _choices(where: str) -> list[str]:
     kind: Any = Recipe
-    for part in path:
-        if isinstance(kind, type) and issubclass(kind, BaseModel) and part in kind.model_fields:
-            kind = kind.model_fields[part].annotation
+    for part in where.split("."):
+        kind = kind.model_fields[part].annotation
     while get_origin(kind) is not Literal:
         kind = get_args(kind)[0]
-    return ", ".join(repr(c) for c in get_args(kind))
+    return list(get_args(kind))
 
 
 def _leaves(raw: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:

@@ -122,7 +122,7 @@ def accumulate(
     sums = torch.zeros(2, device=device)
     for i, (batch, prior) in enumerate(share.pairs):
         # adapter dropout draws from torch's own generator: make it a function of the step as well
-        torch.manual_seed(draws.key(config.train.seed, "dropout", state.step, i, ranks.rank))
+        torch.manual_seed(draws.key(config.train.seed, "dropout", state.step, i * ranks.world + ranks.rank))
         with autocast():
             losses, preserved = objective(family, batch, config)
             if prior is not None:

@@ -144,7 +144,9 @@ class StableDiffusion:
 
     def checkpoint_gradients(self) -> None:
         cast(Any, self.unet).enable_gradient_checkpointing()
-        cast(Any, self.text_encoder).gradient_checkpointing_enable({"use_reentrant": False})
+        text: Any = self.text_encoder  # transformers 5 gave the verb a new name
+        enable = getattr(text, "activation_checkpointing_enable", None) or text.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
 
     def to(self, device: torch.device, *parts: str) -> None:
         for part in parts or WEIGHTS:
@@ -292,6 +294,9 @@ def _from_pretrained(kind: Any, path: Path, part: Part, dtype: torch.dtype) -> n
             f"{path / part}: {len(bad)} weights are missing or misshapen, {bad[0]} first", "fetch the base again"
         )
     found: nn.Module = module
+    for tensor in (*found.parameters(), *found.buffers()):
+        # a copy, because what safetensors gives is mapped from the file, which may be overwritten
+        tensor.data = tensor.data.clone()
     return found
 
 

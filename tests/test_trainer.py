@@ -1,0 +1,307 @@
+"""The loop itself; and the bench other tests train on: a tiny base, a few pictures, the run's own procedure."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from models import Variant, tiny_base
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.testing import assert_close
+
+from finetune import batches, evaluate, families, recipe, run, trainer
+from finetune import plan as planning
+from finetune.batches import Batch, Batches
+from finetune.errors import TrainError
+from finetune.families.base import Family
+from finetune.recipe import Loaded, Recipe
+from finetune.trainer import State, Step
+
+COLOURS = ("red", "green", "blue", "white", "black", "pink", "gray", "teal")
+SQUARE, WIDE = (128, 128), (256, 64)
+
+
+class Bench(NamedTuple):
+    plan: planning.Plan
+    family: Family
+    state: State
+    batches: Batches
+    machine: run.Machine
+    latents: evaluate.Latents
+
+    def train(self, until: int | None = None) -> list[Step]:
+        plan = self.plan if until is None else shorter(self.plan, until)
+        autocast = self.machine.autocast
+        return list(trainer.train(self.family, self.state, plan, self.batches, self.machine.ranks, autocast))
+
+    def step(self, k: int = 0) -> list[Batch]:
+        """The batches of step k, the training ones."""
+        return [batch for batch, _ in trainer.work(self.plan, self.batches, k, self.machine.ranks).pairs]
+
+    def gradients(self, k: int = 0) -> dict[str, Tensor]:
+        """Of step k, at the weights as they are."""
+        share = trainer.work(self.plan, self.batches, k, self.machine.ranks)
+        trainer.accumulate(
+            self.family, self.state, share, self.plan.recipe, self.machine.ranks, self.machine.autocast
+        )
+        return {n: p.grad.clone() for n, p in self.named().items() if p.grad is not None}
+
+    def named(self) -> dict[str, torch.nn.Parameter]:
+        return {f"{c}.{n}": p for c, parameters in self.state.trainable.items() for n, p in parameters.items()}
+
+    def weights(self) -> dict[str, Tensor]:
+        return {n: p.detach().clone() for n, p in self.named().items()}
+
+    def grow(self, size: float = 0.05) -> None:
+        """Give every trained weight a value, as after long training."""
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for p in self.state.parameters:
+                p.copy_(torch.randn(p.shape, generator=generator) * size)
+
+
+def bench(base: str | Path, data: str | Path, world: int = 1, **changes: object) -> Bench:
+    """The run's own procedure up to its loop; changes are recipe values: train__steps=3."""
+    plan = settled(base, data, world, **changes)
+    machine = run.open_machine(plan.recipe.train.precision)
+    family = families.load(plan.recipe.base, run.DTYPES[plan.recipe.train.precision], plan.facts)
+    made = run.encode(plan, family, machine, lambda _: None)
+    return Bench(plan, family, run.attach(plan, family, machine, {}), made.batches, machine, made.latents)
+
+
+def settled(base: str | Path, data: str | Path, world: int = 1, **changes: object) -> planning.Plan:
+    if "train__epochs" not in changes:
+        changes = {"train__steps": 3} | changes
+    # at 64 px the middle block of a tiny base attends to one token, and to_q learns nothing
+    changes = {"data__resolution": 128, "data__max_aspect": 4.0} | changes
+    changes = {"data__caption_dropout": 0.0, "adapter__rank": 4} | changes
+    wanted = Recipe.model_validate({"base": str(base), "data": {"path": str(data)}})
+    return planning.settle(Loaded(recipe.replace(wanted, **changes), {}, Path("recipe.toml")), world)
+
+
+def shorter(plan: planning.Plan, steps: int) -> planning.Plan:
+    """The same schedule, stopped early."""
+
+    class Shorter(planning.Plan):
+        steps = property(lambda self: steps)  # the learning-rate schedule asks for train.steps' own number
+
+    return Shorter(**{f.name: getattr(plan, f.name) for f in dataclasses.fields(plan)})
+
+
+def pictures(
+    folder: Path, sizes: Sequence[tuple[int, int]] = (SQUARE,) * 6, trigger: str = "sks", seed: int = 0
+) -> Path:
+    """A picture of noise per size, each with a caption of its own."""
+    folder.mkdir(parents=True)
+    for i, (width, height) in enumerate(sizes):
+        noise = np.random.default_rng((seed, i)).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{i:02d}.png")
+        (folder / f"{i:02d}.txt").write_text(f"{trigger} {COLOURS[i % 8]} thing {i}".strip())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sd15(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_base(tmp_path_factory.mktemp("base") / "sd15", "sd15")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pictures(tmp_path_factory.mktemp("data") / "six")
+
+
+BOTH = ("denoiser", "text_encoder")
+
+# -- the loop ---------------------------------------------------------------------------------------------------------
+
+
+def test_steps_are_numbered_and_only_trained_weights_change(sd15: Path, data: Path) -> None:
+    b = bench(sd15, data, adapter__components=BOTH)
+    before = {c: {n: t.clone() for n, t in m.state_dict().items()} for c, m in b.family.components.items()}
+    assert [s.number for s in b.train()] == [1, 2, 3] and b.state.step == 3
+    for component, module in b.family.components.items():
+        for name, tensor in module.state_dict().items():
+            assert torch.equal(tensor, before[component][name]) != ("lora_" in name), (component, name)
+
+
+def test_training_is_a_function_of_the_recipe_and_not_of_torchs_random_state(sd15: Path, data: Path) -> None:
+    """Adapter dropout, the only module that draws, included."""
+    found = []
+    for noise in (1, 2):
+        torch.manual_seed(noise)
+        b = bench(sd15, data, adapter__dropout=0.5, data__caption_dropout=0.3)
+        found.append(([s.loss for s in b.train()], b.weights()))
+    assert found[0][0] == found[1][0]
+    assert_close(found[0][1], found[1][1], rtol=0, atol=0)
+
+
+def test_the_seed_changes_the_training(sd15: Path, data: Path) -> None:
+    losses = [[s.loss for s in bench(sd15, data, train__seed=seed).train()] for seed in (0, 1)]
+    assert losses[0] != losses[1]
+
+
+def test_the_loss_falls_on_one_picture(sd15: Path, tmp_path: Path) -> None:
+    """The base is random, so predicting the noise of one picture has much to learn."""
+    b = bench(sd15, pictures(tmp_path / "one", [SQUARE]), train__batch=2, train__steps=10,
+              adapter__targets="all", optimizer__learning_rate=1e-2)  # fmt: skip
+    args = (b.family, b.plan.train.placed, b.latents, b.machine.device, b.machine.autocast)
+    before = evaluate.losses(*args).mean
+    b.train()
+    assert evaluate.losses(*args).mean < 0.8 * before
+
+
+class Poisoned(Batches):
+    """Latents that are not finite at some steps (batch and accumulate 1)."""
+
+    bad: frozenset[int] = frozenset()
+    made = -1
+
+    def train(self, micro: object) -> Batch:
+        self.made += 1
+        batch = super().train(micro)  # type: ignore[arg-type]
+        return batch._replace(latents=batch.latents * float("nan")) if self.made in self.bad else batch
+
+
+def poisoned(b: Bench, *bad: int) -> Bench:
+    made = Poisoned(b.plan, b.family, b.latents, b.batches.texts, b.machine.device)
+    made.bad = frozenset(bad)
+    return b._replace(batches=made)
+
+
+def test_a_step_whose_loss_is_not_finite_changes_nothing_and_is_told(sd15: Path, data: Path) -> None:
+    b = poisoned(bench(sd15, data, train__steps=3), 1)
+    weights, skipped = [b.weights()], []
+    for step in trainer.train(b.family, b.state, b.plan, b.batches, b.machine.ranks, b.machine.autocast):
+        weights.append(b.weights())
+        skipped.append(step.skipped)
+    assert skipped == [False, True, False]
+    assert_close(weights[1], weights[2], rtol=0, atol=0)
+    assert any(not torch.equal(weights[2][n], weights[3][n]) for n in weights[2])
+    assert all(t.isfinite().all() for t in weights[3].values())
+    assert b.state.bad_steps == 0
+
+
+def test_several_bad_steps_in_a_row_stop_the_run_with_exit_4(sd15: Path, data: Path) -> None:
+    b = poisoned(bench(sd15, data, train__steps=9, train__patience=2), 1, 3, 4, 5)
+    with pytest.raises(TrainError, match="not finite for 2 steps in a row, until step 5") as e:
+        b.train()
+    assert e.value.exit_code == 4 and b.state.step == 5
+
+
+# -- ways to compute --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("components", [("denoiser",), BOTH])
+def test_gradient_checkpointing_changes_no_gradient(sd15: Path, data: Path, components: tuple[str, ...]) -> None:
+    found = []
+    for on in (False, True):
+        b = bench(sd15, data, train__gradient_checkpointing=on, train__batch=2, adapter__components=components)
+        b.grow()
+        found.append(b.gradients())
+        assert any(getattr(m, "gradient_checkpointing", False) for m in b.family.components["unet"].modules()) == on
+    assert found[0].keys() == b.named().keys() == found[1].keys()
+    assert all(g.any() for g in found[1].values())
+    assert_close(found[0], found[1], rtol=1e-5, atol=1e-9)
+
+
+def test_bf16_trains_on_the_cpu_with_the_base_in_bf16_and_the_adapter_in_fp32(sd15: Path, data: Path) -> None:
+    b = bench(sd15, data, train__precision="bf16", adapter__components=BOTH)
+    steps = b.train()
+    assert all(np.isfinite(s.loss) and not s.skipped for s in steps)
+    assert {p.dtype for p in b.state.parameters} == {torch.float32}
+    for component in b.family.components.values():
+        assert {p.dtype for p in component.parameters() if not p.requires_grad} == {torch.bfloat16}
+    exact = bench(sd15, data, adapter__components=BOTH).train()
+    assert_close([s.loss for s in steps], [s.loss for s in exact], rtol=2e-2, atol=0)
+
+
+def test_8_bit_adamw_trains_about_like_adamw(sd15: Path, data: Path) -> None:
+    """Tensors of 4096 elements and more have their state in 8 bits: rank 128 makes some."""
+    moved = []
+    for name in ("adamw", "adamw8bit"):
+        b = bench(sd15, data, optimizer__name=name, adapter__rank=128, train__steps=4)
+        before = b.weights()
+        assert all(not s.skipped for s in b.train())
+        moved.append(torch.cat([(t - before[n]).flatten() for n, t in b.weights().items()]))
+        kinds = {t.dtype for slots in b.state.optimizer.state.values() for t in slots.values() if torch.is_tensor(t)}
+        assert (torch.uint8 in kinds) == (name == "adamw8bit")
+    assert torch.nn.functional.cosine_similarity(*moved, dim=0) > 0.95
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch's compiler warns of itself
+def test_a_compiled_denoiser_gives_the_same_losses(sd15: Path, data: Path) -> None:
+    """1e-4. Compiles for minutes."""
+    losses = [[s.loss for s in bench(sd15, data, train__compile=on, train__steps=2).train()] for on in (False, True)]
+    assert_close(losses[0], losses[1], rtol=0, atol=1e-4)
+
+
+# -- ranks ------------------------------------------------------------------------------------------------------------
+
+
+def test_two_ranks_train_the_same_adapter_as_one(sd15: Path, tmp_path: Path) -> None:
+    """The same global batch: 2 ranks x 2 against 1 x 4; buckets, both components, a prior and adapter dropout."""
+    data = pictures(tmp_path / "seven", [SQUARE] * 4 + [WIDE] * 3)
+    classes = pictures(tmp_path / "classes", [SQUARE] * 3, trigger="", seed=1)
+    arguments = [str(sd15), str(data), str(classes)]
+    one_rank(*arguments, tmp_path / "one", 4)
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d",
+         "--rdzv_endpoint", "127.0.0.1:0", __file__, *arguments, str(tmp_path / "two"), "2"],
+        env=rank_environment(), capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (load_file(tmp_path / name / "rank0.safetensors") for name in ("one", "two"))
+    other = load_file(tmp_path / "two" / "rank1.safetensors")
+    assert_close(two, other, rtol=0, atol=0)
+    assert_close(one, two, rtol=0, atol=1e-5)
+    moved = load_file(tmp_path / "one" / "start.safetensors")
+    assert all(not torch.equal(one[n], moved[n]) for n in one)
+    steps = {name: [line.split("|") for line in (tmp_path / name).joinpath("rank0.txt").read_text().splitlines()]
+             for name in ("one", "two")}  # fmt: skip
+    second = [line.split("|") for line in (tmp_path / "two" / "rank1.txt").read_text().splitlines()]
+    for alone, first, rest in zip(steps["one"], steps["two"], second, strict=True):
+        assert alone[0] == first[0] == rest[0]  # learning rates
+        assert float(alone[1]) == pytest.approx(float(first[1]), abs=1e-5)
+        assert sorted(alone[2].split()) == sorted([*first[2].split(), *rest[2].split()])
+
+
+def rank_environment() -> dict[str, str]:
+    here = Path(__file__).parent
+    path = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
+    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def one_rank(base: str, data: str, classes: str, out: Path, accumulate: int) -> None:
+    """What a process of the test above does; the epoch ends inside a group, so the last step is short."""
+    torch.set_num_threads(1)
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    b = bench(base, data, world, train__epochs=3, train__batch=2, train__accumulate=accumulate,
+              prior__mode="images", prior__path=Path(classes), prior__prompt="a thing", adapter__components=BOTH,
+              adapter__dropout=0.1, optimizer__schedule="cosine", optimizer__warmup_steps=1,
+              optimizer__learning_rate=1e-3)  # fmt: skip
+    rank = b.machine.ranks.rank
+    assert b.machine.ranks.world == world
+    out.mkdir(exist_ok=True)
+    if rank == 0:
+        save_file(b.weights(), out / "start.safetensors")
+    lines = []
+    for k, step in enumerate(b.train()):
+        names = [name for batch in b.step(k) for name in batch.names]
+        lines.append(f"{step.rates}|{step.loss + (step.prior_loss or 0.0)}|{' '.join(names)}")
+    (out / f"rank{rank}.txt").write_text("\n".join(lines))
+    save_file(b.weights(), out / f"rank{rank}.safetensors")
+    if world > 1:
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    one_rank(*sys.argv[1:4], Path(sys.argv[4]), int(sys.argv[5]))
