@@ -1,5 +1,5 @@
 # install: the environment.  quickstart: the whole job, on the bundled example.  test: all tests.  check: what CI should say.
-PYTHON ?= python3.11
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do command -v $$p && break; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
 

@@ -28,7 +28,7 @@ from finetune import plan as planning
 from finetune.cli import hush
 from finetune.trainer import Ranks
 
-SETS = ["train.batch=4", "train.steps=100000", "adapter.rank=8", 'adapter.components=["denoiser"]',
+SETS = ['prior.mode="off"', "train.batch=4", "train.steps=100000", "adapter.rank=8", 'adapter.components=["denoiser"]',
         'adapter.targets="attention"', "train.precision=fp32"]  # fmt: skip
 LIMITS = {"ours / bare": 1.05, "ours / plain": 0.87}
 

@@ -104,8 +104,7 @@ def _layers(components: Mapping[str, nn.Module]) -> Iterator[tuple[str, Any]]:
 
 
 def _lora(module: nn.Module, presets: Mapping[str, tuple[str, ...]], config: Adapter, component: str) -> None:
-    text = component == "text_encoder"
-    chosen = targets(module, presets, config.text_encoder_targets if text else config.targets)
+    chosen = targets(module, presets, _written(config, component))
     scale = (config.alpha or config.rank) / config.rank
     ranks = {n: r for p, r in config.ranks.items() for n in chosen if _matches(n, p)}
     lora = LoraConfig(
@@ -127,12 +126,21 @@ METHODS: dict[str, Callable[[nn.Module, Mapping[str, tuple[str, ...]], Adapter, 
 }
 
 
-def check_ranks(components: Mapping[str, nn.Module], config: Adapter) -> None:
-    """Raises RecipeError when a pattern of adapter.ranks matches no module of any trained component."""
-    names = [n for c in components.values() for n, m in c.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+def check_ranks(components: Mapping[str, nn.Module], presets: Presets, config: Adapter) -> None:
+    """Raises RecipeError when a pattern of adapter.ranks matches no target of any trained component."""
+    if not config.ranks:
+        return
+    names = [n for c, module in components.items() for n in targets(module, presets[c], _written(config, c))]
     idle = [p for p in config.ranks if not any(_matches(n, p) for n in names)]
     if idle:
-        raise RecipeError(f"adapter.ranks: {', '.join(map(repr, idle))} match no module", "see adapter.targets")
+        raise RecipeError(
+            f"adapter.ranks: {', '.join(map(repr, idle))} match no module that adapter.targets chooses",
+            f"targets are {names[0]} and {len(names) - 1} more",
+        )
+
+
+def _written(config: Adapter, component: str) -> str | tuple[str, ...]:
+    return config.text_encoder_targets if component == "text_encoder" else config.targets
 
 
 def _matches(name: str, pattern: str) -> bool:

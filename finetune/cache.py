@@ -6,8 +6,9 @@ run and is never stale. Images keep the autoencoder's *distribution*, so that ea
 
 import hashlib
 import os
-import shutil
+import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,10 +17,12 @@ from torch import Tensor
 
 from finetune import images, weights
 from finetune.dataset import Example
-from finetune.errors import BaseError, DataError
+from finetune.errors import BaseError, DataError, RunError
 from finetune.families.base import Family, Moments, Text
 
 VERSION = "1"
+KINDS = ("image", "text")
+_ENTRY = re.compile(r"[0-9a-f]{64}\.safetensors|\.[0-9a-f]{64}\.safetensors\..*\.part")
 PLACES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """where a random crop may lie; few, so that each is encoded once"""
 CENTER = 2
@@ -47,19 +50,28 @@ class Store:
 
     def get(self, kind: str, key: str) -> dict[str, Tensor] | None:
         path = self._path(kind, key)
+        found = None
         try:
-            header = weights.read_header(path)
-            whole = weights.payload_sha256(path) == header.metadata.get("sha256")
-            found = weights.load(path) if whole else None
+            if path.is_file():
+                found = weights.load(path)
+                if weights.fingerprint(found) != weights.read_header(path).metadata.get("sha256"):
+                    found = None
         except BaseError:
             found = None
         self.hits, self.misses = self.hits + (found is not None), self.misses + (found is None)
         return found
 
     def put(self, kind: str, key: str, tensors: Mapping[str, Tensor]) -> None:
+        """Raises RunError: the cache cannot be written."""
         path = self._path(kind, key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        weights.write_hashed(tensors, path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            weights.write(tensors, path, {"sha256": weights.fingerprint(tensors)})
+        except OSError as e:
+            raise RunError(
+                f"cannot write into the cache {self.root}: {e.strerror}",
+                "free some space, or name another folder: data.cache, or the variable FINETUNE_CACHE",
+            ) from e
 
     def _path(self, kind: str, key: str) -> Path:
         return self.root / kind / key[:2] / f"{key}.safetensors"
@@ -79,15 +91,25 @@ def default_root() -> Path:
 
 
 def usage(root: Path) -> Usage:
-    files = [p for p in root.glob("v*/**/*") if p.is_file()]
-    count = {kind: sum(p.parts[-3] == kind and p.suffix == ".safetensors" for p in files) for kind in ("image", "text")}
+    files = _files(root)
+    count = {kind: sum(p.parts[-3] == kind and p.suffix == ".safetensors" for p in files) for kind in KINDS}
     return Usage(root, count["image"], count["text"], sum(p.stat().st_size for p in files))
 
 
 def clear(root: Path) -> None:
     """Remove every entry, and nothing that is not the cache's own."""
-    for folder in root.glob("v*"):
-        shutil.rmtree(folder)
+    for file in _files(root):
+        file.unlink(missing_ok=True)
+    for kind in KINDS:
+        for folder in (*root.glob(f"v*/{kind}/??"), *root.glob(f"v*/{kind}"), *root.glob("v*")):
+            with suppress(OSError):  # something else is in it
+                folder.rmdir()
+
+
+def _files(root: Path) -> list[Path]:
+    """Entries of every format version, and what a killed writer left beside them."""
+    found = [p for kind in KINDS for p in root.glob(f"v*/{kind}/??/*") if p.is_file()]
+    return [p for p in found if _ENTRY.fullmatch(p.name)]
 
 
 def encode_images(

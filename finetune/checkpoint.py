@@ -43,7 +43,7 @@ def save(folder: Path, state: State, identity: Mapping[str, str], keep_last: int
         shutil.rmtree(target)
     beside.rename(target)
     _sync(folder)
-    for old in sorted(folder.glob("step-*"))[:-keep_last]:
+    for old in [path for path in _in_order(folder) if _step(path) <= state.step][:-keep_last]:
         shutil.rmtree(old)
     for left in folder.glob(".step-*.part"):
         shutil.rmtree(left, ignore_errors=True)
@@ -53,7 +53,7 @@ def save(folder: Path, state: State, identity: Mapping[str, str], keep_last: int
 def newest(folder: Path) -> tuple[Found | None, list[str]]:
     """The newest whole checkpoint, and a sentence for each newer one that is damaged."""
     damage: list[str] = []
-    for path in sorted(folder.glob("step-*"), reverse=True):
+    for path in reversed(_in_order(folder)):
         fault = _fault(path)
         if fault:
             damage.append(f"{path.name}: {fault}")
@@ -92,6 +92,15 @@ def differences(saved: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
             if saved.get(k) != now.get(k)]  # fmt: skip
 
 
+def _in_order(folder: Path) -> list[Path]:
+    """The oldest first."""
+    return sorted((path for path in folder.glob("step-*") if path.name[5:].isdecimal()), key=_step)
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
+
+
 def _fault(path: Path) -> str:
     try:
         manifest = json.loads((path / "manifest.json").read_text())
@@ -110,13 +119,14 @@ def _named(state: State) -> dict[str, Tensor]:
 
 
 def _flatten(state: State) -> tuple[dict[str, Tensor], dict[str, dict[str, float]]]:
-    """The optimizer's memory: tensors under `index/slot`, numbers in a table."""
+    """The optimizer's memory: tensors under `index/slot`, numbers in a table; slots inside slots are spread out."""
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, dict[str, float]] = {}
     for index, slots in state.optimizer.state_dict()["state"].items():
-        for slot, held in slots.items():
+        inner = [held if isinstance(held, dict) else {slot: held} for slot, held in slots.items()]
+        for slot, held in (pair for one in inner for pair in one.items()):
             if isinstance(held, Tensor):
-                tensors[f"{index}/{slot}"] = held.clone()
+                tensors[f"{index}/{slot}"] = held.to("cpu", copy=True)
             else:
                 numbers.setdefault(str(index), {})[slot] = held
     return tensors, numbers

@@ -326,9 +326,14 @@ def default_template(kind: Kind, class_word: str | None) -> str:
     return "a photo of {trigger} {class_word}"
 
 
+def mentions(caption: str, trigger: str | None) -> bool:
+    """Whether the trigger occurs as a whole word, in any case."""
+    return bool(trigger and _word(trigger).search(caption))
+
+
 def coverage(examples: Sequence[Example], trigger: str | None) -> Coverage:
     """How many captions have the trigger as a whole word; 0 without a trigger."""
-    having = sum(bool(_word(trigger).search(e.caption)) for e in examples) if trigger else 0
+    having = sum(mentions(e.caption, trigger) for e in examples)
     return Coverage(having, len(examples))
 
 

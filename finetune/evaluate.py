@@ -19,6 +19,11 @@ LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
 NO_EFFECT = 1e-6
 """relative change of weights or output below which an adapter does nothing"""
 
+TRIED_IMAGES, TRIED_CAPTIONS = 12, 5
+"""how many images are asked about, and against how many wrong captions each"""
+LITTLE_GAIN = 0.02
+"""share of the base's loss on the training images below which training has hardly begun"""
+
 Latents = Mapping[tuple[str, Crop], Moments]
 
 
@@ -28,28 +33,45 @@ class Losses(NamedTuple):
     """level -> mean over images"""
 
 
+class Fit(NamedTuple):
+    """For how many images, of those tried, their own caption predicts them better than other images' captions."""
+
+    share: float
+    chance: float
+    """the share that captions dealt out blindly would have"""
+
+
 class Learnt(NamedTuple):
-    """Losses on the training images at fixed noise, with the base as the measure."""
+    """What training did to the prediction of its own images, at fixed noise, with the base as the measure."""
 
     base: float
+    """mean squared error"""
     adapted: float
-    base_mismatched: float
-    """with each caption given to another image"""
-    adapted_mismatched: float
+    base_fit: Fit | None
+    """None: all captions are the same"""
+    adapted_fit: Fit | None
 
     @property
     def gain(self) -> float:
         """Share of the base's loss that training took away."""
         return 1 - self.adapted / self.base
 
-    @property
-    def caption_grip(self) -> float:
-        """How much worse a wrong caption is, relative to the right one, with the adapter."""
-        return self.adapted_mismatched / self.adapted - 1
-
-    @property
-    def base_caption_grip(self) -> float:
-        return self.base_mismatched / self.base - 1
+    def doubts(self) -> list[str]:
+        """What speaks against this having worked, each with the likely cause."""
+        found = []
+        if self.gain < LITTLE_GAIN:
+            found.append(
+                f"the training images are predicted only {self.gain:.1%} better than by the base: "
+                "more train.steps, or another optimizer.learning_rate"
+            )
+        if self.base_fit and self.base_fit.share < 2 * self.base_fit.chance:
+            found.append(
+                f"to the base, only {self.base_fit.share:.0%} of the captions fit their own image best "
+                f"({self.base_fit.chance:.0%} would by chance): are they mixed up, or too vague?"
+            )
+        elif self.base_fit and self.adapted_fit and self.adapted_fit.share < 0.5 * self.base_fit.share:
+            found.append("captions matter less than they did to the base: trained too long, or too fast?")
+        return found
 
 
 @torch.no_grad()
@@ -72,21 +94,38 @@ def losses(
 def learnt(
     family: Family, placed: Sequence[Placed], latents: Latents, device: torch.device, autocast: Autocast
 ) -> Learnt:
-    """Training images, right and wrong captions, adapter off and on."""
-    captions = [p.example.caption for p in placed]
-    wrong = mismatched(captions)
+    """The first images of a fixed shuffle, adapter off and on."""
+    tried = [placed[i] for i in draws.permutation(len(placed), "learnt")[:TRIED_IMAGES]]
     with adapters.detached(family.components):
-        base = losses(family, placed, latents, device, autocast).mean
-        base_wrong = losses(family, placed, latents, device, autocast, wrong).mean
-    adapted = losses(family, placed, latents, device, autocast).mean
-    return Learnt(base, adapted, base_wrong, losses(family, placed, latents, device, autocast, wrong).mean)
+        base = losses(family, tried, latents, device, autocast).mean
+        base_fit = caption_fit(family, placed, latents, device, autocast)
+    adapted = losses(family, tried, latents, device, autocast).mean
+    return Learnt(base, adapted, base_fit, caption_fit(family, placed, latents, device, autocast))
 
 
-def mismatched(captions: Sequence[str]) -> list[str]:
-    """Each caption moved to the next image with another one."""
-    n = len(captions)
-    return [next((captions[(i + k) % n] for k in range(1, n) if captions[(i + k) % n] != c), c)
-            for i, c in enumerate(captions)]  # fmt: skip
+@torch.no_grad()
+def caption_fit(
+    family: Family, placed: Sequence[Placed], latents: Latents, device: torch.device, autocast: Autocast
+) -> Fit | None:
+    """Each image's own caption against a few of the others', at the same noise; None without two captions."""
+    captions = list(dict.fromkeys(p.example.caption for p in placed))
+    others = min(len(captions) - 1, TRIED_CAPTIONS)
+    if others < 1:
+        return None
+    tried = draws.permutation(len(placed), "learnt")[:TRIED_IMAGES]
+    best = 0
+    with quiet(family), autocast():
+        for i in tried:
+            own = placed[i].example.caption
+            order = draws.permutation(len(captions), "others", i)
+            shown = [own, *[captions[c] for c in order if captions[c] != own][:others]]
+            texts = [family.encode_text([c]) for c in shown]
+            errors = torch.zeros(len(shown), device=device)
+            for level in LEVELS[1:]:
+                t = family.process.rows(torch.tensor([level], dtype=torch.float64)).to(device)
+                errors += torch.stack([_loss(family, placed[i], latents, text, t, level, device) for text in texts])
+            best += int(errors.argmin() == 0)
+    return Fit(best / len(tried), 1 / (others + 1))
 
 
 def relative_change(weights: Mapping[str, Tensor], changes: Mapping[str, Lora]) -> float:

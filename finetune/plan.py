@@ -101,7 +101,6 @@ def settle(loaded: Loaded, world: int = 1) -> Plan:
         objective__prediction=facts.prediction,
         optimizer__text_encoder_learning_rate=_text_rate(wanted),
         train__steps=steps,
-        train__epochs=None,
         train__precision=precision(wanted.train.precision),
         sample__prompts=tuple(p.replace("{trigger}", data.trigger or "").strip() for p in prompts),
     )
@@ -168,7 +167,8 @@ def components(plan: Plan) -> list[Component]:
     modules = family.skeleton(families.locate(plan.recipe.base), plan.facts)
     config, half = plan.recipe.adapter, plan.recipe.train.precision != "fp32"
     total = {name: sum(p.numel() for p in m.parameters()) for name, m in modules.items()}
-    adapters.check_ranks({n: modules[n] for n in adapters.component_names(config, family.denoiser_name)}, config)
+    names = adapters.component_names(config, family.denoiser_name)
+    adapters.check_ranks({n: modules[n] for n in names}, family.presets, config)
     trainable = adapters.attach(modules, family.presets, config, family.denoiser_name, seed=0)
     rows = []
     for name in modules:
@@ -216,9 +216,15 @@ def _prior(wanted: Recipe, data: Dataset, buckets: Sequence[images.Bucket], worl
     prompt = wanted.prior.prompt or (f"a photo of {data.class_word}" if data.class_word else None)
     if prompt is None:
         raise RecipeError("prior.prompt: missing, and there is no data.class_word to make it from")
-    if data.trigger and data.trigger in prompt.split():
+    if dataset.mentions(prompt, data.trigger):
         raise RecipeError(f"prior.prompt {prompt!r} holds the trigger: it would preserve the subject", "leave it out")
     classes = dataset.read(wanted.prior.path, template=prompt, allow_uncaptioned=True)
+    named = [e.name for e in classes.examples if dataset.mentions(e.caption, data.trigger)]
+    if named:
+        raise DataError(
+            f"prior.path: captions of class images hold the trigger {data.trigger!r}: {', '.join(named[:3])}",
+            "a prior shows the class without the subject: take the trigger out there",
+        )
     known = {e.digest for e in data.examples}
     examples = [e._replace(name=f"prior/{e.name}", role="prior") for e in classes.examples]
     twins = [e.name for e in examples if e.digest in known]
@@ -237,11 +243,6 @@ def _length(wanted: Recipe, schedule: Schedule) -> tuple[int, int]:
 
 def _text_rate(wanted: Recipe) -> float | None:
     if "text_encoder" not in wanted.adapter.components:
-        if wanted.optimizer.text_encoder_learning_rate is not None:
-            raise RecipeError(
-                "optimizer.text_encoder_learning_rate has no effect: the text encoder is not trained",
-                'adapter.components = ["denoiser", "text_encoder"]',
-            )
         return None
     said = wanted.optimizer.text_encoder_learning_rate
     return wanted.optimizer.learning_rate if said is None else said

@@ -1,6 +1,8 @@
 """One real step before the loop: does everything work together, how long does it take, how much memory?"""
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -17,6 +19,8 @@ MEMORY_LEVERS = (
     "in this order: train.gradient_checkpointing = true; a smaller train.batch with a larger train.accumulate; "
     "train.precision = bf16; optimizer.name = adamw8bit; a smaller data.resolution. The rank is not the lever"
 )
+
+_CPU_SAYS = "can't allocate memory"
 
 
 class Measured(NamedTuple):
@@ -38,18 +42,34 @@ def measure(family: Family, state: State, plan: Plan, batches: Batches, autocast
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     try:
-        share = _largest(plan, batches)
-        if state.step == 0 and plan.recipe.adapter.method == "lora":
-            _starts_as_the_base(family, share.pairs[0][0], autocast)
-        loss, seconds = _two_steps(family, state, plan, share, autocast)
-    except (torch.OutOfMemoryError, MemoryError) as e:
-        raise MemoryShortage(f"one step does not fit into memory: {str(e).splitlines()[0]}", MEMORY_LEVERS) from e
+        with shortage(lambda: "in one step at the largest bucket"):
+            share = _largest(plan, batches)
+            if state.step == 0 and plan.recipe.adapter.method == "lora":
+                _starts_as_the_base(family, share.pairs[0][0], autocast)
+            loss, seconds = _two_steps(family, state, plan, share, autocast)
     finally:
         with torch.no_grad():
             for parameter, before in zip(state.parameters, kept, strict=True):
                 parameter.copy_(before)
                 parameter.grad = None
     return Measured(seconds, _peak_bytes(), loss)
+
+
+@contextmanager
+def shortage(where: Callable[[], str] = lambda: "") -> Iterator[None]:
+    """Turn what devices and allocators say when memory ends into MemoryShortage.
+
+    Raises:
+        MemoryShortage: and where.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as e:
+        # torch's CPU allocator has no error class of its own
+        if isinstance(e, RuntimeError) and not isinstance(e, torch.OutOfMemoryError) and _CPU_SAYS not in str(e):
+            raise
+        said = str(e).partition("\n")[0]
+        raise MemoryShortage(" ".join(filter(None, ("out of memory", where()))) + f": {said}", MEMORY_LEVERS) from e
 
 
 def _two_steps(family: Family, state: State, plan: Plan, share: Work, autocast: Autocast) -> tuple[float, float]:

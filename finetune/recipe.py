@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from finetune import shipped
 from finetune.errors import RecipeError
@@ -31,7 +31,7 @@ def _patterns(found: object) -> object:
     return found if isinstance(found, str) else tuple(several)
 
 
-Patterns = Annotated[str | tuple[str, ...], PlainValidator(_patterns)]
+Patterns = Annotated[str | tuple[str, ...], BeforeValidator(_patterns)]
 
 
 class Table(BaseModel):
@@ -214,8 +214,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
     problems: list[str] = []
     written = [_override(raw, item, problems) for item in overrides]
     for key, rival in (("train.steps", "epochs"), ("train.epochs", "steps")):
-        if key in written and f"train.{rival}" not in written:  # the nearer word wins; two --set contradict each other
-            raw["train"].pop(rival, None)
+        if key in written and f"train.{rival}" not in written and isinstance(raw["train"], dict):
+            raw["train"].pop(rival, None)  # the nearer word wins; two --set contradict each other
     sources = {key: "--set" if any(_within(key, w) for w in written) else "file" for key, _ in _leaves(raw)}
     problems += _conflicts(raw)
     recipe = None
@@ -290,6 +290,8 @@ def dumps(recipe: Recipe) -> str:
         del tables[table][name]
     if not recipe.adapter.ranks:
         tables["adapter"].pop("ranks", None)
+    if recipe.train.epochs is not None:
+        tables["train"].pop("steps", None)  # counted from the epochs, whose last step may be a short one
     return tomlkit.dumps(tables)
 
 
@@ -343,7 +345,7 @@ def _override(raw: dict[str, Any], item: str, problems: list[str]) -> str:
 
 def _within(key: str, written: str) -> bool:
     """A key path is the written one, lies in the written table, or is the table that holds it."""
-    return bool(written) and f"{key}.".startswith(f"{written}.") or f"{written}.".startswith(f"{key}.")
+    return bool(written) and (f"{key}.".startswith(f"{written}.") or f"{written}.".startswith(f"{key}."))
 
 
 def _conflicts(raw: dict[str, Any]) -> list[str]:
@@ -370,7 +372,7 @@ def _idle(raw: dict[str, Any]) -> list[tuple[str, str]]:
     prior, adapter, validation, sample = _tables(raw, "prior", "adapter", "validation", "sample")
     mode, full = prior.get("mode", "off"), adapter.get("method") == "full"
     components, guidance = adapter.get("components", ["denoiser"]), sample.get("guidance", 7.5)
-    known = isinstance(components, list) and set(map(str, components)) <= set(get_args(Component))
+    known = isinstance(components, list) and components and set(map(str, components)) <= set(get_args(Component))
     no_text, no_denoiser = (known and part not in components for part in ("text_encoder", "denoiser"))
     rules = [
         (mode == "off", ("prior.path", "prior.prompt", "prior.weight"), 'with prior.mode = "off"'),
@@ -429,11 +431,14 @@ def _fault(fault: Any, where: str) -> str:
             return f"{fault['ctx']['error']}{got}"
         case "tuple_type" if isinstance(fault["input"], str):
             return f"needs a list: [{_shown(fault['input'])}]"
+        case "string_too_short":
+            return "must not be empty"
         case kind:
             needs = _NEEDS[kind].format(**limits) if kind in _NEEDS else fault["msg"][0].lower() + fault["msg"][1:]
             return f"{needs}{got}{_quotes(kind, fault['input'])}"
 
 
+_NUMBER = r"\s*[-+]?[\d._]+([eE][-+]?\d+)?\s*"
 _MISSING = {
     "base": "`pocket`, a diffusers folder, a hub id, or a .safetensors checkpoint",
     "data": 'a table: [data] with path = "the folder of your images"',
@@ -444,15 +449,14 @@ _NEEDS = {
     "dict_type": "needs a table of pattern = rank",
     "finite_number": "needs a finite number",
     "float_type": "needs a number",
-    "greater_than": "must be above {gt}",
-    "greater_than_equal": "must be at least {ge}",
+    "greater_than": "must be above {gt:.16g}",
+    "greater_than_equal": "must be at least {ge:.16g}",
     "int_type": "needs a whole number",
-    "less_than": "must be below {lt}",
-    "less_than_equal": "must be at most {le}",
+    "less_than": "must be below {lt:.16g}",
+    "less_than_equal": "must be at most {le:.16g}",
     "path_type": "needs a path, as text in quotes",
     "string_pattern_mismatch": "may have letters, digits, dots, - and _, and begins with a letter or a digit",
     "string_too_long": "must have at most {max_length} characters",
-    "string_too_short": "must not be empty",
     "string_type": "needs text in quotes",
     "too_short": "must name at least one",
     "tuple_type": "needs a list",
@@ -461,11 +465,8 @@ _NEEDS = {
 
 def _quotes(kind: str, got: object) -> str:
     """Why text that looks right is wrong."""
-    numbers, switches = kind in ("int_type", "float_type"), kind == "bool_type"
-    if isinstance(got, str) and (numbers and re.fullmatch(r"\s*[-+]?[\d._]+([eE][-+]?\d+)?\s*", got) or
-                                 switches and got in ("true", "false")):  # fmt: skip
-        return ": leave out the quotes"
-    return ""
+    looks_right = {"int_type": _NUMBER, "float_type": _NUMBER, "bool_type": "true|false"}.get(kind)
+    return ": leave out the quotes" if looks_right and isinstance(got, str) and re.fullmatch(looks_right, got) else ""
 
 
 def _shown(found: object) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import platform
+import shlex
 import shutil
 import signal
 import time
@@ -33,7 +34,7 @@ from finetune import (
 )
 from finetune import plan as planning
 from finetune.adapters import Trainable
-from finetune.errors import FinetuneError, Interrupted, MemoryShortage, RunError, TrainError, VerifyError
+from finetune.errors import FinetuneError, Interrupted, RunError, TrainError, VerifyError
 from finetune.events import (
     Advanced,
     Event,
@@ -57,7 +58,10 @@ from finetune.verify import Report, verify
 
 Listen = Callable[[Event], None]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-MAY_CHANGE = ("train.steps", "train.checkpoint_every", "train.keep_last", "train.compile", "validation.every", "name")
+MAY_CHANGE = (
+    "name", "train.steps", "train.epochs", "train.checkpoint_every", "train.keep_last", "train.patience",
+    "train.compile", "validation.every",
+)  # fmt: skip
 """recipe keys a resumed run may change, beside sample and export"""
 _NOT_COMPARED = ("sample.", "export.", "data.path", "data.cache", "base", "prior.path")
 """free to change, or compared by content"""
@@ -87,12 +91,11 @@ def run(loaded: Loaded, out: Path, listen: Listen, resume: bool = False) -> Resu
     Raises:
         FinetuneError: what is wrong and what to do; the newest checkpoint is kept.
     """
-    with interruptible(out) as interrupted:
+    with interruptible(out) as interrupted, preflight.shortage():
         plan = planning.settle(loaded, int(os.environ.get("WORLD_SIZE", "1")))
         machine = open_machine(plan.recipe.train.precision)
         tell = listen if machine.ranks.rank == 0 else (lambda _: None)
         open_folder(plan, out, resume, machine.ranks.rank == 0)
-        interrupted.owns_folder = True
         tell(Note(describe(plan, machine)))
         family = families.load(plan.recipe.base, DTYPES[plan.recipe.train.precision], plan.facts)
         plan = dataclasses.replace(plan, facts=family.facts)
@@ -100,9 +103,10 @@ def run(loaded: Loaded, out: Path, listen: Listen, resume: bool = False) -> Resu
         identity = identify(plan, family)
         state = attach(plan, family, machine, identity)
         if resume:
-            restore(out, state, identity, tell)
+            restore(out, plan, state, identity, tell)
         if machine.ranks.rank == 0:
             write_run(out, plan, identity, "running")
+            interrupted.owns_folder = True
         loop(plan, family, state, made, machine, out, identity, tell, interrupted)
         if machine.ranks.rank != 0:
             return Result(out, out, None, None)
@@ -123,13 +127,17 @@ def open_machine(precision: str) -> Machine:
 def open_folder(plan: Plan, out: Path, resume: bool, main: bool) -> None:
     """Refuse a folder that holds a run (or, to resume, that holds none), or a disk without room.
 
+    The log alone is what a run leaves that ended before its first step: such a folder counts as empty.
+
     Raises:
         RunError: says which, and what to do.
     """
     holds_run = (out / "run.json").exists() or (out / "checkpoints").exists()
     if resume and not holds_run:
         raise RunError(f"{out} holds no run to resume", "leave out --resume, or check the path")
-    if not resume and out.exists() and any(out.iterdir()) and main:
+    if out.exists() and not out.is_dir():
+        raise RunError(f"{out} is a file, not a folder", "another --out")
+    if not resume and out.exists() and any(path.name != "events.jsonl" for path in out.iterdir()) and main:
         what = "holds a run already" if holds_run else "is not empty"
         hint = f"--resume to go on with it, or another --out, such as {out}-2" if holds_run else "another --out"
         raise RunError(f"{out} {what}", hint)
@@ -181,7 +189,7 @@ def attach(plan: Plan, family: Family, machine: Machine, identity: dict[str, str
     """The adapter in the model, the model on the device, an optimizer over what is trained."""
     config = plan.recipe
     names = adapters.component_names(config.adapter, family.denoiser_name)
-    adapters.check_ranks({n: family.components[n] for n in names}, config.adapter)
+    adapters.check_ranks({n: family.components[n] for n in names}, family.presets, config.adapter)
     trainable = adapters.attach(
         family.components, family.presets, config.adapter, family.denoiser_name, config.train.seed
     )
@@ -205,11 +213,11 @@ def compile_cache(config: Recipe) -> None:
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(root / "inductor"))
 
 
-def restore(out: Path, state: State, identity: dict[str, str], tell: Listen) -> None:
+def restore(out: Path, plan: Plan, state: State, identity: dict[str, str], tell: Listen) -> None:
     """Put the newest whole checkpoint back; without one, start from step 0.
 
     Raises:
-        RunError: the run was another one.
+        RunError: the run was another one, or has more steps behind it than the recipe asks for.
     """
     found, damage = checkpoint.newest(out / "checkpoints")
     for sentence in damage:
@@ -224,6 +232,11 @@ def restore(out: Path, state: State, identity: dict[str, str], tell: Listen) -> 
         raise RunError(
             f"{out} cannot be resumed: it was another run\n  " + "\n  ".join(changed),
             f"finetune train {out / 'recipe.toml'} --out {out} --resume",
+        )
+    if found.step > plan.steps:
+        raise RunError(
+            f"train.steps = {plan.steps}, and {found.step} steps are done: {found.path}",
+            f"train.steps = {found.step} or more, or another --out",
         )
     checkpoint.load(found, state)
     tell(Resumed(state.step, found.path))
@@ -243,7 +256,7 @@ def loop(
 ) -> None:  # fmt: skip
     """Train to the last step; save, then validate and sample, as the recipe says."""
     config = plan.recipe
-    main = machine.ranks.rank == 0
+    main, saved = machine.ranks.rank == 0, state.step
     if state.step < plan.steps:
         measured = preflight.measure(family, state, plan, made.batches, machine.autocast)
         tell(Note(f"pre-flight: loss {measured.loss:.4f}, {measured.seconds:.2f} s a step at the largest bucket, "
@@ -253,22 +266,36 @@ def loop(
     tell(Stage("training", plan.steps))
 
     def save() -> None:
-        if main:
-            tell(Saved(state.step, checkpoint.save(out / "checkpoints", state, identity, config.train.keep_last)))
-
-    with interrupted.deferred():
+        nonlocal saved
+        if not main or saved == state.step:
+            return
         try:
-            for step in trainer.train(family, state, plan, made.batches, machine.ranks, machine.autocast):
-                tell(stepped(step, plan.steps))
-                due = step.number % config.train.checkpoint_every == 0 or step.number == plan.steps
-                if (due and state.bad_steps == 0) or interrupted.asked:
-                    save()
-                if interrupted.asked:
-                    raise interrupted.error(state.step)
-                if main:
+            path = checkpoint.save(out / "checkpoints", state, identity, config.train.keep_last)
+        except OSError as e:
+            raise RunError(
+                f"cannot save step {state.step} in {out}: {e.strerror}",
+                f"free some space, then {interrupted.resume_command()}",
+            ) from e
+        saved = state.step
+        tell(Saved(saved, path))
+
+    with interrupted.deferred(), preflight.shortage(lambda: f"at step {state.step + 1}"):
+        for step in trainer.train(family, state, plan, made.batches, machine.ranks, machine.autocast):
+            tell(stepped(step, plan.steps))
+            due = step.number % config.train.checkpoint_every == 0 or step.number == plan.steps
+            if (due and state.bad_steps == 0) or interrupted.asked:
+                save()
+            if interrupted.asked:
+                raise interrupted.error(state.step)
+            if main:
+                try:
                     observe(plan, family, made, machine, out, step.number, tell)
-        except torch.OutOfMemoryError as e:
-            raise MemoryShortage(f"out of memory at step {state.step + 1}", preflight.MEMORY_LEVERS) from e
+                except BaseException:
+                    save()  # looking at the model must not cost what it learnt
+                    raise
+        if interrupted.asked:
+            save()
+            raise interrupted.error(state.step)
 
 
 def observe(plan: Plan, family: Family, made: Made, machine: Machine, out: Path, step: int, tell: Listen) -> None:
@@ -335,10 +362,8 @@ def judge(plan: Plan, family: Family, made: Made, machine: Machine, tell: Listen
     learnt = evaluate.learnt(family, plan.train.placed, made.latents, machine.device, machine.autocast)
     losses = f"loss on the training images {learnt.base:.4f} -> {learnt.adapted:.4f}"
     tell(Note(f"prediction changed by {output:.1%}; {losses}"))
-    if learnt.gain <= 0:
-        tell(Warned("the adapter predicts the training images no better than the base: lower optimizer.learning_rate?"))
-    if learnt.caption_grip < 0.5 * learnt.base_caption_grip:
-        tell(Warned("captions matter less than they did to the base: do they describe their own images?"))
+    for doubt in learnt.doubts():
+        tell(Warned(doubt))
     return learnt
 
 
@@ -491,7 +516,7 @@ class Interruption:
         return Interrupted(f"stopped after step {step}; the state is saved", self.resume_command())
 
     def resume_command(self) -> str:
-        return f"finetune train {self.out / 'recipe.toml'} --out {self.out} --resume"
+        return shlex.join(["finetune", "train", str(self.out / "recipe.toml"), "--out", str(self.out), "--resume"])
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
@@ -505,10 +530,10 @@ class Interruption:
         if self._waits and not self.asked:
             self.asked = True
             return
-        started = (self.out / "checkpoints").exists()
+        saved, begun = (self.out / "checkpoints").exists(), (self.out / "run.json").exists()
         raise Interrupted(
-            "stopped" if started else "stopped before the first step: nothing to save, encoded images stay cached",
-            self.resume_command() if started else "the same command again",
+            "stopped" if saved else "stopped before the first checkpoint; encoded images stay cached",
+            self.resume_command() if begun else "the same command again",
         )
 
 

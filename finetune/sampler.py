@@ -116,13 +116,13 @@ def sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]], columns: Sequence[s
 
 
 def _enlarged(image: Image.Image, side: int) -> Image.Image:
-    """Fitted into a square of that side; small pictures keep their pixels."""
+    """Fitted into the middle of a square of that side."""
     scale = side / max(image.size)
-    size = (round(image.width * scale), round(image.height * scale))
-    whole = scale >= 2
-    fitted = image.convert("RGB").resize(size, Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS)
+    fitted = image.convert("RGB").resize(
+        (round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS
+    )
     page = Image.new("RGB", (side, side), "white")
-    page.paste(fitted, ((side - size[0]) // 2, (side - size[1]) // 2))
+    page.paste(fitted, ((side - fitted.width) // 2, (side - fitted.height) // 2))
     return page
 
 

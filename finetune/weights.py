@@ -6,12 +6,14 @@ Format: 8 bytes little-endian header length n, n bytes of JSON, then the payload
 import hashlib
 import json
 import os
+import secrets
 import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -55,25 +57,25 @@ def read_header(path: Path) -> Header:
             raise BaseError(f"{path} is truncated inside its header", "copy or download it again")
         try:
             table = json.loads(file.read(length))
-        except ValueError as e:
+            metadata = dict(table.pop("__metadata__", {}))
+            shapes = {str(name): tuple(map(int, entry["shape"])) for name, entry in table.items()}
+            dtypes = {str(name): str(entry["dtype"]) for name, entry in table.items()}
+            end = 8 + length + max((int(entry["data_offsets"][1]) for entry in table.values()), default=0)
+        except (ValueError, TypeError, LookupError, AttributeError) as e:
             raise BaseError(f"{path}: the safetensors header is damaged", "copy or download it again") from e
-    metadata = table.pop("__metadata__", {})
-    end = 8 + length + max((entry["data_offsets"][1] for entry in table.values()), default=0)
     if end != size:
         state = "truncated" if end > size else "longer than its header says"
         raise BaseError(f"{path} is {state}: {size:,} bytes, {end:,} expected", "copy or download it again")
-    return Header(
-        metadata,
-        {name: tuple(entry["shape"]) for name, entry in table.items()},
-        {name: entry["dtype"] for name, entry in table.items()},
-        8 + length,
-    )
+    return Header(metadata, shapes, dtypes, 8 + length)
 
 
 def load(path: Path) -> dict[str, Tensor]:
     """All tensors of a whole safetensors file, on the CPU. Raises BaseError as `read_header`."""
     read_header(path)
-    return load_file(path)
+    try:
+        return load_file(path)
+    except SafetensorError as e:
+        raise BaseError(f"{path}: the safetensors header is damaged: {e}", "copy or download it again") from e
 
 
 def payload_sha256(path: Path) -> str:
@@ -98,22 +100,18 @@ def write(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]
     write_bytes(save(whole, dict(metadata)), path)
 
 
-def write_hashed(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write with metadata sha256 = hash of the payload, so that a flipped bit is seen."""
-    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    bare = save(whole)
-    (length,) = struct.unpack("<Q", bare[:8])
-    write_bytes(save(whole, {"sha256": hashlib.sha256(bare[8 + length :]).hexdigest()}), path)
-
-
 def write_bytes(content: bytes, path: Path) -> None:
-    """Write beside, flush, rename. The name beside is this process's own, so two writers cannot mix."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with beside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    """Write beside, flush, rename. The name beside is this call's own, so two writers cannot mix."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError:
+        beside.unlink(missing_ok=True)  # a full disk needs its room
+        raise
 
 
 def digest(text: str) -> str:

@@ -247,6 +247,31 @@ def test_a_compiled_denoiser_gives_the_same_losses(sd15: Path, data: Path) -> No
 # -- ranks ------------------------------------------------------------------------------------------------------------
 
 
+class Apart(trainer.Ranks):
+    """One of two ranks that does not talk."""
+
+    def sum(self, tensors: Sequence[Tensor]) -> None: ...
+
+
+def test_the_shares_of_two_ranks_sum_to_the_step_of_one(sd15: Path, tmp_path: Path) -> None:
+    """Also where the run ends inside a group: 7 batches, 4 a step, so the last step has 2 + 1."""
+    data = pictures(tmp_path / "seven", [SQUARE] * 7)
+    alone = bench(sd15, data, train__epochs=1, train__accumulate=4, adapter__dropout=0.3)
+    shared = bench(sd15, data, world=2, train__epochs=1, train__accumulate=2, adapter__dropout=0.3)
+    assert alone.plan.steps == shared.plan.steps == 2
+    for k in range(2):
+        for b in (alone, shared):
+            b.grow()
+            b.state.step = k
+        whole = alone.gradients(k)
+        parts = [shared._replace(machine=shared.machine._replace(ranks=Apart(rank, 2))) for rank in range(2)]
+        names = sorted(n for part in parts for batch in part.step(k) for n in batch.names)
+        assert names == sorted(n for batch in alone.step(k) for n in batch.names)
+        summed = [part.gradients(k) for part in parts]
+        assert_close({n: summed[0][n] + summed[1][n] for n in whole}, whole, rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.slow
 def test_two_ranks_train_the_same_adapter_as_one(sd15: Path, tmp_path: Path) -> None:
     """The same global batch: 2 ranks x 2 against 1 x 4; buckets, both components, a prior and adapter dropout."""
     data = pictures(tmp_path / "seven", [SQUARE] * 4 + [WIDE] * 3)

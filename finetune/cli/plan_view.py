@@ -1,6 +1,9 @@
 """A plan as tables, and as JSON."""
 
+import json
+
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from finetune import recipe
@@ -10,12 +13,12 @@ from finetune.preflight import Measured
 
 def show(plan: Plan, components: list[Component], measured: Measured | None) -> None:
     """Settings with their sources, the arithmetic of the run, buckets, memory."""
-    console = Console()
-    console.print(_settings(plan))
-    console.print(_buckets(plan))
-    console.print(_memory(components))
+    console = Console(highlight=False)
+    for table in (_settings(plan), _buckets(plan), _memory(components)):
+        console.print(table)
+        console.print()
     for line in lines(plan, components, measured):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(escape(line), soft_wrap=True)
 
 
 def lines(plan: Plan, components: list[Component], measured: Measured | None) -> list[str]:
@@ -29,6 +32,7 @@ def lines(plan: Plan, components: list[Component], measured: Measured | None) ->
         f"{', zero terminal SNR' if facts.zero_snr else ''}; read from {facts.evidence}",
         f"identity   {images} images x {plan.samples / images:g} visits = {plan.samples} samples"
         f" = {_steps(plan)}; each image is seen {each} times",
+        *filter(None, [_cycled(plan)]),
     ]
     if plan.held_out:
         said.append(f"held out   {len(plan.held_out)} images, never trained on")
@@ -75,39 +79,29 @@ def as_json(plan: Plan, components: list[Component], measured: Measured | None) 
 
 
 def _settings(plan: Plan) -> Table:
-    table = Table("setting", "value", "from", title="Settings", title_justify="left")
+    """Every setting as TOML writes it; what was left as it comes is dim."""
+    table = _table("setting", "value", "from")
+    table.columns[1].overflow, table.columns[1].no_wrap = "fold", False
     for key in recipe.keys():
         found = _value(plan, key)
         source = plan.sources.get(key, "default")
         if found is not None:
-            table.add_row(key, str(found), source, style="" if source != "default" else "dim")
+            table.add_row(key, escape(_toml(found)), source, style="" if source != "default" else "dim")
     return table
 
 
 def _buckets(plan: Plan) -> Table:
-    table = Table(
-        "bucket",
-        "images",
-        "batches an epoch",
-        "visits an epoch",
-        "worst crop loss",
-        title="Buckets",
-        title_justify="left",
-    )
+    table = _table("bucket, px", "images", "batches an epoch", "visits an epoch", "worst crop loss")
     for row in plan.buckets():
-        heavy = " (filled by cycling)" if row.weight > 1 else ""
         table.add_row(
-            f"{row.bucket.width} x {row.bucket.height}", str(row.images), str(row.batches), f"{row.weight:.2f}{heavy}",
+            f"{row.bucket.width} x {row.bucket.height}", str(row.images), str(row.batches), f"{row.weight:.2f}",
             f"{row.worst_crop_loss:.0%}", style="yellow" if row.weight > 1.5 or row.worst_crop_loss > 0.25 else "",
         )  # fmt: skip
     return table
 
 
 def _memory(components: list[Component]) -> Table:
-    table = Table(
-        "component", "parameters", "trained", "modules", "weights", "gradients", "optimizer state",
-        title="Memory", title_justify="left",
-    )  # fmt: skip
+    table = _table("component", "parameters", "trained", "modules", "weights", "gradients", "optimizer state")
     for c in components:
         table.add_row(
             c.name, f"{c.parameters:,}", f"{c.trainable:,}", str(c.modules or "-"), _size(c.weight_bytes),
@@ -116,15 +110,39 @@ def _memory(components: list[Component]) -> Table:
     return table
 
 
+def _table(first: str, *columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(first, no_wrap=True)
+    for name in columns:
+        table.add_column(name, no_wrap=True, justify="left" if name in ("value", "from") else "right")
+    return table
+
+
+def _toml(found: object) -> str:
+    if isinstance(found, dict):
+        return "{" + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in found.items()) + "}"
+    return json.dumps(found, ensure_ascii=False)
+
+
+def _cycled(plan: Plan) -> str:
+    """Which buckets show some images twice an epoch, "" when none does."""
+    filled = [row for row in plan.buckets() if row.weight > 1]
+    if not filled:
+        return ""
+    names = ", ".join(f"{row.bucket.width} x {row.bucket.height}" for row in filled[:4])
+    more = f" and {len(filled) - 4} more" if len(filled) > 4 else ""
+    return f"filling    {names}{more}: no whole number of batches; filled up in turn with images of the same bucket"
+
+
 def _steps(plan: Plan) -> str:
-    batch = plan.recipe.train.batch * plan.train.schedule.group
+    train, world = plan.recipe.train, plan.train.schedule.world
+    batch = train.batch * plan.train.schedule.group
     whole, rest = divmod(plan.samples, batch)
-    parts = (
-        f"{plan.recipe.train.batch} x {plan.recipe.train.accumulate} accumulated x {plan.train.schedule.world} ranks"
-    )
-    if not rest:
-        return f"{plan.steps} steps x {batch} ({parts})"
-    return f"{whole} steps x {batch} ({parts}) + 1 step of {rest}"
+    factors = [f"batch {train.batch}"]
+    factors += [f"{train.accumulate} accumulated"] if train.accumulate > 1 else []
+    factors += [f"{world} ranks"] if world > 1 else []
+    product = f" ({' x '.join(factors)})" if len(factors) > 1 else ""
+    return f"{whole} steps x {batch}{product}" + (f" + 1 step of {rest}" if rest else "")
 
 
 def _value(plan: Plan, key: str) -> object:

@@ -1,4 +1,4 @@
-"""`sample`."""
+"""`sample`: pictures, with adapters or without."""
 
 from pathlib import Path
 from typing import Annotated

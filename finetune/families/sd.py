@@ -66,7 +66,7 @@ class StableDiffusion:
         self.unet, self.vae, self.text_encoder = unet, vae, text_encoder
         self.tokens, self.scheduler_config = tokenizer, scheduler_config
         self.process: Process = _process(scheduler_config, facts)
-        self._denoise: Any = unet
+        self._compiled: Any = None
         for module in (unet, vae, text_encoder):
             module.requires_grad_(False).eval()
 
@@ -183,11 +183,13 @@ class StableDiffusion:
 
     def predict(self, noisy: Tensor, t: Tensor, text: Text) -> Tensor:
         weight = next(self.unet.parameters()).dtype
-        output: Tensor = self._denoise(noisy.to(weight), t, text.tokens.to(weight), return_dict=False)[0]
+        # compiled for training only: without gradients, or in evaluation, torch would compile it anew, for minutes
+        denoise = self._compiled if self._compiled and torch.is_grad_enabled() else cast(Any, self.unet)
+        output: Tensor = denoise(noisy.to(weight), t, text.tokens.to(noisy.device, weight), return_dict=False)[0]
         return output
 
     def compile(self) -> None:
-        self._denoise = torch.compile(self.unet)
+        self._compiled = torch.compile(self.unet)
 
     def pipeline(self, scheduler: str = "", safety: bool = False) -> Any:
         import diffusers

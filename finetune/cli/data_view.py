@@ -1,0 +1,188 @@
+"""What `prepare` and `check` found, as tables and as JSON. Imports the images' libraries."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from finetune import dataset, families, images
+from finetune.dataset import Audit, Dataset, Note, Placed, Rejected
+
+RESOLUTION_PX = 512
+
+
+class Shown(NamedTuple):
+    """An image as `check` lists it; tokens are None where no base was named."""
+
+    placed: Placed
+    tokens: int | None
+    truncated: str
+
+
+@dataclass(frozen=True)
+class View:
+    resolution: int
+    stride: int
+    rows: Sequence[Shown]
+
+    @property
+    def notes(self) -> list[Note]:
+        scaled = [
+            Note(r.placed.example.name, f"upscaled {r.placed.enlargement:.1f} times")
+            for r in self.rows
+            if r.placed.enlargement > 1
+        ]
+        lost = [
+            Note(r.placed.example.name, f"caption too long: {r.truncated!r} is lost") for r in self.rows if r.truncated
+        ]
+        return scaled + lost
+
+
+def view(found: Audit, base: str | None, resolution: int | None, max_aspect: float) -> View:
+    facts = families.detect(base) if base else None
+    counter = families.tokenizer(base) if base else None
+    px = resolution or (facts.resolution if facts else RESOLUTION_PX)
+    stride = facts.stride if facts else images.usual_stride(px)
+    placed = dataset.place(found.used, images.plan_buckets(px * px, stride, max_aspect))
+    counts = [counter.lost(p.example.caption) if counter else (None, "") for p in placed]
+    return View(px, stride, [Shown(p, *count) for p, count in zip(placed, counts, strict=True)])
+
+
+# --- json -----------------------------------------------------------------------------------------------------------
+
+
+def audit_json(found: Audit, view: View) -> dict[str, object]:
+    return {
+        "seen": found.seen,
+        "used": len(found.used),
+        "rejected": [r._asdict() for r in found.rejected],
+        "files": found.files,
+        "caption_files": found.captions,
+        "ignored": list(found.ignored),
+        "prepared": found.prepared,
+        "caption_source": found.caption_source,
+        "trigger": {"trigger": found.card.trigger, "with": found.coverage.having, "of": found.coverage.of},
+        "class_word": found.card.class_word,
+        "resolution": view.resolution,
+        "stride": view.stride,
+        "images": [_row_json(row) for row in view.rows],
+        "notes": [n._asdict() for n in (*found.notes, *view.notes)],
+        "problems": list(found.problems),
+    }
+
+
+def _row_json(row: Shown) -> dict[str, object]:
+    example, bucket, loss, enlargement = row.placed
+    return {
+        "file": example.name,
+        "caption": example.caption,
+        "width": example.size.width,
+        "height": example.size.height,
+        "bucket": list(bucket),
+        "crop_loss": round(loss, 4),
+        "enlargement": round(enlargement, 3),
+        "tokens": row.tokens,
+        "truncated": row.truncated,
+    }
+
+
+def prepared_json(made: Dataset) -> dict[str, object]:
+    card = made.card
+    return {
+        "path": str(made.root),
+        "seen": card.seen,
+        "used": len(made.examples),
+        "rejected": [r._asdict() for r in card.rejected],
+        "changes": card.changes,
+        "trigger": {"trigger": made.trigger, "with": made.coverage.having, "of": made.coverage.of},
+        "fingerprint": made.fingerprint,
+    }
+
+
+# --- for people -----------------------------------------------------------------------------------------------------
+
+
+def show_audit(found: Audit, view: View) -> None:
+    console = Console(highlight=False)
+    if view.rows:
+        console.print(_image_table(view))
+    _show_rejected(console, found.rejected)
+    _show_notes(console, (*found.notes, *view.notes))
+    for problem in found.problems:
+        console.print(f"[red]problem[/red]  {escape(problem)}", soft_wrap=True)
+    console.print(
+        f"seen {found.seen} = used {len(found.used)} + rejected {len(found.rejected)}"
+        f"   [dim](captions: {_caption_line(found)}{_ignored_line(found)})[/dim]",
+        soft_wrap=True,
+    )
+    if found.card.trigger:
+        having, of = found.coverage
+        console.print(f"trigger {escape(repr(found.card.trigger))} in {having} of {of} captions")
+
+
+def _image_table(view: View) -> Table:
+    counted = any(row.tokens is not None for row in view.rows)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("file", overflow="fold")
+    table.add_column("caption trained on", overflow="fold", ratio=1)
+    for name in ("size", f"bucket at {view.resolution}", "cropped", *(["tokens"] if counted else [])):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in view.rows:
+        example, bucket, loss, _ = row.placed
+        caption = escape(example.caption) or "[dim](empty)[/dim]"
+        if row.truncated:
+            caption += f" [red](lost: {escape(row.truncated)})[/red]"
+        cells = [escape(example.name), caption, "x".join(map(str, example.size)), "x".join(map(str, bucket))]
+        table.add_row(*cells, f"{loss:.0%}", *([str(row.tokens)] if counted else []))
+    return table
+
+
+def _show_rejected(console: Console, rejected: Iterable[Rejected]) -> None:
+    for r in rejected:
+        console.print(f"[red]rejected[/red] {escape(r.file)}: {r.reason}: {escape(r.detail)}", soft_wrap=True)
+
+
+def _show_notes(console: Console, notes: Iterable[Note]) -> None:
+    """Notes of the same text on one line."""
+    grouped: dict[str, list[str]] = {}
+    for note in notes:
+        grouped.setdefault(note.text, []).append(note.file)
+    for text, names in grouped.items():
+        where = "" if names == [""] else f": {_some(names)}"
+        console.print(f"[yellow]note[/yellow]     {escape(text + where)}", soft_wrap=True)
+
+
+def show_prepared(made: Dataset, out: Path) -> None:
+    console, card = Console(highlight=False), made.card
+    _show_rejected(console, card.rejected)
+    for change, count in card.changes.items():
+        console.print(f"[yellow]changed[/yellow]  {escape(change)}: {count} {'image' if count == 1 else 'images'}")
+    console.print(f"seen {card.seen} = used {len(made.examples)} + rejected {len(card.rejected)}")
+    console.print(f'first caption: "{escape(made.examples[0].caption)}"')
+    console.print(f"wrote [bold]{escape(str(out))}[/bold]   next: finetune check {escape(str(out))}", soft_wrap=True)
+
+
+def _caption_line(found: Audit) -> str:
+    files = found.captions - found.prepared
+    return found.caption_source + (f", {files} {'file' if files == 1 else 'files'}" if files else "")
+
+
+def _ignored_line(found: Audit) -> str:
+    return f"; hidden or system files ignored: {escape(_some(found.ignored))}" if found.ignored else ""
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def verdict(path: Path, found: Audit) -> tuple[str, str]:
+    """(problem, hint) after the report, which has named everything."""
+    counts = [(len(found.problems), "problem"), (len(found.rejected), "rejected file")]
+    said = " and ".join(f"{n} {what}{'s' * (n > 1)}" for n, what in counts if n)
+    if found.problems:
+        return f"{path} cannot be trained on as it is: {said}", "each problem above names its remedy"
+    return f"{path}: {said}", f"remove them, or `finetune prepare {path} --out DIR` leaves them out and says so"

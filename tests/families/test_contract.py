@@ -1,0 +1,179 @@
+"""What every family owes. `contract` is all of it, for a base of any family: import it for one of your own."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+from models import tiny_base
+from test_trainer import bench, pictures
+from torch import Tensor
+from torch.testing import assert_close
+
+from finetune import adapters, export, families, images, lora, sampler, trainer, verify
+from finetune.families.base import Family
+from finetune.metadata import About
+from finetune.recipe import Adapter
+
+BASES: dict[str, dict[str, Callable[[Path], Path]]] = {
+    "sd": {
+        "sd15": lambda path: tiny_base(path, "sd15"),
+        "sd21": lambda path: tiny_base(path, "sd21"),
+    },
+}
+CAPTIONS = ["a red cup", "", "a long caption, " * 40]
+
+
+def contract(base: str, out: Path) -> None:
+    """Raises AssertionError at the first promise that the family of this base breaks. `out` is an empty folder."""
+    family = families.load(base)
+    facts_agree_with_the_weights(base, family)
+    latents = images_come_and_go(family)
+    captions_are_encoded(family)
+    the_denoiser_predicts(family, latents)
+    targets_are_found(base, family)
+    parts_are_saved_and_known_again(family, out / "saved")
+    the_pipeline_draws(family)
+    two_steps_train_and_every_layout_holds_them(base, out)
+
+
+def facts_agree_with_the_weights(base: str, family: Family) -> None:
+    facts = families.detect(base)
+    assert facts.family == family.name and family.facts == facts and family.name in families.registry()
+    assert facts.resolution % facts.stride == 0 and facts.evidence and "\n" not in facts.evidence
+    assert family.process.prediction == facts.prediction
+    assert (float(family.process.alpha[-1]) == 0.0) == facts.zero_snr
+    assert family.denoiser_name in family.components
+    skeleton = type(family).skeleton(base, facts)
+    assert lora.sites(skeleton) == lora.sites(family.components)
+    assert all(p.is_meta for module in skeleton.values() for p in module.parameters())
+    for component in family.components.values():
+        assert not component.training and not any(p.requires_grad for p in component.parameters())
+
+
+def images_come_and_go(family: Family) -> Tensor:
+    """A bucket that is not square, twice."""
+    stride = family.facts.stride
+    size = (2 * stride, stride)
+    pixels = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    moments = family.encode_images(pixels)
+    assert moments.mean.shape == moments.logvar.shape and moments.mean.dtype == moments.logvar.dtype == torch.float32
+    one = family.encode_images(pixels[1:])
+    assert_close(moments.mean[1:], one.mean, rtol=0, atol=1e-4)
+    noise = torch.zeros_like(moments.mean)
+    latents = family.latents(moments, noise)
+    assert latents.shape == moments.mean.shape and latents.dtype == torch.float32
+    spread = family.latents(moments, noise + 1) - latents
+    assert bool((spread != 0).all())
+    back = family.decode_latents(latents)
+    assert back.shape == pixels.shape and back.dtype == torch.float32 and bool(back.isfinite().all())
+    return latents
+
+
+def captions_are_encoded(family: Family) -> None:
+    text = family.encode_text(CAPTIONS)
+    assert text.tokens.shape[0] == 3 and text.tokens.ndim == 3
+    for i, caption in enumerate(CAPTIONS):
+        assert_close(family.encode_text([caption]).tokens[0], text.tokens[i], rtol=0, atol=1e-5)
+    assert not torch.allclose(text.tokens[0], text.tokens[1], atol=1e-3)
+    counter = families.tokenizer(family.base)
+    assert counter.limit == family.facts.max_tokens
+    assert counter.lost(CAPTIONS[0])[1] == "" != counter.lost(CAPTIONS[2])[1]
+
+
+def the_denoiser_predicts(family: Family, latents: Tensor) -> None:
+    t = torch.tensor([0, len(family.process) - 1])
+    text = family.encode_text(CAPTIONS[:2])
+    with torch.no_grad():
+        output = family.predict(latents, t, text)
+        assert output.shape == latents.shape and bool(output.isfinite().all())
+        assert not torch.allclose(output, family.predict(latents, t.flip(0), text), atol=1e-5)
+        assert not torch.allclose(output, family.predict(latents, t, family.encode_text(["x", "y"])), atol=1e-6)
+
+
+def targets_are_found(base: str, family: Family) -> None:
+    assert family.presets.keys() == family.components.keys()
+    for component, presets in family.presets.items():
+        assert {"attention", "attention+ff", "all"} <= presets.keys()
+        found = {name: adapters.targets(family.components[component], presets, name) for name in presets}
+        assert all(found.values())
+        assert set(found["attention"]) <= set(found["attention+ff"]) <= set(found["all"])
+    fresh = families.load(base)
+    before = fresh.predict(*_probe(fresh))
+    adapters.attach(fresh.components, fresh.presets, _adapter(fresh, "all"), fresh.denoiser_name, 0)
+    assert torch.equal(fresh.predict(*_probe(fresh)), before)
+
+
+def parts_are_saved_and_known_again(family: Family, folder: Path) -> None:
+    parts = ["vae", *family.components]
+    family.save(folder, torch.float32)
+    again = families.load(str(folder))
+    assert [again.fingerprint(part) for part in parts] == [family.fingerprint(part) for part in parts]
+    assert len({family.fingerprint(part) for part in parts}) == len(parts)
+    assert again.facts._replace(evidence="") == family.facts._replace(evidence="")
+    assert_close(again.predict(*_probe(again)), family.predict(*_probe(family)), rtol=0, atol=0)
+
+
+def the_pipeline_draws(family: Family) -> None:
+    side = family.facts.stride
+    shot = sampler.Shot("a cup", 3, steps=2, width=side, height=side)
+    pictures = [
+        sampler.render(family, family.pipeline(), shot, torch.device("cpu"), nullcontext).image for _ in range(2)
+    ]
+    assert pictures[0].size == (side, side) and pictures[0].tobytes() == pictures[1].tobytes()
+    assert not any(p.requires_grad for c in family.components.values() for p in c.parameters())
+
+
+def two_steps_train_and_every_layout_holds_them(base: str, out: Path) -> None:
+    b = bench(base, pictures(out / "data"), train__steps=2, train__batch=2, adapter__components=_components(base),
+              adapter__alpha=2.0, adapter__targets="attention+ff", optimizer__learning_rate=1e-3)  # fmt: skip
+    before = b.weights()
+    steps = list(trainer.train(b.family, b.state, b.plan, b.batches, b.machine.ranks, b.machine.autocast))
+    assert len(steps) == 2 and not any(s.skipped for s in steps)
+    changed = {n.partition(".")[0] for n, w in b.weights().items() if not torch.equal(w, before[n])}
+    assert changed == set(b.state.trainable)
+    live = adapters.read(b.family.components)
+    facts = b.plan.facts
+    about = About(facts.variant, facts.prediction, facts.resolution)
+    done = export.export(live, out / "adapter", "two", ("universal", "diffusers", "merged"), "float32", about, base)
+    for file in (done.universal, done.diffusers, done.peft):
+        assert file is not None
+        report = verify.verify(file, base, live)
+        assert report.ok and report.hit == len(live), (file, report.problems)
+    assert done.merged is not None
+    merged = families.load(str(done.merged.folder))
+    for component in b.family.components.values():
+        component.eval()
+    assert_close(merged.predict(*_probe(merged)), b.family.predict(*_probe(b.family)), rtol=0, atol=1e-5)
+
+
+def _components(base: str) -> tuple[str, ...]:
+    family = families.family_class(families.detect(base).family)
+    names = ["denoiser" if name == family.denoiser_name else name for name in family.presets]
+    return tuple(names)
+
+
+def _adapter(family: Family, targets: str) -> Adapter:
+    return Adapter.model_validate({"rank": 2, "components": _components(family.base), "targets": targets})
+
+
+def _probe(family: Family) -> tuple[Tensor, Tensor, object]:
+    cells = images.Bucket(family.facts.stride, family.facts.stride)
+    latents = family.encode_images(torch.zeros(1, 3, cells.height, cells.width)).mean
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return noise, torch.tensor([300]), family.encode_text(["a cup"])
+
+
+@pytest.mark.parametrize(("family", "variant"), [(f, v) for f, bases in BASES.items() for v in bases])
+def test_the_family_keeps_the_contract(tmp_path: Path, family: str, variant: str) -> None:
+    base = BASES[family][variant](tmp_path / "base")
+    (tmp_path / "out").mkdir()
+    with torch.no_grad():
+        assert families.detect(str(base)).family == family
+    contract(str(base), tmp_path / "out")
+
+
+def test_every_family_of_ours_is_held_to_it() -> None:
+    assert BASES.keys() == families.FAMILIES.keys()

@@ -1,0 +1,192 @@
+"""The house keeps its shape: imports point down only, one file imports each big library, and the manner is kept."""
+
+import ast
+import statistics
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import finetune
+
+ROOT = Path(finetune.__file__).parent
+FLOORS = (
+    # a file may import from the floors below, and from the files before it on its own
+    ("errors", "events", "shipped", "finetune"),
+    ("recipe",),
+    ("draws", "process", "images", "lora", "weights", "dataset", "schedule"),
+    ("families.base", "families.checkpoints", "families.sd", "families", "adapters", "optimizers"),
+    (
+        *("cache", "plan", "batches", "trainer", "checkpoint", "preflight", "evaluate"),
+        *("peft_config", "layouts", "metadata", "inspection", "verify", "export", "sampler"),
+    ),
+    ("run", "doctor"),
+    (
+        *("report", "cli.plan_view", "cli.data_view", "cli.doctor_view", "cli.sampling_view", "cli.training_view"),
+        *("cli.quickstart_view", "cli.system", "cli.data", "cli.training", "cli.files", "cli.sampling"),
+        *("cli", "__main__"),
+    ),
+)
+ORDER = {name: at for at, name in enumerate(name for floor in FLOORS for name in floor)}
+IMPORTERS = {
+    "peft": ("adapters",),
+    "bitsandbytes": ("optimizers",),
+    "diffusers": ("families.",),
+    "transformers": ("families.",),
+    "accelerate": ("run", "families."),
+    "huggingface_hub": ("families",),
+    "rich": ("report", "cli."),
+    "typer": ("cli",),
+    "PIL": ("images", "sampler"),
+    "pydantic": ("recipe", "dataset"),
+    "tomlkit": ("recipe", "dataset"),
+    "psutil": ("doctor",),
+    "datasets": (),
+    "torchvision": (),
+    "pickle": (),
+    "requests": (),
+}
+"""library -> who may import it; a trailing dot means all files in there"""
+LAZY_REASONS = {
+    "accelerate": "a second, and only where something trains or a checkpoint is opened",
+    "bitsandbytes": "optional",
+    "diffusers": "seconds, and --help and check must answer at once",
+    "transformers": "seconds, and --help and check must answer at once",
+    "finetune": "commands must not import what other commands need; a plan counts on meta without peft until asked",
+    "huggingface_hub": "only for a hub id",
+    "resource": "not on every system",
+    "rich": "in the view of a command, not in its declaration",
+    "tomlkit": "only to write",
+    "torch": "families must be nameable without torch; torch.utils.tensorboard is slow",
+}
+"""library -> why some import of it stands inside a function"""
+
+
+def sources() -> Iterator[tuple[str, Path, ast.Module]]:
+    for path in sorted(ROOT.rglob("*.py")):
+        if "bundled" in path.relative_to(ROOT).parts[:-1]:
+            continue
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts) or "finetune"
+        yield name, path, ast.parse(path.read_text(encoding="utf-8"))
+
+
+SOURCES = list(sources())
+MODULES = {name for name, _, _ in SOURCES}
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Every module imported, also in functions and for type checking only: dotted name and line."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: a relative import"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                ours = inner.removeprefix("finetune.") in MODULES
+                yield (inner if ours else str(node.module)), node.lineno
+
+
+def ours(dotted: str) -> str | None:
+    if dotted == "finetune":
+        return "finetune"
+    return dotted.removeprefix("finetune.") if dotted.startswith("finetune.") else None
+
+
+def violations(name: str, tree: ast.AST) -> list[str]:
+    """Imports that point up, or to the side and back."""
+    return [
+        f"{name}:{line} imports {target}"
+        for dotted, line in imports(tree)
+        if (target := ours(dotted)) is not None and ORDER[target] >= ORDER[name]
+    ]
+
+
+def test_every_file_has_its_place_in_the_order():
+    assert sorted(ORDER) == sorted(MODULES), "a new file needs a floor; a gone one must leave the table"
+
+
+@pytest.mark.parametrize("name, path, tree", SOURCES, ids=[name for name, _, _ in SOURCES])
+def test_imports_point_down(name, path, tree):
+    assert not violations(name, tree)
+
+
+@pytest.mark.parametrize(
+    "name, code",
+    [
+        ("errors", "from finetune.recipe import Recipe"),
+        ("draws", "def f():\n    from finetune import plan"),
+        ("plan", "import finetune.cli.plan_view"),
+        ("cache", "from finetune.plan import Plan"),
+        ("recipe", "from finetune import dataset, errors"),
+    ],
+)
+def test_an_import_that_points_up_is_found_wherever_it_stands(name, code):
+    assert len(violations(name, ast.parse(code))) == 1
+
+
+@pytest.mark.parametrize("library", IMPORTERS)
+def test_each_big_library_has_its_own_importer(library):
+    allowed = IMPORTERS[library]
+    found = {name for name, _, tree in SOURCES for d, _ in imports(tree) if d.partition(".")[0] == library}
+    strangers = [n for n in found if not any(n == a or n == a.rstrip(".") or n.startswith(f"{a.rstrip('.')}.")
+                                             for a in allowed)]  # fmt: skip
+    assert not strangers, f"{library}: {strangers}"
+    assert found or not allowed, f"nobody imports {library}: take it off the table"
+
+
+def test_an_import_inside_a_function_has_a_listed_reason():
+    found = set()
+    for _, _, tree in SOURCES:
+        for function in ast.walk(tree):
+            if isinstance(function, ast.FunctionDef):
+                found |= {dotted.partition(".")[0] for dotted, _ in imports(function)}
+    assert found - set(sys.stdlib_module_names) | (found & {"resource"}) == set(LAZY_REASONS)
+
+
+def test_there_is_no_print_no_broad_except_no_pickle_and_no_remote_code():
+    found = []
+    for name, path, tree in SOURCES:
+        for node in ast.walk(tree):
+            where = f"{name}:{getattr(node, 'lineno', 0)}"
+            match node:
+                case ast.Call(func=ast.Name(id="print")):
+                    found.append(f"{where} prints")
+                case ast.ExceptHandler(type=None) | ast.ExceptHandler(type=ast.Name(id="Exception" | "BaseException")):
+                    if not (isinstance(node.body[-1], ast.Raise) and node.body[-1].exc is None):
+                        found.append(f"{where} catches everything, and keeps it")
+                case ast.Attribute(value=ast.Name(id="torch"), attr="load" | "save"):
+                    found.append(f"{where} opens or writes a pickle")
+                case ast.Call(func=ast.Name(id="eval" | "exec" | "compile")):
+                    found.append(f"{where} runs text")
+        if "trust_remote_code" in path.read_text(encoding="utf-8"):
+            found.append(f"{name} names trust_remote_code")
+    assert not found
+
+
+def test_files_and_functions_keep_to_a_size_that_can_be_read():
+    long = {name: n for name, path, _ in SOURCES if (n := len(path.read_text(encoding="utf-8").splitlines())) > 850}
+    assert not long, "split it when a second reader needs half of it"
+    lengths = sorted(
+        (node.end_lineno or 0) - node.lineno + 1
+        for _, _, tree in SOURCES
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+    )
+    median, ninetieth = statistics.median(lengths), lengths[len(lengths) * 9 // 10]
+    assert median < 12 and ninetieth < 40 and lengths[-1] < 80, (median, ninetieth, lengths[-1])
+
+
+def test_files_are_named_for_what_they_are():
+    vague = {"utils", "util", "helpers", "helper", "common", "manager", "misc", "core", "base_utils"}
+    assert not [name for name in MODULES if vague & set(name.split("."))]
+
+
+@pytest.mark.parametrize("name, path, tree", SOURCES, ids=[name for name, _, _ in SOURCES])
+def test_a_module_says_in_its_first_line_what_it_is_for(name, path, tree):
+    if name.startswith("_"):
+        return
+    first = (ast.get_docstring(tree) or "").partition("\n")[0]
+    assert 15 < len(first) <= 120 and (first[0].isalnum() or first[0] == "`"), f"{name}: {first!r}"

@@ -1,0 +1,325 @@
+"""The cache: what misses and what does not, what damage does, who else may write, what clearing removes."""
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from models import tiny_base
+from PIL import Image
+from test_resume import photos, short
+from torch import Tensor
+from torch.testing import assert_close
+from typer.testing import CliRunner
+
+from finetune import batches, cache, dataset, families, images, weights
+from finetune import plan as planning
+from finetune.cache import CENTER, PLACES, Crop, Store, Wanted
+from finetune.cli import app
+from finetune.errors import DataError, RunError
+from finetune.families.base import Family, Moments
+from finetune.images import Bucket
+from finetune.schedule import Micro, View
+
+CPU = torch.device("cpu")
+SQUARE, WIDE = Bucket(64, 64), Bucket(96, 48)
+STRAIGHT = Crop(CENTER, False)
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
+    return families.load(str(tiny_base(tmp_path_factory.mktemp("base") / "a", "sd15", seed=0)))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return photos(tmp_path / "photos", ((80, 64), (64, 64)))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "cache")
+
+
+def wanted(data: Path, crop: Crop = STRAIGHT, bucket: Bucket = SQUARE) -> list[Wanted]:
+    return [Wanted(e, bucket, crop) for e in dataset.read(data, trigger="sks").examples]
+
+
+def misses(store: Store, family: Family, want: Sequence[Wanted] = (), captions: Sequence[str] = ()) -> int:
+    """How many of these had to be encoded."""
+    before = store.misses
+    cache.encode_images(store, family, want, CPU, lambda _: None)
+    cache.encode_texts(store, family, captions, lambda _: None)
+    return store.misses - before
+
+
+def entries(store: Store) -> list[Path]:
+    return sorted(store.root.rglob("*.safetensors"))
+
+
+def nudge(module: torch.nn.Module) -> Iterator[None]:
+    """One weight is another inside."""
+    weight = next(module.parameters()).data.view(-1)
+    before = weight[0].clone()
+    weight[0] += 0.5
+    yield
+    weight[0] = before
+
+
+# --- the key --------------------------------------------------------------------------------------------------------
+
+
+def test_what_was_encoded_is_found_again(store: Store, family: Family, data: Path) -> None:
+    assert misses(store, family, wanted(data), ["a cup", ""]) == 4
+    assert misses(store, family, wanted(data), ["a cup", ""]) == 0
+    assert misses(Store(store.root.parent), family, wanted(data), ["a cup", ""]) == 0
+    assert store.hits == 4
+
+
+def test_a_changed_picture_misses_alone(store: Store, family: Family, data: Path) -> None:
+    misses(store, family, wanted(data))
+    with Image.open(data / "0.png") as image:
+        changed = image.convert("RGB")
+    red, green, blue = changed.getpixel((3, 3))
+    changed.putpixel((3, 3), (red ^ 1, green, blue))
+    changed.save(data / "0.png")
+    assert misses(store, family, wanted(data)) == 1
+
+
+def test_another_name_or_time_or_place_of_the_same_picture_does_not_miss(
+    store: Store, family: Family, data: Path
+) -> None:
+    misses(store, family, wanted(data))
+    os.utime(data / "0.png", (1, 1))
+    (data / "1.png").rename(data / "renamed.png")
+    (data / "1.txt").rename(data / "renamed.txt")
+    moved = data.rename(data.with_name("moved"))
+    assert misses(store, family, wanted(moved)) == 0
+
+
+@pytest.mark.parametrize(
+    "again", [{"bucket": WIDE}, {"crop": Crop(0, False)}, {"crop": Crop(CENTER, True)}], ids=["bucket", "place", "flip"]
+)
+def test_another_transform_misses(store: Store, family: Family, data: Path, again: dict[str, object]) -> None:
+    misses(store, family, wanted(data))
+    assert misses(store, family, wanted(data, **again)) == 2  # type: ignore[arg-type]
+    assert misses(store, family, wanted(data)) == 0
+
+
+def test_another_autoencoder_misses_for_images_alone(store: Store, family: Family, data: Path) -> None:
+    misses(store, family, wanted(data), ["a cup"])
+    for _ in nudge(family.vae):  # type: ignore[attr-defined]
+        assert misses(store, family, captions=["a cup"]) == 0
+        assert misses(store, family, wanted(data)) == 2
+    assert misses(store, family, wanted(data)) == 0
+
+
+def test_another_text_encoder_misses_for_captions_alone(store: Store, family: Family, data: Path) -> None:
+    misses(store, family, wanted(data), ["a cup"])
+    for _ in nudge(family.components["text_encoder"]):
+        assert misses(store, family, wanted(data)) == 0
+        assert misses(store, family, captions=["a cup"]) == 1
+    assert misses(store, family, captions=["a cup", "a cup "]) == 1
+
+
+def test_another_denoiser_does_not_miss(store: Store, family: Family, data: Path) -> None:
+    misses(store, family, wanted(data), ["a cup"])
+    for _ in nudge(family.components["unet"]):
+        assert misses(store, family, wanted(data), ["a cup"]) == 0
+
+
+# --- the value ------------------------------------------------------------------------------------------------------
+
+
+def test_found_and_fresh_are_the_same_bits(store: Store, family: Family, data: Path) -> None:
+    for _ in ("fresh", "found"):
+        moments = cache.encode_images(store, family, wanted(data), CPU, lambda _: None)
+        text = cache.encode_texts(store, family, ["a cup"], lambda _: None)["a cup"]
+        for want in wanted(data):
+            image = images.fit(images.open_rgb(want.example.path), SQUARE, PLACES[CENTER], False)
+            own = family.encode_images(torch.from_numpy(images.to_array(image)).unsqueeze(0))
+            assert torch.equal(moments[want.example.name, STRAIGHT].mean, own.mean[0])
+            assert torch.equal(moments[want.example.name, STRAIGHT].logvar, own.logvar[0])
+        with torch.no_grad():
+            assert torch.equal(text.tokens, family.encode_text(["a cup"]).tokens[0])
+
+
+def test_latents_that_are_not_finite_name_the_picture_and_are_not_kept(
+    store: Store, family: Family, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = iter([1.0, float("nan")])
+
+    def encode(pixels: Tensor) -> Moments:
+        return Moments(torch.full((1, 4, 8, 8), next(bad)), torch.zeros(1, 4, 8, 8))
+
+    monkeypatch.setattr(family, "encode_images", encode)
+    with pytest.raises(DataError, match=r"^1\.png: .*not finite"):
+        misses(store, family, wanted(data))
+    assert len(entries(store)) == 1
+
+
+# --- damage ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_entry_with_any_one_byte_changed_is_made_again(store: Store) -> None:
+    tensors = {"mean": torch.randn(2, 3), "logvar": torch.randn(2, 3)}
+    key = "0" * 64
+    store.put("image", key, tensors)
+    (file,) = entries(store)
+    whole = file.read_bytes()
+    for at in range(len(whole)):
+        for flip in (1, 0x20):
+            content = bytearray(whole)
+            content[at] ^= flip
+            file.write_bytes(content)
+            found = store.get("image", key)
+            if found is not None:  # white space that pads the header, or a capital in the digest's own name
+                assert found.keys() == tensors.keys(), at
+                assert all(torch.equal(found[n], t) for n, t in tensors.items()), at
+    file.write_bytes(whole)
+    assert store.get("image", key) is not None
+
+
+@pytest.mark.parametrize("length", [0, 4, 60, -1])
+def test_an_entry_cut_short_is_made_again(store: Store, family: Family, data: Path, length: int) -> None:
+    misses(store, family, wanted(data), ["a cup"])
+    whole = {file: file.read_bytes() for file in entries(store)}
+    for file, content in whole.items():
+        file.write_bytes(content[:length])
+    assert misses(store, family, wanted(data), ["a cup"]) == 3
+    assert {file: file.read_bytes() for file in entries(store)} == whole
+
+
+def test_a_cache_that_cannot_be_written_says_where_and_what_to_do(family: Family, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot write into the cache .*file") as refused:
+        misses(Store(tmp_path / "file"), family, wanted(data))
+    assert "FINETUNE_CACHE" in refused.value.hint
+
+
+# --- others ---------------------------------------------------------------------------------------------------------
+
+
+def write_many(root: Path, seed: int, beginning: "threading.Barrier | None" = None) -> None:
+    store = Store(root)
+    if beginning:
+        beginning.wait()
+    for key in range(40):
+        store.put("image", f"{key:064x}", {"mean": torch.full((4, 32, 32), float(key))})
+
+
+def assert_all_whole(root: Path) -> None:
+    store = Store(root)
+    for key in range(40):
+        found = store.get("image", f"{key:064x}")
+        assert found is not None
+        assert torch.equal(found["mean"], torch.full((4, 32, 32), float(key)))
+    assert not list(root.rglob("*.part"))
+
+
+def test_two_threads_may_fill_one_cache(tmp_path: Path) -> None:
+    beginning = threading.Barrier(3)
+    failed: list[threading.ExceptHookArgs] = []
+    threading.excepthook, kept = failed.append, threading.excepthook
+    threads = [threading.Thread(target=write_many, args=(tmp_path, i, beginning)) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    threading.excepthook = kept
+    assert not failed
+    assert_all_whole(tmp_path)
+
+
+def test_two_processes_may_fill_one_cache(tmp_path: Path) -> None:
+    """Also of two machines, whose processes may have the same number."""
+    fork = multiprocessing.get_context("fork")
+    writers = [fork.Process(target=write_many, args=(tmp_path, i)) for i in range(2)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert_all_whole(tmp_path)
+
+
+# --- info and clear -------------------------------------------------------------------------------------------------
+
+
+def test_info_counts_and_clear_removes_that_and_nothing_else(
+    store: Store, family: Family, data: Path, tmp_path: Path
+) -> None:
+    misses(store, family, wanted(data), ["a cup", "a jug", ""])
+    root = tmp_path / "cache"
+    foreign = [root / "videos" / "mine.mp4", root / "venv" / "image" / "it" / "logo.safetensors", root / "inductor" / "k",
+               root / "v1" / "notes.txt", root / "notes.txt"]  # fmt: skip
+    for file in foreign:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("mine")
+    link = root / "vlink"
+    link.symlink_to(data, target_is_directory=True)
+    size = sum(file.stat().st_size for file in entries(store) if file not in foreign)
+    assert cache.usage(root) == (root, 2, 3, size)
+    said = CliRunner().invoke(app, ["cache", "info", "--root", str(root)])
+    assert said.exit_code == 0 and "2 images, 3 captions" in said.output
+    (orphan := store.root / "image" / "00" / f".{'0' * 64}.safetensors.77-ab.part").parent.mkdir(exist_ok=True)
+    orphan.write_text("left by a kill")
+    assert CliRunner().invoke(app, ["cache", "clear", "--root", str(root)]).exit_code == 0
+    assert sorted(p for p in root.rglob("*") if p.is_file()) == sorted(foreign)
+    assert sorted(p.name for p in data.iterdir()) == ["0.png", "0.txt", "1.png", "1.txt"]
+    assert cache.usage(root) == (root, 0, 0, 0)
+
+
+def test_clearing_what_is_not_there_is_no_error(tmp_path: Path) -> None:
+    cache.clear(tmp_path / "none")
+    assert cache.usage(tmp_path / "none").bytes == 0
+
+
+# --- what training makes of it --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def made(data: Path, family: Family, store: Store) -> batches.Batches:
+    loaded = short(data, family.base, data__resolution=64, data__crop="random", data__flip=True)
+    plan = planning.settle(loaded)
+    latents = cache.encode_images(store, family, batches.wanted(plan), CPU, lambda _: None)
+    texts = cache.encode_texts(store, family, batches.captions(plan), lambda _: None)
+    return batches.Batches(plan, family, latents, texts, CPU)
+
+
+def test_each_visit_draws_afresh_from_the_distribution(made: batches.Batches) -> None:
+    """Two visits differ; over many visits mean and spread tend to what is cached."""
+    spread = {key: Moments(m.mean, torch.full_like(m.logvar, -2.0)) for key, m in made.latents.items()}
+    one = {key: Moments(torch.ones_like(m.mean), m.logvar) for key, m in spread.items()}
+    visits = batches.Batches(made.plan, made.family, one, made.texts, CPU)
+    seen = torch.stack([visits.train(Micro(0, (View(0, visit),))).latents[0] for visit in range(400)])
+    assert not torch.equal(seen[0], seen[1])
+    scale = made.family.latents(Moments(torch.ones(1), torch.zeros(1)), torch.zeros(1)).item()
+    sigma = torch.tensor(-1.0).exp().item()
+    assert_close(seen.mean(0), torch.full_like(seen[0], scale), rtol=0, atol=5 * scale * sigma / 20)
+    assert_close(seen.std().item(), scale * sigma, rtol=0.02, atol=0)
+
+
+def test_crops_and_flips_are_drawn_at_each_visit(made: batches.Batches, monkeypatch: pytest.MonkeyPatch) -> None:
+    """T25: neither is frozen into the cache; every one that may be drawn is there."""
+    marked = {key: Moments(torch.full_like(m.mean, float(i)), torch.full_like(m.logvar, -80.0))
+              for i, (key, m) in enumerate(made.latents.items())}  # fmt: skip
+    keys = list(marked)
+    visits = batches.Batches(made.plan, made.family, marked, made.texts, CPU)
+    scale = made.family.latents(Moments(torch.ones(1), torch.zeros(1)), torch.zeros(1)).item()
+    name = made.plan.train.placed[0].example.name
+    drawn = [keys[round(visits.train(Micro(0, (View(0, v),))).latents.mean().item() / scale)] for v in range(100)]
+    assert {n for n, _ in drawn} == {name}
+    assert {crop for _, crop in drawn} == set(cache.crops(True, True))
+    assert len({crop for _, crop in drawn[:6]}) > 1
+
+
+def test_every_random_crop_shows_other_pixels(store: Store, family: Family, data: Path) -> None:
+    """The 80 x 64 picture has five windows of 64 x 64, and their mirror images."""
+    found = cache.encode_images(
+        store, family, [w for c in cache.crops(True, True) for w in wanted(data, c)[:1]], CPU, lambda _: None
+    )
+    assert len({weights.fingerprint({"mean": m.mean}) for m in found.values()}) == 2 * len(PLACES)

@@ -1,0 +1,331 @@
+"""The command line: quick to answer, the same manners everywhere, and the exit codes scripts rely on."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from finetune import cli, errors, recipe, shipped
+
+COMMANDS = {
+    "quickstart": ("--out", "--style"),
+    "doctor": (),
+    "prepare": ("SOURCE", "--out", "--trigger", "--class-word", "--kind", "--template", "--json", "--background"),
+    "check": ("PATH", "--trigger", "--base", "--resolution", "--max-aspect", "--allow-uncaptioned", "--json"),
+    "recipes list": ("--json",),
+    "recipes show": ("NAME",),
+    "recipes copy": ("NAME", "TO"),
+    "plan": ("PATH", "--set", "--measure", "--gpus", "--json"),
+    "train": ("PATH", "--out", "--resume", "--set"),
+    "export": ("--from", "--layout", "--out", "--base", "--dtype"),
+    "verify": ("FILE", "--base", "--run", "--json"),
+    "inspect": ("FILE", "--json"),
+    "sample": (
+        *("--base", "--adapter", "--prompt", "--prompts", "--negative", "--seed", "--steps", "--guidance"),
+        *("--scheduler", "--size", "--count", "--out", "--merged", "--no-safety-checker"),
+    ),
+    "cache info": ("--root",),
+    "cache clear": ("--root",),
+}
+
+
+def ran(*arguments: str | Path, code: str = "") -> subprocess.CompletedProcess[str]:
+    """The real command in a process of its own."""
+    program = ["-c", code] if code else ["-m", "finetune"]
+    return subprocess.run([sys.executable, *program, *map(str, arguments)], capture_output=True, text=True, check=False)
+
+
+def said(capsys, *arguments: str | Path) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of the command in this process, through the same door."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as left:
+        patch.setattr(sys, "argv", ["finetune", *map(str, arguments)])
+        patch.setattr(cli, "hush", lambda: None)  # it would switch off this process's warnings
+        cli.main()
+    captured = capsys.readouterr()
+    return int(left.value.code or 0), captured.out, captured.err
+
+
+# --- quick, and light ------------------------------------------------------------------------------------------------
+
+
+def test_help_and_the_list_of_recipes_take_less_than_half_a_second():
+    """The least of several times, taken in turns so that a busy machine slows all of them alike."""
+    commands = {
+        "bare": [sys.executable, "-c", "pass"],
+        "--help": [sys.executable, "-m", "finetune", "--help"],
+        "recipes list": [sys.executable, "-m", "finetune", "recipes", "list"],
+    }
+    best = dict.fromkeys(commands, 99.0)
+    for turn in range(12):
+        for name, command in commands.items():
+            began = time.perf_counter()
+            subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+            best[name] = min(best[name], time.perf_counter() - began)
+        if turn > 1 and max(best.values()) < best["bare"] + 0.5:
+            break
+    assert best["--help"] < best["bare"] + 0.5, best
+    assert best["recipes list"] < best["bare"] + 0.5, best
+
+
+def test_importing_the_command_line_loads_nothing_heavy():
+    heavy = ("torch", "diffusers", "transformers", "peft", "datasets", "accelerate", "bitsandbytes", "numpy", "PIL")
+    done = ran(code=f"import sys, finetune.cli; print([m for m in {heavy} if m in sys.modules])")
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_a_plan_imports_no_diffusers_pipeline():
+    code = (
+        "import sys; sys.argv[1:] = ['plan', 'pocket-product', '--json']\n"
+        "from finetune import cli\n"
+        "try: cli.main()\n"
+        "except SystemExit as e: assert not e.code, e.code\n"
+        "loaded = [m for m in sys.modules if m.startswith('diffusers.pipelines.') and '.pipeline_' in m]\n"
+        "sys.stderr.write(' '.join(loaded))"
+    )
+    done = ran(code=code)
+    assert done.returncode == 0 and done.stderr == "", "a pipeline, or another library's chatter"
+    assert json.loads(done.stdout)["identity"]["steps"] == 300
+
+
+# --- help ------------------------------------------------------------------------------------------------------------
+
+
+def commands(app: typer.Typer) -> set[str]:
+    groups = {g.name: g.typer_instance for g in app.registered_groups if g.typer_instance}
+    own = {c.name or c.callback.__name__ for c in app.registered_commands if c.callback}
+    return own | {f"{name} {inner}" for name, group in groups.items() for inner in commands(group)}
+
+
+def test_the_commands_are_those_that_are_promised():
+    assert commands(cli.app) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_a_command_says_what_it_does_and_names_its_options(command):
+    shown = CliRunner().invoke(cli.app, [*command.split(), "--help"])
+    assert shown.exit_code == 0
+    for option in COMMANDS[command]:
+        assert option.lower() in shown.output.lower(), f"{option} in\n{shown.output}"
+    told = [line.strip() for line in shown.output.splitlines() if line.strip()]
+    assert len(told[1]) > 10 and told[1][0].isupper(), told[1]
+
+
+def test_help_lists_every_command(capsys):
+    code, out, _ = said(capsys, "--help")
+    assert code == 0 and all(name.split()[0] in out for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("tarin",),
+        ("plan", "--bogus"),
+        ("plan",),
+        ("train", "pocket-product"),
+        ("plan", "x", "--gpus", "0"),
+        ("recipes", "lst"),
+    ],
+    ids=" ".join,
+)
+def test_a_command_line_that_cannot_be_understood_exits_2(arguments, capsys):
+    code, out, err = said(capsys, *arguments)
+    assert code == 2 and not out and "Usage" in err and len(err) > 40
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+def classes(kind: type[errors.FinetuneError]) -> list[type[errors.FinetuneError]]:
+    return [kind, *(inner for below in kind.__subclasses__() for inner in classes(below))]
+
+
+CODES = {
+    "FinetuneError": 1, "InputError": 2, "RecipeError": 2, "DataError": 2, "BaseError": 2, "RunError": 2,
+    "MemoryShortage": 3, "TrainError": 4, "VerifyError": 5, "Interrupted": 130,
+}  # fmt: skip
+
+
+def test_the_tree_of_errors_is_the_one_that_is_promised():
+    assert {
+        c.__name__: c.exit_code for c in classes(errors.FinetuneError) if c.__module__ == "finetune.errors"
+    } == CODES
+
+
+@pytest.mark.parametrize("name", CODES)
+def test_an_error_is_printed_with_its_hint_and_sets_the_exit_code(name, capsys, monkeypatch):
+    def raising(*_):
+        raise getattr(errors, name)("the thing is broken", "mend it")
+
+    monkeypatch.setattr(recipe, "find", raising)
+    code, out, err = said(capsys, "recipes", "show", "x")
+    assert (code, out, err) == (CODES[name], "", "error: the thing is broken\n  try: mend it\n")
+
+
+def test_an_error_without_a_hint_prints_no_empty_one(capsys, monkeypatch):
+    def raising(*_):
+        raise errors.RunError("the thing is broken")
+
+    monkeypatch.setattr(recipe, "find", raising)
+    assert said(capsys, "recipes", "show", "x")[2] == "error: the thing is broken\n"
+
+
+def test_ctrl_c_exits_130(capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recipe, "find", interrupted)
+    code, _, err = said(capsys, "recipes", "show", "x")
+    assert code == 130 and "Traceback" not in err
+
+
+def test_what_is_no_error_of_the_tree_is_our_bug_and_keeps_its_traceback():
+    code = (
+        "import sys; sys.argv[1:] = ['recipes', 'show', 'x']\n"
+        "from finetune import cli, recipe\n"
+        "def raising(*_): raise ZeroDivisionError('a bug of ours')\n"
+        "recipe.find = raising\n"
+        "cli.main()"
+    )
+    done = ran(code=code)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr and "ZeroDivisionError: a bug of ours" in done.stderr
+
+
+def test_every_error_the_package_raises_says_what_to_do():
+    """Most errors have a hint; those that have none name the remedy themselves."""
+    import ast
+
+    names = set(CODES) - {"FinetuneError"}
+    bare = []
+    for path in sorted(Path(recipe.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and isinstance(node.exc.func, ast.Name):
+                call = node.exc
+                one = len(call.args) + len(call.keywords) == 1 and not isinstance(call.args[0], ast.Starred)
+                if call.func.id in names and one:
+                    bare.append(f"{path.name}: {ast.unparse(call.args[0])}")
+    allowed = ("write it as", "must be multiples", "one of", "missing, and there is no data.class_word")
+    assert not [b for b in bare if not any(word in b for word in allowed)]
+
+
+# --- recipes ---------------------------------------------------------------------------------------------------------
+
+
+def test_recipes_list_names_each_with_a_sentence_and_the_same_as_json(capsys):
+    code, out, _ = said(capsys, "recipes", "list")
+    names = sorted(p.stem for p in shipped.RECIPES.glob("*.toml"))
+    assert code == 0 and [line.split()[0] for line in out.splitlines()] == names
+    assert max(map(len, out.splitlines())) <= 120
+    rows = json.loads(said(capsys, "recipes", "list", "--json")[1])
+    assert [row["name"] for row in rows] == names and {"name", "about"} == set(rows[0])
+    assert all(re.fullmatch(r"[A-Z].{30,}\.", row["about"]) for row in rows)
+
+
+def test_recipes_show_prints_the_file_byte_for_byte(capsys):
+    _, out, _ = said(capsys, "recipes", "show", "sd15-product")
+    assert out == (shipped.RECIPES / "sd15-product.toml").read_text(encoding="utf-8") and tomllib.loads(out)
+    code, _, err = said(capsys, "recipes", "show", "sd15-prodct")
+    assert code == 2 and err.endswith("try: did you mean sd15-product?\n")
+
+
+def test_recipes_copy_writes_where_it_is_told_and_overwrites_nothing(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shown = shipped.RECIPES / "sd15-style.toml"
+    assert said(capsys, "recipes", "copy", "sd15-style")[0] == 0
+    assert Path("sd15-style.toml").read_bytes() == shown.read_bytes()
+    Path("folder").mkdir()
+    for to, made in (("mine.toml", "mine.toml"), ("folder", "folder/sd15-style.toml")):
+        code, out, _ = said(capsys, "recipes", "copy", "sd15-style", to)
+        assert code == 0 and f"finetune plan {made}" in out and Path(made).read_bytes() == shown.read_bytes()
+    Path("mine.toml").write_text("precious")
+    code, _, err = said(capsys, "recipes", "copy", "sd15-style", "mine.toml")
+    assert code == 2 and "mine.toml exists" in err and Path("mine.toml").read_text() == "precious"
+    code, _, err = said(capsys, "recipes", "copy", "sd15-style", "nowhere/mine.toml")
+    assert code == 2 and "cannot write nowhere" in err and "try:" in err
+
+
+# --- bad input of other commands -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "base, words",
+    [
+        ("./nowhere", ["no base ./nowhere", "diffusers folder"]),
+        ("models/../x.safetensors", ["no base models/../x.safetensors"]),
+        ("someone/their-model", ["someone/their-model", "the hub"]),
+        ("EMPTY", ["is not a base this version trains", "no model_index.json"]),
+        ("PICKLE", ["pickled file", "convert it once"]),
+        ("XL", ["is not a base this version trains", "StableDiffusionXLPipeline", "families known: sd"]),
+    ],
+)
+def test_a_base_that_is_none_exits_2_in_words(base, words, capsys, tmp_path):
+    for folder in ("EMPTY", "XL"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "XL" / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')
+    (tmp_path / "PICKLE.ckpt").write_bytes(b"\x80\x02.")
+    named = {"EMPTY": tmp_path / "EMPTY", "PICKLE": tmp_path / "PICKLE.ckpt", "XL": tmp_path / "XL"}.get(base, base)
+    code, _, err = said(capsys, "plan", "pocket-product", "--set", f"base={named}")
+    assert code == 2 and err.startswith("error: ") and "try:" in err
+    assert all(word in err for word in words), err
+
+
+def test_check_shows_a_good_dataset_and_exits_0(capsys):
+    code, out, err = said(capsys, "check", "example:product", "--base", "pocket")
+    assert code == 0 and not err and "seen 6 = used 6 + rejected 0" in out and "64x64" in out
+    rows = json.loads(said(capsys, "check", "example:product", "--json")[1])
+    assert rows["seen"] == rows["used"] == 6 and rows["rejected"] == []
+
+
+def test_check_exits_2_when_something_is_unexplained(capsys, tmp_path):
+    (tmp_path / "photo.png").write_bytes(b"")
+    code, _, err = said(capsys, "check", tmp_path)
+    assert code == 2 and err.startswith("error: ") and "try: " in err
+    code, _, err = said(capsys, "check", tmp_path / "none")
+    assert code == 2 and "no folder" in err
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (("plan", "pocket-product", "--set", "data.path=none"), "no folder"),
+        (("plan", "pocket-product", "--set", "data.trigger=other"), "'sks'"),
+        (("train", "none.toml", "--out", "OUT"), "no recipe none.toml"),
+        (("train", "pocket-product", "--out", "FULL"), "is not empty"),
+        (("train", "pocket-product", "--out", "OUT", "--resume"), "no run to resume"),
+        (("inspect", "none.safetensors"), "none.safetensors"),
+        (("verify", "none.safetensors", "--base", "pocket"), "none.safetensors"),
+        (("export", "--from", "none.safetensors"), "none.safetensors"),
+        (("sample", "--base", "pocket", "--out", "OUT"), "no prompt"),
+        (("sample", "--base", "pocket", "--out", "OUT", "--prompt", "a cup", "--adapter", "none"), "no adapter file"),
+        (("sample", "--base", "pocket", "--out", "OUT", "--prompts", "none.txt"), "cannot read none.txt"),
+        (("quickstart", "--out", "FULL"), "is not empty"),
+        (("prepare", "none", "--out", "OUT"), "no folder"),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, tuple) else "",
+)
+def test_bad_input_exits_2_with_the_thing_and_the_next_step(arguments, words, capsys, tmp_path):
+    (tmp_path / "FULL").mkdir()
+    (tmp_path / "FULL" / "precious.txt").write_text("mine")
+    places = {name: str(tmp_path / name) for name in ("OUT", "FULL")}
+    code, _, err = said(capsys, *(places.get(a, a) for a in arguments))
+    assert code == 2 and err.startswith("error: ") and words in err and "\n  try: " in err, err
+    assert not (tmp_path / "OUT").exists()
+    assert [p.name for p in (tmp_path / "FULL").iterdir()] == ["precious.txt"]
+
+
+def test_cache_info_and_clear_count_and_remove_only_their_own(capsys, tmp_path):
+    entry = tmp_path / "v1" / "image" / "ab" / "abc.safetensors"
+    entry.parent.mkdir(parents=True)
+    entry.write_bytes(b"0" * 100)
+    (tmp_path / "photo.png").write_bytes(b"mine")
+    assert "1 images, 0 captions" in said(capsys, "cache", "info", "--root", tmp_path)[1]
+    assert said(capsys, "cache", "clear", "--root", tmp_path)[0] == 0
+    assert "0 images, 0 captions, 0.0 MiB" in said(capsys, "cache", "info", "--root", tmp_path)[1]
+    assert (tmp_path / "photo.png").read_bytes() == b"mine"

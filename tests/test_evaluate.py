@@ -1,0 +1,119 @@
+"""Measures that do not move by themselves, and that see what did and what did not happen."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from models import tiny_base
+from test_trainer import BOTH, SQUARE, WIDE, Bench, bench, pictures
+from torch import nn
+from torch.testing import assert_close
+
+from finetune import adapters, evaluate, families
+from finetune.lora import delta
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """Ready to train, with dropout in the adapter and weights as after training."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    base = tiny_base(folder / "base", "sd15")
+    b = bench(base, pictures(folder / "data", [SQUARE] * 4 + [WIDE] * 2), adapter__components=BOTH,
+              adapter__dropout=0.5, adapter__targets="all", adapter__alpha=2.0)  # fmt: skip
+    b.grow(0.1)
+    return b
+
+
+def losses(b: Bench, captions: list[str] | None = None) -> evaluate.Losses:
+    return evaluate.losses(
+        b.family, b.plan.train.placed, b.latents, b.machine.device, b.machine.autocast, captions
+    )
+
+
+def test_losses_are_bit_for_bit_the_same_whenever_they_are_asked(trained: Bench) -> None:
+    """Whatever torch's own generator did, and with dropout in a model that is in training mode."""
+    torch.manual_seed(0)
+    first = losses(trained)
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    assert losses(trained) == first
+    assert torch.equal(torch.get_rng_state(), state)
+    assert first.mean == pytest.approx(sum(first.bands.values()) / len(evaluate.LEVELS), rel=1e-6)
+    assert list(first.bands) == [str(level) for level in evaluate.LEVELS]
+
+
+def test_the_noise_of_an_image_does_not_depend_on_the_others(trained: Bench) -> None:
+    """One more held-out image moves no other's loss."""
+    placed = trained.plan.train.placed
+    args = (trained.latents, trained.machine.device, trained.machine.autocast)
+    alone = [evaluate.losses(trained.family, [p], *args).mean for p in placed]
+    assert losses(trained).mean == pytest.approx(sum(alone) / len(alone), rel=1e-5)
+    reverse = evaluate.losses(trained.family, placed[::-1], *args)
+    assert reverse.mean == pytest.approx(losses(trained).mean, rel=1e-6)
+
+
+def test_evaluation_leaves_modes_weights_and_gradients_alone(trained: Bench) -> None:
+    components = trained.family.components
+    modes = [m.training for c in components.values() for m in c.modules()]
+    weights = {n: t.clone() for c in components.values() for n, t in c.state_dict().items()}
+    losses(trained)
+    evaluate.learnt(trained.family, trained.plan.train.placed, trained.latents, trained.machine.device,
+                    trained.machine.autocast)  # fmt: skip
+    assert [m.training for c in components.values() for m in c.modules()] == modes and True in modes
+    assert_close({n: t for c in components.values() for n, t in c.state_dict().items()}, weights, rtol=0, atol=0)
+    assert all(p.grad is None for c in components.values() for p in c.parameters())
+
+
+def test_quiet_gives_each_module_its_own_mode_back_even_after_an_error(trained: Bench) -> None:
+    unet = trained.family.components["unet"]
+    first = next(m for m in unet.modules() if isinstance(m, nn.Dropout))
+    first.eval()
+    before = [m.training for m in unet.modules()]
+    with pytest.raises(KeyboardInterrupt), evaluate.quiet(trained.family):
+        assert not any(m.training for m in unet.modules())
+        raise KeyboardInterrupt
+    assert [m.training for m in unet.modules()] == before
+    first.train()
+
+
+def test_captions_are_used(trained: Bench) -> None:
+    captions = [p.example.caption for p in trained.plan.train.placed]
+    assert losses(trained, captions) == losses(trained)
+    assert losses(trained, captions[::-1]).mean != losses(trained).mean
+
+
+def test_the_relative_change_is_that_of_the_dense_weights(trained: Bench) -> None:
+    live, before = adapters.read(trained.family.components), adapters.base_weights(trained.family.components)
+    moved = torch.cat([delta(change).double().flatten() for change in live.values()])
+    whole = torch.cat([before[name].detach().double().flatten() for name in live])
+    assert evaluate.relative_change(before, live) == pytest.approx(float(moved.norm() / whole.norm()), rel=1e-5)
+    assert any(change.down.ndim == 4 for change in live.values())
+
+
+def test_the_distance_of_two_bases_is_relative() -> None:
+    a = {"x": torch.tensor([3.0, 0.0]), "y": torch.tensor([4.0])}
+    assert evaluate.distance(a, a) == 0.0
+    assert evaluate.distance(a, {"x": torch.tensor([3.0, 0.0]), "y": torch.tensor([3.0])}) == pytest.approx(0.2)
+
+
+def test_the_output_change_is_that_of_the_prediction_and_zero_without_one(trained: Bench) -> None:
+    args = (["a", "b"], (4, 16, 16), trained.machine.device, trained.machine.autocast)
+    first = evaluate.output_change(trained.family, *args)
+    assert first == evaluate.output_change(trained.family, *args) > evaluate.NO_EFFECT
+    with adapters.detached(trained.family.components):
+        base = families.load(trained.plan.recipe.base)
+    assert evaluate.output_change(base, *args) == 0.0
+
+
+def test_an_untrained_adapter_is_seen_to_have_learnt_nothing(trained: Bench, tmp_path: Path) -> None:
+    b = bench(trained.plan.recipe.base, pictures(tmp_path / "data", [SQUARE] * 3), adapter__components=BOTH)
+    args = (b.plan.train.placed, b.latents, b.machine.device, b.machine.autocast)
+    found = evaluate.learnt(b.family, *args)
+    assert found.gain == 0.0 and found.adapted == found.base and found.doubts()
+    live, before = adapters.read(b.family.components), adapters.base_weights(b.family.components)
+    assert evaluate.relative_change(before, live) == 0.0 < evaluate.NO_EFFECT
+    with torch.no_grad():  # and one that did harm, as such
+        for n, p in b.named().items():
+            p.add_(0.3 if "lora_B" in n else 0.0)
+    worse = evaluate.learnt(b.family, *args)
+    assert worse.base == found.base and worse.gain < 0

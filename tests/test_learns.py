@@ -1,0 +1,94 @@
+"""Did it learn what the user meant? Trains on the pocket base, and fails when training is broken."""
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from referee import background, cup_score, style_score
+
+from finetune import recipe, run, shipped
+from finetune.errors import TrainError
+
+STEPS = {"product": 160, "style": 120}
+HELD_OUT = {
+    "product": ["a {trigger} cup on a purple background", "a {trigger} cup on a black background",
+                "a {trigger} cup on a brown background", "a {trigger} cup on a teal background"],
+    "style": ["a car, {trigger} style", "a banana, {trigger} style", "a cat face, {trigger} style",
+              "a strawberry, {trigger} style"],
+}  # fmt: skip
+
+
+class Trained:
+    """A run, and its last pictures: drawn from the exported file, and by the base at the same seeds."""
+
+    def __init__(self, kind: str, out: Path, *sets: str) -> None:
+        prompts = json.dumps(HELD_OUT[kind])
+        # without the prior, which doubles the time and is not what is asked here
+        always = [f"train.steps={STEPS[kind]}", "sample.every=0", "train.checkpoint_every=1000", 'prior.mode="off"', f"sample.prompts={prompts}"]
+        self.warnings: list[str] = []
+        self.result = run.run(recipe.load(Path(f"pocket-{kind}"), [*always, *sets]), out, self._hear)
+        self.pictures = self._row(out, out.name)
+        self.base = self._row(out, "base")
+
+    def _hear(self, event: object) -> None:
+        if isinstance(event, run.Warned):
+            self.warnings.append(event.text)
+
+    @staticmethod
+    def _row(out: Path, name: str) -> list[Image.Image]:
+        paths = sorted((out / "samples" / f"final-{name}").glob("*.png"))
+        return [Image.open(io.BytesIO(p.read_bytes())) for p in paths]
+
+
+@pytest.fixture(scope="module")
+def product(tmp_path_factory):
+    return Trained("product", tmp_path_factory.mktemp("learns") / "cup")
+
+
+@pytest.fixture(scope="module")
+def shuffled(tmp_path_factory):
+    """Trained on the same pictures, each with the caption of another."""
+    folder = tmp_path_factory.mktemp("learns")
+    shutil.copytree(shipped.EXAMPLES / "product", folder / "data")
+    rows = [json.loads(line) for line in (folder / "data" / "metadata.jsonl").read_text().splitlines()]
+    texts = [row["text"] for row in rows]
+    moved = [{**row, "text": text} for row, text in zip(rows, texts[1:] + texts[:1], strict=True)]
+    (folder / "data" / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in moved))
+    return Trained("product", folder / "mixed", f"data.path={folder / 'data'}")
+
+
+def test_the_product_stands_on_backgrounds_it_was_not_trained_on(product):
+    assert sum(cup_score(p) > 0.2 for p in product.pictures) >= 3, [cup_score(p) for p in product.pictures]
+    assert [background(p) for p in product.pictures] == ["purple", "black", "brown", "teal"]
+    assert max(cup_score(p) for p in product.base) < 0.1
+
+
+def test_the_training_images_are_predicted_better_and_captions_still_matter(product):
+    learnt = product.result.learnt
+    assert learnt.gain > 0.3
+    assert learnt.base_fit.share > 0.9
+    assert learnt.adapted_fit.share > 0.6
+    assert product.warnings == []
+
+
+def test_shuffled_captions_are_noticed_and_spoil_the_backgrounds(shuffled):
+    assert any("mixed up" in text for text in shuffled.warnings)
+    right = [background(p) == name for p, name in zip(shuffled.pictures, ["purple", "black", "brown", "teal"], strict=True)]
+    assert shuffled.result.learnt.base_fit.share <= shuffled.result.learnt.base_fit.chance
+    assert sum(right) < 4
+
+
+def test_a_learning_rate_of_zero_is_an_error(tmp_path):
+    sets = ["optimizer.learning_rate=0", "train.steps=2", "sample.every=0"]
+    with pytest.raises(TrainError, match="no measurable effect"):
+        run.run(recipe.load(Path("pocket-product"), sets), tmp_path / "zero", lambda _: None)
+
+
+def test_the_style_carries_to_objects_it_was_not_trained_on(tmp_path):
+    style = Trained("style", tmp_path / "style")
+    assert sum(style_score(p) > 0.75 for p in style.pictures) >= 3, [style_score(p) for p in style.pictures]
+    assert max(style_score(p) for p in style.base) == 0
+    assert style.result.learnt.gain > 0.3

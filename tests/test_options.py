@@ -1,0 +1,280 @@
+"""No dead options: every key of the recipe, changed, changes something that can be seen."""
+
+import copy
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from models import tiny_base
+from PIL import Image
+
+from finetune import adapters, batches, families, recipe, run, trainer, weights
+from finetune import plan as planning
+from finetune.errors import FinetuneError, TrainError
+from finetune.events import Event, Sampled, Saved, Validated
+from finetune.families.base import Family, Moments
+from finetune.plan import Plan
+from finetune.trainer import State
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+FEW = 'adapter.targets=["attn1.to_q"]'
+"""makes it quick"""
+TEXT = 'adapter.components=["denoiser", "text_encoder"]'
+
+
+class Place:
+    """Folders and bases that the cases name, and the things that are dear to make."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.loaded: dict[str, Family] = {}
+        for name, seed in (("one", 0), ("other", 1)):
+            tiny_base(root / name, "sd15", seed)
+        images = {"a.png": (64, 64), "b.png": (128, 64), "c.png": (64, 150)}
+        for folder in ("photos", "half"):
+            for i, (name, size) in enumerate(images.items()):
+                text = None if folder == "half" and i else f"photo {i} of a mug"
+                self._image(root / folder / name, size, i, text)
+        self._image(root / "mugs" / "d.png", (80, 80), 5, None)
+        self._image(root / "cups" / "e.png", (80, 80), 6, None)
+
+    def load(self, sets: list[str]) -> recipe.Loaded:
+        path = self.root / "recipe.toml"
+        path.write_text(f'base = "{self.root}/one"\n[data]\npath = "{self.root}/photos"\nresolution = 64\n')
+        return recipe.load(path, [item.replace("ROOT", str(self.root)) for item in sets])
+
+    def plan(self, sets: list[str]) -> Plan:
+        return planning.settle(self.load(sets))
+
+    def family(self, plan: Plan) -> Family:
+        dtype, base = run.DTYPES[plan.recipe.train.precision], plan.recipe.base
+        name = f"{base} {dtype}"
+        if name not in self.loaded:
+            self.loaded[name] = families.load(base, dtype, plan.facts)
+        return copy.deepcopy(self.loaded[name])
+
+    def begin(self, plan: Plan) -> tuple[Family, run.Machine, run.Made, State]:
+        """Everything but the loop."""
+        family, machine = self.family(plan), run.open_machine(plan.recipe.train.precision)
+        made = run.encode(plan, family, machine, lambda _: None)
+        return family, machine, made, run.attach(plan, family, machine, {})
+
+    def _image(self, path: Path, size: tuple[int, int], seed: int, caption: str | None) -> None:
+        path.parent.mkdir(exist_ok=True)
+        noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+        Image.fromarray(noise).save(path)
+        if caption is not None:
+            path.with_suffix(".txt").write_text(caption)
+
+
+# --- what can be seen, the cheapest first ----------------------------------------------------------------------------
+
+
+def what_is_planned(place: Place, sets: list[str]) -> object:
+    """Captions, buckets, steps and the order of the samples; or what was refused."""
+    try:
+        plan = place.plan(sets)
+    except FinetuneError as e:
+        return e.problem
+    pools = [plan.train, *([plan.prior] if plan.prior else [])]
+    shown = [[(p.example.digest, p.example.caption, p.bucket) for p in pool.placed] for pool in pools]
+    order = [plan.train.schedule.step(k, total=plan.micros) for k in range(3)]
+    return shown, [p.example.name for p in plan.held_out], plan.steps, plan.samples, order
+
+
+def what_is_trained(place: Place, sets: list[str]) -> object:
+    return [row._replace(optimizer_bytes=0) for row in planning.components(place.plan(sets))]
+
+
+def what_is_asked_of_the_sampler(place: Place, sets: list[str]) -> object:
+    return run.shots(place.plan(sets))
+
+
+def how_the_model_is_set_up(place: Place, sets: list[str]) -> object:
+    compiled: list[object] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "compile", lambda module, **_: compiled.append(module) or module)
+        family = place.begin(place.plan([*sets, FEW]))[0]
+    return len(compiled), [
+        bool(getattr(m, "gradient_checkpointing", False)) for m in family.components["unet"].modules()
+    ]
+
+
+def where_latents_are_kept(place: Place, sets: list[str]) -> object:
+    shutil.rmtree(place.root / "kept", ignore_errors=True)
+    place.begin(place.plan([*sets, FEW]))
+    return sorted(p.name for p in (place.root / "kept").rglob("*.safetensors"))
+
+
+def what_two_steps_make_of_the_weights(place: Place, sets: list[str]) -> object:
+    """The trained weights, bit by bit, and the losses and names of the samples on the way."""
+    plan = place.plan([*sets, FEW, "train.steps=2"])
+    family, machine, made, state = place.begin(plan)
+    share = trainer.work(plan, made.batches, 0, machine.ranks)
+    steps = list(trainer.train(family, state, plan, made.batches, machine.ranks, machine.autocast))
+    found = hashlib.sha256()
+    for parameter in state.parameters:
+        found.update(parameter.detach().float().numpy().tobytes())
+    return found.hexdigest(), [s.loss for s in steps], [batch.names for batch, _ in share.pairs]
+
+
+def after_how_many_bad_steps_it_stops(place: Place, sets: list[str]) -> object:
+    plan = place.plan([*sets, FEW])
+    family, machine, made, state = place.begin(plan)
+    spoilt = {k: Moments(m.mean * torch.nan, m.logvar) for k, m in made.latents.items()}
+    bad = batches.Batches(plan, family, spoilt, made.batches.texts, machine.device)
+    with pytest.raises(TrainError):
+        list(trainer.train(family, state, plan, bad, machine.ranks, machine.autocast))
+    return state.step
+
+
+def what_happens_in_the_loop(place: Place, sets: list[str]) -> object:
+    """The steps at which it saves, validates and samples, and the checkpoints left."""
+    plan = place.plan([*sets, FEW, "train.steps=4", "sample.steps=1", 'sample.prompts=["a mug"]', "sample.guidance=1"])
+    out = place.root / f"run-{len(list(place.root.glob('run-*')))}"
+    family, machine, made, state = place.begin(plan)
+    told: list[Event] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run.preflight, "measure", lambda *_: run.preflight.Measured(0.0, 0, 0.0))
+        with run.interruptible(out) as interrupted:
+            run.loop(plan, family, state, made, machine, out, {}, told.append, interrupted)
+    at = [(type(e).__name__, e.step) for e in told if isinstance(e, Saved | Validated | Sampled)]
+    return at, sorted(p.name for p in (out / "checkpoints").iterdir())
+
+
+def what_is_written(place: Place, sets: list[str]) -> object:
+    """Names, dtypes and metadata of the exported files."""
+    plan = place.plan([*sets, FEW, "adapter.rank=1"])
+    out = place.root / f"made-{len(list(place.root.glob('made-*')))}"
+    family = place.family(plan)
+    adapters.attach(family.components, family.presets, plan.recipe.adapter, "unet", 0)
+    modules = {n: m._replace(up=m.up + 0.01) for n, m in adapters.read(family.components).items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "verify", lambda *_: run.Report.__new__(run.Report))
+        patch.setattr(run, "_refuse", lambda *_: None)
+        patch.setattr(run.Report, "live", None, raising=False)
+        patch.setattr(run.Report, "hit", 0, raising=False)
+        patch.setattr(run.Report, "expected", 0, raising=False)
+        patch.setattr(run, "final_sheet", lambda *_: out)
+        name = plan.recipe.name or "out"
+        run.export_adapter(plan, modules, out, name, {"base": "0" * 64}, None, lambda _: None)
+    files = sorted(p for p in (out / "adapter").rglob("*") if p.is_file() and "peft" not in p.parts)
+    heads = [weights.read_header(p) for p in files if p.parent.name == "adapter" and p.suffix == ".safetensors"]
+    told = [{k: v for k, v in h.metadata.items() if k in ("modelspec.title", "modelspec.license")} for h in heads]
+    return [p.name for p in files], [set(h.dtypes.values()) for h in heads], told
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+
+class Case(NamedTuple):
+    """One --set, others that both sides need, and where the difference shows."""
+
+    change: str
+    see: Callable[[Place, list[str]], object] = what_two_steps_make_of_the_weights
+    beside: tuple[str, ...] = ()
+
+
+SELF = ("prior.mode=self", "data.trigger=sks")
+IMAGES = ("prior.mode=images", "prior.path=ROOT/mugs", "data.class_word=mug")
+CASES = {
+    "name": Case("name=other", what_is_written),
+    "base": Case("base=ROOT/other"),
+    "data.path": Case("data.path=example:product", what_is_planned),
+    "data.trigger": Case("data.trigger=sks", what_is_planned),
+    "data.class_word": Case("data.class_word=mug", what_is_planned, ("data.trigger=sks",)),
+    "data.resolution": Case("data.resolution=128", what_is_planned),
+    "data.max_aspect": Case("data.max_aspect=1", what_is_planned, ("base=pocket", "data.resolution=128")),
+    "data.crop": Case("data.crop=random"),
+    "data.flip": Case("data.flip=true"),
+    "data.caption_dropout": Case("data.caption_dropout=0.9"),
+    "data.allow_uncaptioned": Case(
+        "data.allow_uncaptioned=true", what_is_planned, ("data.path=ROOT/half", "data.class_word=mug")
+    ),
+    "data.cache": Case("data.cache=ROOT/kept", where_latents_are_kept),
+    "prior.mode": Case("prior.mode=self", beside=("data.trigger=sks",)),
+    "prior.path": Case("prior.path=ROOT/cups", what_is_planned, IMAGES),
+    "prior.prompt": Case("prior.prompt=a mug", what_is_planned, IMAGES),
+    "prior.weight": Case("prior.weight=5.0", beside=IMAGES),
+    "adapter.method": Case("adapter.method=full", what_is_trained),
+    "adapter.components": Case(TEXT, what_is_trained),
+    "adapter.rank": Case("adapter.rank=3", what_is_trained),
+    "adapter.alpha": Case("adapter.alpha=4"),
+    "adapter.dropout": Case("adapter.dropout=0.5"),
+    "adapter.targets": Case("adapter.targets=all", what_is_trained),
+    "adapter.text_encoder_targets": Case("adapter.text_encoder_targets=all", what_is_trained, (TEXT,)),
+    "adapter.ranks": Case('adapter.ranks={"to_q" = 2}', what_is_trained),
+    "objective.prediction": Case("objective.prediction=v", what_is_planned),
+    "objective.min_snr": Case("objective.min_snr=1.0"),
+    "optimizer.name": Case("optimizer.name=adamw8bit", beside=("adapter.rank=200",)),
+    "optimizer.learning_rate": Case("optimizer.learning_rate=1e-3"),
+    "optimizer.text_encoder_learning_rate": Case("optimizer.text_encoder_learning_rate=1e-3", beside=(TEXT,)),
+    "optimizer.weight_decay": Case("optimizer.weight_decay=0.5"),
+    "optimizer.beta1": Case("optimizer.beta1=0.5"),
+    "optimizer.beta2": Case("optimizer.beta2=0.5"),
+    "optimizer.epsilon": Case("optimizer.epsilon=1e-3"),
+    "optimizer.schedule": Case("optimizer.schedule=linear"),
+    "optimizer.warmup_steps": Case("optimizer.warmup_steps=2"),
+    "optimizer.clip_norm": Case("optimizer.clip_norm=0.001"),
+    "train.steps": Case("train.steps=7", what_is_planned),
+    "train.epochs": Case("train.epochs=2", what_is_planned),
+    "train.batch": Case("train.batch=2"),
+    "train.accumulate": Case("train.accumulate=2"),
+    "train.seed": Case("train.seed=1"),
+    "train.precision": Case("train.precision=bf16"),
+    "train.gradient_checkpointing": Case("train.gradient_checkpointing=true", how_the_model_is_set_up),
+    "train.compile": Case("train.compile=true", how_the_model_is_set_up),
+    "train.checkpoint_every": Case("train.checkpoint_every=1", what_happens_in_the_loop),
+    "train.keep_last": Case("train.keep_last=1", what_happens_in_the_loop, ("train.checkpoint_every=1",)),
+    "train.patience": Case("train.patience=2", after_how_many_bad_steps_it_stops),
+    "validation.count": Case("validation.count=1", what_is_planned),
+    "validation.every": Case("validation.every=3", what_happens_in_the_loop, ("validation.count=1",)),
+    "sample.every": Case("sample.every=4", what_happens_in_the_loop),
+    "sample.prompts": Case('sample.prompts=["a {trigger}"]', what_is_asked_of_the_sampler),
+    "sample.negative": Case("sample.negative=blurry", what_is_asked_of_the_sampler),
+    "sample.steps": Case("sample.steps=3", what_is_asked_of_the_sampler),
+    "sample.guidance": Case("sample.guidance=2", what_is_asked_of_the_sampler),
+    "sample.seed": Case("sample.seed=9", what_is_asked_of_the_sampler),
+    "export.dtype": Case("export.dtype=float16", what_is_written),
+    "export.layouts": Case('export.layouts=["diffusers"]', what_is_written),
+    "export.title": Case("export.title=My mug", what_is_written),
+    "export.license": Case("export.license=CC0-1.0", what_is_written),
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Place:
+    return Place(tmp_path_factory.mktemp("options"))
+
+
+@pytest.fixture(scope="module")
+def seen_before() -> dict[object, object]:
+    return {}
+
+
+def test_every_key_of_the_recipe_has_a_case():
+    assert list(CASES) == list(recipe.keys())
+    assert all(case.change.partition("=")[0] == key for key, case in CASES.items())
+
+
+@pytest.mark.parametrize("key", CASES)
+def test_the_option_changes_what_can_be_seen(key: str, place: Place, seen_before):
+    change, see, beside = CASES[key]
+    if (see, beside) not in seen_before:
+        seen_before[see, beside] = see(place, list(beside))
+    before, after = seen_before[see, beside], see(place, [*beside, change])
+    wanted, plain = place.load([*beside, change]).recipe, place.load(list(beside)).recipe
+    assert recipe.value(wanted, key) != recipe.value(plain, key), "the case does not change the key"
+    assert [k for k in recipe.keys() if recipe.value(wanted, k) != recipe.value(plain, k)] == [key]
+    assert after != before
+
+
+@pytest.mark.parametrize("see", dict.fromkeys(case.see for case in CASES.values()), ids=lambda f: f.__name__)
+def test_what_is_seen_is_the_same_when_nothing_changes(see, place: Place, seen_before):
+    beside = next(case.beside for case in CASES.values() if case.see is see)
+    assert see(place, list(beside)) == seen_before.get((see, beside), see(place, list(beside)))

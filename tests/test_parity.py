@@ -1,0 +1,167 @@
+"""Ours against diffusers', PEFT's and torch's own: the same numbers from a loop that shares no code with us."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel
+from diffusers.training_utils import compute_snr
+from models import tiny_base
+from peft import LoraConfig
+from test_trainer import BOTH, bench, pictures
+from torch import Tensor
+from torch.nn.functional import mse_loss
+from torch.testing import assert_close
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from finetune.batches import Batch
+from finetune.process import Process, betas, discrete
+
+STEPS = 10
+DENOISER_RATE, TEXT_RATE, DECAY = 1e-3, 3e-4, 0.02
+ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
+TEXT_ATTENTION = ["q_proj", "k_proj", "v_proj", "out_proj"]
+
+
+class Trained(NamedTuple):
+    losses: list[float]
+    weights: dict[str, Tensor]
+
+
+def plain_loop(base: Path, given: list[list[Batch]], start: dict[str, Tensor], text: bool, gamma: float | None,
+               clip: float, rank: int, alpha: float) -> Trained:  # fmt: skip
+    """What a user of the libraries would write; `given` are the micro-batches of each step."""
+    unet = UNet2DConditionModel.from_pretrained(base, subfolder="unet").requires_grad_(False)
+    encoder = CLIPTextModel.from_pretrained(base / "text_encoder").requires_grad_(False)
+    tokenizer = CLIPTokenizer.from_pretrained(base / "tokenizer")
+    scheduler = DDPMScheduler.from_pretrained(base, subfolder="scheduler")
+    unet.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=ATTENTION))
+    if text:
+        encoder.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=TEXT_ATTENTION))
+    named = {f"unet.{n}": p for n, p in unet.named_parameters() if p.requires_grad}
+    words = {f"text_encoder.{n}": p for n, p in encoder.named_parameters() if p.requires_grad}
+    assert start.keys() == (named | words).keys()
+    with torch.no_grad():
+        for name, parameter in (named | words).items():
+            parameter.copy_(start[name])
+    groups = [{"params": list(named.values()), "lr": DENOISER_RATE}]
+    groups += [{"params": list(words.values()), "lr": TEXT_RATE}] if text else []
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, weight_decay=DECAY, foreach=False)
+    unet.train(), encoder.train()
+    losses = []
+    for micros in given:
+        told = 0.0
+        for batch in micros:
+            ids = tokenizer(list(batch.captions), padding="max_length", truncation=True, return_tensors="pt").input_ids
+            noisy = scheduler.add_noise(batch.latents, batch.noise, batch.t)
+            predicted = unet(noisy, batch.t, encoder_hidden_states=encoder(ids)[0]).sample
+            if scheduler.config.prediction_type == "epsilon":
+                target = batch.noise
+            else:
+                target = scheduler.get_velocity(batch.latents, batch.noise, batch.t)
+            loss = mse_loss(predicted, target, reduction="none").mean(dim=(1, 2, 3))
+            if gamma is not None:  # as in diffusers' examples/text_to_image/train_text_to_image.py
+                snr = compute_snr(scheduler, batch.t)
+                below = torch.stack([snr, gamma * torch.ones_like(snr)], dim=1).min(dim=1)[0]
+                loss = loss * (below / snr if scheduler.config.prediction_type == "epsilon" else below / (snr + 1))
+            loss = loss.mean() / len(micros)
+            loss.backward()
+            told += loss.item()
+        torch.nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(told)
+    return Trained(losses, {n: p.detach() for n, p in (named | words).items()})
+
+
+@pytest.mark.parametrize(
+    ("variant", "accumulate", "text", "gamma", "clip"),
+    [("sd15", 1, False, None, 0.004), ("sd21", 1, False, None, 0.005), ("sd15", 2, True, None, 0.007),
+     ("sd21", 1, False, 5.0, 0.002), ("sd15", 1, False, 1.0, 0.0035)],
+    ids=["epsilon", "v", "accumulate 2 and text encoder", "v, min-SNR", "epsilon, min-SNR"],
+)  # fmt: skip
+def test_ten_steps_are_those_of_a_plain_loop_on_stock_libraries(
+    tmp_path: Path, variant: str, accumulate: int, text: bool, gamma: float | None, clip: float
+) -> None:
+    base = tiny_base(tmp_path / "base", variant)
+    b = bench(
+        base, pictures(tmp_path / "data"), train__steps=STEPS, train__batch=1 if text else 2,
+        train__accumulate=accumulate,
+        adapter__components=BOTH if text else ("denoiser",), adapter__alpha=2.0, objective__min_snr=gamma,
+        data__caption_dropout=0.2, optimizer__learning_rate=DENOISER_RATE, optimizer__weight_decay=DECAY,
+        optimizer__clip_norm=clip, optimizer__text_encoder_learning_rate=TEXT_RATE if text else None,
+    )  # fmt: skip
+    b.grow(0.02)  # at zero lora_B the first step would move half of the weights only
+    start, given = b.weights(), [b.step(k) for k in range(STEPS)]
+    assert [len(micros) for micros in given] == [accumulate] * STEPS
+    assert any("" in batch.captions for micros in given for batch in micros)
+    expected = plain_loop(base, given, start, text, gamma, clip, rank=4, alpha=2.0)
+    steps = b.train()
+    assert_close([s.loss for s in steps], expected.losses, rtol=0, atol=1e-5)
+    assert {s.grad_norm > clip for s in steps} == {True, False}  # clipping is compared as well
+    assert_close(b.weights(), expected.weights, rtol=0, atol=1e-5)
+    moved = [float((t - start[n]).abs().max()) for n, t in b.weights().items()]
+    assert min(moved) > 1e-4
+
+
+# -- the process ------------------------------------------------------------------------------------------------------
+
+TABLE = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+KINDS = pytest.mark.parametrize(
+    ("prediction", "zero_snr"), [("epsilon", False), ("v", False), ("v", True)], ids=["epsilon", "v", "zero SNR"]
+)
+
+
+def both(prediction: str, zero_snr: bool, **changes: object) -> tuple[Process, DDIMScheduler]:
+    table = TABLE | changes
+    named = {"epsilon": "epsilon", "v": "v_prediction"}[prediction]
+    theirs = DDIMScheduler(**table, prediction_type=named, rescale_betas_zero_snr=zero_snr)
+    rows = betas(table["beta_schedule"], table["beta_start"], table["beta_end"], table["num_train_timesteps"])
+    return discrete(rows, prediction, zero_snr), theirs
+
+
+@KINDS
+@pytest.mark.parametrize("beta_schedule", ["scaled_linear", "linear"])
+def test_the_path_and_the_target_are_diffusers(prediction: str, zero_snr: bool, beta_schedule: str) -> None:
+    """Over all rows. Theirs is a float32 product of 1000 factors, so it is good to about 1e-5 itself."""
+    ours, theirs = both(prediction, zero_snr, beta_schedule=beta_schedule)
+    t = torch.arange(1000)
+    x0, noise = torch.randn(2, 1000, 4, 2, 2, generator=torch.Generator().manual_seed(0))
+    assert_close(ours.add_noise(x0, noise, t), theirs.add_noise(x0, noise, t), rtol=0, atol=1e-4)
+    if prediction == "v":
+        assert_close(ours.target(x0, noise, t), theirs.get_velocity(x0, noise, t), rtol=0, atol=1e-4)
+    else:
+        assert ours.target(x0, noise, t) is noise
+    assert_close(ours.alpha.square(), theirs.alphas_cumprod, rtol=1e-4, atol=1e-6)
+
+
+@KINDS
+def test_what_is_split_is_what_was_put_together(prediction: str, zero_snr: bool) -> None:
+    ours, theirs = both(prediction, zero_snr)
+    t = torch.tensor([0, 10, 500, 900, 999])
+    x0, noise = torch.randn(2, 5, 4, 2, 2, generator=torch.Generator().manual_seed(0))
+    xt, output = ours.add_noise(x0, noise, t), ours.target(x0, noise, t)
+    assert_close(ours.split(xt, output, t), (x0, noise), rtol=0, atol=1e-4)
+    theirs.set_timesteps(1000)
+    for i, row in enumerate(t.tolist()):
+        origin = theirs.step(output[i : i + 1], row, xt[i : i + 1]).pred_original_sample
+        assert_close(origin.clamp(-1, 1)[0], x0[i].clamp(-1, 1), rtol=0, atol=1e-3)
+
+
+def test_the_tiny_and_the_bundled_base_get_their_own_schedulers_table(tmp_path: Path) -> None:
+    from finetune import families, shipped
+
+    for base in (tiny_base(tmp_path / "a", "sd15"), tiny_base(tmp_path / "b", "sd21"), shipped.POCKET):
+        process = families.load(str(base)).process
+        theirs = DDIMScheduler.from_pretrained(base, subfolder="scheduler")
+        assert_close(process.alpha.square(), theirs.alphas_cumprod, rtol=1e-4, atol=1e-6)
+        assert {"epsilon": "epsilon", "v": "v_prediction"}[process.prediction] == theirs.config.prediction_type
+        assert len(process) == theirs.config.num_train_timesteps
+
+
+def test_levels_become_rows_uniformly() -> None:
+    process, _ = both("epsilon", False)
+    levels = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
+    assert torch.equal(process.rows(levels), torch.arange(1000))
+    assert process.rows(torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)).tolist() == [0, 999]

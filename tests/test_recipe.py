@@ -1,0 +1,459 @@
+"""What the user wrote: read exactly, or refused with every problem named; and no setting that does nothing."""
+
+import json
+import random
+import string
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from finetune import recipe, shipped
+from finetune.errors import RecipeError
+from finetune.recipe import Recipe
+
+SOUND = 'base = "pocket"\n[data]\npath = "mug"\n'
+COMMAND = [sys.executable, "-m", "finetune"]
+
+
+class Nasty(NamedTuple):
+    """A recipe, and what must be said of it: exactly these problems, each holding all of its words."""
+
+    text: str | bytes
+    says: list[tuple[str, ...]]
+
+
+NASTY = {
+    "empty": Nasty("", [("base: missing", "pocket"), ("data: missing", "[data]")]),
+    "a typo at the top": Nasty(
+        'bsae = "pocket"\n[data]\npath = "mug"', [("bsae: no such key", "did you mean base?"), ("base: missing",)]
+    ),
+    "three typos": Nasty(
+        SOUND + "resoluton = 512\n[trian]\nsteps = 3\n[optimizer]\nlerning_rate = 1e-4",
+        [
+            ("data.resoluton: no such key", "did you mean data.resolution?"),
+            ("trian: no such key", "did you mean train?"),
+            ("optimizer.lerning_rate: no such key", "did you mean optimizer.learning_rate?"),
+        ],
+    ),
+    "words of other trainers": Nasty(
+        SOUND + "[optimizer]\nlr = 1e-4\n[train]\nbatch_size = 2\nmax_train_steps = 9\n[lora]\ndim = 4",
+        [
+            ("optimizer.lr", "optimizer.learning_rate?"),
+            ("train.batch_size", "train.batch?"),
+            ("train.max_train_steps", "train.steps?"),
+            ("lora: no such key", "adapter?"),
+        ],
+    ),
+    "right keys in the wrong table": Nasty(
+        SOUND.replace("[data]", 'trigger = "sks"\n[data]') + "batch = 3\n[adapter]\nlearning_rate = 1e-4\nsteps = 9",
+        [
+            ("trigger: no such key", "did you mean data.trigger?"),
+            ("data.batch: no such key", "did you mean train.batch?"),
+            ("adapter.learning_rate: no such key", "did you mean optimizer.learning_rate?"),
+            ("adapter.steps: no such key", "did you mean train.steps?"),
+        ],
+    ),
+    "a key like nothing": Nasty(SOUND + "[train]\nzzz = 1", [("train.zzz: no such key",)]),
+    "text for numbers": Nasty(
+        SOUND + '[train]\nsteps = "100"\nseed = "many"\n[optimizer]\nlearning_rate = "1e-4"',
+        [
+            ("train.steps: needs a whole number", '"100"', "leave out the quotes"),
+            ("train.seed: needs a whole number", '"many"'),
+            ("optimizer.learning_rate: needs a number", '"1e-4"', "leave out the quotes"),
+        ],
+    ),
+    "numbers for text": Nasty(
+        "base = 15\n[data]\npath = 4\ntrigger = 7\n[export]\ntitle = 2024-01-01",
+        [
+            ("base: needs text in quotes", "15"),
+            ("data.path: needs a path", "4"),
+            ("data.trigger: needs text in quotes", "7"),
+            ("export.title: needs text in quotes", "2024-01-01"),
+        ],
+    ),
+    "switches that are not": Nasty(
+        SOUND
+        + 'flip = "no"\nallow_uncaptioned = 1\n[train]\nbatch = true\ncompile = "true"\n[optimizer]\nbeta1 = true',
+        [
+            ("data.flip: needs true or false", '"no"'),
+            ("data.allow_uncaptioned: needs true or false", "1"),
+            ("train.batch: needs a whole number", "true"),
+            ("train.compile: needs true or false", "leave out the quotes"),
+            ("optimizer.beta1: needs a number", "true"),
+        ],
+    ),
+    "fractions for counts": Nasty(
+        SOUND + "[train]\nsteps = 1.5\n[sample]\nevery = 2.0",
+        [("train.steps: needs a whole number", "1.5"), ("sample.every: needs a whole number", "2.0")],
+    ),
+    "bad choices": Nasty(
+        SOUND + 'crop = "middle"\n[optimizer]\nname = "adam"\nschedule = "Cosine"\n[train]\nprecision = "half"',
+        [
+            ("data.crop", '"middle" is not one of "center", "random"'),
+            ("optimizer.name", '"adam" is not one of', 'did you mean "adamw"?'),
+            ("optimizer.schedule", '"Cosine" is not one of', 'did you mean "cosine"?'),
+            ("train.precision", '"half" is not one of "auto", "fp32", "bf16", "fp16"'),
+        ],
+    ),
+    "bad choices in lists": Nasty(
+        SOUND + '[adapter]\ncomponents = ["unet", "clip"]\n[export]\nlayouts = ["universal", "kohya"]',
+        [
+            ("adapter.components", '"unet" is not one of "denoiser", "text_encoder"'),
+            ("adapter.components", '"clip" is not one of'),
+            ("export.layouts", '"kohya" is not one of "universal", "diffusers", "merged"'),
+        ],
+    ),
+    "text for lists": Nasty(
+        SOUND + '[adapter]\ncomponents = "denoiser"\n[sample]\nprompts = "a mug"',
+        [
+            ("adapter.components: needs a list", '["denoiser"]'),
+            ("sample.prompts: needs a list", '["a mug"]'),
+        ],
+    ),
+    "empty lists and texts": Nasty(
+        'base = ""\n[data]\npath = ""\ntrigger = ""\n[adapter]\ncomponents = []\ntargets = []',
+        [
+            ("base: must not be empty",),
+            ("data.path: must not be empty",),
+            ("data.trigger: must not be empty",),
+            ("adapter.components: must name at least one",),
+            ("adapter.targets: needs the name of a preset, or a list", "got []"),
+        ],
+    ),
+    "patterns that are none": Nasty(
+        SOUND + '[adapter]\ntargets = 3\nranks = {to_q = "4", to_k = 0}',
+        [
+            ("adapter.targets: needs the name of a preset, or a list", "got 3"),
+            ("adapter.ranks.to_q: needs a whole number", "leave out the quotes"),
+            ("adapter.ranks.to_k: must be at least 1",),
+        ],
+    ),
+    "written twice": Nasty(
+        SOUND + '[adapter]\ncomponents = ["denoiser", "denoiser"]\n[export]\nlayouts = ["merged", "merged"]',
+        [("adapter.components", '"denoiser" is written twice'), ("export.layouts", '"merged" is written twice')],
+    ),
+    "out of range": Nasty(
+        SOUND + "max_aspect = 9\n[train]\nsteps = 0\nbatch = -1\n[adapter]\nrank = 4096\n[sample]\nguidance = -1",
+        [
+            ("data.max_aspect: must be at most 4, got 9",),
+            ("train.steps: must be at least 1, got 0",),
+            ("train.batch: must be at least 1, got -1",),
+            ("adapter.rank: must be at most 1024",),
+            ("sample.guidance: must be at least 0",),
+        ],
+    ),
+    "on the open end of a range": Nasty(
+        SOUND + "caption_dropout = 1.0\n[optimizer]\nbeta2 = 1\nepsilon = 0.0\n[objective]\nmin_snr = 0",
+        [
+            ("data.caption_dropout: must be below 1, got 1.0",),
+            ("optimizer.beta2: must be below 1",),
+            ("optimizer.epsilon: must be above 0",),
+            ("objective.min_snr: must be above 0",),
+        ],
+    ),
+    "not finite": Nasty(
+        SOUND + "max_aspect = inf\n[optimizer]\nlearning_rate = nan\nweight_decay = -inf",
+        [
+            ("data.max_aspect: needs a finite number",),
+            ("optimizer.learning_rate: needs a finite number",),
+            ("optimizer.weight_decay: needs a finite number",),
+        ],
+    ),
+    "a seed that no generator takes": Nasty(
+        SOUND + "[train]\nseed = 99999999999999999999\n[sample]\nseed = -1",
+        [("train.seed: must be below",), ("sample.seed: must be at least 0",)],
+    ),
+    "steps and epochs": Nasty(
+        SOUND + "[train]\nsteps = 5\nepochs = 2\nbatch = 0",
+        [("train.steps and train.epochs decide the same thing",), ("train.batch: must be at least 1",)],
+    ),
+    "a prior that is off": Nasty(
+        SOUND + '[prior]\npath = "mugs"\nweight = 2.0\nprompt = "a mug"',
+        [(f"prior.{k}: has no effect", 'prior.mode = "off"') for k in ("path", "weight", "prompt")],
+    ),
+    "a prior of images without images": Nasty(
+        SOUND + '[prior]\nmode = "images"', [("prior.path: missing", "needs a folder of class images")]
+    ),
+    "a prior of its own with images": Nasty(
+        SOUND + '[prior]\nmode = "self"\npath = "mugs"\nprompt = "a mug"',
+        [("prior.path: has no effect", '"self"'), ("prior.prompt: has no effect", '"self"')],
+    ),
+    "an adapter's settings without an adapter": Nasty(
+        SOUND + '[adapter]\nmethod = "full"\nrank = 8\nalpha = 4\ndropout = 0.1\n[prior]\nmode = "self"\n'
+        '[export]\nlayouts = ["merged"]',
+        [(f"adapter.{k}: has no effect", 'adapter.method = "full"') for k in ("rank", "alpha", "dropout")]
+        + [("export.layouts: has no effect",), ("prior.mode", "needs an adapter that can be switched off")],
+    ),
+    "settings of a part that is not trained": Nasty(
+        SOUND + '[adapter]\ntext_encoder_targets = "all"\n[optimizer]\ntext_encoder_learning_rate = 1e-5',
+        [
+            ("adapter.text_encoder_targets: has no effect without the text encoder",),
+            ("optimizer.text_encoder_learning_rate: has no effect without the text encoder",),
+        ],
+    ),
+    "targets of a denoiser that is not trained": Nasty(
+        SOUND + '[adapter]\ncomponents = ["text_encoder"]\ntargets = "all"',
+        [("adapter.targets: has no effect without the denoiser",)],
+    ),
+    "more settings without effect": Nasty(
+        SOUND + '[validation]\nevery = 5\n[sample]\nguidance = 1\nnegative = "blurry"',
+        [
+            ("validation.every: has no effect with validation.count = 0",),
+            ("sample.negative: has no effect with sample.guidance at 1 or less",),
+        ],
+    ),
+    "values for tables": Nasty(
+        'base = "pocket"\ndata = "mug"\ntrain = 300',
+        [("data: is a table, [data]", '"mug"'), ("train: is a table, [train]", "300")],
+    ),
+    "tables for values": Nasty(
+        SOUND + "[data.trigger]\nword = 1\n[train.steps]\nmost = 9",
+        [("data.trigger: needs text in quotes",), ("train.steps: needs a whole number",)],
+    ),
+    "a list of tables": Nasty('base = "pocket"\n[[data]]\npath = "mug"', [("data: is a table, [data]",)]),
+    "a name that is no file name": Nasty(
+        'name = "../mug"\n' + SOUND, [("name: may have letters, digits, dots", '"../mug"')]
+    ),
+}
+UNREADABLE = {
+    "text without quotes": ("base = pocket\n", "is not TOML", "base = pocket", "in quotes"),
+    "yaml": ("base: pocket\ndata:\n  path: mug\n", "is not TOML", "base: pocket", "key = value"),
+    "a key twice": ('base = "a"\nbase = "b"\n', "is not TOML", "line 2", "written once"),
+    "a table twice": (SOUND + "[train]\n[train]\n", "is not TOML", "line 5", "written once"),
+    "a Windows path": ('base = "C:\\new"\n[data]\npath = "C:\\mug"\n', "is not TOML", "C:\\mug", "single quotes"),
+    "UTF-16": (SOUND.encode("utf-16"), "is not UTF-8", "byte 0", "UTF-8"),
+    "Latin-1": ('base = "café"\n'.encode("latin-1"), "is not UTF-8", "byte 11", "UTF-8"),
+    "a picture": (b"\x89PNG\r\n\x1a\n\x00", "is not UTF-8", "byte 0", "UTF-8"),
+    "NUL": (b"base = 'a'\n\x00\n", "is not TOML", "line 2", ""),
+}
+
+
+def refused(path: Path, *sets: str) -> RecipeError:
+    with pytest.raises(RecipeError) as caught:
+        recipe.load(path, sets)
+    return caught.value
+
+
+def written(folder: Path, text: str | bytes) -> Path:
+    path = folder / "mine.toml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def test_there_are_thirty_nasty_recipes_and_more():
+    assert len(NASTY) + len(UNREADABLE) >= 40
+
+
+@pytest.mark.parametrize("nasty", NASTY.values(), ids=NASTY)
+def test_every_problem_is_named_once_with_its_key_and_the_nearest_right_name(nasty: Nasty, tmp_path):
+    began = time.perf_counter()
+    error = refused(written(tmp_path, nasty.text))
+    assert time.perf_counter() - began < 0.5
+    head, *problems = error.problem.splitlines()
+    for words in nasty.says:
+        hits = [p for p in problems if all(word in p for word in words)]
+        assert len(hits) == 1, f"{words} in\n{error.problem}"
+    assert len(problems) == len(nasty.says), error.problem
+    assert head.endswith(f"{len(problems)} problem{'s' * (len(problems) > 1)}") and str(tmp_path / "mine.toml") in head
+    assert error.exit_code == 2 and error.hint
+    assert not any(
+        word in error.problem for word in ("tuple", "dict", "Input", "input should", "after validation", "<class")
+    )
+
+
+@pytest.mark.parametrize("text, what, where, hint", UNREADABLE.values(), ids=UNREADABLE)
+def test_a_file_that_cannot_be_read_says_what_it_is_and_where(text, what, where, hint, tmp_path):
+    error = refused(written(tmp_path, text))
+    assert what in error.problem and where in error.problem and hint in error.hint and error.exit_code == 2
+
+
+def test_the_command_answers_within_a_second_without_importing_torch(tmp_path):
+    for name in ("three typos", "switches that are not", "empty"):
+        path = written(tmp_path, NASTY[name].text)
+        best = min(_run([*COMMAND, "train", str(path), "--out", str(tmp_path / "run")]) for _ in range(2))
+        bare = min(_run([sys.executable, "-c", "raise SystemExit(2)"]) for _ in range(2))
+        assert best < bare + 1.0
+        assert not (tmp_path / "run").exists()
+    script = (
+        "import sys; from pathlib import Path; from finetune import recipe\n"
+        "recipe.load(Path('pocket-product'))\n"
+        "heavy = {'torch', 'numpy', 'diffusers', 'transformers', 'peft', 'datasets', 'PIL', 'tomlkit', 'rich'}\n"
+        "raise SystemExit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def _run(command: list[str]) -> float:
+    began = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    if "finetune" in command:
+        assert done.stderr.startswith("error: ") and "\n  try: " in done.stderr
+        assert "problem" in done.stderr and not done.stdout
+    return time.perf_counter() - began
+
+
+def test_a_byte_order_mark_is_no_problem(tmp_path):
+    plain = recipe.load(written(tmp_path, SOUND)).recipe
+    assert recipe.load(written(tmp_path, b"\xef\xbb\xbf" + SOUND.encode())).recipe == plain
+
+
+def test_a_recipe_that_is_not_there_is_answered_with_the_nearest_one(tmp_path):
+    error = refused(Path("pocket-prodcut"))
+    assert "not a file, not a shipped recipe" in error.problem and error.hint == "did you mean pocket-product?"
+    assert "recipes list" in refused(Path("qqqq")).hint
+    assert f"{tmp_path} is a folder" in refused(tmp_path).problem
+    inside = written(tmp_path, SOUND)
+    assert refused(tmp_path).hint == f"did you mean {inside}?"
+
+
+def test_an_unreadable_file_says_why(tmp_path, monkeypatch):
+    path = written(tmp_path, SOUND)
+
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", denied)
+    error = refused(path)
+    assert "Permission denied" in error.problem and error.hint
+
+
+BAD_SETS = {
+    "steps": "write it as table.key=value",
+    "=3": "write it as table.key=value",
+    "train..steps=3": "write it as table.key=value",
+    ".steps=3": "write it as table.key=value",
+    "base.x=3": "'base' is a value, not a table",
+    "data.path.x=3": "'path' is a value, not a table",
+    "train=3": "train: is a table, [train]",
+    "trian.steps=3": "trian: no such key; did you mean train?",
+    "train.step=3": "train.step: no such key; did you mean train.steps?",
+    "train.steps=abc": 'train.steps: needs a whole number, got "abc"',
+    "train.steps=": 'train.steps: needs a whole number, got ""',
+    "train.steps=3\nbatch=4": "more than one value",
+    "data.resolution=512px": 'data.resolution: needs a whole number, got "512px"',
+    "adapter.components=text_encoder": 'needs a list: ["text_encoder"]',
+    "data.flip=True": 'data.flip: needs true or false, got "True"',
+    "data.trigger=42": "data.trigger: needs text in quotes, got 42",
+}
+
+
+@pytest.mark.parametrize("item", BAD_SETS)
+def test_a_bad_set_is_refused_in_words(item, tmp_path):
+    assert BAD_SETS[item] in refused(written(tmp_path, SOUND), item).problem
+
+
+def test_problems_of_the_file_and_of_several_sets_are_told_together(tmp_path):
+    path = written(tmp_path, SOUND + "[train]\nbtach = 3")
+    problem = refused(path, "nonsense", "train.seed=x", "optimzer.name=adamw").problem
+    assert "4 problems" in problem
+    assert all(word in problem for word in ("train.btach", "'nonsense'", "train.seed", "did you mean optimizer?"))
+
+
+def test_set_wins_over_the_file_and_the_last_set_over_the_others(tmp_path):
+    path = written(tmp_path, SOUND + "[train]\nsteps = 5\nbatch = 2\n[adapter.ranks]\nto_k = 2")
+    loaded = recipe.load(path, ["train.steps=7", "train.steps=9", "data.trigger=sks", "adapter.ranks.to_q=4"])
+    assert loaded.recipe.train.steps == 9 and loaded.recipe.train.batch == 2
+    assert loaded.recipe.data.trigger == "sks" and loaded.recipe.adapter.ranks == {"to_k": 2, "to_q": 4}
+    assert loaded.sources == {
+        "base": "file", "data.path": "file", "train.steps": "--set", "train.batch": "file", "data.trigger": "--set",
+        "adapter.ranks": "--set",
+    }  # fmt: skip
+
+
+def test_set_reads_values_as_toml_and_bare_words_as_text(tmp_path):
+    sets = [
+        "optimizer.learning_rate=3e-4", "data.flip=true", 'sample.prompts=["a, b", "c=d"]', "data.path=C:\\mug = 2",
+        'data.trigger="ohwx man"', "data.class_word = dog ", "sample.negative=a = b", 'adapter.targets=["to_q"]',
+    ]  # fmt: skip
+    found = recipe.load(written(tmp_path, SOUND), sets).recipe
+    assert found.optimizer.learning_rate == 3e-4 and found.data.flip is True
+    assert found.sample.prompts == ("a, b", "c=d") and found.data.path == Path("C:\\mug = 2")
+    assert (found.data.trigger, found.data.class_word) == ("ohwx man", "dog")
+    assert found.sample.negative == "a = b" and found.adapter.targets == ("to_q",)
+
+
+def test_a_set_of_a_whole_table_replaces_it(tmp_path):
+    path = written(tmp_path, SOUND + "[train]\nsteps = 5\nbatch = 2")
+    loaded = recipe.load(path, ["train={seed = 3}"])
+    assert loaded.recipe.train == recipe.Train(seed=3)
+    assert {k: v for k, v in loaded.sources.items() if k.startswith("train")} == {"train.seed": "--set"}
+
+
+def test_steps_and_epochs_the_set_decides_against_the_file_but_two_sets_contradict(tmp_path):
+    path = written(tmp_path, SOUND + "[train]\nsteps = 5")
+    loaded = recipe.load(path, ["train.epochs=2"])
+    assert (loaded.recipe.train.steps, loaded.recipe.train.epochs) == (None, 2)
+    assert "train.steps" not in loaded.sources and loaded.sources["train.epochs"] == "--set"
+    assert "decide the same thing" in refused(path, "train.epochs=2", "train.steps=3").problem
+    assert "is a table" in refused(written(tmp_path, "train = 3\n" + SOUND), "train.epochs=2").problem
+
+
+@pytest.mark.parametrize("name", [p.stem for p in sorted(shipped.RECIPES.glob("*.toml"))])
+def test_a_shipped_recipe_survives_being_written_and_read(name, tmp_path):
+    found = recipe.load(Path(name)).recipe
+    assert recipe.load(written(tmp_path, recipe.dumps(found))).recipe == found
+
+
+def test_a_random_recipe_survives_being_written_and_read(tmp_path):
+    chance, texts = random.Random(0), []
+    for _ in range(60):
+        wanted = Recipe.model_validate(_random_tables(chance))
+        texts.append(recipe.dumps(wanted))
+        assert recipe.load(written(tmp_path, texts[-1])).recipe == wanted, texts[-1]
+    assert len(set(texts)) == 60
+    assert 'method = "full"' in "".join(texts) and 'mode = "images"' in "".join(texts)
+
+
+def _random_tables(chance: random.Random) -> dict[str, dict[str, object] | str]:
+    letters = string.printable + "äß中🐕\u200b"
+
+    def text() -> str:
+        return "".join(chance.choice(letters) for _ in range(chance.randint(1, 12)))
+
+    number = 10 ** chance.uniform(-12, 3)
+    method, mode = chance.choice(["lora", "full"]), chance.choice(["off", "images", "self"])
+    tables: dict[str, dict[str, object] | str] = {
+        "base": text(),
+        "data": {"path": Path(text().replace("\0", "")), "trigger": text(), "flip": chance.random() < 0.5},
+        "adapter": {"method": method, "components": ("denoiser", "text_encoder")[: chance.randint(1, 2)]},
+        "optimizer": {"learning_rate": number, "epsilon": number / 7, "warmup_steps": chance.randrange(2**60)},
+        "train": {chance.choice(["steps", "epochs"]): chance.randint(1, 9), "seed": chance.randrange(2**63)},
+        "sample": {"prompts": tuple(text() for _ in range(chance.randint(0, 3))), "negative": text()},
+        "export": {"title": text(), "license": text()},
+    }
+    if method == "lora":
+        ranks = {text(): chance.randint(1, 9) for _ in range(chance.randint(0, 2))}
+        tables["adapter"] |= {"rank": chance.randint(1, 9), "targets": (text(), text()), "ranks": ranks}
+        tables["export"]["layouts"] = ("diffusers", "merged")
+        tables["prior"] = {"mode": mode} | ({"path": Path("class")} if mode == "images" else {})
+    return tables
+
+
+def test_what_has_no_effect_is_not_written(tmp_path):
+    found = recipe.load(written(tmp_path, SOUND), ["adapter.method=full"]).recipe
+    text = recipe.dumps(found)
+    assert not any(f"\n{word} " in text for word in ("rank", "targets", "layouts", "weight", "text_encoder_targets"))
+
+
+def test_recipes_are_frozen():
+    found = recipe.load(Path("pocket-product")).recipe
+    with pytest.raises(ValueError, match="frozen"):
+        found.train.steps = 5
+    assert recipe.replace(found, train__steps=5, base="b").train.steps == 5 and found.train.steps == 300
+
+
+def test_keys_walk_the_whole_schema():
+    found = list(recipe.keys())
+    schema = Recipe.model_json_schema()
+    told = []
+    for name, entry in schema["properties"].items():
+        table = schema["$defs"].get(json.dumps(entry).partition("#/$defs/")[2].partition('"')[0], {})
+        told += [f"{name}.{inner}" for inner in table["properties"]] if "properties" in table else [name]
+    assert found == told and len(found) == len(set(found)) > 45
+    values = recipe.load(Path("pocket-product")).recipe
+    assert [recipe.value(values, key) for key in found][1] == "pocket"
