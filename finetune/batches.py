@@ -6,8 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from finetune import cache, dataset, draws
+from finetune import cache, draws
 from finetune.cache import Crop
+from finetune.captions import without_trigger
 from finetune.families.base import Family, Moments, Text
 from finetune.plan import Plan, Pool
 from finetune.schedule import Micro
@@ -61,8 +62,7 @@ class Batches:
         moments = [self.latents[e.name, c] for e, c in zip(examples, crops, strict=True)]
         shape = tuple(moments[0].mean.shape)
         captions = tuple("" if d.drop_caption else e.caption for e, d in zip(examples, chance, strict=True))
-        trigger = self.plan.recipe.data.trigger
-        kept = tuple(dataset.without_trigger(c, trigger) for c in captions) if preserve else ()
+        kept = tuple(without_trigger(c, data.trigger, data.class_word) for c in captions) if preserve else ()
         latents = self.family.latents(
             Moments(torch.stack([m.mean for m in moments]), torch.stack([m.logvar for m in moments])),
             torch.stack([d.latent_noise(shape) for d in chance]),
@@ -89,7 +89,8 @@ def captions(plan: Plan) -> list[str]:
     shown = [p.example.caption for p in (*plan.train.placed, *plan.held_out)]
     shown += [p.example.caption for p in plan.prior.placed] if plan.prior else []
     if plan.recipe.prior.mode == "self":
-        shown += [dataset.without_trigger(c, plan.recipe.data.trigger) for c in shown]
+        data = plan.recipe.data
+        shown += [without_trigger(c, data.trigger, data.class_word) for c in shown]
     return list(dict.fromkeys(["", *shown]))
 
 

@@ -103,8 +103,8 @@ def _step(path: Path) -> int:
 
 def _fault(path: Path) -> str:
     try:
-        manifest = json.loads((path / "manifest.json").read_text())
-    except (OSError, ValueError):
+        manifest = dict(json.loads((path / "manifest.json").read_text()))
+    except (OSError, ValueError, TypeError):
         return "no readable manifest"
     for name in _FILES:
         if not (path / name).is_file():

@@ -66,7 +66,8 @@ def optimizer_steps(name: str) -> Finding:
     except RuntimeError as e:
         return Finding(f"optimizer {name}", False, f"its step fails: {e}", "optimizer.name = adamw")
     moved = bool((parameter < 1).all())
-    return Finding(f"optimizer {name}", moved, f"one step on {device.type} " + ("moves" if moved else "does not move"))
+    did = "moves" if moved else "does not move"
+    return Finding(f"optimizer {name}", moved, f"one step on {device.type} {did}", "another optimizer.name")
 
 
 def gpus() -> Iterator[Finding]:
@@ -87,7 +88,7 @@ def gpus() -> Iterator[Finding]:
         detail = (
             f"{name}, {total[0] / 2**30:.1f} of {total[1] / 2**30:.1f} GiB free, bf16 {'works' if half else 'does not'}"
         )
-        yield Finding(f"GPU {index}", right, detail)
+        yield Finding(f"GPU {index}", right, detail, "it computes wrong numbers: another driver, or another GPU")
 
 
 def room(folder: Path) -> Finding:

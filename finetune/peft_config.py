@@ -97,7 +97,7 @@ def _patterns(table: Mapping[str, object], key: str, where: str) -> dict[str, fl
         try:
             re.compile(pattern)
         except re.error as e:
-            raise BaseError(f"{where}: {key} {pattern!r} is no pattern: {e}") from e
+            raise BaseError(f"{where}: {key} {pattern!r} is no pattern: {e}", "get the file again") from e
     return found
 
 

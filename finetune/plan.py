@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from finetune import dataset, draws, families, images, optimizers, recipe, shipped
+from finetune.captions import mentions
 from finetune.dataset import Dataset, Placed
 from finetune.errors import DataError, RecipeError
 from finetune.families.base import Facts
@@ -170,11 +171,13 @@ def components(plan: Plan) -> list[Component]:
     names = adapters.component_names(config, family.denoiser_name)
     adapters.check_ranks({n: modules[n] for n in names}, family.presets, config)
     trainable = adapters.attach(modules, family.presets, config, family.denoiser_name, seed=0)
-    rows = []
+    rows, before = [], list[int]()
     for name in modules:
         sizes = [p.numel() for p in trainable.get(name, {}).values()]
         frozen = total[name] if config.method == "lora" or not sizes else 0
-        state = optimizers.state_bytes(plan.recipe.optimizer.name, sizes)
+        kept = optimizers.state_bytes(plan.recipe.optimizer.name, before)
+        before += sizes
+        state = optimizers.state_bytes(plan.recipe.optimizer.name, before) - kept  # what parameters share counts once
         carried = len(sizes) // 2 if config.method == "lora" else 0
         weight = frozen * (2 if half else 4) + 4 * sum(sizes)
         rows.append(Component(name, total[name], sum(sizes), carried, weight, 4 * sum(sizes), state))
@@ -216,10 +219,10 @@ def _prior(wanted: Recipe, data: Dataset, buckets: Sequence[images.Bucket], worl
     prompt = wanted.prior.prompt or (f"a photo of {data.class_word}" if data.class_word else None)
     if prompt is None:
         raise RecipeError("prior.prompt: missing, and there is no data.class_word to make it from")
-    if dataset.mentions(prompt, data.trigger):
+    if mentions(prompt, data.trigger):
         raise RecipeError(f"prior.prompt {prompt!r} holds the trigger: it would preserve the subject", "leave it out")
     classes = dataset.read(wanted.prior.path, template=prompt, allow_uncaptioned=True)
-    named = [e.name for e in classes.examples if dataset.mentions(e.caption, data.trigger)]
+    named = [e.name for e in classes.examples if mentions(e.caption, data.trigger)]
     if named:
         raise DataError(
             f"prior.path: captions of class images hold the trigger {data.trigger!r}: {', '.join(named[:3])}",

@@ -1,6 +1,7 @@
 """Events to people and programs: a progress bar, JSON lines, TensorBoard."""
 
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -56,6 +57,7 @@ class Screen:
         self.bar: Progress | None = None
         self.task: TaskID | None = None
         self.last = 0.0
+        self.mean: float | None = None
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -64,7 +66,7 @@ class Screen:
             case Advanced(done):
                 self._move(done)
             case Stepped():
-                self._move(event.step, loss=event.loss)
+                self._move(event.step, loss=self._smoothed(event.loss))
                 self._plain(event)
                 if event.skipped:
                     self._say(f"[yellow]step {event.step}: the loss was not finite; nothing was changed[/]")
@@ -105,6 +107,12 @@ class Screen:
         if self.bar and self.task is not None:
             self.bar.update(self.task, completed=done, loss=loss)
 
+    def _smoothed(self, loss: float) -> float | None:
+        """Over about 20 steps, as one step's loss depends mostly on its noise levels; without those not finite."""
+        if math.isfinite(loss):
+            self.mean = loss if self.mean is None else 0.95 * self.mean + 0.05 * loss
+        return self.mean
+
     def _plain(self, event: Stepped) -> None:
         """Without a terminal: a line now and then, for a log file."""
         now = time.monotonic()
@@ -121,21 +129,9 @@ class Screen:
 
 
 class _Loss(ProgressColumn):
-    """The loss, smoothed over about 20 steps: one step's loss depends mostly on its noise levels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mean: float | None = None
-        self.seen = -1.0
-
     def render(self, task: Task) -> Text:
         loss = task.fields.get("loss")
-        if loss is None:
-            return Text("")
-        if task.completed != self.seen:
-            self.mean = loss if self.mean is None else 0.95 * self.mean + 0.05 * loss
-            self.seen = task.completed
-        return Text(f"loss {self.mean:.4f}")
+        return Text("" if loss is None else f"loss {loss:.4f}")
 
 
 class _Speed(ProgressColumn):

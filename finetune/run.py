@@ -447,9 +447,10 @@ def shots(plan: Plan) -> list[sampler.Shot]:
 
 def write_samples(plan: Plan, pictures: list[sampler.Picture], folder: Path, facts: dict[str, str]) -> list[Path]:
     paths = []
+    facts = {"base": sampler.public_name(plan.recipe.base), **facts}
     for i, (shot, picture) in enumerate(zip(shots(plan), pictures, strict=True)):
         path = folder / f"{i:02d}.png"
-        sampler.write_png(picture.image, path, {**shot.described(), **facts, "base": plan.recipe.base})
+        sampler.write_png(picture.image, path, {**shot.described(), **facts})
         paths.append(path)
     return paths
 
@@ -570,7 +571,8 @@ def _write_sheet(
 ) -> Path:
     path = out / "sheet.png"
     page = sampler.sheet([(label, [p.image for p in pictures]) for label, pictures in rows], plan.recipe.sample.prompts)
-    sampler.write_png(page, path, {"prompt": " | ".join(plan.recipe.sample.prompts), "base": plan.recipe.base, **facts})
+    base = sampler.public_name(plan.recipe.base)
+    sampler.write_png(page, path, {"prompt": " | ".join(plan.recipe.sample.prompts), "base": base, **facts})
     for label, pictures in rows:
         write_samples(plan, pictures, out / "samples" / f"final-{label}", facts if label != "base" else {})
     tell(Sampled(plan.steps, (path,)))

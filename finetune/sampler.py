@@ -54,10 +54,13 @@ def wear(family: Family, pipeline: Any, adapters: Sequence[Worn], merged: bool) 
         VerifyError: a file cannot be read whole for this base.
     """
     names = [f"adapter_{i}" for i in range(len(adapters))]
+    sites = lora.sites(family.components)  # before an adapter hides some of them
     for name, worn in zip(names, adapters, strict=True):
-        found = layouts.read(worn.path, lora.sites(family.components))
-        if found.problems:
-            raise VerifyError(f"{worn.path}: {found.problems[0]}", f"finetune verify {worn.path} --base {family.base}")
+        found = layouts.read(worn.path, sites)
+        misfits = [n for n, module in found.modules.items() if tuple(lora.delta(module).shape) != sites[n]]
+        problems = [*found.problems, *(f"{n}: not of the base's shape" for n in misfits)]
+        if problems:
+            raise VerifyError(f"{worn.path}: {problems[0]}", f"finetune verify {worn.path} --base {family.base}")
         pipeline.load_lora_weights(layouts.universal(found.modules, torch.float32), adapter_name=name)
     if adapters:
         pipeline.set_adapters(names, [worn.weight for worn in adapters])
@@ -85,6 +88,11 @@ def render(family: Family, pipeline: Any, shot: Shot, device: torch.device, auto
     return Picture(pipeline.image_processor.numpy_to_pil(checked)[0], bool(flagged[0]))
 
 
+def public_name(base: str) -> str:
+    """What a picture may say of its base: a hub id or a word as it is, of a path on this machine only the last part."""
+    return Path(base).name if Path(base).exists() else base
+
+
 def write_png(image: Image.Image, path: Path, facts: Mapping[str, str]) -> None:
     """A PNG whose text chunks say how it was made; `parameters` is the line web UIs show."""
     info = PngInfo()
@@ -99,7 +107,8 @@ def sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]], columns: Sequence[s
     """A labelled grid: one row of pictures per label, the column labels above."""
     side = max(SHOWN_PX, *(max(i.size) for _, images in rows for i in images))
     font = ImageFont.load_default(13)
-    left = max(round(font.getlength(label)) for label, _ in rows) + 2 * _MARGIN
+    names = [_wrap(label, font, side) for label, _ in rows]
+    left = max(round(font.getlength(line)) for lines in names for line in lines) + 2 * _MARGIN
     width = left + len(columns) * (side + _MARGIN)
     top = _LABEL * max(len(_wrap(c, font, side)) for c in columns) + 2 * _MARGIN
     page = Image.new("RGB", (width, top + len(rows) * (side + _MARGIN)), "white")
@@ -107,9 +116,10 @@ def sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]], columns: Sequence[s
     for c, label in enumerate(columns):
         for n, line in enumerate(_wrap(label, font, side)):
             pen.text((left + c * (side + _MARGIN), _MARGIN + n * _LABEL), line, fill="black", font=font)
-    for r, (label, images) in enumerate(rows):
+    for r, (_, images) in enumerate(rows):
         y = top + r * (side + _MARGIN)
-        pen.text((_MARGIN, y + side // 2), label, fill="black", font=font)
+        for n, line in enumerate(names[r]):
+            pen.text((_MARGIN, y + side // 2 + n * _LABEL), line, fill="black", font=font)
         for c, image in enumerate(images):
             page.paste(_enlarged(image, side), (left + c * (side + _MARGIN), y))
     return page
@@ -127,13 +137,17 @@ def _enlarged(image: Image.Image, side: int) -> Image.Image:
 
 
 def _wrap(text: str, font: Any, width: int) -> list[str]:
+    """Lines no wider than width; a word that is wider is broken."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width or not lines[-1]:
+        if font.getlength(longer) <= width:
             lines[-1] = longer
-        else:
-            lines.append(word)
+            continue
+        lines += [""] if lines[-1] else []
+        for letter in word:
+            lines += [""] if font.getlength(lines[-1] + letter) > width else []
+            lines[-1] += letter
     return lines
 
 

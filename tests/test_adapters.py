@@ -1,7 +1,6 @@
 """Attached, frozen, switched off, read out."""
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import pytest

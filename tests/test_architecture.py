@@ -15,7 +15,7 @@ FLOORS = (
     # a file may import from the floors below, and from the files before it on its own
     ("errors", "events", "shipped", "finetune"),
     ("recipe",),
-    ("draws", "process", "images", "lora", "weights", "dataset", "schedule"),
+    ("draws", "process", "images", "lora", "weights", "folder", "captions", "dataset", "schedule"),
     ("families.base", "families.checkpoints", "families.sd", "families", "adapters", "optimizers"),
     (
         *("cache", "plan", "batches", "trainer", "checkpoint", "preflight", "evaluate"),

@@ -195,7 +195,7 @@ def test_an_entry_cut_short_is_made_again(store: Store, family: Family, data: Pa
 
 def test_a_cache_that_cannot_be_written_says_where_and_what_to_do(family: Family, data: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="cannot write into the cache .*file") as refused:
+    with pytest.raises(RunError, match=r"cannot write into the cache .*file") as refused:
         misses(Store(tmp_path / "file"), family, wanted(data))
     assert "FINETUNE_CACHE" in refused.value.hint
 
@@ -234,6 +234,7 @@ def test_two_threads_may_fill_one_cache(tmp_path: Path) -> None:
     assert_all_whole(tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_two_processes_may_fill_one_cache(tmp_path: Path) -> None:
     """Also of two machines, whose processes may have the same number."""
     fork = multiprocessing.get_context("fork")
@@ -254,8 +255,8 @@ def test_info_counts_and_clear_removes_that_and_nothing_else(
 ) -> None:
     misses(store, family, wanted(data), ["a cup", "a jug", ""])
     root = tmp_path / "cache"
-    foreign = [root / "videos" / "mine.mp4", root / "venv" / "image" / "it" / "logo.safetensors", root / "inductor" / "k",
-               root / "v1" / "notes.txt", root / "notes.txt"]  # fmt: skip
+    places = ("videos/mine.mp4", "venv/image/it/logo.safetensors", "inductor/k", "v1/notes.txt", "notes.txt")
+    foreign = [root / place for place in places]
     for file in foreign:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("mine")

@@ -321,7 +321,7 @@ def test_bad_input_exits_2_with_the_thing_and_the_next_step(arguments, words, ca
 
 
 def test_cache_info_and_clear_count_and_remove_only_their_own(capsys, tmp_path):
-    entry = tmp_path / "v1" / "image" / "ab" / "abc.safetensors"
+    entry = tmp_path / "v1" / "image" / "ab" / f"ab{62 * '0'}.safetensors"
     entry.parent.mkdir(parents=True)
     entry.write_bytes(b"0" * 100)
     (tmp_path / "photo.png").write_bytes(b"mine")

@@ -1,17 +1,22 @@
 import hashlib
 import json
 import os
+import re
+import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 import typer
 from nasty_folder import build, cut_out, encoded, picture, turned, write_jsonl
 from typer.testing import CliRunner, Result
 
-from finetune import dataset, images
+from finetune import batches, dataset, images, plan, recipe
+from finetune.captions import TABLE, TABLES, fill, inject, without_trigger
 from finetune.cli import data
-from finetune.dataset import inject, without_trigger
 from finetune.errors import DataError, RunError
+from finetune.families.base import Moments
 
 
 @pytest.fixture
@@ -191,7 +196,7 @@ def test_two_sources_of_captions_are_an_error_naming_both(photos: Path) -> None:
     (photos / "metadata.csv").write_text("file_name,text\n0.jpg,a mug\n")
     with pytest.raises(DataError, match="two sources of captions"):
         dataset.read(photos)
-    for table in dataset.TABLES:
+    for table in TABLES:
         (photos / table).unlink()
     (photos / "0.txt").write_text("a mug")
     (photos / "0.caption").write_text("a mug")
@@ -271,7 +276,34 @@ def test_any_trigger_occurs_exactly_once_and_can_be_taken_out(
 
 def test_a_trigger_that_has_the_class_word_does_not_repeat_it() -> None:
     assert inject("a mug on a shelf", "zwx mug", "mug") == "a zwx mug on a shelf"
-    assert dataset.fill("a photo of {trigger} {class_word}", "zwx mug", "mug") == "a photo of zwx mug"
+    assert fill("a photo of {trigger} {class_word}", "zwx mug", "mug") == "a photo of zwx mug"
+
+
+@pytest.mark.parametrize("caption", ["a mug on a shelf", "mug", "a photo of a mug, mug in front"])
+@pytest.mark.parametrize("trigger", ["sks", "zwx mug", "ZWX Mug", "mug of zwx"])
+def test_taking_the_trigger_out_undoes_its_injection_and_keeps_the_class_word(caption: str, trigger: str) -> None:
+    assert without_trigger(inject(caption, trigger, "mug"), trigger, "mug") == caption
+
+
+def test_the_class_word_is_kept_only_where_the_trigger_has_it_as_a_word() -> None:
+    assert without_trigger("a zwx mug", "zwx mug", "mug") == "a mug"
+    assert without_trigger("a zwxmug, mug", "zwxmug", "mug") == "a, mug"
+    assert without_trigger("a zwx mug", "zwx mug") == "a"
+
+
+def test_what_a_self_prior_preserves_keeps_the_class_word(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text(
+        f'base = "pocket"\n[data]\npath = "{photos}"\ntrigger = "zwx mug"\nclass_word = "mug"\n[prior]\nmode = "self"\n'
+    )
+    settled = plan.settle(recipe.load(tmp_path / "recipe.toml", ["data.caption_dropout=0"]))
+    assert set(batches.captions(settled)) == {"", "a photo of zwx mug", "a photo of mug"}
+    family = SimpleNamespace(latents=lambda _, noise: noise, process=SimpleNamespace(rows=lambda levels: levels))
+    moments = dict.fromkeys(
+        [(w.example.name, w.crop) for w in batches.wanted(settled)], Moments(*torch.zeros(2, 4, 8, 8))
+    )
+    maker = batches.Batches(settled, family, moments, {}, torch.device("cpu"))  # type: ignore[arg-type]
+    batch = maker.train(settled.train.schedule.micro(0))
+    assert {(*batch.captions, *batch.preserve)} == {("a photo of zwx mug", "a photo of mug")}
 
 
 @pytest.mark.parametrize(
@@ -526,6 +558,39 @@ def test_check_counts_tokens_and_shows_what_truncation_loses(photos: Path) -> No
     assert [bool(image["truncated"]) for image in said["images"]] == [False, False, True, False]
     assert all(image["tokens"] >= 8 for image in said["images"])
     assert "is lost" in said["notes"][-1]["text"]
+
+
+def test_the_command_that_check_tries_next_settles_its_one_problem(photos: Path, tmp_path: Path) -> None:
+    spaced = photos.rename(tmp_path / "my photos")
+    result = finetune("check", spaced)
+    assert isinstance(result.exception, DataError) and "(empty)" in result.output
+    ((_, *command),) = (shlex.split(c) for c in re.findall("`(.+?)`", result.exception.hint))
+    assert command == ["check", str(spaced), "--trigger", "sks", "--class-word", "mug"]
+    assert finetune(*command).exit_code == 0
+    assert "data.trigger and data.class_word" in result.exception.hint
+    with pytest.raises(DataError) as trained:
+        dataset.read(spaced)
+    assert trained.value.hint == result.exception.hint
+
+
+def test_one_problem_in_the_folder_is_checked_again_with_the_same_words(photos: Path) -> None:
+    (photos / "0.txt").write_text("a mug")
+    result = finetune("check", photos, "--trigger", "my sks", "--class-word", "mug")
+    assert isinstance(result.exception, DataError)
+    assert f"`finetune check {photos} --trigger 'my sks' --class-word mug`" in result.exception.hint
+    made = dataset.prepare(photos, photos.parent / "out", trigger="sks", allow_uncaptioned=True)
+    rows = (made.root / TABLE).read_text().splitlines(keepends=True)
+    (made.root / TABLE).write_text("".join(rows[:-1]))
+    with pytest.raises(DataError, match="1 problem\n") as caught:
+        dataset.read(made.root)
+    assert f"`finetune check {made.root}`" in caught.value.hint
+
+
+def test_a_folder_without_images_is_not_told_to_declare_words(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    result = finetune("check", tmp_path / "empty")
+    assert isinstance(result.exception, DataError)
+    assert result.exception.hint.endswith(f"`finetune check {tmp_path / 'empty'}`")
 
 
 def test_small_images_are_noted_as_upscaled(photos: Path) -> None:

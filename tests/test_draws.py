@@ -12,7 +12,14 @@ from finetune.draws import Draw, draw, key, normal, permutation
 
 N = 20_000
 GOLDEN_KEY = 8022055708132360631
-GOLDEN_DRAW = Draw(level=0.4211425775271116, place=0.24246535122519985, flip=False, drop_caption=False, noise_seed=6398246629999364227, latent_seed=1390785205530894247)
+GOLDEN_DRAW = Draw(
+    level=0.4211425775271116,
+    place=0.24246535122519985,
+    flip=False,
+    drop_caption=False,
+    noise_seed=6398246629999364227,
+    latent_seed=1390785205530894247,
+)
 GOLDEN_ORDER = [4, 0, 2, 7, 1, 6, 5, 3]
 GOLDEN_NOISE = [0.33669, 0.128809, 0.234462, 0.230333]
 

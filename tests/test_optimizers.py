@@ -1,5 +1,6 @@
 """Optimizers by name, learning rates by step."""
 
+import itertools
 import math
 import sys
 from typing import Any
@@ -35,7 +36,7 @@ def test_warm_up_rises_evenly_from_above_zero_to_the_peak() -> None:
     for schedule in ("constant", "linear", "cosine"):
         found = factors(10, schedule=schedule, warmup_steps=4)
         assert found[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
-        assert all(a >= b > 0 for a, b in zip(found[4:], found[5:], strict=False))
+        assert all(a >= b > 0 for a, b in itertools.pairwise(found[4:]))
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,8 @@ def test_epochs_differ_in_order_and_so_do_seeds() -> None:
     plan = schedule((16,), 4, 1, 1)
     epochs = [[[v.sample for v in plan.micro(m).views] for m in range(e * 4, e * 4 + 4)] for e in range(4)]
     assert all(a != b for a, b in itertools.combinations(epochs, 2))
+    company = [{frozenset(batch) for batch in epoch} for epoch in epochs]
+    assert all(a != b for a, b in itertools.combinations(company, 2))
     other = schedule((16,), 4, 1, 1, seed=1)
     assert [plan.micro(m) for m in range(4)] != [other.micro(m) for m in range(4)]
 

@@ -11,13 +11,13 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from models import Variant, tiny_base
+from models import tiny_base
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.testing import assert_close
 
-from finetune import batches, evaluate, families, recipe, run, trainer
+from finetune import evaluate, families, recipe, run, trainer
 from finetune import plan as planning
 from finetune.batches import Batch, Batches
 from finetune.errors import TrainError
@@ -49,9 +49,7 @@ class Bench(NamedTuple):
     def gradients(self, k: int = 0) -> dict[str, Tensor]:
         """Of step k, at the weights as they are."""
         share = trainer.work(self.plan, self.batches, k, self.machine.ranks)
-        trainer.accumulate(
-            self.family, self.state, share, self.plan.recipe, self.machine.ranks, self.machine.autocast
-        )
+        trainer.accumulate(self.family, self.state, share, self.plan.recipe, self.machine.ranks, self.machine.autocast)
         return {n: p.grad.clone() for n, p in self.named().items() if p.grad is not None}
 
     def named(self) -> dict[str, torch.nn.Parameter]:
@@ -221,6 +219,22 @@ def test_bf16_trains_on_the_cpu_with_the_base_in_bf16_and_the_adapter_in_fp32(sd
         assert {p.dtype for p in component.parameters() if not p.requires_grad} == {torch.bfloat16}
     exact = bench(sd15, data, adapter__components=BOTH).train()
     assert_close([s.loss for s in steps], [s.loss for s in exact], rtol=2e-2, atol=0)
+
+
+def test_a_loss_scaler_changes_no_step_and_an_overflow_skips_one(sd15: Path, data: Path) -> None:
+    """fp16's scaler, here on the CPU: gradients are unscaled before they are measured and clipped."""
+    plain, scaled = (bench(sd15, data, optimizer__clip_norm=0.01, train__steps=4) for _ in range(2))
+    scaled.state.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    steps = [b.train(3) for b in (plain, scaled)]
+    for one, other in zip(*steps, strict=True):
+        assert (one.loss, one.grad_norm) == pytest.approx((other.loss, other.grad_norm), rel=1e-5)
+    assert_close(plain.weights(), scaled.weights(), rtol=0, atol=1e-6)
+    before = scaled.weights()
+    scaled.state.parameters[3].register_hook(lambda gradient: gradient / 0)
+    (step,) = scaled.train(4)
+    assert np.isfinite(step.loss) and not np.isfinite(step.grad_norm)
+    assert_close(scaled.weights(), before, rtol=0, atol=0)
+    assert scaled.state.scaler.get_scale() == 512.0
 
 
 def test_8_bit_adamw_trains_about_like_adamw(sd15: Path, data: Path) -> None:

@@ -11,13 +11,12 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from models import tiny_base
-from PIL import Image
 from safetensors.torch import load_file
 from test_trainer import BOTH, SQUARE, WIDE, Bench, bench, pictures, settled
 from torch import Tensor
 from torch.testing import assert_close
 
-from finetune import adapters, cache, checkpoint, draws, export, families, images, lora, shipped, trainer, verify
+from finetune import adapters, cache, checkpoint, draws, export, families, images, shipped, trainer, verify
 from finetune.batches import Batch
 from finetune.errors import DataError, RecipeError
 from finetune.families.base import Family, Moments
@@ -171,8 +170,7 @@ def example_pixels() -> Tensor:
 
 
 def shown(b: Bench) -> Iterator[tuple[Batch, list[draws.Draw]]]:
-    """Every batch of the run, with what chance decided for each of its samples, counted independently."""
-    visits: Counter[str] = Counter()
+    """Every batch of the run, with what chance decides for each of its views."""
     config = b.plan.recipe
     for m in range(b.plan.micros):
         micro = b.plan.train.schedule.micro(m)
@@ -180,7 +178,6 @@ def shown(b: Bench) -> Iterator[tuple[Batch, list[draws.Draw]]]:
         drawn = []
         for name, view in zip(batch.names, micro.views, strict=True):
             drawn.append(draws.draw(config.train.seed, name, view.visit, config.data.caption_dropout, config.data.flip))
-            visits[name] += 1
         yield batch, drawn
 
 
@@ -377,9 +374,7 @@ def test_an_empty_folder_or_a_prompt_with_the_trigger_is_refused(
         settled(sd15, data, prior__mode="images", prior__path=data, prior__prompt="a thing")
     for prompt in ("a photo of sks mug", "a photo of SKS mug", "sks, a mug", "a mug (sks)"):
         with pytest.raises(RecipeError, match="trigger"):
-            settled(
-                sd15, data, prior__mode="images", prior__path=classes, prior__prompt=prompt, data__trigger="sks"
-            )
+            settled(sd15, data, prior__mode="images", prior__path=classes, prior__prompt=prompt, data__trigger="sks")
 
 
 def test_captions_of_class_images_that_hold_the_trigger_are_refused(sd15: Path, data: Path, tmp_path: Path) -> None:

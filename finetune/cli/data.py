@@ -10,7 +10,7 @@ import typer
 from finetune.errors import DataError
 
 if TYPE_CHECKING:
-    from finetune.dataset import Kind
+    from finetune.captions import Kind
     from finetune.images import Colour
 
 MAX_ASPECT = 2.0
@@ -45,7 +45,10 @@ def prepare(
     allow_uncaptioned: AllowUncaptioned = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a dataset from a folder of photos: upright, RGB, captioned. The source is only read."""
+    """Make a dataset from a folder of photos.
+
+    Upright, RGB, captioned; what cannot be used is named. The source is only read.
+    """
     from finetune import dataset
     from finetune.cli import data_view
 
@@ -78,7 +81,10 @@ def check(
     allow_uncaptioned: AllowUncaptioned = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what would be trained on: every file used or rejected, every caption as the model will read it."""
+    """Show what would be trained on, and what would not.
+
+    Every file used or rejected with its reason, every caption as the model will read it. Exit 2 when anything is amiss.
+    """
     from finetune import dataset
     from finetune.cli import data_view
 

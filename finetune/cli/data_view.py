@@ -10,7 +10,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from finetune import dataset, families, images
-from finetune.dataset import Audit, Dataset, Note, Placed, Rejected
+from finetune.captions import Note
+from finetune.dataset import Audit, Dataset, Placed
+from finetune.folder import Rejected
 
 RESOLUTION_PX = 512
 
@@ -183,6 +185,5 @@ def verdict(path: Path, found: Audit) -> tuple[str, str]:
     """(problem, hint) after the report, which has named everything."""
     counts = [(len(found.problems), "problem"), (len(found.rejected), "rejected file")]
     said = " and ".join(f"{n} {what}{'s' * (n > 1)}" for n, what in counts if n)
-    if found.problems:
-        return f"{path} cannot be trained on as it is: {said}", "each problem above names its remedy"
-    return f"{path}: {said}", f"remove them, or `finetune prepare {path} --out DIR` leaves them out and says so"
+    trouble = " cannot be trained on as it is" if found.problems else ""
+    return f"{path}{trouble}: {said}", dataset.next_step(path, found)

@@ -47,7 +47,10 @@ def export(
     base: BaseOption = "",
     dtype: Annotated[Dtype, typer.Option(help="Of the weights written.")] = Dtype.float32,
 ) -> None:
-    """Write an adapter in another layout, whoever made it; with --base also proved in that base."""
+    """Write an adapter in another layout.
+
+    Whoever made it; with --base it is also proved in that base.
+    """
     from finetune.export import convert
 
     if layout is Layout.merged and not base:
@@ -67,8 +70,9 @@ def verify(
     run: Annotated[Path | None, typer.Option(help="The run folder that trained it, to compare with.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Read an adapter strictly, load it into a fresh base as users do, and measure what it does.
+    """Prove an adapter file in a fresh base.
 
+    Read it strictly, load it as users do, and measure what it does.
     Exit 0: verified; 5: it fails; 2: it cannot be read at all (truncated, pickled, no safetensors).
     """
     from finetune import layouts
@@ -91,7 +95,7 @@ def inspect(
     file: Annotated[Path, typer.Argument(help="A LoRA file, PEFT directory or run folder.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Show what an adapter file holds and says of itself; no base is needed."""
+    """Show what an adapter file holds; needs no base."""
     from finetune.inspection import inspect as look
 
     found = look(file)

@@ -32,7 +32,7 @@ def sample(
     from finetune.cli import sampling_view
 
     order = sampling_view.Order(
-        base, tuple(prompt or ()), prompts, tuple(adapter or ()), negative, seed, steps, guidance, scheduler, size, count,
-        merged, not no_safety_checker, out,
+        base, tuple(prompt or ()), prompts, tuple(adapter or ()), negative, seed, steps, guidance, scheduler, size,
+        count, merged, not no_safety_checker, out,
     )  # fmt: skip
     sampling_view.sample(order)

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from PIL.Image import Image
 from rich.console import Console
 from rich.progress import track
 
-from finetune import families, sampler, weights
+from finetune import families, layouts, sampler, weights
 from finetune.errors import BaseError, InputError, RunError
 from finetune.families.base import Facts
 from finetune.sampler import Shot, Worn
@@ -50,8 +51,8 @@ def sample(order: Order) -> None:
     if pipeline.safety_checker is not None:
         pipeline.safety_checker.to(device)
     facts = {
-        "base": order.base, "scheduler": type(pipeline.scheduler).__name__,
-        "adapters": ", ".join(f"{w.path.name}:{w.weight:g} sha256 {weights.file_sha256(w.path)[:12]}" for w in worn),
+        "base": sampler.public_name(order.base), "scheduler": type(pipeline.scheduler).__name__,
+        "adapters": ", ".join(f"{w.path.name}:{w.weight:g} sha256 {_sha256(w.path)[:12]}" for w in worn),
         "merged": "yes" if order.merged and worn else "",
         "safety checker": _safety(order.safety, family.has_safety_checker()),
     }  # fmt: skip
@@ -64,11 +65,11 @@ def sample(order: Order) -> None:
             if made.blocked:
                 console.print(f"[yellow]the base's safety checker blanked {n:02d}-{shot.seed}.png[/]")
             path = order.out / f"{n:02d}-{shot.seed}.png"
-            _write(made, path, {**shot.described(), **facts})
+            _write(made.image, path, {**shot.described(), **facts, "blanked": "yes" if made.blocked else ""})
             row.append(made.image)
         rows.append((f"seed {order.seed + i}", row))
     sheet = order.out / "sheet.png"
-    sampler.write_png(sampler.sheet(rows, wanted), sheet, {"prompt": " | ".join(wanted), **facts})
+    _write(sampler.sheet(rows, wanted), sheet, {"prompt": " | ".join(wanted), **facts})
     console.print(
         f"{len(wanted) * order.pictures} pictures in {order.out}; all of them: {sheet}", highlight=False, soft_wrap=True
     )
@@ -106,9 +107,9 @@ def _size(text: str, facts: Facts) -> tuple[int, int]:
     try:
         width, height = (int(part) for part in text.lower().split("x"))
     except ValueError as e:
-        raise InputError(f"--size {text!r}: write it as WIDTHxHEIGHT, such as 512x768") from e
+        raise InputError(f"--size {text} is not a size", "write it as WIDTHxHEIGHT, such as 512x768") from e
     if min(width, height) < facts.stride or width % 8 or height % 8:
-        raise InputError(f"--size {text}: sides must be multiples of 8 px and at least {facts.stride}")
+        raise InputError(f"--size {text} is no size of this base", f"multiples of 8 px, at least {facts.stride}")
     return width, height
 
 
@@ -118,8 +119,16 @@ def _safety(wanted: bool, has: bool) -> str:
     return "on" if wanted else "switched off"
 
 
-def _write(made: sampler.Picture, path: Path, facts: dict[str, str]) -> None:
+def _sha256(path: Path) -> str:
+    """Of the file; of a folder, over its weight files."""
+    if path.is_file():
+        return weights.file_sha256(path)
+    files = sorted(layouts.adapter_in(path).rglob("*.safetensors"))
+    return weights.digest("".join(map(weights.file_sha256, files)))
+
+
+def _write(image: Image, path: Path, facts: dict[str, str]) -> None:
     try:
-        sampler.write_png(made.image, path, facts)
+        sampler.write_png(image, path, facts)
     except OSError as e:
         raise RunError(f"cannot write {path}: {e.strerror}", "another --out") from e

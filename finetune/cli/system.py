@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-cache = typer.Typer(no_args_is_help=True, help="Encoded images and captions, shared by all runs.")
+cache = typer.Typer(no_args_is_help=True, help="What is kept of encoded images and captions.")
 CacheRoot = Annotated[Path | None, typer.Option("--root", help="Default: FINETUNE_CACHE, or the user's cache folder.")]
 
 
@@ -19,14 +19,20 @@ def quickstart(
     out: Annotated[Path, typer.Option("--out", help="A new folder.")] = Path("quickstart"),
     style: Annotated[bool, typer.Option(help="Learn the example brand style, not the example product.")] = False,
 ) -> None:
-    """The whole job on the bundled example and base: prepare, train, export, verify, sample. Minutes on a CPU."""
+    """The whole job on the bundled example, in minutes.
+
+    Prepare, train, export, verify, sample: on a CPU, without the network.
+    """
     from finetune.cli import quickstart_view
 
     quickstart_view.quickstart(out, "style" if style else "product")
 
 
 def doctor() -> None:
-    """Check this machine: versions, the optimizers, the GPU, disk and memory."""
+    """Is this machine fit to train?
+
+    Versions, one step of each optimizer, a kernel on each GPU, disk and memory.
+    """
     from finetune.cli import doctor_view
 
     doctor_view.doctor()

@@ -65,7 +65,7 @@ def plan(
     gpus: Annotated[int, typer.Option(min=1, help="Plan for so many.")] = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Say all that a run would do, without doing it."""
+    """Say all that a run would do; do nothing."""
     loaded = recipe.load(path, sets or [])
     from finetune import plan as planning
     from finetune.cli import plan_view

@@ -20,6 +20,8 @@ def train(loaded: Loaded, out: Path, resume: bool) -> Result:
     finally:
         screen.close()
         curves.close()
+    if result.report is None and result.path == out:  # a rank beside the main one
+        return result
     console.print(f"\n[bold green]done[/]  {result.path}", highlight=False, soft_wrap=True)
     console.print(f"      {result.sheet}  (base row, adapter row, same seeds)", highlight=False, soft_wrap=True)
     console.print(f"next: finetune sample --base {loaded.recipe.base} --adapter {result.path} "

@@ -38,6 +38,8 @@ SCHEDULERS = {
 }
 
 
+_VOCABULARY = ("vocab.json", "merges.txt")
+_ITS_SCHEDULER = "Stable Diffusion 1.x and 2.x have neither: is scheduler_config.json the base's own?"
 _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 _FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "proj_in", "proj_out")
 _RESNETS = ("conv1", "conv2", "conv_shortcut", "time_emb_proj", "downsamplers.*.conv", "upsamplers.*.conv")
@@ -87,6 +89,7 @@ class StableDiffusion:
             return None
         for part, file in WEIGHTS.items():
             _whole(path / part / file)
+        _whole_tokenizer(path / "tokenizer")
         return _facts(path, f"{PIPELINE}, scheduler_config.json")
 
     @classmethod
@@ -127,7 +130,12 @@ class StableDiffusion:
 
         if Path(base).is_file():
             return checkpoints.load_tokenizer(checkpoints.open_checkpoint(Path(base)).variant)
-        return CLIPTokenizer.from_pretrained(base, subfolder="tokenizer", local_files_only=True)
+        _whole_tokenizer(Path(base) / "tokenizer")
+        try:
+            return CLIPTokenizer.from_pretrained(base, subfolder="tokenizer", local_files_only=True)
+        except (OSError, ValueError) as e:
+            problem = f"{Path(base) / 'tokenizer'} cannot be loaded: {str(e).splitlines()[0]}"
+            raise BaseError(problem, "fetch the base again") from e
 
     @property
     def components(self) -> Mapping[str, nn.Module]:
@@ -219,6 +227,7 @@ class StableDiffusion:
     def _sampling_config(self) -> dict[str, Any]:
         named = {"epsilon": "epsilon", "v": "v_prediction"}[self.facts.prediction]
         own = {k: v for k, v in self.scheduler_config.items() if not k.startswith("_")}
+        own.setdefault("skip_prk_steps", True)  # as the published pndm configs have it: few steps need it
         return own | {"prediction_type": named, "rescale_betas_zero_snr": self.facts.zero_snr}
 
 
@@ -233,7 +242,7 @@ def _facts(path: Path, evidence: str) -> Facts:
     named = scheduler.get("prediction_type", "epsilon")
     predictions: dict[str, Prediction] = {"epsilon": "epsilon", "v_prediction": "v"}
     if named not in predictions:
-        raise BaseError(f"{path}: prediction type {named!r} is not one of epsilon, v_prediction")
+        raise BaseError(f"{path}: prediction type {named!r} is not one of epsilon, v_prediction", _ITS_SCHEDULER)
     shrink = 2 ** (len(vae["block_out_channels"]) - 1)
     return Facts(
         family="sd",
@@ -253,7 +262,8 @@ def _process(config: Mapping[str, Any], facts: Facts) -> Process:
     if table is None:
         schedule = config.get("beta_schedule", "linear")
         if schedule not in ("linear", "scaled_linear"):
-            raise BaseError(f"scheduler_config.json: beta_schedule {schedule!r} is not one of linear, scaled_linear")
+            problem = f"scheduler_config.json: beta_schedule {schedule!r} is not one of linear, scaled_linear"
+            raise BaseError(problem, _ITS_SCHEDULER)
         n = int(config.get("num_train_timesteps", 1000))
         table = betas(schedule, config.get("beta_start", 0.0001), config.get("beta_end", 0.02), n)
     return discrete(torch.as_tensor(table), facts.prediction, facts.zero_snr)
@@ -276,6 +286,12 @@ def _whole(path: Path) -> None:
             "take the safetensors version of this model",
         )
     weights.read_header(path)
+
+
+def _whole_tokenizer(folder: Path) -> None:
+    """transformers makes an empty tokenizer of a folder without a vocabulary, and all captions the same."""
+    if not (folder / "tokenizer.json").is_file() and not all((folder / f).is_file() for f in _VOCABULARY):
+        raise BaseError(f"the base lacks its vocabulary: no {' and '.join(_VOCABULARY)} in {folder}", "fetch it again")
 
 
 def _from_pretrained(kind: Any, path: Path, part: Part, dtype: torch.dtype) -> nn.Module:

@@ -1,0 +1,148 @@
+"""What lies in a folder: every file found and told apart, those that may be images looked into."""
+
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from finetune import images, shipped
+from finetune.errors import DataError
+from finetune.images import WHITE, Colour, Facts, Reason, Size, Unusable
+
+MIN_SIDE_PX = 32
+MAX_ASPECT = 4.0
+SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
+SYSTEM_FOLDERS = {"__macosx"}
+
+
+class Rejected(NamedTuple):
+    file: str
+    reason: Reason
+    detail: str
+
+
+class Rules(NamedTuple):
+    """Which files are used, and how deep they are looked into."""
+
+    min_side_px: int = MIN_SIDE_PX
+    max_aspect: float = MAX_ASPECT
+    background: Colour = WHITE
+    decode: bool = True
+
+
+class Tree(NamedTuple):
+    """All that lies under a root, by posix path relative to it."""
+
+    files: list[str]
+    """ordinary files, and links to such inside the root; links last"""
+    ignored: list[str]
+    rejected: list[Rejected]
+
+
+class Examined(NamedTuple):
+    facts: dict[str, Facts]
+    digests: dict[str, str]
+    rejected: list[Rejected]
+
+
+def locate(path: Path) -> Path:
+    """The folder of that name, on disk or bundled.
+
+    Raises:
+        DataError: there is none; says what is there.
+    """
+    root = shipped.data_path(path)
+    if root.is_dir():
+        return root
+    if root.is_file():
+        raise DataError(f"{path} is a file", "give the folder that holds the images; unpack archives first")
+    near = next((p for p in (root, *root.parents) if p.is_dir()), Path("/"))
+    beside = sorted(p.name for p in near.iterdir() if p.is_dir() and not p.name.startswith("."))[:5]
+    raise DataError(f"no folder {path}", f"in {near} there are: {', '.join(beside)}" if beside else "check the path")
+
+
+def walk(root: Path) -> Tree:
+    files: list[str] = []
+    links: list[str] = []
+    ignored: list[str] = []
+    rejected: list[Rejected] = []
+
+    def unreadable(error: OSError) -> None:
+        name = Path(str(error.filename)).relative_to(root).as_posix()
+        rejected.append(Rejected(name, "unreadable", error.strerror or str(error)))
+
+    for folder, inner, names in os.walk(root, onerror=unreadable):
+        linked = [n for n in inner if (Path(folder) / n).is_symlink()]
+        for entry in sorted([*names, *linked]):
+            file = Path(folder) / entry
+            name = file.relative_to(root).as_posix()
+            if _is_system(name):
+                ignored.append(_printable(name))
+            elif why := _not_ordinary(root, file):
+                rejected.append(Rejected(_printable(name), *why))
+            else:
+                (links if file.is_symlink() else files).append(name)
+    return Tree([*sorted(files, key=natural), *sorted(links, key=natural)], sorted(ignored), rejected)
+
+
+def _is_system(name: str) -> bool:
+    *folders, last = name.lower().split("/")
+    hidden = any(part.startswith(".") or part in SYSTEM_FOLDERS for part in folders)
+    return hidden or last.startswith(".") or last in SYSTEM_FILES
+
+
+def _not_ordinary(root: Path, file: Path) -> tuple[Reason, str] | None:
+    """Why a directory entry is not opened at all; None for a file of the folder."""
+    if file.is_symlink():
+        target = file.resolve()
+        if not target.exists():
+            return "link", "a link to nothing"
+        if target.is_dir():
+            return "link", "a link to a folder, which is not followed; copy the folder"
+        if not target.is_relative_to(root.resolve()):
+            return "link", "a link out of the folder; copy the file"
+    if not stat.S_ISREG(file.stat().st_mode):  # a pipe would be waited on for ever
+        return "unreadable", "not a regular file"
+    if _printable(file.name) != file.name:
+        return "unreadable", "its name is not UTF-8; rename it"
+    return None
+
+
+def _printable(name: str) -> str:
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """Sorts img2 before img10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def examine(root: Path, names: Sequence[str], rules: Rules) -> Examined:
+    """Looks into each file; of files with the same bytes the first is used."""
+    found = Examined({}, {}, [])
+    first: dict[str, str] = {}
+    for name in names:
+        try:
+            data = images.contents(root / name)
+            facts = images.inspect_bytes(root / name, data, rules.decode)
+            _refuse_shape(root / name, facts.size, rules)
+            digest = hashlib.sha256(data).hexdigest()
+            if digest in first:
+                raise Unusable(root / name, "exact duplicate", f"the same bytes as {first[digest]}")
+        except Unusable as e:
+            found.rejected.append(Rejected(name, e.reason, e.detail))
+            continue
+        first[digest] = name
+        found.facts[name], found.digests[name] = facts, digest
+    return found
+
+
+def _refuse_shape(path: Path, size: Size, rules: Rules) -> None:
+    shown = f"{size.width} x {size.height} px"
+    if min(size) < rules.min_side_px:
+        raise Unusable(path, "too small", f"{shown}; the shorter side needs {rules.min_side_px} px")
+    if max(size) > rules.max_aspect * min(size):
+        raise Unusable(path, "extreme aspect", f"{shown} is beyond {rules.max_aspect:g} : 1; crop it")

@@ -1,0 +1,147 @@
+"""Every shipped recipe, run whole for two steps on a small model with the block structure of its base."""
+
+import json
+import math
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+from models import tiny_base
+from PIL import Image
+from safetensors import safe_open
+
+from finetune import adapters, dataset, families, plan, recipe, run, shipped, weights
+from finetune.events import Event, Note, Stepped
+from finetune.families import checkpoints
+
+pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute:UserWarning")
+SHIPPED = sorted(p.stem for p in shipped.RECIPES.glob("*.toml"))
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory) -> dict[str, str]:
+    root = tmp_path_factory.mktemp("bases")
+    return {v: str(tiny_base(root / v, v)) for v in ("sd15", "sd21")}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> dict[str, Path]:
+    """Two of the example pictures of each kind, prepared."""
+    made = {}
+    for kind in ("product", "style"):
+        raw = tmp_path_factory.mktemp(kind)
+        found = dataset.read(shipped.EXAMPLES / kind)
+        for example in found.examples[:2]:
+            with Image.open(example.path) as image:
+                image.save(raw / Path(example.name).name)
+            (raw / Path(example.name).name).with_suffix(".txt").write_text(example.caption)
+        made[kind] = raw.with_name(f"{kind}-prepared")
+        dataset.prepare(raw, made[kind], trigger=found.trigger, class_word=found.class_word, kind=kind)
+    return made
+
+
+def test_the_promised_recipes_are_shipped():
+    assert set(SHIPPED) >= {"pocket-product", "pocket-style", "sd15-product", "sd15-style", "sd21-product"}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_recipe_begins_with_a_sentence_and_explains_what_to_change(name):
+    text = (shipped.RECIPES / f"{name}.toml").read_text(encoding="utf-8")
+    assert text.startswith("# ") and text.partition("\n")[0].endswith(".")
+    found = recipe.load(Path(name)).recipe
+    if not str(found.data.path).startswith("example:"):
+        assert "# change: `finetune prepare" in text
+    assert any("{trigger}" in prompt for prompt in found.sample.prompts), "a prompt with the subject"
+    assert any("{trigger}" not in prompt for prompt in found.sample.prompts), "and one that shows what else changed"
+    written = [key for table in tomllib.loads(text).values() if isinstance(table, dict) for key in table]
+    assert all(f"{key} =" in text for key in written)
+
+
+@pytest.mark.parametrize("name", [n for n in SHIPPED if n.startswith("pocket")])
+def test_a_pocket_recipe_plans_as_it_is(name):
+    found = plan.settle(recipe.load(Path(name)))
+    assert found.steps * found.recipe.train.batch == found.samples
+    assert found.recipe.data.trigger and len(found.recipe.sample.prompts) >= 4
+    assert min(found.visits().values()) >= 20
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_recipe_plans_trains_exports_and_verifies(name, bases, data, tmp_path):
+    base = bases["sd21" if name.startswith("sd2") else "sd15"]
+    sets = [
+        f"base={base}", f"data.path={data['style' if 'style' in name else 'product']}", "data.resolution=128",
+        "train.steps=2", "train.batch=1", "train.checkpoint_every=2", "sample.every=0", "sample.steps=1",
+        "optimizer.warmup_steps=0", 'sample.prompts=["a {trigger}"]', "sample.guidance=1.0",
+    ]  # fmt: skip
+    loaded = recipe.load(Path(name), sets)
+    shown = plan.settle(loaded)
+    rows = plan.components(shown)
+    trained = {row.name for row in rows if row.trainable}
+    assert trained == ({"unet", "text_encoder"} if "text_encoder" in loaded.recipe.adapter.components else {"unet"})
+
+    told: list[Event] = []
+    result = run.run(loaded, tmp_path / "run", told.append)
+
+    steps = [e for e in told if isinstance(e, Stepped)]
+    assert [s.step for s in steps] == [1, 2] and all(math.isfinite(s.loss) and s.grad_norm > 0 for s in steps)
+    assert steps[0].rates == {c: pytest.approx(r) for c, r in _peaks(shown, trained).items()}
+    assert (steps[0].prior_loss is not None) == (loaded.recipe.prior.mode != "off")
+    report = result.report
+    assert report is not None and report.ok and not report.unused and report.hit == report.expected > 0
+    assert any(isinstance(e, Note) and e.text.startswith("verified:") for e in told)
+    assert result.path == tmp_path / "run" / "adapter" / "run.safetensors" and result.sheet.is_file()
+    _holds_what_was_trained(result.path, rows, shown)
+    _can_be_repeated(tmp_path / "run", shown)
+
+
+def _peaks(shown: plan.Plan, trained: set[str]) -> dict[str, float]:
+    config = shown.recipe.optimizer
+    text = config.text_encoder_learning_rate
+    peaks = {"unet": config.learning_rate, "text_encoder": config.learning_rate if text is None else text}
+    return {component: peaks[component] for component in trained}
+
+
+def _holds_what_was_trained(file: Path, rows: list[plan.Component], shown: plan.Plan) -> None:
+    """Each trained module with a change in it, and the metadata of the recipe."""
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+        ups = {key: opened.get_tensor(key) for key in opened.keys() if key.endswith("lora_up.weight")}
+    moved = [key for key, tensor in ups.items() if bool(tensor.any())]
+    assert len(moved) == sum(row.modules for row in rows)
+    assert all(torch.isfinite(tensor).all() for tensor in ups.values())
+    about = tomllib.loads(metadata["finetune.recipe"])
+    assert about["adapter"]["rank"] == shown.recipe.adapter.rank and about["train"]["steps"] == 2
+    assert metadata["modelspec.trigger_phrase"] == shown.recipe.data.trigger
+
+
+def _can_be_repeated(folder: Path, shown: plan.Plan) -> None:
+    """The run's own recipe plans the same run."""
+    again = plan.settle(recipe.load(folder / "recipe.toml"))
+    assert again.recipe == shown.recipe and again.micros == shown.micros
+    assert json.loads((folder / "run.json").read_text())["outcome"] == "done"
+    assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["step-000002"]
+    assert weights.read_header(folder / "checkpoints" / "step-000002" / "trainable.safetensors").shapes
+
+
+PUBLISHED = {
+    # diffusers' train_text_to_image_lora prints 797184 for rank 4 on SD 1.5's attention
+    "sd15-product": ("sd1", "unet", 4 * 797_184),
+    "sd15-style": ("sd1", "unet", None),
+    "sd21-product": ("sd2", "unet", None),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_shipped_recipe_finds_its_targets_in_the_published_base(name):
+    """On the real structure, without its weights."""
+    variant, component, count = PUBLISHED[name]
+    found, family = recipe.load(Path(name)).recipe, families.family_class("sd")
+    modules = family.skeleton(str(checkpoints.CONFIGS / variant), None)
+    assert sum(p.numel() for p in modules["unet"].parameters()) == {"sd1": 859_520_964, "sd2": 865_910_724}[variant]
+    trainable = adapters.attach(modules, family.presets, found.adapter, "unet", 0)
+    assert trainable.keys() == {"unet", "text_encoder"} if name == "sd15-product" else {"unet"}
+    numbers = [p.numel() for p in trainable[component].values()]
+    assert count is None or sum(numbers) == count
+    assert len(numbers) == 2 * (128 if found.adapter.targets == "attention" else 128 + 32 + 32)
+    assert found.data.resolution == {"sd1": 512, "sd2": 768}[variant]
