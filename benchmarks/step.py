@@ -74,7 +74,9 @@ def report(found: dict[str, list[float]]) -> None:
         if a in found:
             ratios = [x / y for x, y in zip(found[a], found[b], strict=True)]
             limit = LIMITS.get(f"{a} / {b}")
-            verdict = "" if limit is None else f"   at most {limit}: {'yes' if statistics.median(ratios) <= limit else 'NO'}"
+            verdict = (
+                "" if limit is None else f"   at most {limit}: {'yes' if statistics.median(ratios) <= limit else 'NO'}"
+            )
             say(f"{a} / {b}: median {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}){verdict}")
 
 
@@ -122,7 +124,9 @@ def plain(folder: Path) -> Iterator[object]:
     ])  # fmt: skip
     captions = [x.example.caption for x in placed]
     size = pipe.tokenizer.model_max_length
-    ids = pipe.tokenizer(captions, padding="max_length", truncation=True, max_length=size, return_tensors="pt").input_ids
+    ids = pipe.tokenizer(
+        captions, padding="max_length", truncation=True, max_length=size, return_tensors="pt"
+    ).input_ids
 
     def loss() -> torch.Tensor:
         chosen = torch.randperm(len(placed))[:4]

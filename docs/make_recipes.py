@@ -4,6 +4,7 @@ The sentence after each field in `finetune/recipe.py` is its documentation; a te
 """
 
 import ast
+from itertools import pairwise
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -14,11 +15,11 @@ PAGE = Path(__file__).parent / "recipes.md"
 HEAD = """# Recipes
 
 A recipe is a TOML file. `finetune recipes list` names the shipped ones, `recipes copy` gives you one to change, and
-`--set table.key=value` changes a value for one command. Unknown keys, wrong types and contradictions are reported together,
-before anything is loaded. Length is counted in optimizer steps. Paths are taken from where the command runs.
+`--set table.key=value` changes a value for one command. Unknown keys, wrong types and contradictions are reported
+together, before anything is loaded. Length is counted in optimizer steps. Paths are taken from where the command runs.
 
-`finetune plan RECIPE` shows every value and where it came from. The resolved recipe is saved as `recipe.toml` in the run and
-in the adapter's metadata; `finetune train` on it repeats the run.
+`finetune plan RECIPE` shows every value and where it came from. The resolved recipe is saved as `recipe.toml` in the
+run and in the adapter's metadata; `finetune train` on it repeats the run.
 
 This page is made from the schema by `python docs/make_recipes.py`.
 """
@@ -40,7 +41,8 @@ def _table(prefix: str, model: type[BaseModel], notes: dict[tuple[str, str], str
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             continue
         default = "required" if field.is_required() else _toml(field.get_default(call_default_factory=True))
-        rows.append(f"| `{prefix}{name}` | {default} | {notes.get((model.__name__, name), _choices(field.annotation))} |")
+        note = notes.get((model.__name__, name), _choices(field.annotation))
+        rows.append(f"| `{prefix}{name}` | {default} | {note} |")
     return "\n".join(rows) + "\n"
 
 
@@ -66,10 +68,11 @@ def _notes() -> dict[tuple[str, str], str]:
     found: dict[tuple[str, str], str] = {}
     for node in ast.parse(Path(recipe.__file__).read_text(encoding="utf-8")).body:
         body = node.body if isinstance(node, ast.ClassDef) else []
-        for field, after in zip(body, body[1:], strict=False):
-            if isinstance(field, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+        for field, after in pairwise(body):
+            text = after.value if isinstance(after, ast.Expr) else None
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Constant):
                 assert isinstance(node, ast.ClassDef) and isinstance(field.target, ast.Name)
-                found[node.name, field.target.id] = " ".join(str(after.value.value).split())
+                found[node.name, field.target.id] = " ".join(str(text.value).split())
     return found
 
 

@@ -7,6 +7,7 @@ Forge); the rules below are what all of them read with the same result. B1, B4 n
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -107,8 +108,13 @@ def write_peft(modules: Modules, folder: Path, metadata: Mapping[str, str]) -> N
 def peft_path(name: str) -> str:
     """The module's path in the installed transformers and diffusers."""
     path = name.partition(".")[2]
+    return path.removeprefix("text_model.") if _text_level_dropped() else path
+
+
+@cache
+def _text_level_dropped() -> bool:
     major, minor = (int(n) for n in version("transformers").split(".")[:2])
-    return path.removeprefix("text_model.") if (major, minor) >= (5, 6) else path
+    return (major, minor) >= (5, 6)
 
 
 def _padded(lora: Lora, rank: int) -> Lora:

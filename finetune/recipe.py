@@ -50,6 +50,7 @@ class Data(Table):
     max_aspect: Annotated[float, Field(ge=1, le=4)] = 2.0
     """longest side / shortest side of the most extreme bucket; 1 gives square crops only"""
     crop: Literal["center", "random"] = "center"
+    """where the window lies along the cropped axis: in the middle, or at one of five places by chance"""
     flip: bool = False
     """mirror half of the visits; never for products with text or logos"""
     caption_dropout: Share = 0.05
@@ -64,18 +65,24 @@ class Prior(Table):
     mode: Literal["off", "images", "self"] = "off"
     """off; a folder of class images; or the base's own prediction with the adapter off"""
     path: Annotated[Path, Loose] | None = None
+    """the folder of class images"""
     prompt: Annotated[str, Field(min_length=1)] | None = None
     """caption of class images that have none. Default: "a photo of CLASS" """
     weight: Annotated[float, Field(gt=0, le=10)] = 1.0
+    """what the prior's loss counts beside the training loss"""
 
 
 class Adapter(Table):
     method: Literal["lora", "full"] = "lora"
+    """low-rank change, or all weights"""
     components: Annotated[tuple[Component, ...], Field(strict=False, min_length=1)] = ("denoiser",)
+    """what is trained: denoiser, text_encoder, or both"""
     rank: Annotated[int, Field(ge=1, le=1024)] = 16
+    """of the change; more holds more, and overfits sooner"""
     alpha: Annotated[float, Field(gt=0)] | None = None
     """the adapter is scaled by alpha / rank. Default: rank"""
     dropout: Share = 0.0
+    """share of the adapter's input switched off at each step"""
     targets: Patterns = "attention"
     """a preset (attention, attention+ff, all) or patterns of denoiser module names; each must match"""
     text_encoder_targets: Patterns = "attention"
@@ -122,15 +129,23 @@ class Objective(Table):
 
 class Optimizer(Table):
     name: Literal["adamw", "adamw8bit"] = "adamw"
+    """adamw8bit keeps its state in a quarter of the memory, and needs bitsandbytes"""
     learning_rate: Annotated[float, Field(ge=0)] = 1e-4
+    """at its peak; never rescaled by batch or ranks"""
     text_encoder_learning_rate: Annotated[float, Field(ge=0)] | None = None
     """Default: learning_rate"""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """AdamW's, decoupled from the gradient"""
     beta1: Share = 0.9
+    """decay of the mean of gradients"""
     beta2: Share = 0.999
+    """decay of the mean of their squares"""
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    """added to the divisor"""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """of the learning rate after the warm-up: linear and cosine end at 0"""
     warmup_steps: Count = 0
+    """steps in which the learning rate rises to its peak"""
     clip_norm: Annotated[float, Field(ge=0)] = 1.0
     """longest gradient, over all trained parameters together; 0: off"""
 
@@ -139,15 +154,21 @@ class Train(Table):
     steps: Positive | None = None
     """optimizer steps; or say epochs. Default: 1000 steps"""
     epochs: Positive | None = None
+    """times every image is seen at least; instead of steps"""
     batch: Positive = 1
+    """images a forward pass, on each rank"""
     accumulate: Positive = 1
     """batches an optimizer step"""
     seed: Seed = 0
+    """of every random choice"""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """of the arithmetic; what is trained stays float32. auto: bf16 or fp16 on a GPU, fp32 on a CPU"""
     gradient_checkpointing: bool = False
+    """less memory for slower steps"""
     compile: bool = False
     """torch.compile the denoiser: minutes at first, faster steps after"""
     checkpoint_every: Positive = 250
+    """steps"""
     keep_last: Positive = 2
     """checkpoints kept"""
     patience: Positive = 3
@@ -167,17 +188,24 @@ class Sample(Table):
     prompts: Annotated[tuple[str, ...], Loose] = ()
     """{trigger} stands for the trigger. Default: the first captions"""
     negative: str = ""
+    """what the pictures should not show"""
     steps: Positive = 20
+    """denoising steps"""
     guidance: Annotated[float, Field(ge=0)] = 7.5
+    """classifier-free guidance; 1: none"""
     seed: Seed = 0
+    """of the first prompt; each further one adds 1"""
 
 
 class Export(Table):
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """of the weights written; float32 loses nothing"""
     layouts: Annotated[tuple[Literal["universal", "diffusers", "merged"], ...], Loose] = ("universal",)
     """the PEFT directory is always written"""
     title: str = ""
+    """shown by user interfaces. Default: the name"""
     license: str = ""
+    """of the adapter, written into the file"""
 
 
 class Recipe(Table):

@@ -41,7 +41,7 @@ def _near(pixels: np.ndarray, colour: object, distance: int) -> np.ndarray:
 
 def _edge(image: Image.Image) -> np.ndarray:
     pixels = _pixels(image)
-    return np.median(np.concatenate([pixels[:4].reshape(-1, 3), pixels[-4:].reshape(-1, 3), pixels[:, :4].reshape(-1, 3)]), 0)
+    return np.median(np.concatenate([side.reshape(-1, 3) for side in (pixels[:4], pixels[-4:], pixels[:, :4])]), 0)
 
 
 def _pixels(image: Image.Image) -> np.ndarray:

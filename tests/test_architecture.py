@@ -20,6 +20,7 @@ FLOORS = (
     (
         *("cache", "plan", "batches", "trainer", "checkpoint", "preflight", "evaluate"),
         *("peft_config", "layouts", "metadata", "inspection", "verify", "export", "sampler"),
+        *("interruption", "machine", "pictures", "rundir"),
     ),
     ("run", "doctor"),
     (
@@ -34,11 +35,11 @@ IMPORTERS = {
     "bitsandbytes": ("optimizers",),
     "diffusers": ("families.",),
     "transformers": ("families.",),
-    "accelerate": ("run", "families."),
+    "accelerate": ("machine", "families."),
     "huggingface_hub": ("families",),
     "rich": ("report", "cli."),
     "typer": ("cli",),
-    "PIL": ("images", "sampler"),
+    "PIL": ("images", "sampler", "cli.sampling_view"),
     "pydantic": ("recipe", "dataset"),
     "tomlkit": ("recipe", "dataset"),
     "psutil": ("doctor",),

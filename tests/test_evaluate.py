@@ -55,8 +55,7 @@ def test_evaluation_leaves_modes_weights_and_gradients_alone(trained: Bench) -> 
     modes = [m.training for c in components.values() for m in c.modules()]
     weights = {n: t.clone() for c in components.values() for n, t in c.state_dict().items()}
     losses(trained)
-    evaluate.learnt(trained.family, trained.plan.train.placed, trained.latents, trained.machine.device,
-                    trained.machine.autocast)  # fmt: skip
+    evaluate.output_change(trained.family, ["a"], (4, 16, 16), trained.machine.device, trained.machine.autocast)
     assert [m.training for c in components.values() for m in c.modules()] == modes and True in modes
     assert_close({n: t for c in components.values() for n, t in c.state_dict().items()}, weights, rtol=0, atol=0)
     assert all(p.grad is None for c in components.values() for p in c.parameters())

@@ -27,7 +27,8 @@ class Trained:
     def __init__(self, kind: str, out: Path, *sets: str) -> None:
         prompts = json.dumps(HELD_OUT[kind])
         # without the prior, which doubles the time and is not what is asked here
-        always = [f"train.steps={STEPS[kind]}", "sample.every=0", "train.checkpoint_every=1000", 'prior.mode="off"', f"sample.prompts={prompts}"]
+        always = [f"train.steps={STEPS[kind]}", "sample.every=0", "train.checkpoint_every=1000", 'prior.mode="off"',
+                  f"sample.prompts={prompts}"]  # fmt: skip
         self.warnings: list[str] = []
         self.result = run.run(recipe.load(Path(f"pocket-{kind}"), [*always, *sets]), out, self._hear)
         self.pictures = self._row(out, out.name)
@@ -76,9 +77,8 @@ def test_the_training_images_are_predicted_better_and_captions_still_matter(prod
 
 def test_shuffled_captions_are_noticed_and_spoil_the_backgrounds(shuffled):
     assert any("mixed up" in text for text in shuffled.warnings)
-    right = [background(p) == name for p, name in zip(shuffled.pictures, ["purple", "black", "brown", "teal"], strict=True)]
     assert shuffled.result.learnt.base_fit.share <= shuffled.result.learnt.base_fit.chance
-    assert sum(right) < 4
+    assert [background(p) for p in shuffled.pictures] != ["purple", "black", "brown", "teal"]
 
 
 def test_a_learning_rate_of_zero_is_an_error(tmp_path):

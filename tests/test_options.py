@@ -13,7 +13,7 @@ import torch
 from models import tiny_base
 from PIL import Image
 
-from finetune import adapters, batches, families, recipe, run, trainer, weights
+from finetune import adapters, batches, families, pictures, recipe, run, trainer, weights
 from finetune import plan as planning
 from finetune.errors import FinetuneError, TrainError
 from finetune.events import Event, Sampled, Saved, Validated
@@ -92,7 +92,7 @@ def what_is_trained(place: Place, sets: list[str]) -> object:
 
 
 def what_is_asked_of_the_sampler(place: Place, sets: list[str]) -> object:
-    return run.shots(place.plan(sets))
+    return pictures.shots(place.plan(sets))
 
 
 def how_the_model_is_set_up(place: Place, sets: list[str]) -> object:

@@ -69,7 +69,7 @@ def shrink(path: Path) -> None:
     """A recipe for a large base, cut down to two steps on the pocket base."""
     text = path.read_text()
     text = re.sub(r"(?m)^base = .*$", 'base = "pocket"', text)
-    text = re.sub(r'(?m)^path = .*$', 'path = "mug"', text)
+    text = re.sub(r"(?m)^path = .*$", 'path = "mug"', text)
     text = re.sub(r"(?m)^resolution = .*$", "resolution = 64", text)
     text = re.sub(r"(?m)^steps = .*$", "steps = 2", text)
     text = re.sub(r"(?m)^every = .*$", "every = 0", text)

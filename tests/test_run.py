@@ -21,10 +21,11 @@ from PIL import Image
 from safetensors.torch import load_file
 from test_resume import Stop, begin, photos, saved_bytes, short, steps, stop_if
 from torch.testing import assert_close
+from typer.testing import CliRunner
 
-from finetune import checkpoint, evaluate, preflight, recipe, run, shipped, trainer, weights
+from finetune import checkpoint, evaluate, pictures, preflight, recipe, run, shipped, trainer, weights
 from finetune.batches import Batches
-from finetune.cli import training_view
+from finetune.cli import app, training_view
 from finetune.errors import DataError, FinetuneError, Interrupted, MemoryShortage, RunError, TrainError
 from finetune.events import Event, Note, Sampled, Stage, Stepped, Validated
 from finetune.families.base import Family, Moments
@@ -281,8 +282,8 @@ def test_ctrl_c_at_the_command_exits_130_and_its_printed_command_ends_with_the_s
     assert said.startswith("error: stopped after step")
     command = shlex.split(said.partition("try: ")[2])
     assert command[0] == "finetune"
-    again = subprocess.run([*BIN, *command[1:], "--set", f"train.steps={LENGTH}"], capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
+    again = CliRunner().invoke(app, [*command[1:], "--set", f"train.steps={LENGTH}"])
+    assert again.exit_code == 0, again.output
     assert weights.payload_sha256(out / "adapter" / "mug.safetensors") == weights.payload_sha256(finished.result.path)
 
 
@@ -553,9 +554,9 @@ def test_sampling_and_validation_do_not_disturb_training(
 def test_a_sampler_that_fails_does_not_cost_the_steps_before_it(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    draw = run.draw_samples
+    draw = pictures.draw
     monkeypatch.setattr(
-        run, "draw_samples", lambda *a: no_device_memory() if calls.append(1) or len(calls) > 1 else draw(*a)
+        pictures, "draw", lambda *a: no_device_memory() if calls.append(1) or len(calls) > 1 else draw(*a)
     )
     calls: list[int] = []
     with pytest.raises(MemoryShortage):
@@ -599,7 +600,7 @@ def test_the_final_adapter_row_is_drawn_from_the_exported_file(finished: Done, t
     tensors = {n: t * 3 if n.endswith("lora_up.weight") else t for n, t in load_file(finished.result.path).items()}
     weights.write(tensors, file, {})
     plan = run.planning.settle(finished.loaded)
-    run.final_sheet(plan, file, tmp_path, lambda _: None)
+    run.final_sheet(plan, file, tmp_path)
     shown = pixels(tmp_path / "samples" / "final-mug" / "00.png")
     assert not np.array_equal(shown, pixels(finished.out / "samples" / "final-mug" / "00.png"))
     with Image.open(tmp_path / "sheet.png") as sheet:

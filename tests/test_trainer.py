@@ -80,7 +80,8 @@ def settled(base: str | Path, data: str | Path, world: int = 1, **changes: objec
         changes = {"train__steps": 3} | changes
     # at 64 px the middle block of a tiny base attends to one token, and to_q learns nothing
     changes = {"data__resolution": 128, "data__max_aspect": 4.0} | changes
-    changes = {"data__caption_dropout": 0.0, "adapter__rank": 4} | changes
+    few = {"adapter__targets": ("to_q", "to_v"), "adapter__text_encoder_targets": ("q_proj", "out_proj")}
+    changes = few | {"data__caption_dropout": 0.0, "adapter__rank": 4} | changes
     wanted = Recipe.model_validate({"base": str(base), "data": {"path": str(data)}})
     return planning.settle(Loaded(recipe.replace(wanted, **changes), {}, Path("recipe.toml")), world)
 
@@ -148,12 +149,12 @@ def test_the_seed_changes_the_training(sd15: Path, data: Path) -> None:
 
 def test_the_loss_falls_on_one_picture(sd15: Path, tmp_path: Path) -> None:
     """The base is random, so predicting the noise of one picture has much to learn."""
-    b = bench(sd15, pictures(tmp_path / "one", [SQUARE]), train__batch=2, train__steps=10,
+    b = bench(sd15, pictures(tmp_path / "one", [SQUARE]), train__batch=2, train__steps=6,
               adapter__targets="all", optimizer__learning_rate=1e-2)  # fmt: skip
     args = (b.family, b.plan.train.placed, b.latents, b.machine.device, b.machine.autocast)
     before = evaluate.losses(*args).mean
     b.train()
-    assert evaluate.losses(*args).mean < 0.8 * before
+    assert evaluate.losses(*args).mean < 0.9 * before
 
 
 class Poisoned(Batches):

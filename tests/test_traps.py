@@ -72,7 +72,7 @@ def test_on_a_bf16_base_a_small_step_moves_grown_weights(sd15: Path, data: Path)
 
 def test_alpha_over_rank_is_what_the_model_does_and_what_the_files_say(sd15: Path, data: Path, tmp_path: Path) -> None:
     """T15. At alpha != rank, live output = base + alpha / rank * up @ down = the exported file in stock diffusers."""
-    b = bench(sd15, data, adapter__rank=4, adapter__alpha=1.0, adapter__components=BOTH, adapter__ranks={"to_k": 2})
+    b = bench(sd15, data, adapter__rank=4, adapter__alpha=1.0, adapter__components=BOTH, adapter__ranks={"to_q": 2})
     b.grow(0.2)
     live = adapters.read(b.family.components)
     assert {(change.rank, change.scale) for change in live.values()} == {(4, 0.25), (2, 0.25)}
@@ -484,8 +484,7 @@ def test_a_checkpoint_carries_step_scale_and_moments_and_the_rate_goes_on(
     sd15: Path, data: Path, tmp_path: Path
 ) -> None:
     """T22. The schedule and the fp16 scale continue where they were, not from their beginnings."""
-    changes = {"train__steps": 6, "optimizer__schedule": "cosine", "optimizer__warmup_steps": 2,
-               "adapter__components": BOTH, "train__accumulate": 2}  # fmt: skip
+    changes = {"train__steps": 6, "optimizer__schedule": "cosine", "optimizer__warmup_steps": 2}  # fmt: skip
     whole = bench(sd15, data, **changes)
     straight = whole.train()
     first = bench(sd15, data, **changes)

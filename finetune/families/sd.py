@@ -192,7 +192,7 @@ class StableDiffusion:
     def predict(self, noisy: Tensor, t: Tensor, text: Text) -> Tensor:
         weight = next(self.unet.parameters()).dtype
         # compiled for training only: without gradients, or in evaluation, torch would compile it anew, for minutes
-        denoise = self._compiled if self._compiled and torch.is_grad_enabled() else cast(Any, self.unet)
+        denoise = self._compiled if self._compiled is not None and torch.is_grad_enabled() else cast(Any, self.unet)
         output: Tensor = denoise(noisy.to(weight), t, text.tokens.to(noisy.device, weight), return_dict=False)[0]
         return output
 
