@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from finetune import dataset, draws, families, images, optimizers, recipe, shipped
-from finetune.captions import mentions
+from finetune.captions import mentions, without_trigger
 from finetune.dataset import Dataset, Placed
 from finetune.errors import DataError, RecipeError
 from finetune.families.base import Facts
@@ -212,6 +212,12 @@ def _prior(wanted: Recipe, data: Dataset, buckets: Sequence[images.Bucket], worl
         raise RecipeError(
             'prior.mode = "self" compares captions with and without the trigger, and there is no trigger',
             "give data.trigger",
+        )
+    captions = [e.caption for e in data.examples]
+    if wanted.prior.mode == "self" and all(without_trigger(c, data.trigger, data.class_word) == c for c in captions):
+        raise RecipeError(
+            f'prior.mode = "self": captions are the same without the trigger {data.trigger!r}',
+            "another data.trigger than the class word",
         )
     if wanted.prior.mode != "images":
         return None

@@ -58,6 +58,7 @@ def identify(plan: Plan, family: Family) -> dict[str, str]:
     """What must be the same for a run to be resumed, each in words that fit an error message."""
     parts = [family.fingerprint(part) for part in ("vae", "text_encoder", family.denoiser_name)]
     identity = {"base": weights.digest("".join(parts)), "dataset": plan.data.fingerprint[:16]}
+    identity["noise path"] = weights.fingerprint({"alpha": family.process.alpha})[:16]
     if plan.prior:
         identity["prior images"] = weights.digest("".join(p.example.digest for p in plan.prior.placed))
     for key in recipe.keys():

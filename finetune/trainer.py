@@ -90,10 +90,12 @@ def train(
         began = time.perf_counter()
         rates = _set_rates(state.optimizer, config, state.step, plan.steps)
         loss, prior_loss = accumulate(family, state, work(plan, batches, state.step, ranks), config, ranks, autocast)
-        norm, finite = _apply(state, config, math.isfinite(loss + (prior_loss or 0.0)))
+        finite = math.isfinite(loss + (prior_loss or 0.0))
+        norm, taken = _apply(state, config, finite)
         state.step += 1
-        state.bad_steps = 0 if finite else state.bad_steps + 1
-        yield Step(state.step, loss, prior_loss, norm, rates, time.perf_counter() - began, not finite)
+        # fp16 overflows now and then at a finite loss: the scaler skips that step, and lowers its scale
+        state.bad_steps = 0 if taken or (state.scaler and finite) else state.bad_steps + 1
+        yield Step(state.step, loss, prior_loss, norm, rates, time.perf_counter() - began, not taken)
         if state.bad_steps >= config.train.patience:
             raise TrainError(
                 f"the loss was not finite for {state.bad_steps} steps in a row, until step {state.step}",
@@ -181,7 +183,10 @@ def _set_rates(optimizer: Optimizer, config: Recipe, step: int, steps: int) -> d
 
 
 def _apply(state: State, config: Recipe, finite: bool) -> tuple[float, bool]:
-    """Clip what is trained and take the step; a step that is not finite changes nothing. Returns the norm before."""
+    """Clip what is trained and take the step; a step that is not finite changes nothing.
+
+    Returns the norm before clipping, and whether the step was taken.
+    """
     scaler = state.scaler
     if scaler:
         scaler.unscale_(state.optimizer)
@@ -189,10 +194,10 @@ def _apply(state: State, config: Recipe, finite: bool) -> tuple[float, bool]:
     length = norm.item()
     if config.optimizer.clip_norm:
         nn.utils.clip_grads_with_norm_(state.parameters, config.optimizer.clip_norm, norm)
-    if scaler:  # an overflow at too high a scale is fp16's everyday: the scaler skips it and lowers the scale
+    if scaler:
         scaler.step(state.optimizer)
         scaler.update()
-        return length, finite
+        return length, math.isfinite(length)
     if not (finite and math.isfinite(length)):
         return length, False
     state.optimizer.step()

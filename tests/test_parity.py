@@ -77,7 +77,7 @@ def plain_loop(base: Path, given: list[list[Batch]], start: dict[str, Tensor], t
 @pytest.mark.parametrize(
     ("variant", "accumulate", "text", "gamma", "clip"),
     [("sd15", 1, False, None, 0.004), ("sd21", 1, False, None, 0.005), ("sd15", 2, True, None, 0.007),
-     ("sd21", 1, False, 5.0, 0.002), ("sd15", 1, False, 1.0, 0.0035)],
+     ("sd21", 1, False, 5.0, 0.002)],
     ids=["epsilon", "v", "accumulate 2 and text encoder", "v, min-SNR"],
 )  # fmt: skip
 def test_ten_steps_are_those_of_a_plain_loop_on_stock_libraries(
@@ -88,7 +88,8 @@ def test_ten_steps_are_those_of_a_plain_loop_on_stock_libraries(
         base, pictures(tmp_path / "data"), train__steps=STEPS, train__batch=1 if text else 2,
         train__accumulate=accumulate,
         adapter__components=BOTH if text else ("denoiser",), adapter__alpha=2.0, objective__min_snr=gamma,
-        data__caption_dropout=0.2, adapter__targets="attention", adapter__text_encoder_targets="attention", optimizer__learning_rate=DENOISER_RATE, optimizer__weight_decay=DECAY,
+        data__caption_dropout=0.2, adapter__targets="attention", adapter__text_encoder_targets="attention",
+        optimizer__learning_rate=DENOISER_RATE, optimizer__weight_decay=DECAY,
         optimizer__clip_norm=clip, optimizer__text_encoder_learning_rate=TEXT_RATE if text else None,
     )  # fmt: skip
     b.grow(0.02)  # at zero lora_B the first step would move half of the weights only

@@ -243,6 +243,8 @@ def test_a_prior_of_its_own_needs_a_trigger(photos):
         planned(photos, "prior.mode=self")
     assert "data.trigger" in caught.value.hint
     assert planned(photos, "prior.mode=self", "data.trigger=sks").recipe.prior.mode == "self"
+    with pytest.raises(RecipeError, match="the same without the trigger"):
+        planned(photos, "prior.mode=self", "data.trigger=mug", "data.class_word=mug")
 
 
 def test_class_images_need_a_caption_that_is_not_the_subjects(photos, tmp_path):

@@ -234,6 +234,7 @@ def test_a_loss_scaler_changes_no_step_and_an_overflow_skips_one(sd15: Path, dat
     scaled.state.parameters[3].register_hook(lambda gradient: gradient / 0)
     (step,) = scaled.train(4)
     assert np.isfinite(step.loss) and not np.isfinite(step.grad_norm)
+    assert step.skipped and scaled.state.bad_steps == 0
     assert_close(scaled.weights(), before, rtol=0, atol=0)
     assert scaled.state.scaler.get_scale() == 512.0
 

@@ -83,7 +83,7 @@ class Family(Protocol):
         ...
 
     def fingerprint(self, part: str) -> str:
-        """sha256 of the weights of a part (vae, text_encoder, unet) as loaded."""
+        """A short hash of all that decides what a part (vae, text_encoder, unet) computes, weights as loaded."""
         ...
 
     def save(self, folder: Path, dtype: torch.dtype) -> None:

@@ -40,6 +40,8 @@ SCHEDULERS = {
 
 _VOCABULARY = ("vocab.json", "merges.txt")
 _ITS_SCHEDULER = "Stable Diffusion 1.x and 2.x have neither: is scheduler_config.json the base's own?"
+_SAYS_NOTHING = ("dtype", "torch_dtype", "transformers_version", "architectures")
+"""of a component's config: differs by library version and precision, and changes no output"""
 _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 _FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "proj_in", "proj_out")
 _RESNETS = ("conv1", "conv2", "conv_shortcut", "time_emb_proj", "downsamplers.*.conv", "upsamplers.*.conv")
@@ -142,7 +144,12 @@ class StableDiffusion:
         return {"unet": self.unet, "text_encoder": self.text_encoder}
 
     def fingerprint(self, part: str) -> str:
-        return weights.fingerprint(getattr(self, part).state_dict())
+        module = getattr(self, part)
+        facts = module.config.to_dict() if part == "text_encoder" else dict(module.config)
+        told = {k: v for k, v in facts.items() if not k.startswith("_") and k not in _SAYS_NOTHING}
+        if part == "text_encoder":
+            told["vocabulary"] = sorted(self.tokens.get_vocab().items())
+        return weights.digest(json.dumps(told, sort_keys=True, default=str) + weights.fingerprint(module.state_dict()))
 
     def save(self, folder: Path, dtype: torch.dtype) -> None:
         parts = {part: copy.deepcopy(getattr(self, part)).to("cpu", dtype) for part in WEIGHTS}

@@ -127,7 +127,8 @@ def the_pipeline_draws(family: Family) -> None:
 
 def two_steps_train_and_every_layout_holds_them(base: str, out: Path) -> None:
     b = bench(base, pictures(out / "data"), train__steps=2, train__batch=2, adapter__components=_components(base),
-              adapter__alpha=2.0, adapter__targets="attention+ff", adapter__text_encoder_targets="attention", optimizer__learning_rate=1e-3)  # fmt: skip
+              adapter__alpha=2.0, adapter__targets="attention+ff", adapter__text_encoder_targets="attention",
+              optimizer__learning_rate=1e-3)  # fmt: skip
     before = b.weights()
     steps = list(trainer.train(b.family, b.state, b.plan, b.batches, b.machine.ranks, b.machine.autocast))
     assert len(steps) == 2 and not any(s.skipped for s in steps)

@@ -359,6 +359,19 @@ def half_files(base: Path) -> None:
         save_file({n: t.half() for n, t in load_file(path).items()}, path, {"format": "pt"})
 
 
+def test_a_fingerprint_knows_what_decides_the_output_beside_the_weights(base: Path) -> None:
+    """The cache is keyed by it: other activations or another vocabulary over the same weights are another encoder."""
+    before = families.load(str(base)).fingerprint("text_encoder")
+    assert families.load(str(base)).fingerprint("text_encoder") == before
+    edit(base / "text_encoder" / "config.json", dtype="float16", transformers_version="4.0.0")
+    assert families.load(str(base)).fingerprint("text_encoder") == before
+    edit(base / "text_encoder" / "config.json", hidden_act="gelu")
+    other = families.load(str(base))
+    assert other.fingerprint("text_encoder") != before
+    other.tokens.add_tokens(["sks"])
+    assert other.fingerprint("text_encoder") != families.load(str(base)).fingerprint("text_encoder")
+
+
 def test_no_safety_checker_is_made_up(base: Path) -> None:
     family = families.load(str(base))
     assert not family.has_safety_checker() and family.pipeline(safety=True).safety_checker is None
