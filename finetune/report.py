@@ -57,6 +57,8 @@ class Screen:
         self.bar: Progress | None = None
         self.task: TaskID | None = None
         self.last = 0.0
+        self.first: Stepped | None = None
+        self.began = 0.0
         self.mean: float | None = None
 
     def __call__(self, event: Event) -> None:
@@ -93,6 +95,7 @@ class Screen:
 
     def _begin(self, name: str, total: int) -> None:
         self.close()
+        self.first = None
         if total and self.console.is_terminal:
             self.bar = Progress(
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Loss(), _Speed(),
@@ -116,10 +119,12 @@ class Screen:
     def _plain(self, event: Stepped) -> None:
         """Without a terminal: a line now and then, for a log file."""
         now = time.monotonic()
+        if self.first is None or event.step <= self.first.step:
+            self.first, self.began = event, now - event.seconds
         if self.bar is None and (now - self.last > 10 or event.step in (1, event.steps)):
             self.last = now
-            left = (event.steps - event.step) * event.seconds
-            speed = 1 / max(event.seconds, 1e-9)
+            speed = (event.step - self.first.step + 1) / max(now - self.began, 1e-9)
+            left = (event.steps - event.step) / speed
             self.console.print(
                 f"step {event.step}/{event.steps}  loss {event.loss:.4f}  {speed:.2f} it/s  ETA {left:.0f} s"
             )

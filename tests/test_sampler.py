@@ -114,8 +114,6 @@ def test_rendering_leaves_modules_and_random_state_as_they_were(tiny):
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_every_scheduler_makes_a_picture_with_the_bases_own_prediction(name, tiny):
-    if name == "lms":
-        pytest.importorskip("scipy")
     family = families.load(tiny)
     pipeline = family.pipeline(name)
     assert type(pipeline.scheduler).__name__ == SCHEDULERS[name]

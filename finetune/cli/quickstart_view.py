@@ -7,6 +7,8 @@ from rich.console import Console
 from finetune import recipe, shipped
 from finetune.errors import RunError
 
+NAMES = {"product": "cup", "style": "brand"}
+
 
 def quickstart(out: Path, kind: str) -> None:
     from finetune.cli.training_view import train
@@ -19,7 +21,7 @@ def quickstart(out: Path, kind: str) -> None:
     console.print(
         f"[bold]2 train, export, verify, sample[/]  recipe pocket-{kind} on the base `pocket`", highlight=False
     )
-    loaded = recipe.load(Path(f"pocket-{kind}"), [f"data.path={out / 'data'}"])
+    loaded = recipe.load(Path(f"pocket-{kind}"), [f"data.path={out / 'data'}", f"name={NAMES[kind]}"])
     train(loaded, out / "run", resume=False)
     console.print(f"yours: finetune prepare PHOTOS --out my-data --trigger sks --class-word mug\n"
                   f"       finetune recipes copy pocket-{kind} mine.toml", highlight=False, soft_wrap=True)  # fmt: skip

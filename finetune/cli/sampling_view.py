@@ -44,7 +44,7 @@ def sample(order: Order) -> None:
         pipeline = family.pipeline(order.scheduler, order.safety)
     except KeyError as e:
         raise InputError(
-            f"no scheduler {order.scheduler!r}", "one of ddim, ddpm, dpm++, euler, euler_a, heun, lms, pndm, unipc"
+            f"no scheduler {order.scheduler!r}", "one of ddim, ddpm, dpm++, euler, euler_a, heun, pndm, unipc"
         ) from e
     sampler.wear(family, pipeline, worn, order.merged)
     family.to(device)

@@ -1,9 +1,11 @@
 """A run on the screen and in its folder. Imports torch: only for commands that train."""
 
+import shlex
 from pathlib import Path
 
 from rich.console import Console
 
+from finetune import recipe
 from finetune.events import Event
 from finetune.recipe import Loaded
 from finetune.report import JsonLines, Screen, TensorBoard, everyone
@@ -24,9 +26,16 @@ def train(loaded: Loaded, out: Path, resume: bool) -> Result:
         return result
     console.print(f"\n[bold green]done[/]  {result.path}", highlight=False, soft_wrap=True)
     console.print(f"      {result.sheet}  (base row, adapter row, same seeds)", highlight=False, soft_wrap=True)
-    console.print(f"next: finetune sample --base {loaded.recipe.base} --adapter {result.path} "
-                  f'--prompt "..." --out pictures', highlight=False, soft_wrap=True)  # fmt: skip
+    console.print(f"next: {_sample(out, loaded.recipe.base, result.path)}", highlight=False, soft_wrap=True)
     return result
+
+
+def _sample(out: Path, base: str, path: Path) -> str:
+    """A command that draws the first prompt with what was trained."""
+    wanted = recipe.load(out / "recipe.toml").recipe.sample
+    what = ["--base", str(path)] if path.is_dir() else ["--base", base, "--adapter", str(path)]
+    asked = ["--prompt", wanted.prompts[0], "--guidance", f"{wanted.guidance:g}", "--out", "pictures"]
+    return shlex.join(["finetune", "sample", *what, *asked])
 
 
 class _Later:
