@@ -199,7 +199,7 @@ def _measure(family: Family, file: Path, modules: Modules, live: Modules | None,
     with quiet() as warned:
         pipeline = family.pipeline()
         try:
-            pipeline.load_lora_weights(str(file), adapter_name="verified")
+            pipeline.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name="verified")
         except _REFUSALS as e:
             sentence = f"stock diffusers refuses the file: {type(e).__name__}: {str(e).strip()[:200]}"
             return _Measured(effects, problems=tuple(problems), stock_problems=(sentence,))

@@ -24,7 +24,7 @@ from finetune import families, layouts, metadata, weights
 from finetune.cli import files
 from finetune.errors import BaseError, FinetuneError, RunError, VerifyError
 from finetune.export import base_sites, convert, export, inspect, verify
-from finetune.lora import Lora, Modules, kohya_name
+from finetune.lora import Lora, Modules, kohya_name, live_name
 from finetune.metadata import About
 
 torch.set_num_threads(1)
@@ -207,7 +207,8 @@ def test_the_payload_hash_does_not_depend_on_the_metadata(file: Path, tmp_path: 
 
 def weight(pipeline: StableDiffusionPipeline, name: str) -> Tensor:
     component, _, path = name.partition(".")
-    module = getattr(pipeline, component).get_submodule(path.removeprefix("text_model."))
+    whole = getattr(pipeline, component)
+    module = whole.get_submodule(live_name(f"{component}.{path}", dict(whole.named_modules())))
     return module.weight.detach().double()
 
 

@@ -90,7 +90,7 @@ def changes(before: nn.Module, after: nn.Module, component: str) -> Deltas:
 
 def stock_diffusers(base: Base, file: Path) -> Deltas:
     pipeline = base.fresh()
-    pipeline.load_lora_weights(str(file))
+    pipeline.load_lora_weights(str(file.parent), weight_name=file.name)
     loaded = [c for c in ("unet", "text_encoder") if getattr(getattr(pipeline, c), "peft_config", None)]
     pipeline.fuse_lora(components=loaded)
     pipeline.unload_lora_weights()
@@ -116,8 +116,8 @@ def lycoris(base: Base, file: Path) -> Deltas:
         from lycoris import LycorisNetwork, create_lycoris_from_weights
     pipeline, tensors = base.fresh(), load_file(file)
     found: Deltas = {}
-    for component, prefix in (("unet", "lora_unet"), ("text_encoder", "lora_te_text_model")):
-        module = getattr(pipeline, component)
+    for component in ("unet", "text_encoder"):
+        module, prefix = getattr(pipeline, component), kohya_prefix(base, component)
         LycorisNetwork.LORA_PREFIX = prefix
         network, _ = create_lycoris_from_weights(1.0, "", module, weights_sd=dict(tensors))
         network.merge_to(1.0)
@@ -125,11 +125,20 @@ def lycoris(base: Base, file: Path) -> Deltas:
     return found
 
 
+def kohya_prefix(base: Base, component: str) -> str:
+    """Before the module's path in memory, where transformers 5.6 dropped the level `text_model`."""
+    if component == "unet":
+        return "lora_unet"
+    has_level = "text_model" in dict(base.pipeline.text_encoder.named_modules())
+    return "lora_te" if has_level else "lora_te_text_model"
+
+
 def plain_kohya(base: Base, file: Path) -> Deltas:
     """What the format means, in a few lines: alpha / rank times up @ down, at the module whose path has _ for dots."""
     tensors = load_file(file)
     found: Deltas = {}
-    for prefix, component in (("lora_unet", "unet"), ("lora_te_text_model", "text_encoder")):
+    for component in ("unet", "text_encoder"):
+        prefix = kohya_prefix(base, component)
         for path, module in getattr(base.pipeline, component).named_modules():
             key = f"{prefix}_{path}".replace(".", "_")
             if f"{key}.lora_down.weight" in tensors:
