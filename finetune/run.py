@@ -256,6 +256,7 @@ def finish(
 ) -> Result:  # fmt: skip
     """Measure the change, write the file, open it again in a fresh base, and prove it."""
     config, name = plan.recipe, plan.recipe.name or out.resolve().name
+    tell(Stage("proving", 0))
     family.to(machine.device, "text_encoder")
     learnt = None
     if config.adapter.method == "lora":
