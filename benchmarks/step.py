@@ -92,7 +92,7 @@ class Prepared:
         self.machine = run.open_machine("fp32")
         self.family = run.families.load("pocket")
         self.made = run.encode(self.plan, self.family, self.machine, lambda _: None)
-        self.state = run.attach(self.plan, self.family, self.machine, {})
+        self.state = run.attach(self.plan, self.family, self.machine)
 
     def parameters(self) -> list[nn.Parameter]:
         return self.state.parameters

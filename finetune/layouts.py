@@ -80,14 +80,6 @@ def diffusers(modules: Modules, dtype: torch.dtype) -> dict[str, Tensor]:
     return tensors
 
 
-def write_universal(modules: Modules, path: Path, metadata: Mapping[str, str], dtype: torch.dtype) -> None:
-    weights.write(universal(modules, dtype), path, metadata)
-
-
-def write_diffusers(modules: Modules, path: Path, metadata: Mapping[str, str], dtype: torch.dtype) -> None:
-    weights.write(diffusers(modules, dtype), path, metadata)
-
-
 def write_peft(modules: Modules, folder: Path, metadata: Mapping[str, str]) -> None:
     """The lossless master: folder/COMPONENT, each what `PeftModel.from_pretrained` opens, true ranks and alphas.
 

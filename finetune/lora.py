@@ -52,11 +52,6 @@ def live_name(name: str, paths: Collection[str]) -> str:
     return path if path in paths else path.removeprefix("text_model.")
 
 
-def from_live(changes: Mapping[str, tuple[Tensor, Tensor, float]]) -> Modules:
-    """component.path in memory -> (down, up, scale), as modules under their canonical names."""
-    return {canonical_name(*name.split(".", 1)): Lora(*change) for name, change in changes.items()}
-
-
 def sites(components: Mapping[str, nn.Module]) -> dict[str, tuple[int, ...]]:
     """canonical name -> weight shape of every place in a base that can hold a change."""
     return {

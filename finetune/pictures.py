@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from finetune import sampler
+from finetune import sampler, shipped
 from finetune.families.base import Family
 from finetune.machine import Machine
 from finetune.plan import Plan
@@ -27,7 +27,7 @@ def shots(plan: Plan) -> list[Shot]:
 
 def write(plan: Plan, pictures: list[Picture], folder: Path, facts: dict[str, str]) -> list[Path]:
     paths = []
-    facts = {"base": sampler.public_name(plan.recipe.base), **facts}
+    facts = {"base": shipped.public_name(plan.recipe.base), **facts}
     for i, (shot, picture) in enumerate(zip(shots(plan), pictures, strict=True)):
         path = folder / f"{i:02d}.png"
         sampler.write_png(picture.image, path, {**shot.described(), **facts})
@@ -39,7 +39,7 @@ def write_sheet(plan: Plan, rows: list[tuple[str, list[Picture]]], out: Path, fa
     """Each row's pictures beside each other as `sheet.png`, and each for itself under samples/final-ROW."""
     path = out / "sheet.png"
     page = sampler.sheet([(label, [p.image for p in pictures]) for label, pictures in rows], plan.recipe.sample.prompts)
-    base = sampler.public_name(plan.recipe.base)
+    base = shipped.public_name(plan.recipe.base)
     sampler.write_png(page, path, {"prompt": " | ".join(plan.recipe.sample.prompts), "base": base, **facts})
     for label, pictures in rows:
         write(plan, pictures, out / "samples" / f"final-{label}", facts if label != "base" else {})

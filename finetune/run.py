@@ -22,6 +22,7 @@ from finetune import (
     preflight,
     recipe,
     rundir,
+    shipped,
     trainer,
     weights,
 )  # fmt: skip
@@ -76,8 +77,9 @@ def run(loaded: Loaded, out: Path, listen: Listen, resume: bool = False) -> Resu
         family = families.load(plan.recipe.base, DTYPES[plan.recipe.train.precision], plan.facts)
         plan = dataclasses.replace(plan, facts=family.facts)
         made = encode(plan, family, machine, tell)
-        identity = rundir.identify(plan, family)
-        state = attach(plan, family, machine, identity)
+        identity = rundir.identify(plan, family)  # before attaching: of the base as it was
+        state = attach(plan, family, machine)
+        identity["trained parameters"] = rundir.shapes(state.trainable)
         if resume:
             restore(out, plan, state, identity, tell)
         if machine.ranks.rank != 0:
@@ -125,7 +127,7 @@ def encode(plan: Plan, family: Family, machine: Machine, tell: Listen) -> Made:
     return Made(latents, batches.Batches(plan, family, latents, texts, machine.device))
 
 
-def attach(plan: Plan, family: Family, machine: Machine, identity: dict[str, str]) -> State:
+def attach(plan: Plan, family: Family, machine: Machine) -> State:
     """The adapter in the model, the model on the device, an optimizer over what is trained."""
     config = plan.recipe
     names = adapters.component_names(config.adapter, family.denoiser_name)
@@ -145,7 +147,6 @@ def attach(plan: Plan, family: Family, machine: Machine, identity: dict[str, str
         family.compile()
     rates = optimizers.rates(config.optimizer, list(trainable))
     optimizer = optimizers.build(config.optimizer, [(c, list(p.values()), rates[c]) for c, p in trainable.items()])
-    identity["trained parameters"] = rundir.shapes(trainable)
     return State(trainable, optimizer, machine.scaler)
 
 
@@ -183,7 +184,7 @@ def measure(plan: Plan) -> preflight.Measured:
     machine = open_machine(plan.recipe.train.precision)
     family = families.load(plan.recipe.base, DTYPES[plan.recipe.train.precision], plan.facts)
     made = encode(plan, family, machine, lambda _: None)
-    return preflight.measure(family, attach(plan, family, machine, {}), plan, made.batches, machine.autocast)
+    return preflight.measure(family, attach(plan, family, machine), plan, made.batches, machine.autocast)
 
 
 def loop(
@@ -377,8 +378,7 @@ def about(plan: Plan, name: str, identity: dict[str, str]) -> About:
     public = recipe.replace(config, data__path=Path(data.root.name), data__cache=None)
     if config.prior.path:
         public = recipe.replace(public, prior__path=Path(config.prior.path.name))
-    if Path(config.base).exists():
-        public = recipe.replace(public, base=Path(config.base).name)
+    public = recipe.replace(public, base=shipped.public_name(config.base))
     return About(
         variant=plan.facts.variant, prediction=plan.facts.prediction,
         resolution=config.data.resolution or plan.facts.resolution, base=public.base, base_fingerprint=identity["base"],

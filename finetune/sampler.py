@@ -88,11 +88,6 @@ def render(family: Family, pipeline: Any, shot: Shot, device: torch.device, auto
     return Picture(pipeline.image_processor.numpy_to_pil(checked)[0], bool(flagged[0]))
 
 
-def public_name(base: str) -> str:
-    """What a picture may say of its base: a hub id or a word as it is, of a path on this machine only the last part."""
-    return Path(base).name if Path(base).exists() else base
-
-
 def write_png(image: Image.Image, path: Path, facts: Mapping[str, str]) -> None:
     """A PNG whose text chunks say how it was made; `parameters` is the line web UIs show."""
     info = PngInfo()

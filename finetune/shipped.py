@@ -20,3 +20,8 @@ def data_path(written: Path) -> Path:
 def base_path(written: str) -> str:
     """What the user wrote -> a folder, a file or a hub id: `pocket` names the bundled model."""
     return str(POCKET) if written == "pocket" else written
+
+
+def public_name(base: str) -> str:
+    """What may be said of a base: a hub id or a word as it is, of a path on this machine only the last part."""
+    return Path(base).name if Path(base).exists() else base

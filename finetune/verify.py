@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from finetune import families, layouts, metadata, weights
+from finetune import families, layouts, metadata, shipped, weights
 from finetune.families.base import Facts, Family
 from finetune.lora import Modules, canonical_name, delta, live_name, norm, sites
 
@@ -116,7 +116,7 @@ def verify(file: Path, base: str, live: Modules | None = None) -> Report:
     problems += measured.stock_problems if ours else ()
     return Report(
         file=file.name,
-        base=Path(base).name if Path(base).exists() else base,
+        base=shipped.public_name(base),
         layout=adapter.layout,
         ok=not problems,
         expected=len(should),

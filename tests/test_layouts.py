@@ -19,7 +19,7 @@ from packaging.version import Version
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from finetune import layouts
+from finetune import layouts, weights
 from finetune.errors import BaseError, VerifyError
 from finetune.lora import Lora, Modules, canonical_name, delta, kohya_name, live_name, norm, sites
 
@@ -169,7 +169,7 @@ def test_every_reader_of_the_universal_file_applies_what_was_trained(
 ) -> None:
     modules = trained(base.places, components, case)
     file = tmp_path / "a.safetensors"
-    layouts.write_universal(modules, file, {}, torch.float32)
+    weights.write(layouts.universal(modules, torch.float32), file, {})
     for reader in (plain_kohya, lycoris, stock_diffusers):
         wanted = dense(modules)
         if reader is stock_diffusers and Version(version("diffusers")) < Version("0.42"):
@@ -194,7 +194,7 @@ def test_the_peft_directory_is_lossless(base: Base, tmp_path: Path, components: 
 def test_stock_diffusers_reads_the_diffusers_file(base: Base, tmp_path: Path, components: str, case: str) -> None:
     modules = trained(base.places, components, case)
     file = tmp_path / "a.safetensors"
-    layouts.write_diffusers(modules, file, {}, torch.float32)
+    weights.write(layouts.diffusers(modules, torch.float32), file, {})
     assert_same(stock_diffusers(base, file), dense(modules))
 
 
@@ -202,15 +202,15 @@ def test_stock_diffusers_reads_the_diffusers_file(base: Base, tmp_path: Path, co
 def test_text_encoder_targets_that_break_diffusers_are_completed(base: Base, tmp_path: Path, targets: str) -> None:
     names = [n for n in base.places if re.fullmatch(rf"text_encoder\..*layers\.1\..*({targets})", n)]
     modules = {n: random_lora(base.places[n], 3, 0.5, i) for i, n in enumerate(names)}
-    for write in (layouts.write_universal, layouts.write_diffusers):
-        write(modules, tmp_path / "a.safetensors", {}, torch.float32)
+    for tensors in (layouts.universal, layouts.diffusers):
+        weights.write(tensors(modules, torch.float32), tmp_path / "a.safetensors", {})
         assert_same(stock_diffusers(base, tmp_path / "a.safetensors"), dense(modules))
 
 
 def test_half_precision_files_stay_within_their_rounding(base: Base, tmp_path: Path) -> None:
     modules = trained(base.places, "both", "mixed ranks and alphas")
     for dtype, tolerance in ((torch.float16, 1e-3), (torch.bfloat16, 8e-3)):
-        layouts.write_universal(modules, tmp_path / "a.safetensors", {}, dtype)
+        weights.write(layouts.universal(modules, dtype), tmp_path / "a.safetensors", {})
         assert_same(plain_kohya(base, tmp_path / "a.safetensors"), dense(modules), tolerance)
         alphas = [t for k, t in load_file(tmp_path / "a.safetensors").items() if k.endswith(".alpha")]
         assert all(alpha.dtype == torch.float32 for alpha in alphas)

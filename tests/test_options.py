@@ -62,7 +62,7 @@ class Place:
         """Everything but the loop."""
         family, machine = self.family(plan), run.open_machine(plan.recipe.train.precision)
         made = run.encode(plan, family, machine, lambda _: None)
-        return family, machine, made, run.attach(plan, family, machine, {})
+        return family, machine, made, run.attach(plan, family, machine)
 
     def _image(self, path: Path, size: tuple[int, int], seed: int, caption: str | None) -> None:
         path.parent.mkdir(exist_ok=True)

@@ -324,8 +324,8 @@ def states(monkeypatch: pytest.MonkeyPatch) -> list[State]:
     found: list[State] = []
     attach = run.attach
 
-    def kept(plan: Plan, family: Family, machine: run.Machine, identity: dict[str, str]) -> State:
-        found.append(attach(plan, family, machine, identity))
+    def kept(plan: Plan, family: Family, machine: run.Machine) -> State:
+        found.append(attach(plan, family, machine))
         return found[-1]
 
     monkeypatch.setattr(run, "attach", kept)

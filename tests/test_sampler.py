@@ -10,7 +10,7 @@ import torch
 from models import tiny_base
 from PIL import Image, ImageFont
 
-from finetune import cli, families, layouts, lora, sampler
+from finetune import cli, families, layouts, lora, sampler, shipped, weights
 from finetune.errors import VerifyError
 from finetune.families.sd import SCHEDULERS
 from finetune.lora import Lora, Modules
@@ -66,7 +66,7 @@ def adapter(seed: int, rank: int = 2) -> Modules:
 def files(tmp_path_factory) -> list[Path]:
     folder = tmp_path_factory.mktemp("adapters")
     for seed in (1, 2):
-        layouts.write_universal(adapter(seed), folder / f"{seed}.safetensors", {}, torch.float32)
+        weights.write(layouts.universal(adapter(seed), torch.float32), folder / f"{seed}.safetensors", {})
     return sorted(folder.glob("*.safetensors"))
 
 
@@ -183,7 +183,7 @@ def test_an_adapter_for_another_base_is_refused(tiny, tmp_path):
     absent = {"unet.nowhere.to_v": Lora(torch.ones(1, 32), torch.ones(32, 1), 1.0)}
     for i, modules in enumerate((wrong, absent)):
         file = tmp_path / f"{i}.safetensors"
-        layouts.write_diffusers(modules, file, {}, torch.float32)
+        weights.write(layouts.diffusers(modules, torch.float32), file, {})
         family = families.load(tiny)
         with pytest.raises(VerifyError, match=str(file)) as caught:
             sampler.wear(family, family.pipeline(), [Worn(file, 1.0)], False)
@@ -224,8 +224,8 @@ def test_the_labels_of_a_sheet_fit_beside_and_above_their_pictures():
 
 
 def test_a_path_on_this_machine_is_not_published(tiny):
-    assert sampler.public_name(tiny) == "sd15" and sampler.public_name("org/model") == "org/model"
-    assert sampler.public_name("pocket") == "pocket"
+    assert shipped.public_name(tiny) == "sd15" and shipped.public_name("org/model") == "org/model"
+    assert shipped.public_name("pocket") == "pocket"
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

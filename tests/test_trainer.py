@@ -72,7 +72,7 @@ def bench(base: str | Path, data: str | Path, world: int = 1, **changes: object)
     machine = run.open_machine(plan.recipe.train.precision)
     family = families.load(plan.recipe.base, run.DTYPES[plan.recipe.train.precision], plan.facts)
     made = run.encode(plan, family, machine, lambda _: None)
-    return Bench(plan, family, run.attach(plan, family, machine, {}), made.batches, machine, made.latents)
+    return Bench(plan, family, run.attach(plan, family, machine), made.batches, machine, made.latents)
 
 
 def settled(base: str | Path, data: str | Path, world: int = 1, **changes: object) -> planning.Plan:

@@ -9,7 +9,7 @@ from PIL.Image import Image
 from rich.console import Console
 from rich.progress import track
 
-from finetune import families, layouts, sampler, weights
+from finetune import families, layouts, sampler, shipped, weights
 from finetune.errors import BaseError, InputError, RunError
 from finetune.families.base import Facts
 from finetune.sampler import Shot, Worn
@@ -51,7 +51,7 @@ def sample(order: Order) -> None:
     if pipeline.safety_checker is not None:
         pipeline.safety_checker.to(device)
     facts = {
-        "base": sampler.public_name(order.base), "scheduler": type(pipeline.scheduler).__name__,
+        "base": shipped.public_name(order.base), "scheduler": type(pipeline.scheduler).__name__,
         "adapters": ", ".join(f"{w.path.name}:{w.weight:g} sha256 {_sha256(w.path)[:12]}" for w in worn),
         "merged": "yes" if order.merged and worn else "",
         "safety checker": _safety(order.safety, family.has_safety_checker()),
