@@ -16,6 +16,8 @@ from finetune.trainer import State
 
 FORMAT = 1
 _FILES = ("trainable.safetensors", "optimizer.safetensors", "state.json")
+_MEAN = "mean.safetensors"
+"""beside them with train.ema"""
 
 
 class Found(NamedTuple):
@@ -34,10 +36,13 @@ def save(folder: Path, state: State, identity: Mapping[str, str], keep_last: int
     tensors, numbers = _flatten(state)
     weights.write(_named(state), beside / "trainable.safetensors", {})
     weights.write(tensors, beside / "optimizer.safetensors", {})
+    if state.mean is not None:
+        weights.write(dict(zip(_named(state), state.mean, strict=True)), beside / _MEAN, {})
     content = {"format": FORMAT, "step": state.step, "bad_steps": state.bad_steps, "identity": dict(identity),
                "optimizer": numbers, "scaler": dict(state.scaler.state_dict()) if state.scaler else {}}  # fmt: skip
     weights.write_bytes(json.dumps(content, indent=1).encode(), beside / "state.json")
-    manifest = {name: weights.file_sha256(beside / name) for name in _FILES}
+    written = (*_FILES, *([_MEAN] if state.mean is not None else []))
+    manifest = {name: weights.file_sha256(beside / name) for name in written}
     weights.write_bytes(json.dumps(manifest, indent=1).encode(), beside / "manifest.json")
     if target.exists():
         shutil.rmtree(target)
@@ -78,6 +83,10 @@ def load(found: Found, state: State) -> None:
     with torch.no_grad():
         for name, parameter in ours.items():
             parameter.copy_(saved[name])
+    if state.mean is not None:
+        means = weights.load(found.path / _MEAN)
+        for name, mean in zip(ours, state.mean, strict=True):
+            mean.copy_(means[name])
     content = json.loads((found.path / "state.json").read_text())
     tensors = weights.load(found.path / "optimizer.safetensors")
     state.optimizer.load_state_dict(_unflatten(state, tensors, content["optimizer"]))
@@ -106,7 +115,7 @@ def _fault(path: Path) -> str:
         manifest = dict(json.loads((path / "manifest.json").read_text()))
     except (OSError, ValueError, TypeError):
         return "no readable manifest"
-    for name in _FILES:
+    for name in dict.fromkeys((*_FILES, *manifest)):
         if not (path / name).is_file():
             return f"{name} is missing"
         if weights.file_sha256(path / name) != manifest.get(name):

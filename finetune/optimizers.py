@@ -85,5 +85,6 @@ STATE_BYTES: dict[str, Callable[[Sequence[int]], int]] = {"adamw": _adamw_bytes,
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda done: 1.0,
     "linear": lambda done: max(0.0, 1.0 - done),
+    "wsd": lambda done: min(1.0, max(0.0, 5 * (1.0 - done))),
     "cosine": lambda done: 0.5 * (1.0 + math.cos(math.pi * min(1.0, done))),
 }

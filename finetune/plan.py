@@ -158,6 +158,12 @@ class Component(NamedTuple):
     weight_bytes: int
     gradient_bytes: int
     optimizer_bytes: int
+    mean_bytes: int
+    """of the running mean, with train.ema"""
+
+    @property
+    def bytes(self) -> int:
+        return self.weight_bytes + self.gradient_bytes + self.optimizer_bytes + self.mean_bytes
 
 
 def components(plan: Plan) -> list[Component]:
@@ -180,7 +186,8 @@ def components(plan: Plan) -> list[Component]:
         state = optimizers.state_bytes(plan.recipe.optimizer.name, before) - kept  # what parameters share counts once
         carried = len(sizes) // 2 if config.method == "lora" else 0
         weight = frozen * (2 if half else 4) + 4 * sum(sizes)
-        rows.append(Component(name, total[name], sum(sizes), carried, weight, 4 * sum(sizes), state))
+        mean = 4 * sum(sizes) if plan.recipe.train.ema else 0
+        rows.append(Component(name, total[name], sum(sizes), carried, weight, 4 * sum(sizes), state, mean))
     return rows
 
 

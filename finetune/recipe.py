@@ -95,6 +95,7 @@ LORA_ONLY = ("rank", "alpha", "dropout", "targets", "text_encoder_targets", "ran
 ALSO_CALLED = {
     "batch_size": "train.batch",
     "dim": "adapter.rank",
+    "ema_decay": "train.ema",
     "epoch": "train.epochs",
     "gamma": "objective.min_snr",
     "grad_accum": "train.accumulate",
@@ -115,6 +116,7 @@ ALSO_CALLED = {
     "snr_gamma": "objective.min_snr",
     "token": "data.trigger",
     "train_batch_size": "train.batch",
+    "use_ema": "train.ema",
     "unet_lr": "optimizer.learning_rate",
 }
 """names by which other trainers know our keys"""
@@ -142,8 +144,8 @@ class Optimizer(Table):
     """decay of the mean of their squares"""
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
     """added to the divisor"""
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """of the learning rate after the warm-up: linear and cosine end at 0"""
+    schedule: Literal["constant", "linear", "cosine", "wsd"] = "constant"
+    """of the learning rate after the warm-up: linear, cosine and, in its last fifth, wsd end at 0"""
     warmup_steps: Count = 0
     """steps in which the learning rate rises to its peak"""
     clip_norm: Annotated[float, Field(ge=0)] = 1.0
@@ -165,6 +167,8 @@ class Train(Table):
     """of the arithmetic; what is trained stays float32. auto: bf16 or fp16 on a GPU, fp32 on a CPU"""
     gradient_checkpointing: bool = False
     """less memory for slower steps"""
+    ema: Share = 0.0
+    """decay of a running mean of what is trained: that mean is then sampled and exported; 0: off, usually 0.999"""
     compile: bool = False
     """torch.compile the denoiser: minutes at first, faster steps after"""
     checkpoint_every: Positive = 250

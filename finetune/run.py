@@ -88,7 +88,8 @@ def run(loaded: Loaded, out: Path, listen: Listen, resume: bool = False) -> Resu
         rundir.write_run(out, plan, identity, "running")
         with rundir.outcome_noted(out):
             loop(plan, family, state, made, machine, out, identity, tell, interrupted)
-            return finish(plan, family, state, made, machine, out, identity, tell)
+            with trainer.averaged(state):
+                return finish(plan, family, state, made, machine, out, identity, tell)
 
 
 def describe(plan: Plan, machine: Machine) -> str:
@@ -147,7 +148,10 @@ def attach(plan: Plan, family: Family, machine: Machine) -> State:
         family.compile()
     rates = optimizers.rates(config.optimizer, list(trainable))
     optimizer = optimizers.build(config.optimizer, [(c, list(p.values()), rates[c]) for c, p in trainable.items()])
-    return State(trainable, optimizer, machine.scaler)
+    state = State(trainable, optimizer, machine.scaler)
+    if config.train.ema:
+        state.mean = [p.detach().clone() for p in state.parameters]
+    return state
 
 
 def restore(out: Path, plan: Plan, state: State, identity: dict[str, str], tell: Listen) -> None:
@@ -226,7 +230,8 @@ def loop(
                 raise interrupted.error(state.step)
             if main:
                 try:
-                    observe(plan, family, made, machine, out, step.number, tell)
+                    with trainer.averaged(state):
+                        observe(plan, family, made, machine, out, step.number, tell)
                 except BaseException:
                     save()  # looking at the model must not cost what it learnt
                     raise

@@ -85,8 +85,11 @@ class Schedule:
         return seen
 
     def _view(self, bucket: int, epoch: int, slot: int) -> View:
-        samples, extra, rotation = self.buckets[bucket], self._extra(bucket), self._rotation(bucket)
+        samples, extra = self.buckets[bucket], self._extra(bucket)
         n = len(samples)
+        if not extra:
+            return View(samples[self._order(n, bucket, epoch)[slot]], epoch)
+        rotation = self._rotation(bucket)
         if slot < n:
             chosen = self._order(n, bucket, epoch)[slot]
             fillers_before = (epoch * extra - rotation.index(chosen) + n - 1) // n

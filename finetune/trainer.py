@@ -7,7 +7,7 @@ group weigh every sample alike.
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -37,6 +37,8 @@ class State:
     step: int = 0
     bad_steps: int = 0
     """non-finite losses in a row"""
+    mean: list[Tensor] | None = None
+    """running mean of the parameters, in their order, with train.ema"""
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -93,6 +95,8 @@ def train(
         finite = math.isfinite(loss + (prior_loss or 0.0))
         norm, taken = _apply(state, config, finite)
         state.step += 1
+        if taken and state.mean is not None:
+            follow(state.mean, state.parameters, config.train.ema, state.step)
         # fp16 overflows now and then at a finite loss: the scaler skips that step, and lowers its scale
         state.bad_steps = 0 if taken or (state.scaler and finite) else state.bad_steps + 1
         yield Step(state.step, loss, prior_loss, norm, rates, time.perf_counter() - began, not taken)
@@ -167,6 +171,28 @@ def squared_error(output: Tensor, target: Tensor) -> Tensor:
 def gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
     """Over all gradients together; a scalar."""
     return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+
+@torch.no_grad()
+def follow(mean: list[Tensor], parameters: Sequence[Tensor], decay: float, step: int) -> None:
+    """Move the running mean towards the parameters after the step-th step (from 1); a young mean moves faster."""
+    torch._foreach_lerp_(mean, list(parameters), 1 - min(decay, (1 + step) / (10 + step)))
+
+
+@contextmanager
+def averaged(state: State) -> Iterator[None]:
+    """The running mean in the model, where there is one, inside the block."""
+    _swap(state)
+    try:
+        yield
+    finally:
+        _swap(state)
+
+
+def _swap(state: State) -> None:
+    for i, parameter in enumerate(state.parameters if state.mean else ()):
+        assert state.mean is not None
+        parameter.data, state.mean[i] = state.mean[i], parameter.data
 
 
 def _preserved_text(family: Family, batch: Batch) -> Text:

@@ -71,6 +71,20 @@ def test_what_is_loaded_goes_on_like_what_was_saved(name: str, tmp_path: Path) -
     assert len({weights.payload_sha256(path / "optimizer.safetensors") for path in saved}) == 1
 
 
+def test_a_running_mean_is_kept_beside_the_weights_and_missed_when_it_is_gone(tmp_path: Path) -> None:
+    state = step(fresh(), 2)
+    state.mean = [p.detach() + 1 for p in state.parameters]
+    path = checkpoint.save(tmp_path, state, IDENTITY, 1)
+    again = fresh(seed=1)
+    again.mean = [torch.zeros_like(p) for p in again.parameters]
+    reload(tmp_path, again)
+    assert_close(again.mean, state.mean, rtol=0, atol=0)
+    assert_close(values(again), values(state), rtol=0, atol=0)
+    (path / "mean.safetensors").unlink()
+    found, damage = checkpoint.newest(tmp_path)
+    assert found is None and damage == ["step-000002: mean.safetensors is missing"]
+
+
 def test_saving_and_loading_change_neither_rates_nor_groups(tmp_path: Path) -> None:
     state = step(fresh())
     checkpoint.save(tmp_path, state, IDENTITY, 1)

@@ -28,12 +28,13 @@ def factors(steps: int, **settings: Any) -> list[float]:
 def test_schedules_are_what_they_are_called() -> None:
     assert factors(4) == [1.0] * 4
     assert factors(4, schedule="linear") == [1.0, 0.75, 0.5, 0.25]
+    assert factors(10, schedule="wsd") == pytest.approx([1.0] * 9 + [0.5])
     assert factors(4, schedule="cosine") == pytest.approx([1.0, 0.853553, 0.5, 0.146447], abs=1e-6)
 
 
 def test_warm_up_rises_evenly_from_above_zero_to_the_peak() -> None:
     """No step is wasted at rate 0, and the peak is reached at the last step of the warm-up."""
-    for schedule in ("constant", "linear", "cosine"):
+    for schedule in optimizers.SCHEDULES:
         found = factors(10, schedule=schedule, warmup_steps=4)
         assert found[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
         assert all(a >= b > 0 for a, b in itertools.pairwise(found[4:]))
@@ -54,7 +55,7 @@ def test_after_warm_up_the_curve_is_diffusers(name: str, theirs: Any) -> None:
 
 def test_a_warm_up_longer_than_the_run_and_a_run_longer_than_planned_are_finite() -> None:
     assert factors(3, schedule="cosine", warmup_steps=10) == [0.1, 0.2, 0.3]
-    for schedule in ("constant", "linear", "cosine"):
+    for schedule in optimizers.SCHEDULES:
         late = [optimizers.factor(config(schedule=schedule), k, 5) for k in (5, 6, 50)]
         assert all(0 <= f <= 1 and math.isfinite(f) for f in late)
 

@@ -123,6 +123,10 @@ def what_two_steps_make_of_the_weights(place: Place, sets: list[str]) -> object:
     return found.hexdigest(), [s.loss for s in steps], [batch.names for batch, _ in share.pairs]
 
 
+def what_the_running_mean_is(place: Place, sets: list[str]) -> object:
+    return place.begin(place.plan([*sets, FEW]))[3].mean is not None
+
+
 def after_how_many_bad_steps_it_stops(place: Place, sets: list[str]) -> object:
     plan = place.plan([*sets, FEW])
     family, machine, made, state = place.begin(plan)
@@ -228,6 +232,7 @@ CASES = {
     "train.seed": Case("train.seed=1"),
     "train.precision": Case("train.precision=bf16"),
     "train.gradient_checkpointing": Case("train.gradient_checkpointing=true", how_the_model_is_set_up),
+    "train.ema": Case("train.ema=0.9", what_the_running_mean_is),
     "train.compile": Case("train.compile=true", how_the_model_is_set_up),
     "train.checkpoint_every": Case("train.checkpoint_every=1", what_happens_in_the_loop),
     "train.keep_last": Case("train.keep_last=1", what_happens_in_the_loop, ("train.checkpoint_every=1",)),

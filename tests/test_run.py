@@ -620,9 +620,39 @@ def test_all_of_a_denoiser_is_trained_saved_as_a_pipeline_and_read_back_equal(da
     assert {f"unet.{n}" for n in again} == set(trained)
     assert_close({f"unet.{n}": t for n, t in again.items()}, trained, rtol=0, atol=0)
     own = UNet2DConditionModel.from_pretrained(base, subfolder="unet").state_dict()
+    assert not (out / "checkpoints" / "step-000004" / "mean.safetensors").exists()
     assert not any(torch.equal(own[n], t) for n, t in again.items() if t.ndim > 1)
     resumed = tmp_path / "resumed"
     with pytest.raises(Stop):
         run.run(loaded, resumed, lambda e: stop_if(isinstance(e, Stepped) and e.step == 3))
     begin(recipe.load(resumed / "recipe.toml"), resumed, 4, resume=True)
     assert saved_bytes(resumed, 4) == saved_bytes(out, 4)
+
+
+def test_with_ema_it_is_the_mean_that_is_exported_and_the_last_weights_that_are_resumed(
+    data: Path, tmp_path: Path
+) -> None:
+    base, out = str(tiny_base(tmp_path / "base", "sd15")), tmp_path / "out"
+    loaded = short(
+        data, base, adapter=Adapter(method="full"), optimizer__learning_rate=1e-3, data__resolution=64, train__ema=0.9
+    )
+    result = run.run(loaded, out, lambda _: None)
+    written = UNet2DConditionModel.from_pretrained(result.path, subfolder="unet").state_dict()
+    kept = out / "checkpoints" / "step-000004"
+    mean, last = load_file(kept / "mean.safetensors"), load_file(kept / "trainable.safetensors")
+    assert_close({f"unet.{n}": t for n, t in written.items()}, mean, rtol=0, atol=0)
+    assert not any(torch.equal(mean[n], last[n]) for n in mean)
+
+
+def test_with_ema_samples_on_the_way_show_the_mean(data: Path, tmp_path: Path) -> None:
+    """The last of them is what the exported file draws, and the weights trained on are back in place after it."""
+    loaded = short(data, train__ema=0.9, sample__every=2, optimizer__learning_rate=1e-2)
+    out = tmp_path / "out"
+    run.run(loaded, out, lambda _: None)
+    samples = out / "samples"
+    live, filed = (pixels(samples / name / "00.png") for name in ("step-000004", "final-mug"))
+    assert np.abs(filed - pixels(samples / "final-base" / "00.png")).max() > 10
+    assert np.abs(live - filed).max() <= 1
+    blind = short(data, train__ema=0.9, optimizer__learning_rate=1e-2)
+    run.run(blind, tmp_path / "blind", lambda _: None)
+    assert saved_bytes(out, 4) == saved_bytes(tmp_path / "blind", 4)

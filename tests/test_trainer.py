@@ -346,3 +346,33 @@ def one_rank(base: str, data: str, classes: str, out: Path, accumulate: int) -> 
 
 if __name__ == "__main__":
     one_rank(*sys.argv[1:4], Path(sys.argv[4]), int(sys.argv[5]))
+
+
+# --- the running mean -----------------------------------------------------------------------------------------------
+
+
+def test_the_running_mean_is_the_weighted_sum_of_all_the_weights_that_were(sd15: Path, data: Path) -> None:
+    """Against the sum written out: each step's weights times what the later steps left of them."""
+    made = bench(sd15, data, train__steps=4, train__ema=0.35, optimizer__learning_rate=1e-2)
+    seen = [made.weights()]
+    for _ in trainer.train(made.family, made.state, made.plan, made.batches, made.machine.ranks, made.machine.autocast):
+        seen.append(made.weights())
+    kept = [min(0.35, (1 + k) / (10 + k)) for k in range(1, 5)]
+    assert kept[0] < kept[2] < kept[3] == 0.35
+    share = [float(np.prod(kept[k:])) * (1 - kept[k - 1] if k else 1) for k in range(5)]
+    assert sum(share) == pytest.approx(1)
+    assert made.state.mean is not None
+    for (name, last), mean in zip(made.weights().items(), made.state.mean, strict=True):
+        assert_close(mean, sum(w[name] * s for w, s in zip(seen, share, strict=True)), rtol=1e-5, atol=1e-7)
+        assert not torch.equal(mean, last)
+
+
+def test_the_running_mean_takes_the_place_of_the_weights_and_gives_it_back(sd15: Path, data: Path) -> None:
+    made = bench(sd15, data, train__steps=2, train__ema=0.5, optimizer__learning_rate=1e-2)
+    made.train()
+    assert made.state.mean is not None
+    last, mean = made.weights(), [m.clone() for m in made.state.mean]
+    with trainer.averaged(made.state):
+        assert_close(list(made.weights().values()), mean, rtol=0, atol=0)
+    assert_close(made.weights(), last, rtol=0, atol=0)
+    assert_close(made.state.mean, mean, rtol=0, atol=0)

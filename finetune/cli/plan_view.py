@@ -42,7 +42,7 @@ def lines(plan: Plan, components: list[Component], measured: Measured | None) ->
         said.append("prior      the base's own prediction, on every training view without the trigger")
     if config.adapter.method == "lora":
         said.append(f"scale      alpha / rank = {alpha:g} / {config.adapter.rank} = {alpha / config.adapter.rank:g}")
-    state = sum(c.weight_bytes + c.gradient_bytes + c.optimizer_bytes for c in components)
+    state = sum(c.bytes for c in components)
     said.append(
         f"memory     {_size(state)} of weights, gradients and optimizer state, exactly; activations come on top"
     )
@@ -73,7 +73,7 @@ def as_json(plan: Plan, components: list[Component], measured: Measured | None) 
         "prior_images": plan.prior.schedule.images if plan.prior else 0,
         "buckets": [row._asdict() | {"bucket": f"{row.bucket.width}x{row.bucket.height}"} for row in plan.buckets()],
         "components": [c._asdict() for c in components],
-        "bytes": sum(c.weight_bytes + c.gradient_bytes + c.optimizer_bytes for c in components),
+        "bytes": sum(c.bytes for c in components),
         "measured": None if measured is None else measured._asdict() | {"eta_seconds": measured.seconds * plan.steps},
     }  # fmt: skip
 
@@ -101,11 +101,15 @@ def _buckets(plan: Plan) -> Table:
 
 
 def _memory(components: list[Component]) -> Table:
-    table = _table("component", "parameters", "trained", "modules", "weights", "gradients", "optimizer state")
+    averaged = ["running mean"] if any(c.mean_bytes for c in components) else []
+    table = _table(
+        "component", "parameters", "trained", "modules", "weights", "gradients", "optimizer state", *averaged
+    )
     for c in components:
         table.add_row(
             c.name, f"{c.parameters:,}", f"{c.trainable:,}", str(c.modules or "-"), _size(c.weight_bytes),
             _size(c.gradient_bytes), _size(c.optimizer_bytes),
+            *[_size(c.mean_bytes) for _ in averaged],
         )  # fmt: skip
     return table
 
