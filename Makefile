@@ -1,9 +1,10 @@
 # install: the environment.  quickstart: the whole job, on the bundled example.  test: all tests.  check: what CI should say.
+# pocket: the bundled base and eyes again, from the font; about five hours on two cores, goes on where it was interrupted.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do command -v $$p && break; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install quickstart test check format bench clean
+.PHONY: install quickstart test check format bench pocket clean
 
 install: $(VENV)/.installed
 
@@ -25,6 +26,9 @@ format: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/step.py
+
+pocket: $(VENV)/.installed-dev
+	$(BIN)/python data/build_pocket.py
 
 clean:
 	rm -rf $(VENV) quickstart build dist

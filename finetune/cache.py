@@ -66,7 +66,7 @@ class Store:
         path = self._path(kind, key)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            weights.write(tensors, path, {"sha256": weights.fingerprint(tensors)})
+            weights.write(tensors, path, {"sha256": weights.fingerprint(tensors)}, flush=False)  # checked by `get`
         except OSError as e:
             raise RunError(
                 f"cannot write into the cache {self.root}: {e.strerror}",

@@ -1,4 +1,4 @@
-"""Where the files that travel with the package are: recipes, example data, the pocket base."""
+"""Where the files that travel with the package are: recipes, example data, the pocket base and the pocket eyes."""
 
 from pathlib import Path
 
@@ -8,6 +8,8 @@ ROOT = _PACKAGE / "bundled" if (_PACKAGE / "bundled").is_dir() else _PACKAGE.par
 
 RECIPES = ROOT / "recipes"
 POCKET = ROOT / "data" / "pocket"
+EYES = ROOT / "data" / "eyes"
+"""a small CLIP of the pocket base's pictures: how alike are two of them, or a picture and a caption?"""
 EXAMPLES = ROOT / "data" / "examples"
 
 

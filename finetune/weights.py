@@ -94,20 +94,22 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
-    """Write beside, flush, rename: `path` is never half a file."""
+def write(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str], flush: bool = True) -> None:
+    """As `write_bytes`."""
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_bytes(save(whole, dict(metadata)), path)
+    write_bytes(save(whole, dict(metadata)), path, flush)
 
 
-def write_bytes(content: bytes, path: Path) -> None:
-    """Write beside, flush, rename. The name beside is this call's own, so two writers cannot mix."""
+def write_bytes(content: bytes, path: Path, flush: bool = True) -> None:
+    """Write beside, flush, rename: `path` is never half a file. The name beside is this call's own, so two writers
+    cannot mix. Without the flush a power cut may leave half: for files that are checked when they are read."""
     beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         with beside.open("wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            if flush:
+                os.fsync(file.fileno())
         beside.replace(path)
     except OSError:
         beside.unlink(missing_ok=True)  # a full disk needs its room
