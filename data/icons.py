@@ -280,4 +280,4 @@ def article(phrase: str) -> str:
     bare = phrase.removeprefix("small ").removeprefix("large ")
     if bare in PLURALS:
         return "some"
-    return "an" if phrase[0] in "aeio" or phrase.startswith("umb") else "a"
+    return "an" if phrase[0] in "aeio" or phrase.startswith(("umb", "hour")) else "a"
