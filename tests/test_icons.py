@@ -1,19 +1,14 @@
 """The picture domain of the pocket base: what a scene says is what it shows, and what is held out is never shown."""
 
 import re
-import sys
 from collections import Counter
 from itertools import pairwise
-from pathlib import Path
-
-import numpy as np
-import pytest
-from PIL import Image
-
-sys.path.append(str(Path(__file__).parent.parent / "data"))
 
 import icons
+import numpy as np
+import pytest
 from icons import Scene
+from PIL import Image
 
 SCENES = [icons.scene("test", i) for i in range(4000)]
 needs_font = pytest.mark.skipif(not icons.FONT.is_file(), reason="needs the emoji font")
