@@ -46,7 +46,8 @@ def measure(family: Family, state: State, plan: Plan, batches: Batches, autocast
             share = _largest(plan, batches)
             if state.step == 0 and plan.recipe.adapter.method == "lora":
                 _starts_as_the_base(family, share.pairs[0][0], autocast)
-            loss, seconds = _two_steps(family, state, plan, share, autocast)
+            with trainer.attention(share):
+                loss, seconds = _two_steps(family, state, plan, share, autocast)
     finally:
         with torch.no_grad():
             for parameter, before in zip(state.parameters, kept, strict=True):

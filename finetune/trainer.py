@@ -7,12 +7,13 @@ group weigh every sample alike.
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 
 from finetune import adapters, draws, optimizers
@@ -24,6 +25,8 @@ from finetune.plan import Plan
 from finetune.recipe import Recipe
 
 Autocast = Callable[[], AbstractContextManager[Any]]
+FEW_POSITIONS = 256
+"""of latents, up to which attention written out beats the fused one on a CPU, whose backward pass is slow for few"""
 
 
 @dataclass
@@ -91,7 +94,9 @@ def train(
     while state.step < plan.steps:
         began = time.perf_counter()
         rates = _set_rates(state.optimizer, config, state.step, plan.steps)
-        loss, prior_loss = accumulate(family, state, work(plan, batches, state.step, ranks), config, ranks, autocast)
+        share = work(plan, batches, state.step, ranks)
+        with attention(share):
+            loss, prior_loss = accumulate(family, state, share, config, ranks, autocast)
         finite = math.isfinite(loss + (prior_loss or 0.0))
         norm, taken = _apply(state, config, finite)
         state.step += 1
@@ -117,6 +122,13 @@ def work(plan: Plan, batches: Batches, step: int, ranks: Ranks) -> Work:
     prior = [batches.prior(m) if plan.prior else None for m in places]
     pairs = list(zip([batches.train(m) for m in micros], prior, strict=True))
     return Work(pairs, in_step * schedule.batch)
+
+
+def attention(share: Work) -> AbstractContextManager[None]:
+    """The faster way to compute attention, forward and backward, for batches of this size on this device."""
+    latents = [batch.latents for pair in share.pairs for batch in pair if batch is not None]
+    few = all(x.device.type == "cpu" and x.shape[-2] * x.shape[-1] <= FEW_POSITIONS for x in latents)
+    return sdpa_kernel(SDPBackend.MATH) if few else nullcontext()
 
 
 def accumulate(

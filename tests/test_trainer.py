@@ -348,6 +348,35 @@ if __name__ == "__main__":
     one_rank(*sys.argv[1:4], Path(sys.argv[4]), int(sys.argv[5]))
 
 
+# --- attention ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("side", "fused"), [(128, False), (256, True)])
+def test_attention_is_written_out_where_that_is_faster(
+    sd15: Path, data: Path, side: int, fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For 256 positions of latents and fewer; before and after, torch chooses as it likes."""
+    made, seen = bench(sd15, data, train__steps=1, data__resolution=side), []
+    predict = made.family.predict
+
+    def watched(*a: object) -> Tensor:
+        seen.append(torch.backends.cuda.flash_sdp_enabled())
+        return predict(*a)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(made.family, "predict", watched)
+    made.train()
+    assert seen == [fused] and torch.backends.cuda.flash_sdp_enabled()
+
+
+def test_written_out_or_fused_attention_gives_the_same_gradients(sd15: Path, data: Path) -> None:
+    made = bench(sd15, data)
+    made.grow()
+    fused = made.gradients()
+    with trainer.attention(trainer.work(made.plan, made.batches, 0, made.machine.ranks)):
+        assert not torch.backends.cuda.flash_sdp_enabled()
+        assert_close(made.gradients(), fused, rtol=1e-4, atol=1e-7)
+
+
 # --- the running mean -----------------------------------------------------------------------------------------------
 
 
