@@ -192,11 +192,11 @@ def arm(death: Death) -> None:
     beside = f".step-{death.step:06d}."
     write, rename = weights.write_bytes, Path.rename
 
-    def half(content: bytes, path: Path) -> None:
+    def half(content: bytes, path: Path, flush: bool = True) -> None:
         if path.parent.name.startswith(beside) and path.name == "optimizer.safetensors":
             path.write_bytes(content[: len(content) // 2])
             die()
-        write(content, path)
+        write(content, path, flush)
 
     def late(path: Path, target: Path) -> Path:
         return die() if path.name.startswith(beside) else rename(path, target)

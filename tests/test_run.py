@@ -181,10 +181,10 @@ def test_a_disk_that_fills_while_training_costs_no_checkpoint(
 ) -> None:
     out, write = tmp_path / "out", weights.write_bytes
 
-    def full_at_4(content: bytes, path: Path) -> None:
+    def full_at_4(content: bytes, path: Path, flush: bool = True) -> None:
         if path.parent.name.startswith(".step-000004") and path.name == "optimizer.safetensors":
             raise OSError(28, "No space left on device")
-        write(content, path)
+        write(content, path, flush)
 
     monkeypatch.setattr(weights, "write_bytes", full_at_4)
     with pytest.raises(RunError, match=r"cannot save step 4 .*No space left") as stopped:
