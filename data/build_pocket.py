@@ -32,7 +32,9 @@ def main(
     work: Annotated[Path, typer.Option(help="where parts are kept")] = Path("build/pocket"),
     out: Annotated[Path, typer.Option(help="where pocket/ and eyes/ are written")] = HERE,
     px: Annotated[int, typer.Option(help="64 or 128: the side of a picture")] = 64,
-    ranks: Annotated[int, typer.Option(help="1 or 2 processes that train: on two cores, 2 are the faster")] = 2,
+    ranks: Annotated[int, typer.Option(help="1 or 2 processes that train: on a CPU of two cores, 2 are faster")] = (
+        1 if torch.cuda.is_available() else 2
+    ),
 ) -> None:
     script(work / "vae", "train_vae.py", "--px", str(px))
     script(work / "clip", "train_clip.py", "--px", str(px))

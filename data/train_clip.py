@@ -27,6 +27,7 @@ OBJECTS_A_BATCH = 48
 PEAK = 1e-3
 SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 MEAN = STD = [0.5, 0.5, 0.5]
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def main(
@@ -35,19 +36,19 @@ def main(
     steps: Annotated[int, typer.Option(help="of 128 pairs")] = 800,
 ) -> None:
     torch.manual_seed(0)
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(DEVICE.type == "cpu")
     torch.set_flush_denormal(True)  # AdamW's means of words that do not come up fade into slow tiny numbers
     tokenizer = make_tokenizer(out)
-    clip = build(px, len(tokenizer))
+    clip = build(px, len(tokenizer)).to(DEVICE)
     optimizer = torch.optim.AdamW(parameters(clip), betas=(0.9, 0.98), fused=True)
     began, test = time.monotonic(), pairs("clip test", 0, 512, px)
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = PEAK * min((step + 1) / 100, 1 - 0.8 * step / steps)
         shown, captions = batch(step, px)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(DEVICE.type, torch.bfloat16):
             found = clip(input_ids=ids(tokenizer, captions), pixel_values=worn(shown, step))
-        loss = objective(found.logits_per_text.float(), captions)
+        loss = objective(found.logits_per_text.float().cpu(), captions)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(clip.parameters(), 1.0)
@@ -114,7 +115,7 @@ def ids(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
     found: Tensor = tokenizer(
         captions, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt"
     ).input_ids
-    return found
+    return found.to(DEVICE)
 
 
 def batch(step: int, px: int) -> tuple[Tensor, list[str]]:
@@ -125,7 +126,7 @@ def batch(step: int, px: int) -> tuple[Tensor, list[str]]:
 def pairs(seed: str, first: int, count: int, px: int, names: list[str] | None = None) -> tuple[Tensor, list[str]]:
     """((count, 3, px, px) in [-1, 1], captions)"""
     scenes = [icons.scene(seed, i, names) for i in range(first, first + count)]
-    drawn = torch.from_numpy(np.stack([icons.render(scene, px) for scene in scenes]))
+    drawn = torch.from_numpy(np.stack([icons.render(scene, px) for scene in scenes])).to(DEVICE)
     return drawn.permute(0, 3, 1, 2).float() / 127.5 - 1, [scene.caption for scene in scenes]
 
 
@@ -134,8 +135,8 @@ def worn(shown: Tensor, step: int) -> Tensor:
     chance = torch.Generator().manual_seed(step)
     b, _, h, _ = shown.shape
     soft = F.interpolate(F.avg_pool2d(shown, 2), size=(h, h), mode="bilinear", align_corners=False)
-    noisy = shown + 0.15 * torch.randn(shown.shape, generator=chance)
-    which = torch.randint(0, 3, (b, 1, 1, 1), generator=chance)
+    noisy = shown + 0.15 * torch.randn(shown.shape, generator=chance).to(DEVICE)
+    which = torch.randint(0, 3, (b, 1, 1, 1), generator=chance).to(DEVICE)
     return torch.where(which == 0, soft, torch.where(which == 1, noisy, shown))
 
 

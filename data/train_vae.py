@@ -20,6 +20,7 @@ BLOCKS = {64: (16, 32, 64), 128: (16, 32, 64, 64)}
 """channels by picture side: factor 4 and factor 8, so that latents are 16 x 16 either way"""
 WHOLE_FRACTION = 0.25
 PEAK = 3e-3
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def main(
@@ -28,8 +29,8 @@ def main(
     steps: Annotated[int, typer.Option(help="of 16 pictures")] = 6000,
 ) -> None:
     torch.manual_seed(0)
-    torch.use_deterministic_algorithms(True)
-    vae = build(px)
+    torch.use_deterministic_algorithms(DEVICE.type == "cpu")
+    vae = build(px).to(DEVICE)
     optimizer = torch.optim.AdamW(vae.parameters(), betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
     began, whole_from = time.monotonic(), int(steps * (1 - WHOLE_FRACTION))
     test = pictures("vae test", 0, 128, px)
@@ -60,7 +61,7 @@ def build(px: int) -> AutoencoderKL:
 def pictures(seed: str, first: int, count: int, px: int) -> Tensor:
     """(count, 3, px, px) in [-1, 1]"""
     drawn = np.stack([icons.render(icons.scene(seed, i), px) for i in range(first, first + count)])
-    return torch.from_numpy(drawn).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(drawn).to(DEVICE).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def batches(px: int, steps: int, whole_from: int) -> Iterator[Tensor]:
@@ -79,7 +80,7 @@ def batches(px: int, steps: int, whole_from: int) -> Iterator[Tensor]:
 
 def objective(vae: AutoencoderKL, shown: Tensor) -> Tensor:
     """Absolute and squared error, and a light pull of the latents towards the standard normal."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(DEVICE.type, torch.bfloat16):
         latents = vae.encode(shown).latent_dist
         back = vae.decode(latents.sample()).sample
     error = back.float() - shown
