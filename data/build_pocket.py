@@ -40,7 +40,8 @@ def main(
     script(work / "clip", "train_clip.py", "--px", str(px))
     script(work / "pictures", "render_pictures.py", "--px", str(px))
     if not (work / "blank").exists():
-        blank(work / "vae", work / "clip").save_pretrained(work / "blank")
+        blank(work / "vae", work / "clip").save_pretrained(work / ".blank.part")
+        (work / ".blank.part").rename(work / "blank")
     run = work / "run"
     resume = ["--resume"] if (run / "checkpoints").exists() else []
     sets = [f"base={work / 'blank'}", f"data.path={work / 'pictures'}", f"data.cache={work / 'cache'}"]
@@ -63,14 +64,10 @@ def script(made: Path, name: str, *options: str) -> None:
 def blank(vae: Path, clip: Path) -> Any:
     """The pipeline before its training: a UNet that knows nothing, a text encoder that reads like the CLIP's."""
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextModel, CLIPTokenizer
 
+    text = CLIPTextModel.from_pretrained(clip)
     torch.manual_seed(0)
-    whole = CLIPModel.from_pretrained(clip)
-    text = CLIPTextModel(whole.config.text_config)
-    text.load_state_dict(
-        {k.removeprefix("text_model."): v for k, v in whole.state_dict().items() if k.startswith("text_model.")}
-    )
     return StableDiffusionPipeline(
         vae=AutoencoderKL.from_pretrained(vae), text_encoder=text, tokenizer=CLIPTokenizer.from_pretrained(clip),
         unet=UNet2DConditionModel(**UNET), scheduler=DDIMScheduler(**SCHEDULER), safety_checker=None,

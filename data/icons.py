@@ -105,7 +105,7 @@ class Ground(NamedTuple):
     shift: tuple[int, int, int]
     """added to the colours: none is ever quite the same"""
     turned: bool
-    """stripes lie, the gradient runs from left to right"""
+    """stripes lie and the gradient runs downwards, not upright and to the right"""
 
     @property
     def phrase(self) -> str:

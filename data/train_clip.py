@@ -37,7 +37,6 @@ def main(
 ) -> None:
     torch.manual_seed(0)
     torch.use_deterministic_algorithms(DEVICE.type == "cpu")
-    torch.set_flush_denormal(True)  # AdamW's means of words that do not come up fade into slow tiny numbers
     tokenizer = make_tokenizer(out)
     clip = build(px, len(tokenizer)).to(DEVICE)
     optimizer = torch.optim.AdamW(parameters(clip), betas=(0.9, 0.98), fused=True)

@@ -1,26 +1,23 @@
 """The referee judges pictures it never saw: drawn examples, flat shapes and, where the font is, fresh renders."""
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import classifier
+import icons
 import numpy as np
 import pytest
+import styles
 import torch
+import train_classifier
 from classifier import judge, load
 from PIL import Image, ImageDraw
 from safetensors import safe_open
 
 from finetune import shipped
-
-sys.path.append(str(Path(__file__).parent.parent / "data"))
-import icons
-import styles
-import train_classifier
 
 needs_font = pytest.mark.skipif(not icons.FONT.exists(), reason="needs the font NotoColorEmoji")
 

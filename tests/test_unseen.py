@@ -1,38 +1,25 @@
 """The product and the style that nothing was tuned on: drawn the same every time, prepared without a flaw."""
 
-import importlib.util
 import json
 from collections import Counter
 from itertools import combinations
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
+import unseen
 from PIL import Image
 from typer.testing import CliRunner
 
 from finetune import cli, dataset, shipped
 
-SCRIPT = Path(__file__).parent.parent / "benchmarks" / "unseen.py"
-
 
 @pytest.fixture(scope="module")
-def unseen() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("unseen", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def product(unseen, tmp_path_factory) -> dataset.Dataset:
+def product(tmp_path_factory) -> dataset.Dataset:
     return unseen.write_product(tmp_path_factory.mktemp("unseen") / "product")
 
 
 @pytest.fixture(scope="module")
-def style(unseen, tmp_path_factory) -> dataset.Dataset:
+def style(tmp_path_factory) -> dataset.Dataset:
     if not unseen.icons.FONT.is_file():
         pytest.skip("no emoji font")
     return unseen.write_style(tmp_path_factory.mktemp("unseen") / "style")
@@ -59,7 +46,7 @@ def test_check_finds_nothing_wrong(request, name, count):
     assert rows["seen"] == rows["used"] == count and rows["rejected"] == []
 
 
-def test_drawn_again_every_file_is_the_same(unseen, product, tmp_path):
+def test_drawn_again_every_file_is_the_same(product, tmp_path):
     again = unseen.write_product(tmp_path / "product")
     names = sorted(p.relative_to(product.root) for p in product.root.rglob("*") if p.is_file())
     assert names == sorted(p.relative_to(again.root) for p in again.root.rglob("*") if p.is_file())
@@ -74,13 +61,13 @@ def test_the_card_says_what_the_product_is(product):
     assert product.license == "CC0-1.0" and product.source == "drawn by benchmarks/unseen.py"
 
 
-def test_the_base_knows_the_class_and_the_colours_shown_and_held_out(unseen):
+def test_the_base_knows_the_class_and_the_colours_shown_and_held_out():
     shown = [view.background for view in unseen.VIEWS]
     assert unseen.CLASS in unseen.icons.OBJECTS
     assert sorted([*shown, *unseen.HELD_OUT_COLOURS]) == sorted(unseen.icons.COLOURS)
 
 
-def test_the_picture_is_on_the_background_its_caption_names_and_touches_no_edge(unseen, product):
+def test_the_picture_is_on_the_background_its_caption_names_and_touches_no_edge(product):
     assert [e.caption for e in product.examples] == [
         f"a sks backpack on {'an' if v.background == 'orange' else 'a'} {v.background} background" for v in unseen.VIEWS
     ]
@@ -92,7 +79,7 @@ def test_the_picture_is_on_the_background_its_caption_names_and_touches_no_edge(
         assert (frame == colour).all(), example.caption
 
 
-def test_it_is_the_same_backpack_in_all_six(unseen, product):
+def test_it_is_the_same_backpack_in_all_six(product):
     wanted = [unseen.LIME, unseen.LIME_DARK, unseen.PINK, unseen.PINK_DARK, unseen.STRAP, unseen.BOLT, unseen.INK]
     for example in product.examples:
         counts = Counter(map(tuple, pixels(example).reshape(-1, 3)))
@@ -102,14 +89,14 @@ def test_it_is_the_same_backpack_in_all_six(unseen, product):
         assert flat > 0.85 * its_own, "the rest is smooth edges"
 
 
-def test_the_six_views_differ(unseen):
+def test_the_six_views_differ():
     shown = [np.asarray(unseen.picture((128, 128, 128), unseen.backpack(v))).astype(int) for v in unseen.VIEWS]
     differ = [np.abs(a - b).mean() for a, b in combinations(shown, 2)]
     assert min(differ) > 10
     assert len({v.yaw for v in unseen.VIEWS}) == len({v.size for v in unseen.VIEWS}) == 6
 
 
-def test_the_product_needs_no_font(unseen, monkeypatch, tmp_path, product):
+def test_the_product_needs_no_font(monkeypatch, tmp_path, product):
     monkeypatch.setattr(unseen.icons, "FONT", tmp_path / "none.ttf")
     assert unseen.write_product(tmp_path / "product").fingerprint == product.fingerprint
 
@@ -117,7 +104,7 @@ def test_the_product_needs_no_font(unseen, monkeypatch, tmp_path, product):
 # --- the style ------------------------------------------------------------------------------------------------------
 
 
-def test_the_style_has_its_objects_and_others_to_test_with(unseen):
+def test_the_style_has_its_objects_and_others_to_test_with():
     shown, held_out = set(unseen.OBJECTS), set(unseen.HELD_OUT_OBJECTS)
     assert len(unseen.OBJECTS) == len(shown) == 16 and len(unseen.HELD_OUT_OBJECTS) == len(held_out) >= 20
     assert not shown & held_out and shown | held_out <= set(unseen.icons.OBJECTS)
@@ -126,7 +113,7 @@ def test_the_style_has_its_objects_and_others_to_test_with(unseen):
     assert not (shown | held_out) & tuned, "the shipped recipe was tuned on these"
 
 
-def test_the_style_says_what_it_shows_in_few_colours(unseen, style):
+def test_the_style_says_what_it_shows_in_few_colours(style):
     assert (style.trigger, style.class_word, style.kind) == ("sks", None, "style")
     assert style.license == "OFL-1.1" and style.source == "Noto Color Emoji, restyled by benchmarks/unseen.py"
     assert [e.caption for e in style.examples] == [
