@@ -9,18 +9,22 @@ no recipe was tuned on, are drawn by `benchmarks/unseen.py`. Needs the emoji fon
 
 fidelity  product: mean similarity of its pictures to the real ones, over the real ones' own mutual similarity;
           style: share of pictures that the referee sees in that style. Objects and backgrounds are held out
-prompt    product: background as asked for; style: object as asked for. By the referee
-drift     of pictures without the trigger: mean of 1 - similarity to what the base paints from the same noise
+prompt    of the same pictures: a product's background, a style's object, as asked for. By the referee
+captions  the same of the captions that were trained on
+drift     of pictures without the trigger: mean of 1 - similarity to what the base paints from the same noise;
+          in the row "base": to what it paints from another noise
 kept      share of those pictures whose object the referee still sees
 diversity mean of 1 - similarity between pictures of one prompt
 """
 
+import functools
 import hashlib
 import json
+import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -42,7 +46,16 @@ from finetune.errors import FinetuneError  # noqa: E402
 
 WORK = Path("build/learns")
 SEEDS = (0, 1, 2)
+PLAIN_SEED = 7000
+DRIFT = 0.5
+"""acceptable: an adapter may change what it was not asked to half as much as another seed would"""
 app = typer.Typer(add_completion=False, help=__doc__)
+
+
+class Asked(NamedTuple):
+    prompt: str
+    says: str
+    """the object or the colour in it"""
 
 
 class Subject(NamedTuple):
@@ -54,27 +67,59 @@ class Subject(NamedTuple):
     style: str = ""
     """as the referee calls it"""
 
-    def asked(self) -> list[str]:
+    def pictures(self) -> dataset.Dataset:
+        return dataset.read(shipped.data_path(Path(self.data)))
+
+    def asked(self) -> list[Asked]:
+        """Never trained on."""
         if self.kind == "product":
-            return [prompt(f"sks {self.class_word}", colour) for colour in self.held_out]
-        return [f"{icons.article(name)} {name}, sks style" for name in self.held_out]
+            return [
+                Asked(prompt(f"sks {self.class_word}", colour), colour) for colour in self.held_out for _ in range(4)
+            ]
+        return [Asked(f"{icons.article(name)} {name}, sks style", name) for name in self.held_out for _ in range(2)]
+
+    def trained(self) -> list[Asked]:
+        """The true captions of the real pictures, as far as the referee knows what they name."""
+        names = icons.COLOURS if self.kind == "product" else icons.OBJECTS
+        times = range(4 if self.kind == "product" else 1)
+        captions = [e.caption for e in self.pictures().examples for _ in times]
+        return [Asked(c, max(found, key=len)) for c in captions if (found := [n for n in names if f" {n}" in c])]
 
 
 class Trial(NamedTuple):
     subject: str
     label: str
     sets: tuple[str, ...]
+    """KEY=VALUE on top of the shipped recipe"""
     seed: int
     trained: bool = True
 
 
 class Measures(NamedTuple):
-    fidelity: float
-    prompt: float
-    drift: float
-    kept: float
-    diversity: float
-    note: str = ""
+    fidelity: float = 0.0
+    prompt: float = 0.0
+    captions: float = 0.0
+    drift: float = 0.0
+    kept: float = 0.0
+    diversity: float = 0.0
+    refused: str = ""
+
+
+class Bar(NamedTuple):
+    subject: str
+    what: str
+    found: float
+    bar: float
+    at_most: bool = False
+
+    @property
+    def held(self) -> bool:
+        return self.found <= self.bar if self.at_most else self.found >= self.bar
+
+
+COLUMNS = Measures._fields[:-1]
+Found = dict[str, dict[str, list[Measures]]]
+"""subject -> label -> runs"""
 
 
 def subjects(work: Path) -> dict[str, Subject]:
@@ -95,6 +140,12 @@ def subjects(work: Path) -> dict[str, Subject]:
 
 
 OVERTRAINED = ("train.steps=1200", "optimizer.learning_rate=3e-3")
+SWEPT = {
+    "optimizer.learning_rate": "1e-3", "optimizer.schedule": "cosine", "train.steps": "300", "train.batch": "4",
+    "adapter.rank": "8", "adapter.alpha": "8", "adapter.targets": "all",
+    "adapter.components": '["denoiser", "text_encoder"]', "data.caption_dropout": "0.05", "prior.mode": "off",
+}  # fmt: skip
+"""what a sweep starts from, whatever recipes say by now"""
 QUESTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "learning rate": {r: (f"optimizer.learning_rate={r}",) for r in ("3e-4", "2e-3")},
     "rank": {r: (f"adapter.rank={r}",) for r in ("2", "4", "16", "32")},
@@ -114,55 +165,91 @@ QUESTIONS: dict[str, dict[str, tuple[str, ...]]] = {
 @app.command()
 def table(work: Path = WORK, jobs: int = 2) -> None:
     """The shipped settings on four subjects, with what they are measured against."""
-    prepare(work)
+    work = prepare(work)
     trials = []
     for name in subjects(work):
-        trials += [Trial(name, "base", (), 0, trained=False)]
-        trials += [Trial(name, "shipped", (), seed) for seed in SEEDS]
-        trials += [
-            Trial(name, "over-trained", OVERTRAINED, 0),
-            Trial(name, "rate 0", ("optimizer.learning_rate=0",), 0),
-        ]
+        trials += [Trial(name, "base", (), 0, trained=False), *(Trial(name, "shipped", (), seed) for seed in SEEDS)]
+        trials += [Trial(name, "rate 0", ("optimizer.learning_rate=0",), 0)]
         trials += [Trial(name, "shuffled captions", (f"data.path={work / 'shuffled' / name}",), 0)]
+        trials += [Trial(name, "over-trained", OVERTRAINED, 0)]
     carry_out(trials, work, jobs)
 
 
 @app.command()
 def sweep(
     work: Path = WORK, jobs: int = 2, only: Annotated[list[str] | None, typer.Option(help="questions")] = None,
-    seeds: int = 2,
+    seeds: int = 1,
 ) -> None:  # fmt: skip
     """One question at a time, all else as shipped."""
-    prepare(work)
-    trials = [Trial(s, "shipped", (), seed) for s in ("product", "style") for seed in range(seeds)]
+    work = prepare(work)
+    asked: dict[str, tuple[str, ...]] = {"sweep": ()}
     for question, answers in QUESTIONS.items():
-        for label, sets in answers.items() if not only or question in only else ():
-            sets = tuple(one.replace("WORK", str(work)) for one in sets)
-            trials += [Trial(s, f"{question}: {label}", sets, n) for s in ("product", "style") for n in range(seeds)]
+        asked |= {f"{question}: {label}": sets for label, sets in answers.items() if not only or question in only}
+    trials = []
+    for label, sets in asked.items():
+        changed = dict(one.replace("WORK", str(work)).split("=", 1) for one in sets)
+        merged = tuple(f"{key}={value}" for key, value in (SWEPT | changed).items())
+        trials += [Trial(s, label, merged, seed) for s in ("product", "style") for seed in range(seeds)]
     carry_out(trials, work, jobs)
 
 
 @app.command()
 def write(work: Path = WORK, out: Path = ROOT / "docs" / "learns.md") -> None:
-    """All measured trials as tables."""
-    found: dict[str, dict[str, list[Measures]]] = {}
-    for file in sorted((work / "trials").glob("*.json")):
+    """All that was measured on this base with these recipes, as tables; exits 1 when a bar is missed."""
+    found: Found = {}
+    for file in sorted((of_base(work) / "trials").glob("*.json")):
         kept = json.loads(file.read_text())
+        if kept["recipe"] != recipe_of(kept["label"], kept["subject"]):
+            continue  # of a recipe that has changed since
         found.setdefault(kept["subject"], {}).setdefault(kept["label"], []).append(Measures(**kept["measures"]))
-    out.write_text(page(found), encoding="utf-8")
+    rows = [bar for subject, runs in found.items() for bar in bars(subject, runs)]
+    out.write_text(page(found, rows), encoding="utf-8")
+    missed = [f"{bar.subject}: {bar.what}" for bar in rows if not bar.held]
+    if missed:
+        sys.exit("missed: " + "; ".join(missed))
 
 
-def page(found: dict[str, dict[str, list[Measures]]]) -> str:
-    lines = ["# What training on the pocket base learns", "", *(__doc__ or "").split("\n\n", 3)[3:], ""]
-    for subject, rows in found.items():
-        lines += [f"## {subject}", "", "| trial | runs | " + " | ".join(Measures._fields[:-1]) + " |",
-                  "|---|---|" + "---|" * (len(Measures._fields) - 1)]  # fmt: skip
-        for label, runs in rows.items():
-            told = [spread([getattr(m, field) for m in runs if not m.note]) for field in Measures._fields[:-1]]
-            refused = f" ({runs[0].note})" if runs[0].note else ""
-            lines.append(f"| {label}{refused} | {len(runs)} | {' | '.join(told)} |")
-        lines.append("")
-    return "\n".join(lines)
+def bars(subject: str, runs: dict[str, list[Measures]]) -> Iterator[Bar]:
+    """What the mean of the shipped runs must reach, and what runs that cannot learn must not."""
+    base, held = runs["base"][0], runs["shipped"]
+    ours = Measures(**{field: statistics.fmean(getattr(m, field) for m in held) for field in COLUMNS})
+    if subject.startswith("product"):
+        yield Bar(subject, "similarity to the real pictures, of their own", ours.fidelity, 0.8)
+        yield Bar(subject, "background as asked for", ours.prompt, 0.8)
+    else:
+        yield Bar(subject, "style on objects never trained on", ours.fidelity, 0.85)
+        yield Bar(subject, "object as asked for, less the base's", ours.prompt - base.prompt, -0.1)
+    yield Bar(subject, "drift, of another seed's", ours.drift / base.drift, DRIFT, at_most=True)
+    lost = runs["shuffled captions"][0].captions - ours.captions
+    yield Bar(subject, "shuffled captions: those painted as they say, less the true ones'", lost, -0.3, at_most=True)
+    yield Bar(subject, "rate 0: refused", float(bool(runs["rate 0"][0].refused)), 1)
+
+
+def page(found: Found, rows: Sequence[Bar]) -> str:
+    lines = ["# What training on the pocket base learns", "", *(__doc__ or "").split("\n\n", 3)[2:], "## The bars", ""]
+    lines += ["| subject | measured | found | bar | |", "|---|---|---|---|---|"]
+    for bar in rows:
+        told = f"{'at most' if bar.at_most else 'at least'} {bar.bar:.2f}"
+        lines.append(f"| {bar.subject} | {bar.what} | {bar.found:.2f} | {told} | {'held' if bar.held else 'missed'} |")
+    for subject, runs in found.items():
+        lines += [
+            "",
+            f"## {subject}",
+            "",
+            f"| trial | runs | {' | '.join(COLUMNS)} |",
+            "|---" * (2 + len(COLUMNS)) + "|",
+        ]
+        for label, some in sorted(runs.items(), key=lambda row: order(row[0])):
+            told = " | ".join(spread([getattr(m, field) for m in some if not m.refused]) for field in COLUMNS)
+            refused = f" (refused: {some[0].refused})" if some[0].refused else ""
+            lines.append(f"| {label}{refused} | {len(some)} | {told} |")
+    return "\n".join(lines) + "\n"
+
+
+def order(label: str) -> tuple[int, str]:
+    """References first, then the answers to each question."""
+    first = ("base", "shipped", "rate 0", "shuffled captions", "over-trained", "sweep")
+    return (first.index(label), "") if label in first else (len(first), label.partition(":")[0])
 
 
 def spread(values: Sequence[float]) -> str:
@@ -173,37 +260,57 @@ def spread(values: Sequence[float]) -> str:
     return f"{statistics.fmean(values):.2f}" + (f" ± {half:.2f}" if len(values) > 1 else "")
 
 
-def prepare(work: Path) -> None:
-    """The unseen subjects, shuffled copies of all four, and class images painted by the base."""
+def of_base(work: Path) -> Path:
+    """Another base, another folder: nothing that was measured on one stands for the other."""
+    return work / weights.file_sha256(shipped.POCKET / "unet" / "diffusion_pytorch_model.safetensors")[:8]
+
+
+def prepare(work: Path) -> Path:
+    """The folder of this base, with the unseen subjects, shuffled copies of all four, and what the base paints: class
+    images, and the pictures that no adapter should change."""
     import unseen
 
-    if not (work / "unseen").exists():
-        unseen.write_product(work / "unseen" / "product"), unseen.write_style(work / "unseen" / "style")
+    work = of_base(work)
+    made(work / "unseen" / "product", unseen.write_product)
+    made(work / "unseen" / "style", unseen.write_style)
     for name, subject in subjects(work).items():
-        if not (work / "shuffled" / name).exists():
-            shuffle(shipped.data_path(Path(subject.data)), work / "shuffled" / name)
-    if not (work / "class").exists():
-        family = families.load("pocket")
-        names = [name for i, name in enumerate(icons.OBJECTS) if i % 5 == 0][:48] + ["tea cup"] * 16
-        colours = list(icons.COLOURS)
-        captions = [prompt(name, colours[i % 12]) for i, name in enumerate(names)]
-        (work / "class").mkdir(parents=True)
-        for i, picture in enumerate(draw(family, captions, range(5000, 5000 + len(captions)))):
-            picture.save(work / "class" / f"{i:02d}.png")
-            (work / "class" / f"{i:02d}.txt").write_text(captions[i])
+        made(work / "shuffled" / name, functools.partial(shuffle, subject.pictures()))
+    made(work / "class", functools.partial(paint_into, class_captions(), 5000))
+    made(work / "plain", functools.partial(paint_into, [one.prompt for one in without_trigger()], PLAIN_SEED))
+    return work
 
 
-def shuffle(source: Path, out: Path) -> None:
+def made(folder: Path, how: Callable[[Path], object]) -> None:
+    """Made once, whole or not at all."""
+    if not folder.exists():
+        part = folder.with_name(f".{folder.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        how(part)
+        part.rename(folder)
+
+
+def shuffle(found: dataset.Dataset, out: Path) -> None:
     """The same pictures, each with the caption of the next."""
-    raw = Path(tempfile.mkdtemp()) / "raw"
-    raw.mkdir()
-    found = dataset.read(source)
     captions = [e.caption for e in found.examples]
-    for example, caption in zip(found.examples, captions[1:] + captions[:1], strict=True):
-        target = raw / Path(example.name).name
-        target.write_bytes(example.path.read_bytes())
-        target.with_suffix(".txt").write_text(caption)
-    dataset.prepare(raw, out, trigger=found.trigger, class_word=found.class_word, kind=found.kind)
+    with tempfile.TemporaryDirectory() as folder:
+        for example, caption in zip(found.examples, captions[1:] + captions[:1], strict=True):
+            target = Path(folder) / Path(example.name).name
+            target.write_bytes(example.path.read_bytes())
+            target.with_suffix(".txt").write_text(caption)
+        dataset.prepare(Path(folder), out, trigger=found.trigger, class_word=found.class_word, kind=found.kind)
+
+
+def paint_into(captions: Sequence[str], seed: int, out: Path) -> None:
+    """What the base makes of each caption, beside the caption."""
+    out.mkdir(parents=True)
+    for i, picture in enumerate(draw(families.load("pocket"), captions, range(seed, seed + len(captions)))):
+        picture.save(out / f"{i:02d}.png")
+        (out / f"{i:02d}.txt").write_text(captions[i])
+
+
+def class_captions() -> list[str]:
+    names = [*list(icons.OBJECTS)[::5][:48], *["tea cup"] * 16]
+    return [prompt(name, list(icons.COLOURS)[i % 12]) for i, name in enumerate(names)]
 
 
 def carry_out(trials: Sequence[Trial], work: Path, jobs: int) -> None:
@@ -215,19 +322,26 @@ def carry_out(trials: Sequence[Trial], work: Path, jobs: int) -> None:
         for done in as_completed(running):
             trial, measures = running[done], done.result()
             weights.write_bytes(
-                json.dumps({**trial._asdict(), "measures": measures._asdict()}).encode(), record(work, trial)
+                json.dumps(
+                    {**trial._asdict(), "recipe": recipe_of(trial.label, trial.subject), "measures": measures._asdict()}
+                ).encode(),
+                record(work, trial),
             )
             say(f"{trial.subject} | {trial.label} | seed {trial.seed} | {measures}")
 
 
 def record(work: Path, trial: Trial) -> Path:
-    """Where a trial's measures are kept: the name holds the base and the recipe it was run with."""
-    base = weights.file_sha256(shipped.POCKET / "unet" / "diffusion_pytorch_model.safetensors")
-    shipped_as = (shipped.RECIPES / f"pocket-{trial.subject.partition('-')[0]}.toml").read_text()
-    key = hashlib.sha256(json.dumps([base, shipped_as, trial]).encode()).hexdigest()[:16]
+    """Where a trial's measures are kept: the name holds all that they depend on beside the base."""
     folder = work / "trials"
     folder.mkdir(parents=True, exist_ok=True)
+    key = hashlib.sha256(json.dumps([recipe_of(trial.label, trial.subject), trial]).encode()).hexdigest()[:16]
     return folder / f"{trial.subject}-{key}.json"
+
+
+def recipe_of(label: str, subject: str) -> str:
+    """SHA-256 of the shipped recipe that a trial ran with; empty in a sweep, which says all by itself."""
+    swept = label == "sweep" or ":" in label
+    return "" if swept else weights.file_sha256(shipped.RECIPES / f"pocket-{subject.partition('-')[0]}.toml")
 
 
 def measure(trial: Trial, work: Path) -> Measures:
@@ -244,7 +358,7 @@ def measure(trial: Trial, work: Path) -> Measures:
             loaded = recipe.load(Path(f"pocket-{subject.kind}"), [*sets, *trial.sets])
             made = run.run(loaded, Path(folder) / "run", lambda _: None)
         except FinetuneError as e:
-            return Measures(0, 0, 0, 0, 0, f"refused: {e.problem}")
+            return Measures(refused=e.problem)
         return look(subject, work, made.path)
 
 
@@ -253,40 +367,39 @@ def look(subject: Subject, work: Path, adapter: Path | None) -> Measures:
     import classifier
 
     referee, eyes, family = classifier.load(), likeness.Eyes.load(shipped.EYES), families.load("pocket")
-    plain = without_trigger()
-    before = draw(family, [p for p, _ in plain], range(7000, 7000 + len(plain)))
     pipeline = family.pipeline()
     if adapter:
         pipeline.load_lora_weights(str(adapter.parent), weight_name=adapter.name)
-    asked = [p for p in subject.asked() for _ in range(4 if subject.kind == "product" else 2)]
-    shown = draw(family, asked, range(6000, 6000 + len(asked)), pipeline)
-    after = draw(family, [p for p, _ in plain], range(7000, 7000 + len(plain)), pipeline)
-    same = draw(family, [asked[0]] * 6, range(8000, 8006), pipeline)
-    seen, verdicts = eyes.of_pictures(shown), referee.judge(shown)
-    if subject.kind == "product":
-        real = eyes.of_pictures(
-            [Image.open(e.path) for e in dataset.read(shipped.data_path(Path(subject.data))).examples]
+
+    def paint(asked: Sequence[Asked], seed: int) -> list[Image.Image]:
+        return draw(family, [one.prompt for one in asked], range(seed, seed + len(asked)), pipeline)
+
+    def right(asked: Sequence[Asked], pictures: Sequence[Image.Image]) -> float:
+        return statistics.fmean(
+            one.says in (v.object, v.background) for one, v in zip(asked, referee.judge(pictures), strict=True)
         )
+
+    asked, trained, plain = subject.asked(), subject.trained(), without_trigger()
+    before = [Image.open(file) for file in sorted((work / "plain").glob("*.png"))]
+    shown, after = paint(asked, 6000), paint(plain, PLAIN_SEED if adapter else 9000)
+    seen = eyes.of_pictures(shown)
+    if subject.kind == "product":
+        real = eyes.of_pictures([Image.open(e.path) for e in subject.pictures().examples])
         fidelity = likeness.between(seen, real) / likeness.mutual(real)
-        right = [v.background == c for v, c in zip(verdicts, repeated(subject.held_out, 4), strict=True)]
     else:
-        fidelity = statistics.fmean(v.style == subject.style for v in verdicts)
-        right = [v.object == name for v, name in zip(verdicts, repeated(subject.held_out, 2), strict=True)]
-    kept = [v.object == name for v, (_, name) in zip(referee.judge(after), plain, strict=True)]
+        fidelity = statistics.fmean(v.style == subject.style for v in referee.judge(shown))
     return Measures(
-        fidelity, statistics.fmean(right), 1 - likeness.agreement(eyes.of_pictures(before), eyes.of_pictures(after)),
-        statistics.fmean(kept), likeness.diversity(eyes.of_pictures(same)),
+        fidelity, right(asked, shown), right(trained, paint(trained, 10000)),
+        1 - likeness.agreement(eyes.of_pictures(before), eyes.of_pictures(after)), right(plain, after),
+        likeness.diversity(eyes.of_pictures(paint(asked[:1] * 6, 8000))),
     )  # fmt: skip
 
 
-def without_trigger() -> list[tuple[str, str]]:
-    """(prompt, object): 48 pictures that no training here should change."""
+def without_trigger() -> list[Asked]:
+    """48 pictures that no training here should change."""
     names, colours = list(icons.OBJECTS), list(icons.COLOURS)
-    return [(prompt(names[(i * 37) % len(names)], colours[i % 12]), names[(i * 37) % len(names)]) for i in range(48)]
-
-
-def repeated(values: Sequence[str], times: int) -> Iterator[str]:
-    return (value for value in values for _ in range(times))
+    some = [names[(i * 37) % len(names)] for i in range(48)]
+    return [Asked(prompt(name, colours[i % 12]), name) for i, name in enumerate(some)]
 
 
 def say(text: Any) -> None:

@@ -7,6 +7,7 @@ Exits 1 when a bar is missed.
 """
 
 import argparse
+import itertools
 import random
 import statistics
 import sys
@@ -141,14 +142,17 @@ def copies(family: Family, count: int) -> Iterator[Row]:
 
 
 def fresh_like(scene: icons.Scene, seed: str) -> icons.Scene:
-    """The same object on the same ground, elsewhere and in another size of the same kind."""
-    chance, placed = random.Random(seed), scene.objects[0]
-    low, high = next(r for r in ((0.26, 0.38), (0.5, 0.8), (0.8, 0.95)) if r[0] <= placed.side <= r[1])
-    side = chance.uniform(low, high)
-    x, y = (chance.uniform(side / 2, 1 - side / 2) for _ in range(2))
-    shift = tuple(chance.randint(-6, 6) for _ in range(3))
-    ground = scene.ground._replace(shift=(shift[0], shift[1], shift[2]))
-    return scene._replace(objects=(placed._replace(side=side, x=x, y=y),), ground=ground)
+    """The same object on the same ground, in a size of the same word and at the place that another draw gives it."""
+    placed = scene.objects[0]
+    low, high = next(sides for sides in icons.SIDES.values() if sides[0] <= placed.side <= sides[1])
+    other = next(
+        s
+        for n in itertools.count()
+        if len((s := icons.scene(seed, n)).objects) == 1 and low <= s.objects[0].side <= high
+    )
+    return scene._replace(
+        objects=(other.objects[0]._replace(name=placed.name),), ground=scene.ground._replace(shift=other.ground.shift)
+    )
 
 
 def box(picture: Image.Image) -> tuple[float, float, float]:

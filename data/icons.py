@@ -87,6 +87,12 @@ OBJECTS: dict[str, str] = {
 Size = Literal["", "small", "large"]
 
 
+SIDES = {"": (0.58, 0.80), "small": (0.26, 0.38), "large": (0.80, 0.95)}
+"""longest side of an object by the word for its size, in shares of the picture's side"""
+ABOUT = 0.1
+"""how far from the middle an object may lie whose caption names no place, in shares of the picture's side"""
+
+
 class Placed(NamedTuple):
     """One object: its longest side, and its centre from the top left, in shares of the picture's side."""
 
@@ -134,15 +140,14 @@ def held_out_pairs() -> list[tuple[str, str]]:
 def scene(seed: int | str, number: int, among: Sequence[str] | None = None) -> Scene:
     """The number-th training scene, of all objects or a few; none shows a held-out pair."""
     chance = random.Random(f"{seed}/{number}")
-    two = chance.random() < 0.22
+    two = chance.random() < 0.15
     names = chance.sample(list(among or OBJECTS), 2 if two else 1)
     ground = _ground(chance, names)
     if two:
         first, second = _beside(chance, names)
         return Scene((first, second), ground, _with_a_made_up_word(chance, _of_two(chance, first, second, ground)))
-    size: Size = chance.choices(("", "small", "large"), (70, 15, 15))[0]
-    low, high = {"": (0.50, 0.80), "small": (0.26, 0.38), "large": (0.80, 0.95)}[size]
-    side = chance.uniform(low, high)
+    size: Size = chance.choices(("", "small", "large"), (84, 8, 8))[0]
+    side = chance.uniform(*SIDES[size])
     where = chance.choices(("", "left", "right", "top", "bottom"), (80, 5, 5, 5, 5))[0] if size != "large" else ""
     placed = Placed(names[0], side, *_place(chance, side, where))
     return Scene((placed,), ground, _with_a_made_up_word(chance, _of_one(chance, names[0], size, where, ground)))
@@ -204,27 +209,27 @@ def _paste(picture: npt.NDArray[np.float32], icon: npt.NDArray[np.float32], x: f
 def _ground(chance: random.Random, names: list[str]) -> Ground:
     free = [c for c in COLOURS if not any(held_out(name, c) for name in names)]
     shift = tuple(chance.randint(-6, 6) for _ in range(3))
-    kind = chance.choices(("plain", *PATTERNS), (85, 5, 5, 5))[0]
+    kind = chance.choices(("plain", *PATTERNS), (88, 4, 4, 4))[0]
     chosen = chance.sample(free, 1 if kind == "plain" else 2)
     return Ground(kind, tuple(chosen), (shift[0], shift[1], shift[2]), chance.random() < 0.5)
 
 
 def _place(chance: random.Random, side: float, where: str) -> tuple[float, float]:
-    """A centre that leaves the object inside: anywhere, or in the named third."""
-    low, high = side / 2, 1 - side / 2
-    x, y = (chance.uniform(low, high) for _ in range(2))
-    near, far = (low, low + 0.25 * (high - low)), (high - 0.25 * (high - low), high)
+    """A centre that leaves the object inside: in the middle or about it, or in the named quarter."""
+    free = (1 - side) / 2
+    x, y = (0.5 + chance.uniform(-1, 1) * min(free, ABOUT) for _ in range(2))
+    aside = chance.uniform(0.5, 1) * free
     if where in ("left", "right"):
-        x = chance.uniform(*(near if where == "left" else far))
+        x = 0.5 + (-aside if where == "left" else aside)
     if where in ("top", "bottom"):
-        y = chance.uniform(*(near if where == "top" else far))
+        y = 0.5 + (-aside if where == "top" else aside)
     return x, y
 
 
 def _beside(chance: random.Random, names: list[str]) -> tuple[Placed, Placed]:
     """Two objects, the first on the left, neither over the other."""
     sides = [chance.uniform(0.36, 0.48) for _ in names]
-    left, right = (Placed(n, s, 0.0, chance.uniform(s / 2, 1 - s / 2)) for n, s in zip(names, sides, strict=True))
+    left, right = (Placed(n, s, 0.0, 0.5 + chance.uniform(-ABOUT, ABOUT)) for n, s in zip(names, sides, strict=True))
     return (
         left._replace(x=chance.uniform(left.side / 2, 0.5 - left.side / 2)),
         right._replace(x=chance.uniform(0.5 + right.side / 2, 1 - right.side / 2)),

@@ -41,7 +41,7 @@ def test_every_object_and_every_ground_is_shown() -> None:
     assert {p.name for s in SCENES for p in s.objects} == set(icons.OBJECTS)
     kinds = Counter(s.ground.kind for s in SCENES)
     assert set(kinds) == {"plain", *icons.PATTERNS} and kinds["plain"] > 0.8 * len(SCENES)
-    assert 0.18 < sum(len(s.objects) == 2 for s in SCENES) / len(SCENES) < 0.26
+    assert 0.12 < sum(len(s.objects) == 2 for s in SCENES) / len(SCENES) < 0.18
 
 
 def test_objects_lie_inside_and_apart() -> None:
@@ -107,7 +107,7 @@ def test_a_scene_is_the_same_picture_at_any_resolution() -> None:
         small, large = (icons.render(scene, px) for px in (64, 128))
         assert small.shape == (64, 64, 3) and large.shape == (128, 128, 3)
         halved = np.asarray(Image.fromarray(large).resize((64, 64), Image.Resampling.BOX), dtype=float)
-        assert np.abs(halved - small).mean() < 6
+        assert np.abs(halved - small).mean() < 8
 
 
 @needs_font
