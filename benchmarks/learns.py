@@ -6,15 +6,6 @@
 
 A trial that was measured is kept under --work and not repeated. Two subjects are the bundled examples; two more, which
 no recipe was tuned on, are drawn by `benchmarks/unseen.py`. Needs the emoji font.
-
-fidelity  product: mean similarity of its pictures to the real ones, over the real ones' own mutual similarity;
-          style: share of pictures that the referee sees in that style. Objects and backgrounds are held out
-prompt    of the same pictures: a product's background, a style's object, as asked for. By the referee
-captions  the same of the captions that were trained on
-drift     of pictures without the trigger: mean of 1 - similarity to what the base paints from the same noise;
-          in the row "base": to what it paints from another noise
-kept      share of those pictures whose object the referee still sees
-diversity mean of 1 - similarity between pictures of one prompt
 """
 
 import functools
@@ -46,6 +37,13 @@ from finetune.errors import FinetuneError  # noqa: E402
 
 WORK = Path("build/learns")
 SEEDS = (0, 1, 2)
+INTRODUCTION = """`python benchmarks/learns.py` trains adapters on the pocket base with the shipped recipes, changes one
+setting at a time, and asks two judges what came of it: a classifier that knows objects, colours and styles
+(`tests/classifier.py`) and the pocket eyes (`finetune.likeness`). `product` and `style` are the bundled examples; `product-2` and `style-2` are drawn by
+`benchmarks/unseen.py`, and no recipe was tuned on them. Values are means over seeds, with half of their range.
+
+An adapter may drift half as far as another seed would take the same prompts: that is what we accept.
+"""
 PLAIN_SEED = 7000
 DRIFT = 0.5
 """acceptable: an adapter may change what it was not asked to half as much as another seed would"""
@@ -117,7 +115,16 @@ class Bar(NamedTuple):
         return self.found <= self.bar if self.at_most else self.found >= self.bar
 
 
-COLUMNS = Measures._fields[:-1]
+COLUMNS = {
+    "fidelity": "of a product: its pictures' mean similarity to the real ones, over the real ones' own; of a style: the "
+    "share of pictures that the referee sees in it. Backgrounds and objects were never trained on",
+    "prompt": "share of the same pictures with the background (product) or object (style) that was asked for",
+    "captions": "the same for the captions that were trained on",
+    "drift": "what pictures without the trigger lost of their similarity to the base's, from the same noise; in the "
+    "row `base`, to the base's from another noise",
+    "kept": "share of those pictures whose object the referee still sees",
+    "diversity": "1 less the mean similarity between six pictures of one prompt",
+}
 Found = dict[str, dict[str, list[Measures]]]
 """subject -> label -> runs"""
 
@@ -226,7 +233,14 @@ def bars(subject: str, runs: dict[str, list[Measures]]) -> Iterator[Bar]:
 
 
 def page(found: Found, rows: Sequence[Bar]) -> str:
-    lines = ["# What training on the pocket base learns", "", *(__doc__ or "").split("\n\n", 3)[2:], "## The bars", ""]
+    lines = [
+        "# What training on the pocket base learns",
+        "",
+        INTRODUCTION,
+        *(f"- **{name}**: {what}" for name, what in COLUMNS.items()),
+        "",
+    ]
+    lines += ["## The bars", ""]
     lines += ["| subject | measured | found | bar | |", "|---|---|---|---|---|"]
     for bar in rows:
         told = f"{'at most' if bar.at_most else 'at least'} {bar.bar:.2f}"
