@@ -37,10 +37,11 @@ from finetune.errors import FinetuneError  # noqa: E402
 
 WORK = Path("build/learns")
 SEEDS = (0, 1, 2)
-INTRODUCTION = """`python benchmarks/learns.py` trains adapters on the pocket base with the shipped recipes, changes one
-setting at a time, and asks two judges what came of it: a classifier that knows objects, colours and styles
-(`tests/classifier.py`) and the pocket eyes (`finetune.likeness`). `product` and `style` are the bundled examples; `product-2` and `style-2` are drawn by
-`benchmarks/unseen.py`, and no recipe was tuned on them. Values are means over seeds, with half of their range.
+INTRODUCTION = """`python benchmarks/learns.py` trains adapters on the pocket base with the shipped recipes, changes
+one setting at a time, and asks two judges what came of it: a classifier that knows objects, colours and styles
+(`tests/classifier.py`) and the pocket eyes (`finetune.likeness`). `product` and `style` are the bundled examples;
+`product-2` and `style-2` are drawn by `benchmarks/unseen.py`, and no recipe was tuned on them. Values are means over
+seeds, with half of their range.
 
 An adapter may drift half as far as another seed would take the same prompts: that is what we accept.
 """
@@ -116,8 +117,8 @@ class Bar(NamedTuple):
 
 
 COLUMNS = {
-    "fidelity": "of a product: its pictures' mean similarity to the real ones, over the real ones' own; of a style: the "
-    "share of pictures that the referee sees in it. Backgrounds and objects were never trained on",
+    "fidelity": "of a product: its pictures' mean similarity to the real ones, over the real ones' own; of a style: "
+    "the share of pictures that the referee sees in it. Backgrounds and objects were never trained on",
     "prompt": "share of the same pictures with the background (product) or object (style) that was asked for",
     "captions": "the same for the captions that were trained on",
     "drift": "what pictures without the trigger lost of their similarity to the base's, from the same noise; in the "
