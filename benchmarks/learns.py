@@ -156,17 +156,17 @@ SWEPT = {
 """what a sweep starts from, whatever recipes say by now"""
 QUESTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "learning rate": {r: (f"optimizer.learning_rate={r}",) for r in ("3e-4", "2e-3")},
-    "rank": {r: (f"adapter.rank={r}",) for r in ("2", "4", "16", "32")},
+    "rank": {r: (f"adapter.rank={r}",) for r in ("4", "16")},
     "alpha": {"rank / 2": ("adapter.alpha=4",), "2 x rank": ("adapter.alpha=16",)},
     "steps": {s: (f"train.steps={s}",) for s in ("150", "600")},
-    "min-SNR": {g: (f"objective.min_snr={g}",) for g in ("1", "5")},
-    "prior": {"off": ("prior.mode=off",), "own prediction": ("prior.mode=self",),
+    "min-SNR": {g: (f"objective.min_snr={g}",) for g in ("5",)},
+    "prior": {"own prediction": ("prior.mode=self",),
               "images": ("prior.mode=images", "prior.path=WORK/class", "prior.prompt=a picture")},
     "text encoder": {"off": ('adapter.components=["denoiser"]',),
                      "at a tenth of the rate": ("optimizer.text_encoder_learning_rate=1e-4",)},
     "targets": {t: (f"adapter.targets={t}",) for t in ("attention", "attention+ff")},
     "caption dropout": {d: (f"data.caption_dropout={d}",) for d in ("0", "0.2")},
-    "EMA": {d: (f"train.ema={d}",) for d in ("0.98", "0.99")},
+    "EMA": {d: (f"train.ema={d}",) for d in ("0.99",)},
 }  # fmt: skip
 
 
