@@ -156,7 +156,7 @@ SWEPT = {
 """what a sweep starts from, whatever recipes say by now"""
 QUESTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "learning rate": {r: (f"optimizer.learning_rate={r}",) for r in ("3e-4", "2e-3")},
-    "rank": {r: (f"adapter.rank={r}",) for r in ("4", "16")},
+    "rank": {r: (f"adapter.rank={r}", f"adapter.alpha={r}") for r in ("4", "16")},
     "alpha": {"rank / 2": ("adapter.alpha=4",), "2 x rank": ("adapter.alpha=16",)},
     "steps": {s: (f"train.steps={s}",) for s in ("150", "600")},
     "min-SNR": {g: (f"objective.min_snr={g}",) for g in ("5",)},
