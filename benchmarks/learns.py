@@ -126,6 +126,8 @@ COLUMNS = {
     "kept": "share of those pictures whose object the referee still sees",
     "diversity": "1 less the mean similarity between six pictures of one prompt",
 }
+REFERENCES = {"base", "shipped", "shuffled captions", "rate 0"}
+"""labels of the trials that the bars compare"""
 Found = dict[str, dict[str, list[Measures]]]
 """subject -> label -> runs"""
 
@@ -188,7 +190,7 @@ def sweep(
     work: Path = WORK, jobs: int = 2, only: Annotated[list[str] | None, typer.Option(help="questions")] = None,
     seeds: int = 1,
 ) -> None:  # fmt: skip
-    """One question at a time, all else as shipped."""
+    """One question at a time, all else as in SWEPT."""
     work = prepare(work)
     asked: dict[str, tuple[str, ...]] = {"sweep": ()}
     for question, answers in QUESTIONS.items():
@@ -210,9 +212,11 @@ def write(work: Path = WORK, out: Path = ROOT / "docs" / "learns.md") -> None:
         if kept["recipe"] != recipe_of(kept["label"], kept["subject"]):
             continue  # of a recipe that has changed since
         found.setdefault(kept["subject"], {}).setdefault(kept["label"], []).append(Measures(**kept["measures"]))
-    rows = [bar for subject, runs in found.items() for bar in bars(subject, runs)]
+    whole = {subject: runs for subject, runs in found.items() if REFERENCES <= runs.keys()}
+    rows = [bar for subject, runs in whole.items() for bar in bars(subject, runs)]
     out.write_text(page(found, rows), encoding="utf-8")
     missed = [f"{bar.subject}: {bar.what}" for bar in rows if not bar.held]
+    missed += [f"{subject}: run the table first" for subject in found if subject not in whole]
     if missed:
         sys.exit("missed: " + "; ".join(missed))
 

@@ -103,7 +103,8 @@ def objective(vae: AutoencoderKL, shown: Tensor, kl: float) -> Tensor:
 @torch.no_grad()
 def normalise(vae: AutoencoderKL, shown: Tensor) -> None:
     """Latents of mean 0 and deviation 1 in each channel, by moving scale and shift into the convolutions between
-    encoder and decoder: pipelines have one scaling factor for all channels, and no shift."""
+    encoder and decoder: pipelines have one scaling factor for all channels, and no shift. The variance is
+    narrowed as well."""
     found = moments(vae, shown)
     mean, std = found.mean((0, 2, 3)), found.std((0, 2, 3))
     into, back = vae.quant_conv, vae.post_quant_conv

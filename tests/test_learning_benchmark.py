@@ -102,3 +102,13 @@ def test_the_page_leaves_out_what_another_recipe_did_and_fails_with_its_bars(tmp
     with pytest.raises(SystemExit, match="missed: product: similarity"):
         learns.write(tmp_path, tmp_path / "learns.md")
     assert "0.50 ± 0.40" in (tmp_path / "learns.md").read_text()
+
+
+def test_a_sweep_without_the_table_gives_a_page_and_says_what_lacks(tmp_path, monkeypatch):
+    monkeypatch.setattr(learns, "of_base", lambda work: work)
+    kept = Trial("style", "rank: 4", (), 0)._asdict() | {"recipe": "", "measures": GOOD._asdict()}
+    (tmp_path / "trials").mkdir()
+    (tmp_path / "trials" / "one.json").write_text(json.dumps(kept))
+    with pytest.raises(SystemExit, match="style: run the table first"):
+        learns.write(tmp_path, tmp_path / "learns.md")
+    assert "| rank: 4 | 1 | 0.90 |" in (tmp_path / "learns.md").read_text()
