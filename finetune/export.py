@@ -129,8 +129,7 @@ def merge(modules: Modules, base: str, folder: Path, dtype: Dtype) -> Merged:
         weight.data = exact
     with quiet(), _whole_or_not(folder) as beside:
         family.pipeline(safety=True).to(DTYPES[dtype]).save_pretrained(beside)
-        _text_model_names(beside / "text_encoder" / "model.safetensors")
-        _forget_origin(beside)
+        for_others(beside)
     return Merged(folder, (wrong / whole) ** 0.5 if whole else 0.0)
 
 
@@ -225,8 +224,13 @@ def _whole_or_not(folder: Path) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _forget_origin(folder: Path) -> None:
-    """diffusers writes into every config where on this machine the base was."""
+def for_others(folder: Path) -> None:
+    """Take out of a pipeline's folder what only this machine understands.
+
+    diffusers writes into every config where the base was, and transformers >= 5.6 names the text encoder's weights as
+    older versions do not read them.
+    """
+    _text_model_names(folder / "text_encoder" / "model.safetensors")
     for file in (*folder.glob("*.json"), *folder.glob("*/config.json")):
         config = json.loads(file.read_text(encoding="utf-8"))
         if isinstance(config, dict) and config.pop("_name_or_path", None) is not None:

@@ -346,6 +346,7 @@ def export_pipeline(plan: Plan, family: Family, out: Path, name: str, tell: List
     folder = out / "adapter" / name
     dtype = export.DTYPES[plan.recipe.export.dtype]
     family.save(folder, dtype)
+    export.for_others(folder)
     base, again = families.load(plan.recipe.base), families.load(str(folder))
     for component in adapters.component_names(plan.recipe.adapter, family.denoiser_name):
         written = {n: p.to(dtype).float() for n, p in family.components[component].state_dict().items()}

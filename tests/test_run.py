@@ -621,6 +621,9 @@ def test_all_of_a_denoiser_is_trained_saved_as_a_pipeline_and_read_back_equal(da
     assert_close({f"unet.{n}": t for n, t in again.items()}, trained, rtol=0, atol=0)
     own = UNet2DConditionModel.from_pretrained(base, subfolder="unet").state_dict()
     assert not (out / "checkpoints" / "step-000004" / "mean.safetensors").exists()
+    assert not [p for p in result.path.rglob("*.json") if str(tmp_path) in p.read_text(encoding="utf-8")]
+    text = load_file(result.path / "text_encoder" / "model.safetensors")
+    assert all(name.startswith("text_model.") for name in text)
     assert not any(torch.equal(own[n], t) for n, t in again.items() if t.ndim > 1)
     resumed = tmp_path / "resumed"
     with pytest.raises(Stop):
