@@ -25,6 +25,7 @@ sys.path[:0] = [str(ROOT / "data"), str(ROOT / "tests")]
 
 import classifier  # noqa: E402
 import icons  # noqa: E402
+from build_pocket import LEGS  # noqa: E402
 from drawn import GUIDANCE, STEPS, draw, prompt  # noqa: E402
 
 from finetune import families, run, sampler, trainer  # noqa: E402
@@ -67,7 +68,7 @@ def main() -> None:
     rows += [] if said.quick else [seconds_a_picture(family), seconds_a_step(said.base)]
     if said.sheet:
         said.sheet.parent.mkdir(parents=True, exist_ok=True)
-        sheet(family).save(said.sheet)
+        sheet(family).quantize(256).save(said.sheet, optimize=True)
     say("| measured | found | bar |\n|---|---|---|\n" + "\n".join(row.line() for row in rows))
     missed = [row.what for row in rows if not row.held]
     if missed:
@@ -120,10 +121,10 @@ def copies(family: Family, count: int) -> Iterator[Row]:
     sizes of one prompt's pictures must vary."""
     chance = random.Random("copies")
     seen: dict[tuple[str, str], list[icons.Scene]] = {}
-    for number in range(40000):
-        scene = icons.scene("train", number)
-        if len(scene.objects) == 1 and scene.ground.kind == "plain":
-            seen.setdefault((scene.objects[0].name, scene.ground.colours[0]), []).append(scene)
+    for leg in LEGS:
+        for scene in (icons.scene(leg.seed, number, twos=leg.twos) for number in range(leg.pictures)):
+            if len(scene.objects) == 1 and scene.ground.kind == "plain":
+                seen.setdefault((scene.objects[0].name, scene.ground.colours[0]), []).append(scene)
     pairs = chance.sample(sorted(pair for pair, scenes in seen.items() if len(scenes) >= 8), count)
     pictures = draw(family, [prompt(*pair) for pair in pairs], range(2000, 2000 + count))
     side, nearer = family.facts.resolution, []

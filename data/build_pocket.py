@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import typer
@@ -28,6 +28,19 @@ SCHEDULER = {
 }  # fmt: skip
 
 
+class Leg(NamedTuple):
+    name: str
+    seed: str
+    pictures: int
+    twos: float
+    """share of pictures with two objects"""
+    steps: int
+
+
+LEGS = (Leg("", "train", 40000, 0.15, 8000), Leg("-two", "two", 30000, 0.6, 2000))
+"""of the last training: first the objects, then two of them at a time, which are small and learnt late"""
+
+
 def main(
     work: Annotated[Path, typer.Option(help="where parts are kept")] = Path("build/pocket"),
     out: Annotated[Path, typer.Option(help="where pocket/ and eyes/ are written")] = HERE,
@@ -38,18 +51,29 @@ def main(
 ) -> None:
     script(work / "vae", "train_vae.py", "--px", str(px))
     script(work / "clip", "train_clip.py", "--px", str(px))
-    script(work / "pictures", "render_pictures.py", "--px", str(px))
     if not (work / "blank").exists():
         blank(work / "vae", work / "clip").save_pretrained(work / ".blank.part")
         (work / ".blank.part").rename(work / "blank")
-    run = work / "run"
+    base = work / "blank"
+    for leg in LEGS:
+        pictures, run = work / f"pictures{leg.name}", work / f"run{leg.name}"
+        drawn = ("--px", str(px), "--seed", leg.seed, "--count", str(leg.pictures), "--twos", str(leg.twos))
+        script(pictures, "render_pictures.py", *drawn)
+        sets = [f"base={base}", f"data.path={pictures}", f"data.cache={work / 'cache'}", f"train.steps={leg.steps}"]
+        train(run, ranks, [*sets, f"train.accumulate={4 // ranks}"])
+        base = run / "adapter" / "pocket"
+    pack(base, work / "clip", out)
+
+
+def train(run: Path, ranks: int, sets: list[str]) -> None:
+    """`finetune train`, unless it is done; from where it was interrupted."""
+    told = run / "run.json"
+    if told.exists() and json.loads(told.read_text())["outcome"] == "done":
+        return
     resume = ["--resume"] if (run / "checkpoints").exists() else []
-    sets = [f"base={work / 'blank'}", f"data.path={work / 'pictures'}", f"data.cache={work / 'cache'}"]
-    sets += [f"train.accumulate={4 // ranks}"]
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(ranks), "-m", "finetune"]
     options = [word for one in sets for word in ("--set", one)]
     subprocess.run([*launch, "train", "pocket-base", "--out", str(run), *resume, *options], check=True)
-    pack(run / "adapter" / "pocket", work / "clip", out)
 
 
 def script(made: Path, name: str, *options: str) -> None:

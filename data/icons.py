@@ -137,10 +137,11 @@ def held_out_pairs() -> list[tuple[str, str]]:
     return [(name, colour) for name in OBJECTS for colour in COLOURS if held_out(name, colour)]
 
 
-def scene(seed: int | str, number: int, among: Sequence[str] | None = None) -> Scene:
-    """The number-th training scene, of all objects or a few; none shows a held-out pair."""
+def scene(seed: int | str, number: int, among: Sequence[str] | None = None, twos: float = 0.15) -> Scene:
+    """The number-th scene, of all objects or a few, with two of them at a time as often as said; none shows a held-out
+    pair."""
     chance = random.Random(f"{seed}/{number}")
-    two = chance.random() < 0.15
+    two = chance.random() < twos
     names = chance.sample(list(among or OBJECTS), 2 if two else 1)
     ground = _ground(chance, names)
     if two:
@@ -254,13 +255,13 @@ def _of_one(chance: random.Random, name: str, size: Size, where: str, ground: Gr
 
 
 def _of_two(chance: random.Random, left: Placed, right: Placed, ground: Ground) -> str:
+    """The one on the left is named first, whether or not the caption says where it is."""
     first, second = (f"{article(p.name)} {p.name}" for p in (left, right))
     behind = f"on {article(ground.phrase)} {ground.phrase}"
     if chance.random() < 0.5:
         return chance.choice([f"{first} on the left and {second} on the right, {ground.phrase}",
                               f"{first} to the left of {second} {behind}"])  # fmt: skip
-    one, other = chance.sample([first, second], 2)
-    return chance.choice([f"{one} and {other} {behind}", f"{one} next to {other}, {ground.phrase}"])
+    return chance.choice([f"{first} and {second} {behind}", f"{first} next to {second}, {ground.phrase}"])
 
 
 def _with_a_made_up_word(chance: random.Random, caption: str) -> str:

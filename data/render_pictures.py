@@ -22,11 +22,12 @@ def main(
     count: int = 40000,
     px: Annotated[int, typer.Option(help="64 or 128: the side of a picture")] = 64,
     seed: str = "train",
+    twos: Annotated[float, typer.Option(help="share of pictures with two objects")] = 0.15,
 ) -> None:
     (out / "images").mkdir(parents=True, exist_ok=True)
     rows = []
     for number in range(count):
-        scene, name = icons.scene(seed, number), f"images/{number:06d}.png"
+        scene, name = icons.scene(seed, number, twos=twos), f"images/{number:06d}.png"
         Image.fromarray(icons.render(scene, px)).save(out / name, compress_level=1)
         rows.append(json.dumps({"file_name": name, "text": scene.caption}))
     (out / "metadata.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")

@@ -63,6 +63,20 @@ def test_a_caption_names_what_is_shown() -> None:
             assert len(scene.objects) == 1 and scene.caption.count(" ") <= 6
 
 
+def test_of_two_objects_the_one_on_the_left_is_named_first() -> None:
+    pairs = [s for s in SCENES if len(s.objects) == 2]
+    for scene in pairs:
+        left, right = (re.search(rf"\b{re.escape(p.name)}\b", scene.caption) for p in scene.objects)
+        assert left and right and left.start() < right.start() and scene.objects[0].x < scene.objects[1].x
+    assert any("left" in s.caption for s in pairs) and any("left" not in s.caption for s in pairs)
+
+
+def test_two_objects_are_shown_as_often_as_asked() -> None:
+    for twos in (0.0, 0.6):
+        found = [len(icons.scene("asked", i, twos=twos).objects) == 2 for i in range(1000)]
+        assert abs(sum(found) / 1000 - twos) < 0.05
+
+
 def test_words_of_size_and_place_are_true() -> None:
     told = Counter[str]()
     for scene in SCENES:
