@@ -149,7 +149,7 @@ def subjects(work: Path) -> dict[str, Subject]:
     }
 
 
-OVERTRAINED = ("train.steps=1200", "optimizer.learning_rate=3e-3")
+OVERTRAINED = ("train.steps=600", "optimizer.learning_rate=3e-3")
 SWEPT = {
     "optimizer.learning_rate": "1e-3", "optimizer.schedule": "cosine", "train.steps": "300", "train.batch": "4",
     "adapter.rank": "8", "adapter.alpha": "8", "adapter.targets": "all",

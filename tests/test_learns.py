@@ -6,19 +6,19 @@ import shutil
 from pathlib import Path
 
 import pytest
+from classifier import judge
 from PIL import Image
-from referee import background, cup_score, style_score
 
-from finetune import recipe, run, shipped
+from finetune import dataset, likeness, recipe, run, shipped
 from finetune.errors import TrainError
 
 STEPS = {"product": 160, "style": 120}
+COLOURS = ["purple", "black", "brown", "teal"]
+OBJECTS = ["car", "banana", "cat face", "strawberry"]
 HELD_OUT = {
-    "product": ["a {trigger} cup on a purple background", "a {trigger} cup on a black background",
-                "a {trigger} cup on a brown background", "a {trigger} cup on a teal background"],
-    "style": ["a car, {trigger} style", "a banana, {trigger} style", "a cat face, {trigger} style",
-              "a strawberry, {trigger} style"],
-}  # fmt: skip
+    "product": [f"a {{trigger}} cup on a {colour} background" for colour in COLOURS],
+    "style": [f"a {name}, {{trigger}} style" for name in OBJECTS],
+}
 
 
 class Trained:
@@ -61,10 +61,21 @@ def shuffled(tmp_path_factory):
     return Trained("product", folder / "mixed", f"data.path={folder / 'data'}")
 
 
+def backgrounds(pictures: list[Image.Image]) -> list[str]:
+    return [verdict.background for verdict in judge(pictures)]
+
+
+def fidelity(pictures: list[Image.Image]) -> float:
+    """Similarity to the real pictures of the product, over their own."""
+    eyes = likeness.Eyes.load(shipped.EYES)
+    real = dataset.read(shipped.EXAMPLES / "product").examples
+    features = eyes.of_pictures([Image.open(one.path) for one in real])
+    return likeness.between(eyes.of_pictures(pictures), features) / likeness.mutual(features)
+
+
 def test_the_product_stands_on_backgrounds_it_was_not_trained_on(product):
-    assert sum(cup_score(p) > 0.2 for p in product.pictures) >= 3, [cup_score(p) for p in product.pictures]
-    assert [background(p) for p in product.pictures] == ["purple", "black", "brown", "teal"]
-    assert max(cup_score(p) for p in product.base) < 0.1
+    assert backgrounds(product.pictures) == COLOURS
+    assert fidelity(product.pictures) > 0.8 > 0.6 > fidelity(product.base)
 
 
 def test_the_training_images_are_predicted_better_and_captions_still_matter(product):
@@ -78,7 +89,7 @@ def test_the_training_images_are_predicted_better_and_captions_still_matter(prod
 def test_shuffled_captions_are_noticed_and_spoil_the_backgrounds(shuffled):
     assert any("mixed up" in text for text in shuffled.warnings)
     assert shuffled.result.learnt.base_fit.share <= shuffled.result.learnt.base_fit.chance
-    assert [background(p) for p in shuffled.pictures] != ["purple", "black", "brown", "teal"]
+    assert backgrounds(shuffled.pictures) != COLOURS
 
 
 def test_a_learning_rate_of_zero_is_an_error(tmp_path):
@@ -89,6 +100,7 @@ def test_a_learning_rate_of_zero_is_an_error(tmp_path):
 
 def test_the_style_carries_to_objects_it_was_not_trained_on(tmp_path):
     style = Trained("style", tmp_path / "style")
-    assert sum(style_score(p) > 0.75 for p in style.pictures) >= 3, [style_score(p) for p in style.pictures]
-    assert max(style_score(p) for p in style.base) == 0
+    shown = judge(style.pictures)
+    assert sum(v.style == "poster" for v in shown) >= 3
+    assert "poster" not in [v.style for v in judge(style.base)]
     assert style.result.learnt.gain > 0.3

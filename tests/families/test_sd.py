@@ -63,7 +63,7 @@ def refusal(base: str | Path) -> BaseError:
     [
         ("sd15", "sd1", "epsilon", False, 64, 64, 77),
         ("sd21", "sd2", "v", False, 64, 64, 77),
-        ("pocket", "sd1", "v", True, 64, 16, 24),
+        ("pocket", "sd1", "v", True, 64, 16, 32),
     ],
 )
 def test_facts_are_read_from_the_configs(
