@@ -43,11 +43,14 @@ one setting at a time, and asks two judges what came of it: a classifier that kn
 `product-2` and `style-2` are drawn by `benchmarks/unseen.py`, and no recipe was tuned on them. Values are means over
 seeds, with half of their range.
 
-An adapter may drift half as far as another seed would take the same prompts: that is what we accept.
+What an adapter was not asked for, it may take a tenth of the way to the base's picture of another prompt: that drift is
+what we accept.
 """
 PLAIN_SEED = 7000
-DRIFT = 0.5
-"""acceptable: an adapter may change what it was not asked to half as much as another seed would"""
+DRIFT = 0.1
+"""acceptable: how far pictures without the trigger may go towards the base's pictures of other prompts"""
+LOOKED = 2
+"""counts up when `look` measures something else: what was kept before is measured again"""
 app = typer.Typer(add_completion=False, help=__doc__)
 
 
@@ -77,12 +80,10 @@ class Subject(NamedTuple):
             ]
         return [Asked(f"{icons.article(name)} {name}, sks style", name) for name in self.held_out for _ in range(2)]
 
-    def trained(self) -> list[Asked]:
-        """The true captions of the real pictures, as far as the referee knows what they name."""
-        names = icons.COLOURS if self.kind == "product" else icons.OBJECTS
-        times = range(4 if self.kind == "product" else 1)
-        captions = [e.caption for e in self.pictures().examples for _ in times]
-        return [Asked(c, max(found, key=len)) for c in captions if (found := [n for n in names if f" {n}" in c])]
+    @property
+    def times(self) -> int:
+        """how often each training caption is painted"""
+        return 4 if self.kind == "product" else 1
 
 
 class Trial(NamedTuple):
@@ -120,9 +121,9 @@ COLUMNS = {
     "fidelity": "of a product: its pictures' mean similarity to the real ones, over the real ones' own; of a style: "
     "the share of pictures that the referee sees in it. Backgrounds and objects were never trained on",
     "prompt": "share of the same pictures with the background (product) or object (style) that was asked for",
-    "captions": "the same for the captions that were trained on",
+    "captions": "share of the training captions whose picture is nearest, of all the real ones, to its own",
     "drift": "what pictures without the trigger lost of their similarity to the base's, from the same noise; in the "
-    "row `base`, to the base's from another noise",
+    "row `base`, to the base's of other prompts",
     "kept": "share of those pictures whose object the referee still sees",
     "diversity": "1 less the mean similarity between six pictures of one prompt",
 }
@@ -209,8 +210,8 @@ def write(work: Path = WORK, out: Path = ROOT / "docs" / "learns.md") -> None:
     found: Found = {}
     for file in sorted((of_base(work) / "trials").glob("*.json")):
         kept = json.loads(file.read_text())
-        if kept["recipe"] != recipe_of(kept["label"], kept["subject"]):
-            continue  # of a recipe that has changed since
+        if (kept.get("looked"), kept["recipe"]) != (LOOKED, recipe_of(kept["label"], kept["subject"])):
+            continue  # of a recipe that has changed since, or measured otherwise
         found.setdefault(kept["subject"], {}).setdefault(kept["label"], []).append(Measures(**kept["measures"]))
     whole = {subject: runs for subject, runs in found.items() if REFERENCES <= runs.keys()}
     rows = [bar for subject, runs in whole.items() for bar in bars(subject, runs)]
@@ -231,9 +232,10 @@ def bars(subject: str, runs: dict[str, list[Measures]]) -> Iterator[Bar]:
     else:
         yield Bar(subject, "style on objects never trained on", ours.fidelity, 0.85)
         yield Bar(subject, "object as asked for, less the base's", ours.prompt - base.prompt, -0.1)
-    yield Bar(subject, "drift, of another seed's", ours.drift / base.drift, DRIFT, at_most=True)
+    yield Bar(subject, "drift, of the way to another prompt's picture", ours.drift / base.drift, DRIFT, at_most=True)
+    yield Bar(subject, "objects kept without the trigger, less the base's", ours.kept - base.kept, -0.1)
     lost = runs["shuffled captions"][0].captions - ours.captions
-    yield Bar(subject, "shuffled captions: those painted as they say, less the true ones'", lost, -0.3, at_most=True)
+    yield Bar(subject, "shuffled captions: the true ones recalled, less what learning them recalls", lost, -0.3, True)
     yield Bar(subject, "rate 0: refused", float(bool(runs["rate 0"][0].refused)), 1)
 
 
@@ -342,7 +344,12 @@ def carry_out(trials: Sequence[Trial], work: Path, jobs: int) -> None:
             trial, measures = running[done], done.result()
             weights.write_bytes(
                 json.dumps(
-                    {**trial._asdict(), "recipe": recipe_of(trial.label, trial.subject), "measures": measures._asdict()}
+                    {
+                        **trial._asdict(),
+                        "looked": LOOKED,
+                        "recipe": recipe_of(trial.label, trial.subject),
+                        "measures": measures._asdict(),
+                    }
                 ).encode(),
                 record(work, trial),
             )
@@ -353,7 +360,8 @@ def record(work: Path, trial: Trial) -> Path:
     """Where a trial's measures are kept: the name holds all that they depend on beside the base."""
     folder = work / "trials"
     folder.mkdir(parents=True, exist_ok=True)
-    key = hashlib.sha256(json.dumps([recipe_of(trial.label, trial.subject), trial]).encode()).hexdigest()[:16]
+    told = [LOOKED, recipe_of(trial.label, trial.subject), trial]
+    key = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
     return folder / f"{trial.subject}-{key}.json"
 
 
@@ -398,18 +406,20 @@ def look(subject: Subject, work: Path, adapter: Path | None) -> Measures:
             one.says in (v.object, v.background) for one, v in zip(asked, referee.judge(pictures), strict=True)
         )
 
-    asked, trained, plain = subject.asked(), subject.trained(), without_trigger()
+    asked, plain, examples = subject.asked(), without_trigger(), subject.pictures().examples
     before = [Image.open(file) for file in sorted((work / "plain").glob("*.png"))]
-    shown, after = paint(asked, 6000), paint(plain, PLAIN_SEED if adapter else 9000)
-    seen = eyes.of_pictures(shown)
+    shown, after = paint(asked, 6000), paint(plain, PLAIN_SEED) if adapter else before
+    seen, real = eyes.of_pictures(shown), eyes.of_pictures([Image.open(e.path) for e in examples])
+    again = eyes.of_pictures(paint([Asked(e.caption, "") for e in examples for _ in range(subject.times)], 10000))
+    own = torch.arange(len(examples)).repeat_interleave(subject.times)
+    beside = after if adapter else before[1:] + before[:1]
     if subject.kind == "product":
-        real = eyes.of_pictures([Image.open(e.path) for e in subject.pictures().examples])
         fidelity = likeness.between(seen, real) / likeness.mutual(real)
     else:
         fidelity = statistics.fmean(v.style == subject.style for v in referee.judge(shown))
     return Measures(
-        fidelity, right(asked, shown), right(trained, paint(trained, 10000)),
-        1 - likeness.agreement(eyes.of_pictures(before), eyes.of_pictures(after)), right(plain, after),
+        fidelity, right(asked, shown), float(((again @ real.T).argmax(1) == own).float().mean()),
+        1 - likeness.agreement(eyes.of_pictures(before), eyes.of_pictures(beside)), right(plain, after),
         likeness.diversity(eyes.of_pictures(paint(asked[:1] * 6, 8000))),
     )  # fmt: skip
 
