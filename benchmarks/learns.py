@@ -43,8 +43,7 @@ one setting at a time, and asks two judges what came of it: a classifier that kn
 `product-2` and `style-2` are drawn by `benchmarks/unseen.py`, and no recipe was tuned on them. Values are means over
 seeds, with half of their range.
 
-What an adapter was not asked for, it may take a tenth of the way to the base's picture of another prompt: that drift is
-what we accept.
+Acceptable drift: pictures without the trigger may move a tenth of the way to the base's pictures of other prompts.
 """
 PLAIN_SEED = 7000
 DRIFT = 0.1
@@ -235,7 +234,7 @@ def bars(subject: str, runs: dict[str, list[Measures]]) -> Iterator[Bar]:
     yield Bar(subject, "drift, of the way to another prompt's picture", ours.drift / base.drift, DRIFT, at_most=True)
     yield Bar(subject, "objects kept without the trigger, less the base's", ours.kept - base.kept, -0.1)
     lost = runs["shuffled captions"][0].captions - ours.captions
-    yield Bar(subject, "shuffled captions: the true ones recalled, less what learning them recalls", lost, -0.3, True)
+    yield Bar(subject, "shuffled captions: recalled, less what the true ones recall", lost, -0.3, at_most=True)
     yield Bar(subject, "rate 0: refused", float(bool(runs["rate 0"][0].refused)), 1)
 
 
