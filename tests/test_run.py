@@ -622,8 +622,11 @@ def test_all_of_a_denoiser_is_trained_saved_as_a_pipeline_and_read_back_equal(da
     own = UNet2DConditionModel.from_pretrained(base, subfolder="unet").state_dict()
     assert not (out / "checkpoints" / "step-000004" / "mean.safetensors").exists()
     assert not [p for p in result.path.rglob("*.json") if str(tmp_path) in p.read_text(encoding="utf-8")]
-    text = load_file(result.path / "text_encoder" / "model.safetensors")
-    assert all(name.startswith("text_model.") for name in text)
+    text_file = result.path / "text_encoder" / "model.safetensors"
+    # as transformers >= 5.6 writes an encoder that was made under it
+    weights.write({n.removeprefix("text_model."): t for n, t in load_file(text_file).items()}, text_file, {})
+    run.export.for_others(result.path)
+    assert all(name.startswith("text_model.") for name in load_file(text_file))
     assert not any(torch.equal(own[n], t) for n, t in again.items() if t.ndim > 1)
     resumed = tmp_path / "resumed"
     with pytest.raises(Stop):
