@@ -11,13 +11,15 @@ no recipe was tuned on, are drawn by `benchmarks/unseen.py`. Needs the emoji fon
 import functools
 import hashlib
 import json
+import os
 import shutil
 import statistics
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -337,7 +339,7 @@ def carry_out(trials: Sequence[Trial], work: Path, jobs: int) -> None:
     """Those not measured yet, a few at a time, each on one core."""
     due = [t for t in dict.fromkeys(trials) if not record(work, t).exists()]
     say(f"{len(trials) - len(due)} of {len(trials)} trials are known")
-    with ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+    with ProcessPoolExecutor(jobs, get_context("spawn"), one_core) as pool:
         running = {pool.submit(measure, trial, work): trial for trial in due}
         for done in as_completed(running):
             trial, measures = running[done], done.result()
@@ -353,6 +355,18 @@ def carry_out(trials: Sequence[Trial], work: Path, jobs: int) -> None:
                 record(work, trial),
             )
             say(f"{trial.subject} | {trial.label} | seed {trial.seed} | {measures}")
+
+
+def one_core() -> None:
+    """For a worker: no more than a core, and no longer than the process that started it."""
+    torch.set_num_threads(1)
+
+    def follow() -> None:
+        if parent := parent_process():
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def record(work: Path, trial: Trial) -> Path:
