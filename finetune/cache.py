@@ -115,7 +115,7 @@ def _files(root: Path) -> list[Path]:
 def encode_images(
     store: Store, family: Family, wanted: Iterable[Wanted], device: torch.device, told: Callable[[int], None]
 ) -> dict[tuple[str, Crop], Moments]:
-    """(sample name, crop) -> its distribution, from the store or encoded now, one image at a time.
+    """(sample name, crop) -> its distribution, from the store or encoded now, one at a time, where the encoder is.
 
     Raises:
         DataError: an image's latents are not finite.
@@ -127,7 +127,6 @@ def encode_images(
         entry = store.get("image", key)
         if entry is None:
             pixels = torch.from_numpy(_pixels(want)).unsqueeze(0)
-            family.to(device, "vae")
             moments = family.encode_images(pixels.to(device))
             entry = {"mean": moments.mean[0].cpu(), "logvar": moments.logvar[0].cpu()}
             if not all(bool(tensor.isfinite().all()) for tensor in entry.values()):

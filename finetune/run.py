@@ -116,8 +116,9 @@ def encode(plan: Plan, family: Family, machine: Machine, tell: Listen) -> Made:
         RunError: the cache cannot be written.
     """
     store = cache.Store(plan.recipe.data.cache or cache.default_root())
-    wanted = batches.wanted(plan)
-    captions = [] if "text_encoder" in plan.recipe.adapter.components else batches.captions(plan)
+    wanted = machine.ranks.turned(batches.wanted(plan))
+    frozen = "text_encoder" not in plan.recipe.adapter.components
+    captions = machine.ranks.turned(batches.captions(plan)) if frozen else []
     tell(Stage("encoding images", len(wanted)))
     family.to(machine.device, "vae", "text_encoder")
     latents = cache.encode_images(store, family, wanted, machine.device, lambda n: tell(Advanced(n)))

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from finetune.families.base import Family, Text
 from finetune.plan import Plan
 from finetune.recipe import Recipe
 
+Item = TypeVar("Item")
 Autocast = Callable[[], AbstractContextManager[Any]]
 FEW_POSITIONS = 256
 """of latents, up to which attention written out beats the fused one on a CPU, whose backward pass is slow for few"""
@@ -71,6 +72,11 @@ class Ranks:
 
     rank: int = 0
     world: int = 1
+
+    def turned(self, items: Sequence[Item]) -> list[Item]:
+        """From another place on for each rank: each makes its own share first, then finds the others' made."""
+        start = len(items) * self.rank // self.world
+        return [*items[start:], *items[:start]]
 
     def sum(self, tensors: Sequence[Tensor]) -> None:
         """Sum each tensor over the ranks, in place, in one message."""

@@ -23,7 +23,7 @@ from finetune.batches import Batch, Batches
 from finetune.errors import TrainError
 from finetune.families.base import Family
 from finetune.recipe import Loaded, Recipe
-from finetune.trainer import State, Step
+from finetune.trainer import Ranks, State, Step
 
 COLOURS = ("red", "green", "blue", "white", "black", "pink", "gray", "teal")
 SQUARE, WIDE = (128, 128), (256, 64)
@@ -285,6 +285,12 @@ def test_the_shares_of_two_ranks_sum_to_the_step_of_one(sd15: Path, tmp_path: Pa
         assert names == sorted(n for batch in alone.step(k) for n in batch.names)
         summed = [part.gradients(k) for part in parts]
         assert_close({n: summed[0][n] + summed[1][n] for n in whole}, whole, rtol=1e-4, atol=1e-8)
+
+
+def test_ranks_encode_their_own_share_first_and_all_of_it_in_the_end() -> None:
+    turned = [Ranks(rank, 3).turned(range(8)) for rank in range(3)]
+    assert [list(some)[:3] for some in turned] == [[0, 1, 2], [2, 3, 4], [5, 6, 7]]
+    assert all(sorted(some) == list(range(8)) for some in turned) and Ranks().turned("ab") == ["a", "b"]
 
 
 @pytest.mark.slow
