@@ -27,6 +27,7 @@ import classifier  # noqa: E402
 import icons  # noqa: E402
 from build_pocket import LEGS  # noqa: E402
 from drawn import GUIDANCE, STEPS, draw, prompt  # noqa: E402
+from render_pictures import picture  # noqa: E402
 
 from finetune import families, run, sampler, trainer  # noqa: E402
 from finetune import plan as planning  # noqa: E402
@@ -122,16 +123,16 @@ def copies(family: Family, count: int) -> Iterator[Row]:
     chance = random.Random("copies")
     seen: dict[tuple[str, str], list[icons.Scene]] = {}
     for leg in LEGS:
-        for scene in (icons.scene(leg.seed, number, twos=leg.twos) for number in range(leg.pictures)):
-            if len(scene.objects) == 1 and scene.ground.kind == "plain":
+        for scene in (picture(leg.seed, number, leg.twos, leg.flat) for number in range(leg.pictures)):
+            if isinstance(scene, icons.Scene) and len(scene.objects) == 1 and scene.ground.kind == "plain":
                 seen.setdefault((scene.objects[0].name, scene.ground.colours[0]), []).append(scene)
     pairs = chance.sample(sorted(pair for pair, scenes in seen.items() if len(scenes) >= 8), count)
     pictures = draw(family, [prompt(*pair) for pair in pairs], range(2000, 2000 + count))
     side, nearer = family.facts.resolution, []
-    for pair, picture in zip(pairs, pictures, strict=True):
+    for pair, made in zip(pairs, pictures, strict=True):
         own = seen[pair]
         fresh = [fresh_like(scene, f"{pair}/{i}") for i, scene in enumerate(own)]
-        pixels = np.asarray(picture, dtype=np.float32)
+        pixels = np.asarray(made, dtype=np.float32)
         old, new = (min(float(np.square(icons.render(s, side) - pixels).mean()) for s in some) for some in (own, fresh))
         nearer.append(old < new)
     yield Row("nearest render is a trained one (a learner: 50 %)", mean(nearer), 0.65, at_most=True)
@@ -202,8 +203,8 @@ def sheet(family: Family) -> Image.Image:
         :8
     ]
     page = Image.new("RGB", (8 * side, 8 * side))
-    for i, picture in enumerate(draw(family, prompts, range(4000, 4064))):
-        page.paste(picture.resize((side, side), Image.Resampling.LANCZOS), (i % 8 * side, i // 8 * side))
+    for i, made in enumerate(draw(family, prompts, range(4000, 4064))):
+        page.paste(made.resize((side, side), Image.Resampling.LANCZOS), (i % 8 * side, i // 8 * side))
     return page
 
 

@@ -33,12 +33,19 @@ class Leg(NamedTuple):
     seed: str
     pictures: int
     twos: float
-    """share of pictures with two objects"""
+    """share of the others with two objects"""
+    flat: float
+    """share of pictures in a flat style"""
     steps: int
 
 
-LEGS = (Leg("", "train", 40000, 0.15, 8000), Leg("-two", "two", 30000, 0.6, 2000))
-"""of the last training: first the objects, then two of them at a time, which are small and learnt late"""
+LEGS = (
+    Leg("", "train", 40000, 0.15, 0.0, 8000),
+    Leg("-two", "two", 30000, 0.6, 0.0, 2000),
+    Leg("-flat", "flat", 40000, 0.5, 0.75, 7000),
+)
+"""of the last training: the objects; two of them at a time, which are small and learnt late; drawn flat in any colours,
+so that a brand's style is one of many"""
 
 
 def main(
@@ -57,7 +64,8 @@ def main(
     base = work / "blank"
     for leg in LEGS:
         pictures, run = work / f"pictures{leg.name}", work / f"run{leg.name}"
-        drawn = ("--px", str(px), "--seed", leg.seed, "--count", str(leg.pictures), "--twos", str(leg.twos))
+        shares = ("--twos", str(leg.twos), "--flat", str(leg.flat))
+        drawn = ("--px", str(px), "--seed", leg.seed, "--count", str(leg.pictures), *shares)
         script(pictures, "render_pictures.py", *drawn)
         sets = [f"base={base}", f"data.path={pictures}", f"data.cache={work / 'cache'}", f"train.steps={leg.steps}"]
         train(run, ranks, [*sets, f"train.accumulate={4 // ranks}"])

@@ -9,6 +9,7 @@ The font (SIL OFL 1.1) is Debian's `fonts-noto-color-emoji`. It is read to rende
 
 import functools
 import hashlib
+import math
 import os
 import random
 from collections.abc import Sequence
@@ -135,6 +136,11 @@ def held_out(name: str, colour: str) -> bool:
 
 def held_out_pairs() -> list[tuple[str, str]]:
     return [(name, colour) for name in OBJECTS for colour in COLOURS if held_out(name, colour)]
+
+
+def nearest(colour: Colour) -> str:
+    """The name of the colour most like it."""
+    return min(COLOURS, key=lambda name: math.dist(COLOURS[name], colour))
 
 
 def scene(seed: int | str, number: int, among: Sequence[str] | None = None, twos: float = 0.15) -> Scene:

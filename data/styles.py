@@ -8,11 +8,12 @@ import functools
 import math
 import random
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import icons
 import numpy as np
 import numpy.typing as npt
-from icons import Colour, Pixels
+from icons import COLOURS, Colour, Pixels, article
 from PIL import Image, ImageFilter
 
 OVERSAMPLE = 4
@@ -84,6 +85,75 @@ def any_brand(seed: int | str) -> Brand:
         shadow_shift=chance.choice([0.0, chance.uniform(0.02, 0.06)]),
         line_width=chance.choice([0.0, chance.uniform(0.01, 0.03)]),
     )  # fmt: skip
+
+
+class Flat(NamedTuple):
+    """A picture in a brand of nobody's, with a caption that tells its colours."""
+
+    placed: icons.Placed
+    brand: Brand
+    caption: str
+
+
+OWNED = {(icons.nearest(brand.ground), icons.nearest(brand.fill)) for brand in BRANDS.values()}
+"""grounds and fills of `BRANDS`, which `flat` never shows together"""
+
+
+def flat(seed: int | str, number: int) -> Flat:
+    """The number-th flat picture: an object in few colours, or in lines only; never a held-out pair."""
+    chance = random.Random(f"{seed}/{number}/flat")
+    name = chance.choice(list(icons.OBJECTS))
+    lines = chance.random() < 0.25
+    names = _palette(chance, name, lines)
+    ground, fill, outline, shadow = (_shade(COLOURS[one], 25, chance) for one in names)
+    width, shift = chance.uniform(0.02, 0.05), chance.choice([0.0, chance.uniform(0.02, 0.06)])
+    if lines:
+        colours = ground, ground, outline, ground, _towards(ground, outline, chance.uniform(0, 0.5)), ground, outline
+        brand = Brand(*colours, outline_width=width, shadow_shift=0.0, line_width=width * chance.uniform(0.5, 0.8))
+    else:
+        # lighter parts stay lighter and darker ones darker, or details would be anybody's guess
+        light, dark = (_towards(fill, end, chance.uniform(0.5, 1)) for end in ((255, 255, 255), (20, 20, 20)))
+        width = chance.choice([0.0, width, width, width])
+        brand = Brand(ground, shadow, outline, fill, light, dark, dark, outline_width=width, shadow_shift=shift)
+    side = chance.uniform(0.7, 0.95)
+    x, y = (0.5 + chance.uniform(-1, 1) * min((1 - side) / 2, icons.ABOUT) for _ in range(2))
+    caption = chance.choices(_captions(name, brand, *names), (45, 45, 10))[0]
+    return Flat(icons.Placed(name, side, x, y), brand, caption)
+
+
+def _palette(chance: random.Random, name: str, lines: bool) -> tuple[str, str, str, str]:
+    """Names of colours for ground, fill, outline and shadow; lines alone have the ground between them."""
+    free = [c for c in COLOURS if not icons.held_out(name, c)]
+    while True:
+        ground, fill, outline, shadow = chance.choice(free), *chance.choices(list(COLOURS), k=3)
+        fill = ground if lines else fill
+        if (ground, fill) not in OWNED and outline != ground and (lines or fill != ground):
+            return ground, fill, outline, shadow
+
+
+def _captions(name: str, brand: Brand, ground: str, fill: str, outline: str, shadow: str) -> tuple[str, str, str]:
+    """Three ways to say it, the last without colours."""
+    thing, behind = f"{article(name)} {name}", f"{article(ground)} {ground} background"
+    if brand.line_width:
+        drawing = f"a {outline} line drawing of {thing} on {behind}"
+        return drawing, f"{thing}, {outline} lines, {ground} background", f"a line drawing of {thing}"
+    flatly, bare = f"a flat {fill} {name}", f"a flat icon of {thing}"
+    if not brand.outline_width:
+        return f"{flatly} on {behind}", f"{flatly}, {ground} background", bare
+    around = f"{flatly} with {article(outline)} {outline} outline"
+    under = f" and {article(shadow)} {shadow} shadow" if brand.shadow_shift else ""
+    return f"{around}{under} on {behind}", f"{around} on {behind}", bare
+
+
+def _shade(colour: Colour, reach: int, chance: random.Random) -> Colour:
+    """A colour not far from it."""
+    red, green, blue = (min(255, max(0, part + chance.randint(-reach, reach))) for part in colour)
+    return red, green, blue
+
+
+def _towards(start: Colour, end: Colour, share: float) -> Colour:
+    red, green, blue = (round(a + (b - a) * share) for a, b in zip(start, end, strict=True))
+    return red, green, blue
 
 
 def stylised(placed: icons.Placed, brand: Brand, px: int) -> Pixels:

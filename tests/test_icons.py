@@ -7,8 +7,10 @@ from itertools import pairwise
 import icons
 import numpy as np
 import pytest
+import styles
 from icons import Scene
 from PIL import Image
+from render_pictures import picture
 
 SCENES = [icons.scene("test", i) for i in range(4000)]
 needs_font = pytest.mark.skipif(not icons.FONT.is_file(), reason="needs the emoji font")
@@ -75,6 +77,35 @@ def test_two_objects_are_shown_as_often_as_asked() -> None:
     for twos in (0.0, 0.6):
         found = [len(icons.scene("asked", i, twos=twos).objects) == 2 for i in range(1000)]
         assert abs(sum(found) / 1000 - twos) < 0.05
+
+
+def test_flat_pictures_are_in_nobodys_brand_and_their_captions_name_their_colours() -> None:
+    told = Counter[str]()
+    for i in range(2000):
+        placed, brand, caption = styles.flat("test", i)
+        ground, fill = icons.nearest(brand.ground), icons.nearest(brand.fill)
+        assert placed.name in caption and placed.side / 2 <= min(placed.x, placed.y, 1 - placed.x, 1 - placed.y)
+        assert not icons.held_out(placed.name, ground) and all(
+            (ground, fill) != (icons.nearest(own.ground), icons.nearest(own.fill)) for own in styles.BRANDS.values()
+        )
+        if "background" in caption:
+            assert f"{ground} background" in caption
+        if f"flat {fill} " in caption:
+            told["flat"] += 1
+        if "outline" in caption:
+            assert f"{icons.nearest(brand.outline)} outline" in caption and brand.outline_width
+            told["outline"] += 1
+        if "line drawing" in caption or ", lines" in caption:
+            assert brand.line_width and fill == ground
+            told["lines"] += 1
+    assert min(told.values()) > 200 and len(told) == 3
+
+
+def test_pictures_are_flat_as_often_as_asked() -> None:
+    for share in (0.0, 0.5):
+        found = [isinstance(picture("asked", i, 0.15, share), styles.Flat) for i in range(1000)]
+        assert abs(sum(found) / 1000 - share) < 0.05
+    assert picture("test", 7, 0.15, 0.0) == SCENES[7]
 
 
 def test_words_of_size_and_place_are_true() -> None:

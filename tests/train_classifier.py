@@ -93,11 +93,9 @@ def example(seed: str, number: int, style: str | None = None) -> Example:
     side, brand = chance.uniform(0.45, 0.95), styles.BRANDS.get(style) or styles.any_brand(f"{seed}/{number}")
     x, y = (chance.uniform(side / 2, 1 - side / 2) for _ in range(2))
     placed = icons.Placed(chance.choice(NAMES["objects"]), side, x, y)
-    return Example(styles.stylised(placed, brand, SIDE_PX), (placed.name,), nearest(brand.ground), "plain", style, side)
-
-
-def nearest(colour: icons.Colour) -> str:
-    return min(icons.COLOURS, key=lambda name: np.square(np.subtract(icons.COLOURS[name], colour)).sum())
+    return Example(
+        styles.stylised(placed, brand, SIDE_PX), (placed.name,), icons.nearest(brand.ground), "plain", style, side
+    )
 
 
 def tensor(shown: list[Example]) -> Tensor:
