@@ -1,5 +1,5 @@
 # install: the environment.  quickstart: the whole job, on the bundled example.  test: all tests.  check: what CI should say.
-# pocket: the bundled base and eyes again, from the font; three to four hours on two cores, goes on where it was interrupted.
+# pocket: the bundled base and eyes again, from the font; five to six hours on two cores, goes on where it was interrupted.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do command -v $$p && break; done)
 VENV ?= .venv
 BIN := $(VENV)/bin

@@ -105,7 +105,7 @@ def flat(seed: int | str, number: int) -> Flat:
     name = chance.choice(list(icons.OBJECTS))
     lines = chance.random() < 0.25
     names = _palette(chance, name, lines)
-    ground, fill, outline, shadow = (_shade(COLOURS[one], 25, chance) for one in names)
+    ground, fill, outline, shadow = (_shade(one, chance) for one in names)
     width, shift = chance.uniform(0.02, 0.05), chance.choice([0.0, chance.uniform(0.02, 0.06)])
     if lines:
         colours = ground, ground, outline, ground, _towards(ground, outline, chance.uniform(0, 0.5)), ground, outline
@@ -145,9 +145,9 @@ def _captions(name: str, brand: Brand, ground: str, fill: str, outline: str, sha
     return f"{around}{under} on {behind}", f"{around} on {behind}", bare
 
 
-def _shade(colour: Colour, reach: int, chance: random.Random) -> Colour:
-    """A colour not far from it."""
-    red, green, blue = (min(255, max(0, part + chance.randint(-reach, reach))) for part in colour)
+def _shade(name: str, chance: random.Random) -> Colour:
+    """A colour not far from the named one."""
+    red, green, blue = (min(255, max(0, part + chance.randint(-25, 25))) for part in COLOURS[name])
     return red, green, blue
 
 

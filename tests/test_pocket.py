@@ -5,6 +5,7 @@ from pathlib import Path
 
 import icons
 import pytest
+import styles
 from classifier import Verdict
 from classifier import judge as referee
 from drawn import draw, prompt
@@ -53,6 +54,7 @@ def test_older_readers_get_the_same_tokens_from_vocab_and_merges(tmp_path: Path)
         (tmp_path / name).write_bytes((shipped.POCKET / "tokenizer" / name).read_bytes())
     parts = CLIPTokenizer.from_pretrained(tmp_path)
     captions = ["a sks cup in the cafe, xyz style", *(icons.scene("tokens", i).caption for i in range(200))]
+    captions += [styles.flat("tokens", i).caption for i in range(200)]
     assert whole(captions).input_ids == parts(captions).input_ids
     assert max(map(len, whole(captions).input_ids)) <= whole.model_max_length
 
