@@ -29,6 +29,7 @@ from torch import nn
 from finetune import plan as planning
 from finetune import recipe, run, trainer
 from finetune.cli import hush
+from finetune.families.base import components
 from finetune.trainer import Ranks
 
 SETS = ['prior.mode="off"', "train.batch=4", "train.steps=100000", "adapter.rank=8", 'adapter.components=["denoiser"]',
@@ -108,9 +109,8 @@ def bare(folder: Path) -> Iterator[object]:
     batch = p.made.batches.train(p.plan.train.schedule.micro(0))
     noisy = p.family.process.add_noise(batch.latents, batch.noise, batch.t)
     target = p.family.process.target(batch.latents, batch.noise, batch.t)
-    assert batch.text is not None
-    tokens = batch.text.tokens
-    unet: Any = p.family.components["unet"]
+    tokens = batch.text["text_encoder"].tokens
+    unet: Any = components(p.family)["unet"]
     return _loop(p.parameters(), lambda: F.mse_loss(unet(noisy, batch.t, tokens, return_dict=False)[0], target))
 
 

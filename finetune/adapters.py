@@ -1,6 +1,6 @@
 """Trainable parts: attached to a frozen model, frozen again, read out. The only importer of peft.
 
-Component names are those of files: the denoiser's (unet) and text_encoder.
+Component names are those of files: the denoiser's (unet, transformer), text_encoder, text_encoder_2.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,20 +23,18 @@ Trainable = dict[str, dict[str, nn.Parameter]]
 Presets = Mapping[str, Mapping[str, tuple[str, ...]]]
 
 
-def attach(
-    components: Mapping[str, nn.Module], presets: Presets, config: Adapter, denoiser: str, seed: int
-) -> Trainable:
-    """Put the adapter into the components the recipe trains; the change is zero at first.
+def attach(components: Mapping[str, nn.Module], presets: Presets, config: Adapter, seed: int) -> Trainable:
+    """Put the adapter into these components; the change is zero at first.
 
     Raises:
         RecipeError: a target or rank pattern matches nothing.
     """
     trainable: Trainable = {}
-    for component in component_names(config, denoiser):
+    for component, module in components.items():
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(key(seed, "adapter", component))
-            METHODS[config.method](components[component], presets[component], config, component)
-        parameters = {n: p for n, p in components[component].named_parameters() if p.requires_grad}
+            METHODS[config.method](module, presets[component], config, component)
+        parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
         for parameter in parameters.values():
             # peft gives the adapter the base's dtype; in bf16 small updates round to nothing
             parameter.data = parameter.data.float()
@@ -58,7 +56,9 @@ def targets(component: nn.Module, presets: Mapping[str, tuple[str, ...]], writte
         RecipeError: no such preset, or a pattern without a match.
     """
     patterns = presets.get(written, (written,)) if isinstance(written, str) else tuple(written)
+    idle_layers = tuple(f"{n}." for n, m in component.named_modules() if getattr(m, "never_read", False))
     names = [n for n, m in component.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    names = [n for n in names if not n.startswith(idle_layers)]
     chosen = {n for p in patterns for n in names if _matches(n, p)}
     idle = [p for p in patterns if not any(_matches(n, p) for n in names)]
     if idle and not (isinstance(written, str) and written in presets and chosen):
@@ -140,7 +140,7 @@ def check_ranks(components: Mapping[str, nn.Module], presets: Presets, config: A
 
 
 def _written(config: Adapter, component: str) -> str | tuple[str, ...]:
-    return config.text_encoder_targets if component == "text_encoder" else config.targets
+    return config.text_encoder_targets if component.startswith("text_encoder") else config.targets
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -1,13 +1,13 @@
 """What one forward pass sees, put together from the schedule, the draws and the cache."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from finetune import cache, draws
-from finetune.cache import Crop
+from finetune import cache, draws, images
+from finetune.cache import Captions, Crop
 from finetune.captions import without_trigger
 from finetune.families.base import Family, Moments, Text
 from finetune.plan import Plan, Pool
@@ -24,22 +24,23 @@ class Batch(NamedTuple):
     """x0 (b, c, h, w), float32"""
     noise: Tensor
     t: Tensor
-    """rows (b,), int64"""
-    text: Text | None
-    """None: the text encoder is trained, and encodes the captions each time"""
+    """times (b,) of the family's process"""
+    frames: Tensor
+    """(b, 6), as `images.Frame`"""
+    text: Mapping[str, Text]
+    """each frozen text encoder -> what it made of the captions; the trained ones encode them each time"""
     preserve: tuple[str, ...]
     """captions without the trigger, for the base's own prediction; () when not asked for"""
-    preserve_text: Text | None
+    preserve_text: Mapping[str, Text]
 
 
 class Batches:
     """Makes the batches of any step, in any order."""
 
     def __init__(
-        self, plan: Plan, family: Family, latents: Mapping[tuple[str, Crop], Moments], texts: Mapping[str, Text],
-        device: torch.device,
-    ) -> None:  # fmt: skip
-        self.plan, self.family, self.device = plan, family, device
+        self, plan: Plan, family: Family, latents: Mapping[tuple[str, Crop], Moments], texts: Captions
+    ) -> None:
+        self.plan, self.family, self.device = plan, family, texts.device
         self.latents, self.texts = latents, texts
 
     def train(self, micro: Micro) -> Batch:
@@ -61,6 +62,11 @@ class Batches:
         crops = [Crop(int(d.place * len(cache.PLACES)) if random else cache.CENTER, d.flip) for d in chance]
         moments = [self.latents[e.name, c] for e, c in zip(examples, crops, strict=True)]
         shape = tuple(moments[0].mean.shape)
+        levels = torch.tensor([d.level for d in chance], dtype=torch.float64)
+        frames = [
+            images.frame(e.size, pool.placed[v.sample].bucket, cache.PLACES[c.place], c.flip)
+            for e, v, c in zip(examples, micro.views, crops, strict=True)
+        ]
         captions = tuple("" if d.drop_caption else e.caption for e, d in zip(examples, chance, strict=True))
         kept = tuple(without_trigger(c, data.trigger, data.class_word) for c in captions) if preserve else ()
         latents = self.family.latents(
@@ -72,26 +78,22 @@ class Batches:
             captions=captions,
             latents=latents.to(self.device),
             noise=torch.stack([d.noise(shape) for d in chance]).to(self.device),
-            t=self.family.process.rows(torch.tensor([d.level for d in chance], dtype=torch.float64)).to(self.device),
-            text=self._text(captions),
+            t=self.family.process.drawn(levels, shape[-2] * shape[-1]).to(self.device),
+            frames=torch.tensor(frames).to(self.device),
+            text=self.texts.made(captions),
             preserve=kept,
-            preserve_text=self._text(kept) if kept else None,
+            preserve_text=self.texts.made(kept) if kept else {},
         )
-
-    def _text(self, captions: Sequence[str]) -> Text | None:
-        if not self.texts:
-            return None
-        return Text(torch.stack([self.texts[c].tokens for c in captions]).to(self.device))
 
 
 def captions(plan: Plan) -> list[str]:
-    """Every caption training may show, the empty one included."""
+    """Every caption that training or its samples may show, the empty one included."""
     shown = [p.example.caption for p in (*plan.train.placed, *plan.held_out)]
     shown += [p.example.caption for p in plan.prior.placed] if plan.prior else []
     if plan.recipe.prior.mode == "self":
         data = plan.recipe.data
         shown += [without_trigger(c, data.trigger, data.class_word) for c in shown]
-    return list(dict.fromkeys(["", *shown]))
+    return list(dict.fromkeys(["", *shown, *plan.recipe.sample.prompts, plan.recipe.sample.negative]))
 
 
 def wanted(plan: Plan) -> list[cache.Wanted]:

@@ -7,7 +7,7 @@ run and is never stale. Images keep the autoencoder's *distribution*, so that ea
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -18,9 +18,10 @@ from torch import Tensor
 from finetune import images, weights
 from finetune.dataset import Example
 from finetune.errors import BaseError, DataError, RunError
+from finetune.families import base
 from finetune.families.base import Family, Moments, Text
 
-VERSION = "1"
+VERSION = "2"
 KINDS = ("image", "text")
 _ENTRY = re.compile(r"[0-9a-f]{64}\.safetensors|\.[0-9a-f]{64}\.safetensors\..*\.part")
 PLACES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -137,20 +138,47 @@ def encode_images(
     return found
 
 
-def encode_texts(store: Store, family: Family, captions: Iterable[str], told: Callable[[int], None]) -> dict[str, Text]:
-    """caption -> what the frozen text encoder makes of it, (n, d), from the store or encoded now."""
-    encoder = family.fingerprint("text_encoder")
+class Captions:
+    """What the text encoders make of captions: the frozen ones made it once, the trained ones are asked each time."""
+
+    def __init__(self, family: Family, known: Mapping[str, Mapping[str, Text]], device: torch.device) -> None:
+        self.family, self.known, self.device = family, known, device
+
+    def made(self, captions: Sequence[str]) -> dict[str, Text]:
+        """Each frozen encoder -> what it made of these, on the device."""
+        stacked = {e: Text.stacked([texts[c] for c in captions]) for e, texts in self.known.items()}
+        return {e: text.each(lambda part: part.to(self.device)) for e, text in stacked.items()}
+
+    def read(self, captions: Sequence[str]) -> Text:
+        """What the denoiser reads."""
+        return base.read(self.family, captions, self.made(captions))
+
+
+def encode_texts(
+    store: Store, family: Family, encoder: str, captions: Iterable[str], told: Callable[[int], None]
+) -> dict[str, Text]:
+    """caption -> what one frozen text encoder makes of it, without a batch axis, from the store or encoded now."""
+    weights_of = family.fingerprint(encoder)
     found: dict[str, Text] = {}
     for done, caption in enumerate(captions, 1):
-        key = _key(caption, family.facts.max_tokens, encoder)
+        key = _key(caption, family.facts.max_tokens, encoder, weights_of)
         entry = store.get("text", key)
         if entry is None:
             with torch.no_grad():
-                entry = {"tokens": family.encode_text([caption]).tokens[0].cpu()}
+                made = _trimmed(family.encode(encoder, [caption]).each(lambda part: part[0].cpu()))
+            entry = {name: tensor for name, tensor in made._asdict().items() if tensor is not None}
             store.put("text", key, entry)
-        found[caption] = Text(entry["tokens"])
+        found[caption] = Text(**entry)
         told(done)
     return found
+
+
+def _trimmed(text: Text) -> Text:
+    """Without what only fills a caption up."""
+    if text.mask is None:
+        return text
+    length = int(text.mask.nonzero().max()) + 1
+    return Text(text.tokens[:length].clone(), text.pooled, text.mask[:length].clone())
 
 
 def crops(random: bool, flip: bool) -> list[Crop]:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from finetune import adapters, cache, draws
-from finetune.cache import Crop
+from finetune import adapters, cache, draws, images
+from finetune.cache import Captions, Crop
 from finetune.dataset import Placed
 from finetune.families.base import Family, Moments, Text
 from finetune.lora import Lora
@@ -76,54 +76,49 @@ class Learnt(NamedTuple):
 
 @torch.no_grad()
 def losses(
-    family: Family, placed: Sequence[Placed], latents: Latents, device: torch.device, autocast: Autocast,
-    captions: Sequence[str] | None = None,
-) -> Losses:  # fmt: skip
-    """Mean squared error at fixed levels and at noise that belongs to each image: the same whenever it is asked."""
-    shown = captions or [p.example.caption for p in placed]
+    placed: Sequence[Placed], latents: Latents, captions: Captions, autocast: Autocast, shown: Sequence[str] = ()
+) -> Losses:
+    """Mean squared error at fixed levels and at noise that belongs to each image: the same whenever it is asked.
+
+    shown: other captions than the images' own.
+    """
+    shown = shown or [p.example.caption for p in placed]
     bands: dict[str, float] = {}
-    with quiet(family), autocast():
-        texts = {c: family.encode_text([c]) for c in dict.fromkeys(shown)}
+    with quiet(captions.family), autocast():
+        texts = {c: captions.read([c]) for c in dict.fromkeys(shown)}
         for level in LEVELS:
-            t = family.process.rows(torch.tensor([level], dtype=torch.float64)).to(device)
-            found = [_loss(family, p, latents, texts[c], t, level, device) for p, c in zip(placed, shown, strict=True)]
+            found = [_loss(captions, p, latents, texts[c], level) for p, c in zip(placed, shown, strict=True)]
             bands[str(level)] = float(torch.stack(found).mean())
     return Losses(sum(bands.values()) / len(bands), bands)
 
 
-def learnt(
-    family: Family, placed: Sequence[Placed], latents: Latents, device: torch.device, autocast: Autocast
-) -> Learnt:
+def learnt(placed: Sequence[Placed], latents: Latents, captions: Captions, autocast: Autocast) -> Learnt:
     """The first images of a fixed shuffle, adapter off and on."""
     tried = [placed[i] for i in draws.permutation(len(placed), "learnt")[:TRIED_IMAGES]]
-    with adapters.detached(family.components):
-        base = losses(family, tried, latents, device, autocast).mean
-        base_fit = caption_fit(family, placed, latents, device, autocast)
-    adapted = losses(family, tried, latents, device, autocast).mean
-    return Learnt(base, adapted, base_fit, caption_fit(family, placed, latents, device, autocast))
+    with adapters.detached(captions.family.parts.loaded()):
+        base = losses(tried, latents, captions, autocast).mean
+        base_fit = caption_fit(placed, latents, captions, autocast)
+    adapted = losses(tried, latents, captions, autocast).mean
+    return Learnt(base, adapted, base_fit, caption_fit(placed, latents, captions, autocast))
 
 
 @torch.no_grad()
-def caption_fit(
-    family: Family, placed: Sequence[Placed], latents: Latents, device: torch.device, autocast: Autocast
-) -> Fit | None:
+def caption_fit(placed: Sequence[Placed], latents: Latents, captions: Captions, autocast: Autocast) -> Fit | None:
     """Each image's own caption against a few of the others', at the same noise; None without two captions."""
-    captions = list(dict.fromkeys(p.example.caption for p in placed))
-    others = min(len(captions) - 1, TRIED_CAPTIONS)
+    said = list(dict.fromkeys(p.example.caption for p in placed))
+    others = min(len(said) - 1, TRIED_CAPTIONS)
     if others < 1:
         return None
     tried = draws.permutation(len(placed), "learnt")[:TRIED_IMAGES]
     best = 0
-    with quiet(family), autocast():
+    with quiet(captions.family), autocast():
         for i in tried:
             own = placed[i].example.caption
-            order = draws.permutation(len(captions), "others", i)
-            shown = [own, *[captions[c] for c in order if captions[c] != own][:others]]
-            texts = [family.encode_text([c]) for c in shown]
-            errors = torch.zeros(len(shown), device=device)
+            order = draws.permutation(len(said), "others", i)
+            texts = [captions.read([c]) for c in [own, *[said[c] for c in order if said[c] != own][:others]]]
+            errors = torch.zeros(len(texts), device=captions.device)
             for level in LEVELS[1:]:
-                t = family.process.rows(torch.tensor([level], dtype=torch.float64)).to(device)
-                errors += torch.stack([_loss(family, placed[i], latents, text, t, level, device) for text in texts])
+                errors += torch.stack([_loss(captions, placed[i], latents, text, level) for text in texts])
             best += int(errors.argmin() == 0)
     return Fit(best / len(tried), 1 / (others + 1))
 
@@ -143,30 +138,27 @@ def distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
 
 
 @torch.no_grad()
-def output_change(
-    family: Family, captions: Sequence[str], shape: tuple[int, int, int], device: torch.device, autocast: Autocast
-) -> float:
-    """||with - without|| / ||without|| of the prediction, at seeded noise over the levels."""
-    moved, whole = 0.0, 0.0
+def output_change(shown: Sequence[str], shape: tuple[int, int, int], captions: Captions, autocast: Autocast) -> float:
+    """||with - without|| / ||without|| of the prediction for these captions, at seeded noise over the levels."""
+    moved, whole, family = 0.0, 0.0, captions.family
     with quiet(family), autocast():
         for i, level in enumerate(LEVELS):
-            caption = captions[i % len(captions)]
-            t = family.process.rows(torch.tensor([level], dtype=torch.float64)).to(device)
-            noise = draws.normal((1, *shape), draws.key("effect", i)).to(device)
-            with_it = family.predict(noise, t, family.encode_text([caption])).float()
-            with adapters.detached(family.components):
-                without = family.predict(noise, t, family.encode_text([caption])).float()
+            caption, t = shown[i % len(shown)], _at(captions, level)
+            noise = draws.normal((1, *shape), draws.key("effect", i)).to(captions.device)
+            with_it = family.predict(noise, t, captions.read([caption])).float()
+            with adapters.detached(family.parts.loaded()):
+                without = family.predict(noise, t, captions.read([caption])).float()
             moved += float((with_it - without).square().sum())
             whole += float(without.square().sum())
     return math.sqrt(moved / whole) if whole else math.inf
 
 
 class quiet:
-    """Evaluation mode for every component inside the block, and as it was after."""
+    """Evaluation mode for every part in memory inside the block, and as it was after."""
 
     def __init__(self, family: Family) -> None:
         self.modules: list[tuple[nn.Module, bool]] = [
-            (m, m.training) for c in family.components.values() for m in c.modules()
+            (m, m.training) for part in family.parts.loaded().values() for m in part.modules()
         ]
 
     def __enter__(self) -> None:
@@ -178,14 +170,18 @@ class quiet:
             module.training = was
 
 
-def _loss(
-    family: Family, placed: Placed, latents: Latents, text: Text, t: Tensor, level: float, device: torch.device
-) -> Tensor:
+def _at(captions: Captions, level: float) -> Tensor:
+    return captions.family.process.at(torch.tensor([level], dtype=torch.float64)).to(captions.device)
+
+
+def _loss(captions: Captions, placed: Placed, latents: Latents, text: Text, level: float) -> Tensor:
+    family, device, t = captions.family, captions.device, _at(captions, level)
     moments = latents[placed.example.name, Crop(cache.CENTER, False)]
     shape = tuple(moments.mean.shape)
     noise = draws.normal(shape, draws.key("held out", placed.example.name, str(level))).unsqueeze(0).to(device)
     x0 = family.latents(Moments(moments.mean, moments.logvar), torch.zeros(shape)).unsqueeze(0).to(device)
-    output = family.predict(family.process.add_noise(x0, noise, t), t, text)
+    frames = torch.tensor([images.frame(placed.example.size, placed.bucket)]).to(device)
+    output = family.predict(family.process.add_noise(x0, noise, t), t, text, frames)
     return squared_error(output, family.process.target(x0, noise, t))[0]
 
 

@@ -87,7 +87,7 @@ def convert(source: Path, layout: Layout, out: Path, base: str = "", dtype: Dtyp
     if out.exists():
         raise RunError(f"{out} exists", "choose another --out, or move it away")
     names = base_sites(base) if base else None
-    adapter = layouts.read(source, names)
+    adapter = layouts.read(source, names, families.detect(base).family if base else "")
     problems = [*adapter.problems, *(misfits(adapter.modules, names) if names else ())]
     if problems or not adapter.modules:
         more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
@@ -143,8 +143,11 @@ def write_file(
     modules: Modules, path: Path, layout: Literal["universal", "diffusers"], dtype: Dtype, about: About
 ) -> Path:
     """One safetensors file with its metadata; a universal one gets its sidecar beside it."""
-    encode = {"universal": layouts.universal, "diffusers": layouts.diffusers}[layout]
-    tensors = encode(modules, DTYPES[dtype])
+    tensors = (
+        layouts.universal(modules, DTYPES[dtype], about.family)
+        if layout == "universal"
+        else layouts.diffusers(modules, DTYPES[dtype])
+    )
     weights.write(tensors, path, metadata.build(about, modules, path.stem, tensors))
     if layout == "universal":
         weights.write_bytes(metadata.sidecar(about, path.stem).encode(), path.with_suffix(".json"))
@@ -168,7 +171,7 @@ def model_card(name: str, about: About, wanted: Sequence[str]) -> str:
     front += [f"license: {json.dumps(about.license)}"] if about.license else []
     front += ["---", "", f"# {about.title or name}", ""]
     facts = [
-        ("Base", about.base or f"Stable Diffusion {'1.x' if about.variant == 'sd1' else '2.x'}"),
+        ("Base", about.base or about.line),
         ("Trigger", f"`{about.trigger}`" if about.trigger else ""),
         ("Trained", f"{about.steps} steps on {about.dataset_images} images" if about.steps else ""),
         ("Images' licence", about.dataset_license),
@@ -190,8 +193,8 @@ def _about(adapter: layouts.AdapterFile, base: str) -> About:
         raise BaseError("the adapter does not say what base it was made for", "say --base")
     facts = families.detect(base)
     told = {key: adapter.metadata.get(f"modelspec.{key}", "") for key in ("title", "license", "trigger_phrase")}
-    return About(
-        facts.variant, facts.prediction, facts.resolution, base="" if Path(base).exists() else base,
+    return About.of(
+        facts, base="" if Path(base).exists() else base,
         title=told["title"], license=told["license"], trigger=told["trigger_phrase"],
     )  # fmt: skip
 

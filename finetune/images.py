@@ -110,6 +110,19 @@ class Bucket(NamedTuple):
     height: int
 
 
+class Frame(NamedTuple):
+    """How a picture was cut, in px, in the order in which SDXL is told (arXiv:2307.01952, section 2.2)."""
+
+    original_height: float
+    original_width: float
+    crop_top: float
+    """of the enlarged or reduced picture, as are"""
+    crop_left: float
+    """of the mirrored one, when it is mirrored"""
+    target_height: float
+    target_width: float
+
+
 class Facts(NamedTuple):
     """What an image file is, before anything is done to it."""
 
@@ -466,6 +479,15 @@ def fit(image: Image.Image, bucket: Bucket, place: float = 0.5, flip: bool = Fal
     box = (left, top, min(left + width, image.width), min(top + height, image.height))
     scaled = image.resize(bucket, Image.Resampling.LANCZOS, box=box)  # one step, so no side is rounded before the cut
     return scaled.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else scaled
+
+
+def frame(size: Size, bucket: Bucket, place: float = 0.5, flip: bool = False) -> Frame:
+    """What `fit` does to an image of that size."""
+    scale = enlargement(size, bucket)
+    left, top = ((edge * scale - kept) * place for edge, kept in zip(size, bucket, strict=True))
+    if flip:
+        left = size.width * scale - bucket.width - left
+    return Frame(size.height, size.width, top, left, bucket.height, bucket.width)
 
 
 def to_array(image: Image.Image) -> Array:

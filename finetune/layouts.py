@@ -15,9 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from finetune import peft_config, weights
+from finetune import families, peft_config, weights
 from finetune.errors import BaseError, VerifyError
-from finetune.lora import KOHYA_PREFIXES, Lora, Modules, canonical_name, kohya_name
+from finetune.lora import COMPONENTS, Lora, Modules, canonical_name
 from finetune.peft_config import PeftConfig
 
 
@@ -60,11 +60,18 @@ def uniform(modules: Modules) -> Modules:
     return {name: _padded(lora, rank) for name, lora in sorted((modules | _completion(modules)).items())}
 
 
-def universal(modules: Modules, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Tensors of the universal file: kohya names, one rank, alpha == rank on every module."""
+def universal(modules: Modules, dtype: torch.dtype, family: str) -> dict[str, Tensor]:
+    """Tensors of the file that every reader of this family's adapters knows.
+
+    For UNets: kohya's names, one rank, alpha == rank on every module; for transformers diffusers' names, where an alpha
+    would be refused.
+    """
+    known = families.family_class(family)
+    if known.layout == "diffusers":
+        return diffusers(modules, dtype)
     tensors: dict[str, Tensor] = {}
     for name, lora in uniform(modules).items():
-        key = kohya_name(name)
+        key = known.kohya_name(name)
         tensors[f"{key}.alpha"] = torch.tensor(float(lora.rank))  # fp32: bf16 would round 257 to 256
         tensors[f"{key}.lora_down.weight"] = _cast(lora.down, dtype, name)
         tensors[f"{key}.lora_up.weight"] = _cast(lora.up, dtype, name)
@@ -99,8 +106,8 @@ def write_peft(modules: Modules, folder: Path, metadata: Mapping[str, str]) -> N
 
 def peft_path(name: str) -> str:
     """The module's path in the installed transformers and diffusers."""
-    path = name.partition(".")[2]
-    return path.removeprefix("text_model.") if _text_level_dropped() else path
+    component, _, path = name.partition(".")
+    return path.removeprefix("text_model.") if component == "text_encoder" and _text_level_dropped() else path
 
 
 @cache
@@ -121,7 +128,7 @@ def _completion(modules: Modules) -> Modules:
     layers: dict[str, int] = {}
     for name, lora in modules.items():
         if found := re.fullmatch(
-            r"(text_encoder\.text_model\.encoder\.layers\.\d+)\.(self_attn\.\w+|mlp\.fc[12])", name
+            r"(text_encoder(?:_2)?\.text_model\.encoder\.layers\.\d+)\.(self_attn\.\w+|mlp\.fc[12])", name
         ):
             # CLIP's projections are square: fc2 maps back to their width
             layers[found[1]] = lora.down.shape[1] if found[2] == "mlp.fc1" else lora.up.shape[0]
@@ -140,20 +147,20 @@ def _cast(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
-def read(path: Path, names: Collection[str] | None = None) -> AdapterFile:
+def read(path: Path, names: Collection[str] | None = None, family: str = "") -> AdapterFile:
     """Any LoRA file, PEFT directory, or run folder.
 
-    Kohya names cannot be parsed back by themselves (is `_` a dot?), so they are looked up in `names`, the base's
-    canonical module names. Without: in the file's own list, else they stay as they are.
+    Kohya names cannot be parsed back by themselves (is `_` a dot?), so they are looked up in `names`, the canonical
+    module names of a base of that family. Without: in the file's own list, else they stay as they are.
 
     Raises:
         BaseError: not there, pickled, truncated or not safetensors; an adapter that is not LoRA.
     """
     if path.is_dir():
-        return _read_folder(path, names)
+        return _read_folder(path, names, family)
     header = weights.read_header(path)
     configs = peft_config.parse_flat(header.metadata.get(DIFFUSERS_CONFIG, "{}"), f"{path}, {DIFFUSERS_CONFIG}")
-    return _parse(weights.load(path), header.metadata, names, configs)
+    return _parse(weights.load(path), header.metadata, names, family, configs)
 
 
 def expected(metadata: Mapping[str, str]) -> dict[str, tuple[int, float]]:
@@ -164,7 +171,7 @@ def expected(metadata: Mapping[str, str]) -> dict[str, tuple[int, float]]:
     return {
         name: (int(peft_config.number(rank, where)), peft_config.number(alpha, where))
         for name, (rank, alpha) in pairs.items()
-        if name.partition(".")[0] in KOHYA_PREFIXES
+        if name.partition(".")[0] in COMPONENTS
     }
 
 
@@ -186,16 +193,19 @@ def _parse(
     tensors: Mapping[str, Tensor],
     metadata: Mapping[str, str],
     names: Collection[str] | None,
+    family: str,
     configs: Mapping[str, PeftConfig],
     component: str = "",
 ) -> AdapterFile:
     known = names if names is not None else expected(metadata)
-    kohya = _kohya_index(known)
+    kohya = _kohya_index(known, family or metadata.get("finetune.family", ""))
     found, unused = _group(tensors)
     modules: Modules = {}
     problems = [_what_it_is(key) for key in unused]
     for raw, module in sorted(found.items()):  # sorted: a list, so that found may shrink
-        name = kohya.get(raw, raw) if module.layout == "kohya" else _plain_name(raw, component)
+        name = kohya[raw].name if raw in kohya else raw
+        if module.layout != "kohya":
+            name = _plain_name(raw, component, known)
         if known and name not in known:
             problems.append(f"{raw}: the base has no such module")
             unused += found.pop(raw).keys
@@ -273,47 +283,56 @@ def _lora(raw: str, name: str, module: _Found, configs: Mapping[str, PeftConfig]
     return Lora(down, up, float(alpha) / rank) if alpha.numel() == 1 else f"{raw}: its .alpha is not one number"
 
 
-def _plain_name(raw: str, component: str) -> str:
+def _plain_name(raw: str, component: str, known: Collection[str]) -> str:
     """A dotted name as files write it -> canonical; `component` when the file does not say."""
     path = raw.removeprefix("base_model.model.").replace(".processor.", ".")
     head, _, rest = path.partition(".")
-    if head in KOHYA_PREFIXES:
+    if head in COMPONENTS:
         component, path = head, rest
     elif not component:
-        component = "text_encoder" if re.search(r"(^|\.)encoder\.layers\.", path) else "unet"
+        text = re.search(r"(^|\.)encoder\.layers\.", path)
+        component = "text_encoder" if text else next((c for c in COMPONENTS if f"{c}.{path}" in known), "unet")
     last = path.rpartition(".")[2]
-    if component == "text_encoder" and last in _OLD_TEXT:
+    if component.startswith("text_encoder") and last in _OLD_TEXT:
         path = path.removesuffix(last) + _OLD_TEXT[last]
     return canonical_name(component, path + ".0" if component == "unet" and last == "to_out" else path)
 
 
-def _kohya_index(names: Iterable[str]) -> dict[str, str]:
-    """Each spelling of a kohya name that some exporter writes -> the canonical name."""
+class _Spelling(NamedTuple):
+    name: str
+    """canonical"""
+    right: str
+    """kohya's"""
+
+
+def _kohya_index(names: Iterable[str], family: str) -> dict[str, _Spelling]:
+    """Each spelling of a kohya name that some exporter writes -> what it means."""
+    kohya_name = families.family_class(family or "sd").kohya_name
     index = {}
     for name in names:
         right = kohya_name(name)
-        index[right] = name
-        for spelled in _misspelt(right):
-            index[spelled] = name
+        for spelled in (*_misspelt(name, right), right):
+            index[spelled] = _Spelling(name, right)
     return index
 
 
-def _misspelt(right: str) -> list[str]:
-    """diffusers' converter writes lora_te1_; exporters under transformers 5 lose text_model_."""
-    if not right.startswith("lora_te_"):
-        return []
-    other = right.replace("lora_te_", "lora_te1_", 1)
-    return [other, right.replace("_text_model_", "_", 1), other.replace("_text_model_", "_", 1)]
+def _misspelt(name: str, right: str) -> list[str]:
+    """diffusers' converter writes lora_te1_ for the only encoder, and its own names for SDXL's UNet; exporters under
+    transformers 5 lose text_model_."""
+    component, _, path = name.partition(".")
+    if component == "unet":
+        return ["lora_unet_" + path.replace(".", "_")]
+    spelled = [right, right.replace("lora_te_", "lora_te1_", 1)]
+    return [*spelled, *(one.replace("_text_model_", "_", 1) for one in spelled)]
 
 
-def _doubts(found: Mapping[str, _Found], index: Mapping[str, str]) -> list[str]:
+def _doubts(found: Mapping[str, _Found], index: Mapping[str, _Spelling]) -> list[str]:
     kohya = [raw for raw, module in found.items() if module.layout == "kohya"]
-    misspelt = [raw for raw in kohya if raw in index and raw != kohya_name(index[raw])]
+    misspelt = [raw for raw in kohya if raw in index and raw != index[raw].right]
     doubts = []
     if misspelt:
-        doubts.append(
-            f"{len(misspelt)} modules named like {misspelt[0]}: kohya and LyCORIS know lora_te_text_model_ only"
-        )
+        right = index[misspelt[0]].right
+        doubts.append(f"{len(misspelt)} modules named like {misspelt[0]}: kohya and LyCORIS know it as {right} only")
     if kohya and not any("alpha" in found[raw].parts for raw in kohya):
         doubts.append("no .alpha on any module: taken as alpha = rank here, LyCORIS refuses the file")
     if any("alpha" in m.parts for m in found.values() if m.layout != "kohya"):
@@ -350,12 +369,12 @@ def _what_it_is(key: str) -> str:
 # -- PEFT directories and configurations ------------------------------------------------------------------------------
 
 
-def _read_folder(folder: Path, names: Collection[str] | None) -> AdapterFile:
+def _read_folder(folder: Path, names: Collection[str] | None, family: str) -> AdapterFile:
     inside = adapter_in(folder)
     if inside != folder:
-        return read(inside, names)
-    children = [folder / c for c in KOHYA_PREFIXES if (folder / c / PEFT_CONFIG).is_file()] or [folder]
-    files = [_read_peft(child, names) for child in children]
+        return read(inside, names, family)
+    children = [folder / c for c in COMPONENTS if (folder / c / PEFT_CONFIG).is_file()] or [folder]
+    files = [_read_peft(child, names, family) for child in children]
     modules = {n: lora for file in files for n, lora in file.modules.items()}
     joined = [tuple(x for file in files for x in getattr(file, f)) for f in ("problems", "doubts", "unused")]
     return AdapterFile(modules, "peft", files[0].metadata, *joined)
@@ -363,7 +382,7 @@ def _read_folder(folder: Path, names: Collection[str] | None) -> AdapterFile:
 
 def adapter_in(folder: Path) -> Path:
     """Where, in a run folder, an adapter folder or a hub download, the adapter is."""
-    if (folder / PEFT_CONFIG).is_file() or any((folder / c / PEFT_CONFIG).is_file() for c in KOHYA_PREFIXES):
+    if (folder / PEFT_CONFIG).is_file() or any((folder / c / PEFT_CONFIG).is_file() for c in COMPONENTS):
         return folder
     for inside in (folder / "adapter" / "peft", folder / "peft", folder / "pytorch_lora_weights.safetensors"):
         if inside.exists():
@@ -371,7 +390,7 @@ def adapter_in(folder: Path) -> Path:
     raise BaseError(f"no adapter in {folder}", "give a LoRA file, a PEFT directory or a run folder")
 
 
-def _read_peft(folder: Path, names: Collection[str] | None) -> AdapterFile:
+def _read_peft(folder: Path, names: Collection[str] | None, family: str) -> AdapterFile:
     try:
         text = (folder / PEFT_CONFIG).read_text(encoding="utf-8")
     except OSError as e:
@@ -381,5 +400,6 @@ def _read_peft(folder: Path, names: Collection[str] | None) -> AdapterFile:
     pickled = folder / "adapter_model.bin"
     file = folder / PEFT_WEIGHTS if not pickled.is_file() or (folder / PEFT_WEIGHTS).is_file() else pickled
     header = weights.read_header(file)
-    component = folder.name if folder.name in KOHYA_PREFIXES else ""
-    return _parse(weights.load(file), header.metadata, names, dict.fromkeys(KOHYA_PREFIXES, config), component)
+    component = folder.name if folder.name in COMPONENTS else ""
+    configs = dict.fromkeys(COMPONENTS, config)
+    return _parse(weights.load(file), header.metadata, names, family, configs, component)

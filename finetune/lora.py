@@ -22,10 +22,11 @@ class Lora(NamedTuple):
 
 
 Modules = dict[str, Lora]
-"""canonical module name -> its change. A name is the component, a dot and the module's path in diffusers' own naming;
-the text encoder's path always has its `text_model` level, which transformers >= 5.6 dropped but no reader did"""
+"""canonical module name -> its change. A name is the component, a dot and the module's path in diffusers' own naming; a
+text encoder's path always has its `text_model` level, which transformers >= 5.6 dropped but no reader did"""
 
-KOHYA_PREFIXES = {"unet": "lora_unet_", "text_encoder": "lora_te_"}
+COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2")
+"""that adapters change, as files name them"""
 
 
 def delta(lora: Lora) -> Tensor:
@@ -42,7 +43,7 @@ def norm(lora: Lora) -> float:
 
 def canonical_name(component: str, path: str) -> str:
     """The canonical name of a module at `path` inside a component in memory."""
-    level = "text_model." if component == "text_encoder" and not path.startswith("text_model.") else ""
+    level = "text_model." if component.startswith("text_encoder") and not path.startswith("text_model.") else ""
     return f"{component}.{level}{path}"
 
 
@@ -60,9 +61,3 @@ def sites(components: Mapping[str, nn.Module]) -> dict[str, tuple[int, ...]]:
         for path, module in whole.named_modules()
         if isinstance(module, nn.Linear | nn.Conv2d)
     }
-
-
-def kohya_name(name: str) -> str:
-    """lora_unet_down_blocks_0_..., lora_te_text_model_encoder_layers_0_..."""
-    component, _, path = name.partition(".")
-    return KOHYA_PREFIXES[component] + path.replace(".", "_")

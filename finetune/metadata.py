@@ -12,13 +12,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from safetensors.torch import save
 from torch import Tensor
 
-from finetune import __version__
+from finetune import __version__, families
 from finetune.errors import RunError
+from finetune.families.base import Facts
 from finetune.layouts import MODULE_LIST, module_list
 from finetune.lora import Modules
 from finetune.process import Prediction
@@ -30,8 +31,14 @@ MAX_HEADER_BYTES = 1 << 20  # ComfyUI shows no metadata of longer headers
 class About:
     """What is worth telling of an adapter, beside its weights. Empty: not known."""
 
-    variant: str
-    """sd1 or sd2"""
+    family: str
+    """in our registry: decides what modules are called in files"""
+    line: str
+    """of models, as people call it"""
+    base_version: str
+    """kohya's ss_base_model_version"""
+    architecture: str
+    """ModelSpec's name of the line"""
     prediction: Prediction
     resolution: int
     """px"""
@@ -49,26 +56,20 @@ class About:
     dataset_images: int = 0
     dataset_license: str = ""
 
+    @classmethod
+    def of(cls, facts: Facts, resolution: int = 0, **told: Any) -> "About":
+        """Of an adapter for a base of which these are the facts."""
+        line = families.family_class(facts.family).published(facts)
+        return cls(facts.family, line.title, line.base_version, line.architecture, facts.prediction,
+                   resolution or facts.resolution, **told)  # fmt: skip
 
-_OLD_NAMES = {"sd1": "sd_v1", "sd2": "sd_v2"}
+
 _WORDS_OF_THE_USER = ("title", "trigger", "license", "description", "recipe", "base", "dataset_license")
 _SHORT_OR_COMMON = {"root", "user", "admin", "ubuntu", "localhost", "runner", "home", "default"}
 _LOCAL = re.compile(
     r"(?:^|[\s\"'=:,(\[])(?:file://|~/|[A-Za-z]:\\|\\\\\w|/(?:home|Users|root|tmp|var|mnt|media|opt|srv|data|work"
     r"|private|content|workspace|scratch)\b|(?:/[\w.+-]+){2,})"
 )
-
-
-def base_version(about: About) -> str:
-    """kohya's ss_base_model_version: sd_v1, sd_v2, sd_v2_v."""
-    return _OLD_NAMES[about.variant] + ("_v" if about.prediction == "v" else "")
-
-
-def architecture(about: About) -> str:
-    """ModelSpec's name of the base's line, with /lora."""
-    if about.variant == "sd1":
-        return "stable-diffusion-v1/lora"
-    return f"stable-diffusion-v2-{'768-v' if about.prediction == 'v' else '512'}/lora"
 
 
 def build(about: About, modules: Modules, name: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:
@@ -101,13 +102,12 @@ def build(about: About, modules: Modules, name: str, tensors: Mapping[str, Tenso
 def about(metadata: Mapping[str, str]) -> About | None:
     """What a file of ours tells; None when it is not ours."""
     prediction = next((p for p in get_args(Prediction) if p == metadata.get("finetune.prediction")), None)
-    variant = metadata.get("finetune.variant")
-    if variant not in _OLD_NAMES or prediction is None:
+    if not metadata.get("finetune.base_version") or prediction is None:
         return None
     told = {f.name: metadata.get(f"finetune.{f.name}", "") for f in fields(About)}
     texts = {key: value for key, value in told.items() if key in _TEXTS}
     counts = {key: int(value) for key, value in told.items() if key in _COUNTS and value.isdecimal()}
-    return About(**{"variant": variant, "prediction": prediction, "resolution": 512} | texts | counts)
+    return About(**{"prediction": prediction, "resolution": 512} | texts | counts)
 
 
 def sidecar(about: About, name: str) -> str:
@@ -116,7 +116,7 @@ def sidecar(about: About, name: str) -> str:
         "activation text": about.trigger,
         "negative text": "",
         "preferred weight": 1.0,
-        "sd version": about.variant.upper(),
+        "sd version": next((name for start, name in _CARDS.items() if about.base_version.startswith(start)), "Unknown"),
         "description": about.description or about.title or name,
         "notes": f"made with finetune {__version__}",
     }
@@ -155,8 +155,8 @@ def _kohya(about: About, modules: Modules, name: str, rank: int) -> dict[str, st
     convolutions = any(lora.down.ndim == 4 and lora.down.shape[-1] > 1 for lora in modules.values())
     arguments = {"conv_dim": str(rank), "conv_alpha": str(rank)} if convolutions else {}
     return {
-        "ss_base_model_version": base_version(about),
-        "ss_v2": str(about.variant == "sd2"),
+        "ss_base_model_version": about.base_version,
+        "ss_v2": str(about.base_version.startswith("sd_v2")),
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(rank),
         "ss_network_alpha": str(float(rank)),
@@ -174,7 +174,7 @@ def _kohya(about: About, modules: Modules, name: str, rank: int) -> dict[str, st
 def _modelspec(about: About, name: str) -> dict[str, str]:
     return {
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": architecture(about),
+        "modelspec.architecture": f"{about.architecture}/lora",
         "modelspec.implementation": "diffusers",
         "modelspec.title": about.title or name,
         "modelspec.date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S"),
@@ -204,5 +204,7 @@ def _says(text: str, word: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None
 
 
+_CARDS = {"sd_v1": "SD1", "sd_v2": "SD2", "sdxl": "SDXL", "sd3": "SD3"}
+"""what A1111 and Forge call lines of models"""
 _COUNTS = ("resolution", "steps", "dataset_images")
-_TEXTS = tuple(f.name for f in fields(About) if f.name not in ("variant", "prediction", *_COUNTS))
+_TEXTS = tuple(f.name for f in fields(About) if f.name not in ("prediction", *_COUNTS))

@@ -32,7 +32,7 @@ def build(config: recipe.Optimizer, groups: Sequence[Group]) -> Optimizer:
 def rates(config: recipe.Optimizer, components: Sequence[str]) -> dict[str, float]:
     """component -> its peak learning rate."""
     text = config.text_encoder_learning_rate
-    return {c: config.learning_rate if c != "text_encoder" or text is None else text for c in components}
+    return {c: config.learning_rate if text is None or not c.startswith("text_encoder") else text for c in components}
 
 
 def factor(config: recipe.Optimizer, step: int, steps: int) -> float:

@@ -7,17 +7,17 @@ from finetune import sampler, shipped
 from finetune.families.base import Family
 from finetune.machine import Machine
 from finetune.plan import Plan
-from finetune.sampler import Picture, Shot
+from finetune.sampler import Picture, Read, Shot
 
 
-def draw(plan: Plan, family: Family, pipeline: Any, machine: Machine) -> list[Picture]:
-    return [sampler.render(family, pipeline, shot, machine.device, machine.autocast) for shot in shots(plan)]
+def draw(plan: Plan, family: Family, pipeline: Any, machine: Machine, texts: Read | None = None) -> list[Picture]:
+    return [sampler.render(family, pipeline, shot, machine.device, machine.autocast, texts) for shot in shots(plan)]
 
 
 def shots(plan: Plan) -> list[Shot]:
     """The recipe's prompts, each with its own seed, the same for the whole run."""
     wanted, side = plan.recipe.sample, plan.recipe.data.resolution
-    assert side is not None
+    assert side is not None and wanted.guidance is not None
     side = side // plan.facts.stride * plan.facts.stride
     return [
         Shot(prompt, wanted.seed + i, wanted.negative, wanted.steps, wanted.guidance, side, side)

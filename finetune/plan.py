@@ -80,6 +80,7 @@ def settle(loaded: Loaded, world: int = 1) -> Plan:
     """
     wanted, sources = loaded.recipe, dict(loaded.sources)
     facts = agreed(families.detect(wanted.base), wanted)
+    _fits(facts, wanted)
     data = dataset.read(
         shipped.data_path(wanted.data.path), trigger=wanted.data.trigger, class_word=wanted.data.class_word,
         allow_uncaptioned=wanted.data.allow_uncaptioned,
@@ -100,6 +101,9 @@ def settle(loaded: Loaded, world: int = 1) -> Plan:
         data__resolution=resolution,
         adapter__alpha=wanted.adapter.alpha or float(wanted.adapter.rank),
         objective__prediction=facts.prediction,
+        objective__density=_density(facts, wanted),
+        objective__guidance=1.0 if facts.guided and wanted.objective.guidance is None else wanted.objective.guidance,
+        sample__guidance=facts.guidance if wanted.sample.guidance is None else wanted.sample.guidance,
         optimizer__text_encoder_learning_rate=_text_rate(wanted),
         train__steps=steps,
         train__precision=precision(wanted.train.precision),
@@ -109,6 +113,11 @@ def settle(loaded: Loaded, world: int = 1) -> Plan:
         if recipe.value(resolved, key) != recipe.value(wanted, key) and key not in sources:
             sources[key] = "derived"
     return Plan(resolved, sources, facts, data, train, prior, tuple(held_out), micros)
+
+
+def _density(facts: Facts, wanted: Recipe) -> str:
+    said = wanted.objective.density
+    return "logit_normal" if facts.prediction == "flow" and said == "auto" else said
 
 
 def precision(wanted: str) -> str:
@@ -128,6 +137,38 @@ def precision(wanted: str) -> str:
     if wanted == "bf16" and cuda and not bf16:
         raise RecipeError("train.precision = bf16: this GPU has no bf16 arithmetic", "auto, fp16 or fp32")
     return wanted
+
+
+def _fits(facts: Facts, wanted: Recipe) -> None:
+    """Raises RecipeError when the recipe asks for what this base has not."""
+    objective, base = wanted.objective, wanted.base
+    told = {"density": objective.density if objective.density != "auto" else None, "logit_mean": objective.logit_mean,
+            "logit_deviation": objective.logit_deviation, "shift": objective.shift}  # fmt: skip
+    idle = [f"objective.{key}" for key, value in told.items() if value is not None]
+    if idle and facts.prediction != "flow":
+        raise RecipeError(f"{', '.join(idle)}: {base} predicts {facts.prediction}, not flow", "leave it out")
+    if objective.density == "uniform" and any(key.startswith("objective.logit") for key in idle):
+        raise RecipeError('objective.logit_mean, logit_deviation: have no effect with density = "uniform"')
+    if objective.guidance is not None and not facts.guided:
+        raise RecipeError(f"objective.guidance: {base} has no guidance embedding", "leave it out")
+    if wanted.sample.negative and facts.guided:
+        raise RecipeError(f"sample.negative: {base} is guided by an embedding, and reads no negative prompt")
+    if facts.distilled and not objective.distilled:
+        raise RecipeError(
+            f"{base} is distilled: {facts.distilled}; training may undo that",
+            "train on the base it was distilled from, where there is one; or say objective.distilled = true",
+        )
+    _has_components(facts, wanted)
+
+
+def _has_components(facts: Facts, wanted: Recipe) -> None:
+    family = families.family_class(facts.family)
+    having = ["denoiser" if c == family.denoiser_name else c for c in family.presets]
+    if lacking := [c for c in wanted.adapter.components if c not in having]:
+        raise RecipeError(
+            f"adapter.components: {wanted.base} has no {' and no '.join(lacking)} that can be trained",
+            f"it has {', '.join(having)}",
+        )
 
 
 def agreed(facts: Facts, wanted: Recipe) -> Facts:
@@ -174,9 +215,9 @@ def components(plan: Plan) -> list[Component]:
     modules = family.skeleton(families.locate(plan.recipe.base), plan.facts)
     config, half = plan.recipe.adapter, plan.recipe.train.precision != "fp32"
     total = {name: sum(p.numel() for p in m.parameters()) for name, m in modules.items()}
-    names = adapters.component_names(config, family.denoiser_name)
-    adapters.check_ranks({n: modules[n] for n in names}, family.presets, config)
-    trainable = adapters.attach(modules, family.presets, config, family.denoiser_name, seed=0)
+    trained = {name: modules[name] for name in adapters.component_names(config, family.denoiser_name)}
+    adapters.check_ranks(trained, family.presets, config)
+    trainable = adapters.attach(trained, family.presets, config, seed=0)
     rows, before = [], list[int]()
     for name in modules:
         sizes = [p.numel() for p in trainable.get(name, {}).values()]
@@ -258,7 +299,7 @@ def _length(wanted: Recipe, schedule: Schedule) -> tuple[int, int]:
 
 
 def _text_rate(wanted: Recipe) -> float | None:
-    if "text_encoder" not in wanted.adapter.components:
+    if not any(c.startswith("text_encoder") for c in wanted.adapter.components):
         return None
     said = wanted.optimizer.text_encoder_learning_rate
     return wanted.optimizer.learning_rate if said is None else said

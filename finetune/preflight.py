@@ -11,7 +11,7 @@ from torch import Tensor
 from finetune import adapters, optimizers, trainer
 from finetune.batches import Batch, Batches
 from finetune.errors import MemoryShortage, TrainError
-from finetune.families.base import Family
+from finetune.families.base import Family, read
 from finetune.plan import Plan
 from finetune.trainer import Autocast, Ranks, State, Work
 
@@ -104,14 +104,14 @@ def _largest(plan: Plan, batches: Batches) -> Work:
 def _starts_as_the_base(family: Family, batch: Batch, autocast: Autocast) -> None:
     with torch.no_grad(), autocast():
         with_it = _predict(family, batch)
-        with adapters.detached(family.components):
+        with adapters.detached(family.parts.loaded()):
             without = _predict(family, batch)
     if not torch.equal(with_it, without):
         raise TrainError("the adapter changes the base before its first step", "please report this with your recipe")
 
 
 def _predict(family: Family, batch: Batch) -> Tensor:
-    return family.predict(batch.noise, batch.t, batch.text or family.encode_text(batch.captions))
+    return family.predict(batch.noise, batch.t, read(family, batch.captions, batch.text), batch.frames)
 
 
 def _reached(state: State, plan: Plan, only: str) -> None:

@@ -1,68 +1,171 @@
 """Diffusion as one idea: x_t = alpha(t) * x0 + sigma(t) * noise, and what a model predicts of it.
 
 Sources: DDPM arXiv:2006.11239; v-prediction arXiv:2202.00512; min-SNR arXiv:2303.09556; zero terminal SNR
-arXiv:2305.08891. Shapes: b is the batch, ... any further axes; t (b,) counts rows of the beta table.
+arXiv:2305.08891; flow matching arXiv:2210.02747; its densities and shift arXiv:2403.03206.
+Shapes: b is the batch, ... any further axes; t (b,) are times of the path, levels (b,) uniform in [0, 1).
 """
 
-from dataclasses import dataclass
-from typing import Literal
+import math
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-Prediction = Literal["epsilon", "v"]
+Prediction = Literal["epsilon", "v", "flow"]
 BetaSchedule = Literal["linear", "scaled_linear"]
+Density = Literal["uniform", "logit_normal"]
+
+
+class Path(Protocol):
+    """From clean to noise."""
+
+    def at(self, levels: Tensor) -> Tensor:
+        """Times (b,) at these shares of the path."""
+        ...
+
+    def drawn(self, levels: Tensor, cells: int) -> Tensor:
+        """Times (b,) as training meets them, of chance's levels, for latents of so many cells."""
+        ...
+
+    def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha, sigma (b,), float32."""
+        ...
+
+
+@dataclass(frozen=True)
+class Table:
+    """A DDPM path: t counts rows, int64. alpha, sigma (n,), float32."""
+
+    alpha: Tensor
+    sigma: Tensor
+    _moved: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False, compare=False)
+
+    def at(self, levels: Tensor) -> Tensor:
+        return (levels * len(self.alpha)).long()
+
+    def drawn(self, levels: Tensor, cells: int) -> Tensor:
+        return self.at(levels)
+
+    def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        if t.device not in self._moved:
+            self._moved[t.device] = self.alpha.to(t.device), self.sigma.to(t.device)
+        alpha, sigma = self._moved[t.device]
+        return alpha[t], sigma[t]
+
+
+@dataclass(frozen=True)
+class Shift:
+    """How far times move towards noise: x -> m x / (1 + (m - 1) x), arXiv:2403.03206 eq. 23.
+
+    m is `least`, or grows with the latents: log m runs from log least at `few` cells to log most at `many`.
+    """
+
+    least: float = 1.0
+    most: float | None = None
+    few: int = 0
+    many: int = 0
+
+    def factor(self, cells: int) -> float:
+        if self.most is None:
+            return self.least
+        share = (cells - self.few) / (self.many - self.few)
+        return math.exp(math.log(self.least) + share * (math.log(self.most) - math.log(self.least)))
+
+
+@dataclass(frozen=True)
+class Line:
+    """The straight path of flow matching: alpha = 1 - t, sigma = t, and t is drawn in float64, kept in float32."""
+
+    density: Density = "logit_normal"
+    mean: float = 0.0
+    """of logit(t) before the shift; above 0: towards noise"""
+    deviation: float = 1.0
+    shift: Shift = Shift()
+
+    def at(self, levels: Tensor) -> Tensor:
+        return levels.float()
+
+    def drawn(self, levels: Tensor, cells: int) -> Tensor:
+        x = levels.double()
+        if self.density == "logit_normal":
+            inside = x.clamp(2**-32, 1 - 2**-32)  # chance may say 0, whose quantile is infinite
+            x = torch.sigmoid(self.mean + self.deviation * torch.special.ndtri(inside))
+        m = self.shift.factor(cells)
+        return (m * x / (1 + (m - 1) * x)).float()
+
+    def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return 1 - t.float(), t.float()
 
 
 @dataclass(frozen=True)
 class Process:
-    """alpha, sigma (n,): signal and noise level of each row, float32; rows run from clean to noise."""
-
-    alpha: Tensor
-    sigma: Tensor
+    path: Path
     prediction: Prediction
 
-    def __len__(self) -> int:
-        return len(self.alpha)
+    def at(self, levels: Tensor) -> Tensor:
+        return self.path.at(levels)
 
-    def to(self, device: torch.device) -> "Process":
-        return Process(self.alpha.to(device), self.sigma.to(device), self.prediction)
-
-    def rows(self, levels: Tensor) -> Tensor:
-        """Uniform levels (b,) in [0, 1) -> rows (b,), int64, uniform over the table."""
-        return (levels * len(self)).long()
+    def drawn(self, levels: Tensor, cells: int) -> Tensor:
+        return self.path.drawn(levels, cells)
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """x_t, like x0."""
-        return _beside(self.alpha, t, x0) * x0 + _beside(self.sigma, t, x0) * noise
+        alpha, sigma = self._scales(t, x0)
+        return alpha * x0 + sigma * noise
 
     def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """What the model should output at t, like x0."""
         if self.prediction == "epsilon":
             return noise
-        return _beside(self.alpha, t, x0) * noise - _beside(self.sigma, t, x0) * x0
+        if self.prediction == "flow":
+            return noise - x0
+        alpha, sigma = self._scales(t, x0)
+        return alpha * noise - sigma * x0
 
     def split(self, xt: Tensor, output: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The (x0, noise) that the model's output implies: the inverse of add_noise and target."""
-        a, s = _beside(self.alpha, t, xt), _beside(self.sigma, t, xt)
+        a, s = self._scales(t, xt)
         if self.prediction == "epsilon":
             return (xt - s * output) / a, output
+        if self.prediction == "flow":
+            x0 = (xt - s * output) / (a + s)
+            return x0, x0 + output
         return a * xt - s * output, s * xt + a * output
 
     def snr(self, t: Tensor) -> Tensor:
         """Signal-to-noise ratio (b,); 0 at a zero-terminal row."""
-        return (self.alpha[t] / self.sigma[t]).square()
+        alpha, sigma = self.path.scales(t)
+        return (alpha / sigma).square()
 
     def min_snr(self, t: Tensor, gamma: float) -> Tensor:
         """Loss weights (b,), arXiv:2303.09556 section 3.4: min(SNR, gamma) in x0-space, put into the target's space.
 
-        An error in epsilon is an error in x0 over SNR, one in v an error in x0 over SNR + 1. With epsilon at SNR = 0
-        the limit of min(SNR, gamma) / SNR is 1.
+        An error in epsilon is an error in x0 over SNR, one in v an error in x0 over SNR + 1, one in the flow an error
+        in x0 over 1 / sigma^2. With epsilon at SNR = 0 the limit of min(SNR, gamma) / SNR is 1.
         """
         snr = self.snr(t)
         if self.prediction == "epsilon":
             return torch.where(snr > 0, snr.clamp(max=gamma) / snr.clamp(min=1e-12), 1.0)
+        if self.prediction == "flow":
+            return snr.clamp(max=gamma) * self.path.scales(t)[1].square()
         return snr.clamp(max=gamma) / (snr + 1)
+
+    def tuned(
+        self, density: Density | None, mean: float | None, deviation: float | None, shift: float | None
+    ) -> "Process":
+        """A flow whose times are drawn otherwise; None leaves a choice as it is."""
+        if not isinstance(self.path, Line):
+            return self
+        line = self.path
+        return replace(self, path=Line(
+            density or line.density, line.mean if mean is None else mean,
+            line.deviation if deviation is None else deviation, line.shift if shift is None else Shift(shift),
+        ))  # fmt: skip
+
+    def _scales(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        alpha, sigma = (s.view(-1, *[1] * (like.ndim - 1)).to(like.dtype) for s in self.path.scales(t))
+        return alpha, sigma
 
 
 def discrete(betas: Tensor, prediction: Prediction, zero_snr: bool = False) -> Process:
@@ -70,7 +173,7 @@ def discrete(betas: Tensor, prediction: Prediction, zero_snr: bool = False) -> P
     alpha = (1 - betas.double()).cumprod(0).sqrt()
     if zero_snr:
         alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
-    return Process(alpha.float(), (1 - alpha.square()).sqrt().float(), prediction)
+    return Process(Table(alpha.float(), (1 - alpha.square()).sqrt().float()), prediction)
 
 
 def betas(schedule: BetaSchedule, start: float, end: float, n: int) -> Tensor:
@@ -78,7 +181,3 @@ def betas(schedule: BetaSchedule, start: float, end: float, n: int) -> Tensor:
     if schedule == "linear":
         return torch.linspace(start, end, n, dtype=torch.float64)
     return torch.linspace(start**0.5, end**0.5, n, dtype=torch.float64).square()
-
-
-def _beside(table: Tensor, t: Tensor, like: Tensor) -> Tensor:
-    return table[t].view(-1, *[1] * (like.ndim - 1)).to(like.dtype)

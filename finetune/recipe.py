@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from finetune import shipped
 from finetune.errors import RecipeError
 
-Component = Literal["denoiser", "text_encoder"]
+Component = Literal["denoiser", "text_encoder", "text_encoder_2"]
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -76,7 +76,7 @@ class Adapter(Table):
     method: Literal["lora", "full"] = "lora"
     """low-rank change, or all weights"""
     components: Annotated[tuple[Component, ...], Field(strict=False, min_length=1)] = ("denoiser",)
-    """what is trained: denoiser, text_encoder, or both"""
+    """what is trained: denoiser, text_encoder, or both; of SDXL also text_encoder_2"""
     rank: Annotated[int, Field(ge=1, le=1024)] = 16
     """of the change; more holds more, and overfits sooner"""
     alpha: Annotated[float, Field(gt=0)] | None = None
@@ -86,7 +86,7 @@ class Adapter(Table):
     targets: Patterns = "attention"
     """a preset (attention, attention+ff, all) or patterns of denoiser module names; each must match"""
     text_encoder_targets: Patterns = "attention"
-    """the same for the text encoder"""
+    """the same for the text encoders"""
     ranks: dict[str, Annotated[int, Field(ge=1, le=1024)]] = Field(default_factory=dict)
     """pattern -> another rank for the modules it matches; their alpha / rank stays the same"""
 
@@ -123,10 +123,23 @@ ALSO_CALLED = {
 
 
 class Objective(Table):
-    prediction: Literal["auto", "epsilon", "v"] = "auto"
+    prediction: Literal["auto", "epsilon", "v", "flow"] = "auto"
     """what the base predicts: detected; if written, it must agree"""
     min_snr: Annotated[float, Field(gt=0)] | None = None
     """gamma of min-SNR weighting, arXiv:2303.09556; usually 5. Default: off"""
+    density: Literal["auto", "uniform", "logit_normal"] = "auto"
+    """of a flow base: where on the path training looks, arXiv:2403.03206. auto: logit_normal"""
+    logit_mean: float | None = None
+    """of logit_normal; above 0 looks more at noise. Default: 0"""
+    logit_deviation: Annotated[float, Field(gt=0)] | None = None
+    """of logit_normal. Default: 1"""
+    shift: Annotated[float, Field(gt=0, le=100)] | None = None
+    """of a flow base: above 1 looks more at noise, after the density. Default: the base's own, which may grow with the
+    resolution"""
+    guidance: Annotated[float, Field(ge=0)] | None = None
+    """the scale that a base with a guidance embedding (FLUX.1 dev) is told while it trains. Default: 1"""
+    distilled: bool = False
+    """train a distilled base, which may undo what was distilled into it"""
 
 
 class Optimizer(Table):
@@ -195,8 +208,8 @@ class Sample(Table):
     """what the pictures should not show"""
     steps: Positive = 20
     """denoising steps"""
-    guidance: Annotated[float, Field(ge=0)] = 7.5
-    """classifier-free guidance; 1: none"""
+    guidance: Annotated[float, Field(ge=0)] | None = None
+    """classifier-free guidance, or what a base with a guidance embedding is told; 1: none. Default: the base's usual"""
     seed: Seed = 0
     """of the first prompt; each further one adds 1"""
 
@@ -403,9 +416,10 @@ def _idle(raw: dict[str, Any]) -> list[tuple[str, str]]:
     """(key, why) of every written setting that changes nothing because of another one."""
     prior, adapter, validation, sample = _tables(raw, "prior", "adapter", "validation", "sample")
     mode, full = prior.get("mode", "off"), adapter.get("method") == "full"
-    components, guidance = adapter.get("components", ["denoiser"]), sample.get("guidance", 7.5)
+    components, guidance = adapter.get("components", ["denoiser"]), sample.get("guidance", 2)
     known = isinstance(components, list) and components and set(map(str, components)) <= set(get_args(Component))
-    no_text, no_denoiser = (known and part not in components for part in ("text_encoder", "denoiser"))
+    no_denoiser = known and "denoiser" not in components
+    no_text = known and not any(str(one).startswith("text_encoder") for one in components)
     rules = [
         (mode == "off", ("prior.path", "prior.prompt", "prior.weight"), 'with prior.mode = "off"'),
         (mode == "self", ("prior.path", "prior.prompt"), 'with prior.mode = "self", which needs no class images'),
@@ -415,7 +429,7 @@ def _idle(raw: dict[str, Any]) -> list[tuple[str, str]]:
         (
             no_text,
             ("adapter.text_encoder_targets", "optimizer.text_encoder_learning_rate"),
-            "without the text encoder in adapter.components",
+            "without a text encoder in adapter.components",
         ),
         (validation.get("count", 0) == 0, ("validation.every",), "with validation.count = 0"),
         (

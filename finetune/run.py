@@ -52,6 +52,7 @@ from finetune.trainer import Ranks, State, Step
 from finetune.verify import Report, verify
 
 Listen = Callable[[Event], None]
+CPU = torch.device("cpu")
 
 
 class Result(NamedTuple):
@@ -74,10 +75,11 @@ def run(loaded: Loaded, out: Path, listen: Listen, resume: bool = False) -> Resu
         tell = listen if machine.ranks.rank == 0 else (lambda _: None)
         rundir.open_folder(plan, out, resume, machine.ranks.rank == 0)
         tell(Note(describe(plan, machine)))
-        family = families.load(plan.recipe.base, DTYPES[plan.recipe.train.precision], plan.facts)
+        family = open_base(plan)
         plan = dataclasses.replace(plan, facts=family.facts)
         made = encode(plan, family, machine, tell)
         identity = rundir.identify(plan, family)  # before attaching: of the base as it was
+        family.parts.release(*(e for e in family.encoders if e not in family.presets))  # large, and done
         state = attach(plan, family, machine)
         identity["trained parameters"] = rundir.shapes(state.trainable)
         if resume:
@@ -107,39 +109,46 @@ class Made(NamedTuple):
 
     latents: evaluate.Latents
     batches: batches.Batches
+    captions: cache.Captions
 
 
 def encode(plan: Plan, family: Family, machine: Machine, tell: Listen) -> Made:
-    """Images, and captions unless their encoder is trained, from the cache or now; then the encoders leave the device.
+    """Images, and captions by each text encoder that is not trained, from the cache or now; then the encoders leave the
+    device.
 
     Raises:
         RunError: the cache cannot be written.
     """
     store = cache.Store(plan.recipe.data.cache or cache.default_root())
     wanted = machine.ranks.turned(batches.wanted(plan))
-    frozen = "text_encoder" not in plan.recipe.adapter.components
+    frozen = [encoder for encoder in family.encoders if encoder not in plan.recipe.adapter.components]
     captions = machine.ranks.turned(batches.captions(plan)) if frozen else []
     tell(Stage("encoding images", len(wanted)))
-    family.to(machine.device, "vae", "text_encoder")
+    family.parts.to(machine.device, "vae")
     latents = cache.encode_images(store, family, wanted, machine.device, lambda n: tell(Advanced(n)))
-    tell(Stage("encoding captions", len(captions)))
-    texts = cache.encode_texts(store, family, captions, lambda n: tell(Advanced(n)))
+    texts = {}
+    for encoder in frozen:
+        tell(Stage("encoding captions", len(captions)))
+        family.parts[encoder].to(machine.device)
+        texts[encoder] = cache.encode_texts(store, family, encoder, captions, lambda n: tell(Advanced(n)))
+        family.parts.to(CPU, encoder)
+    family.parts.to(CPU, "vae")
     tell(Note(f"cache: {store.hits} found, {store.misses} encoded, in {store.root}"))
-    family.to(torch.device("cpu"), "vae", "text_encoder")
-    return Made(latents, batches.Batches(plan, family, latents, texts, machine.device))
+    known = cache.Captions(family, texts, machine.device)
+    return Made(latents, batches.Batches(plan, family, latents, known), known)
 
 
 def attach(plan: Plan, family: Family, machine: Machine) -> State:
     """The adapter in the model, the model on the device, an optimizer over what is trained."""
     config = plan.recipe
     names = adapters.component_names(config.adapter, family.denoiser_name)
-    adapters.check_ranks({n: family.components[n] for n in names}, family.presets, config.adapter)
-    trainable = adapters.attach(
-        family.components, family.presets, config.adapter, family.denoiser_name, config.train.seed
-    )
-    family.to(machine.device, family.denoiser_name, *trainable)
-    for component in trainable:
-        family.components[component].train()
+    trained = {name: family.parts[name] for name in names}
+    adapters.check_ranks(trained, family.presets, config.adapter)
+    trainable = adapters.attach(trained, family.presets, config.adapter, config.train.seed)
+    for component in {family.denoiser_name: None} | dict.fromkeys(names):
+        family.parts[component].to(machine.device)
+    for component in names:
+        family.parts[component].train()
     if config.train.gradient_checkpointing:
         family.checkpoint_gradients()
     if config.train.compile:
@@ -184,10 +193,15 @@ def restore(out: Path, plan: Plan, state: State, identity: dict[str, str], tell:
     tell(Resumed(state.step, found.path))
 
 
+def open_base(plan: Plan) -> Family:
+    """The base as it is trained: in the run's precision, its times drawn as the recipe says."""
+    return families.load(plan.recipe.base, DTYPES[plan.recipe.train.precision], plan.facts, plan.recipe.objective)
+
+
 def measure(plan: Plan) -> preflight.Measured:
     """One real step at the largest bucket, for `plan --measure`: nothing is written but the cache."""
     machine = open_machine(plan.recipe.train.precision)
-    family = families.load(plan.recipe.base, DTYPES[plan.recipe.train.precision], plan.facts)
+    family = open_base(plan)
     made = encode(plan, family, machine, lambda _: None)
     return preflight.measure(family, attach(plan, family, machine), plan, made.batches, machine.autocast)
 
@@ -245,15 +259,13 @@ def observe(plan: Plan, family: Family, made: Made, machine: Machine, out: Path,
     """Held-out losses and samples that are due at this step. Changes nothing."""
     config = plan.recipe
     if plan.held_out and step % config.validation.every == 0:
-        found = evaluate.losses(family, plan.held_out, made.latents, machine.device, machine.autocast)
+        found = evaluate.losses(plan.held_out, made.latents, made.captions, machine.autocast)
         tell(Validated(step, found.mean, found.bands))
     if config.sample.every and step % config.sample.every == 0:
         folder = out / "samples" / f"step-{step:06d}"
-        family.to(machine.device, "vae", "text_encoder")
-        drawn = pictures.draw(plan, family, family.pipeline(), machine)
-        family.to(torch.device("cpu"), "vae")
-        if "text_encoder" not in adapters.component_names(config.adapter, family.denoiser_name):
-            family.to(torch.device("cpu"), "text_encoder")
+        family.parts.to(machine.device, "vae")
+        drawn = pictures.draw(plan, family, family.pipeline(), machine, lambda prompt: made.captions.read([prompt]))
+        family.parts.to(CPU, "vae")
         tell(Sampled(step, tuple(pictures.write(plan, drawn, folder, {"step": str(step)}))))
 
 
@@ -264,15 +276,14 @@ def finish(
     """Measure the change, write the file, open it again in a fresh base, and prove it."""
     config, name = plan.recipe, plan.recipe.name or out.resolve().name
     tell(Stage("proving", 0))
-    family.to(machine.device, "text_encoder")
     learnt = None
     if config.adapter.method == "lora":
         learnt = judge(plan, family, made, machine, tell)
-        live = adapters.read(family.components)
-        family.to(torch.device("cpu"))
+        live = adapters.read(family.parts.loaded())
+        family.parts.release(*family.parts)
         result = export_adapter(plan, live, out, name, identity, learnt, tell)
     else:
-        family.to(torch.device("cpu"))
+        family.parts.to(CPU)
         result = export_pipeline(plan, family, out, name, tell)
     rundir.write_run(out, plan, identity, "done")
     tell(Finished(state.step, "done", result.path))
@@ -285,7 +296,8 @@ def judge(plan: Plan, family: Family, made: Made, machine: Machine, tell: Listen
     Raises:
         TrainError: nothing measurable changed.
     """
-    live, before = adapters.read(family.components), adapters.base_weights(family.components)
+    parts = family.parts.loaded()
+    live, before = adapters.read(parts), adapters.base_weights(parts)
     for component in sorted({n.partition(".")[0] for n in live}):
         part = {n: c for n, c in live.items() if n.startswith(f"{component}.")}
         moved = evaluate.relative_change(before, part)
@@ -297,13 +309,13 @@ def judge(plan: Plan, family: Family, made: Made, machine: Machine, tell: Listen
             )
     captions = [p.example.caption for p in plan.train.placed]
     shape = tuple(next(iter(made.latents.values())).mean.shape)
-    output = evaluate.output_change(family, captions, shape, machine.device, machine.autocast)  # type: ignore[arg-type]
+    output = evaluate.output_change(captions, shape, made.captions, machine.autocast)  # type: ignore[arg-type]
     if output < evaluate.NO_EFFECT:
         raise TrainError(
             f"training had no measurable effect: the prediction changed by {output:.1e}",
             "raise optimizer.learning_rate",
         )
-    learnt = evaluate.learnt(family, plan.train.placed, made.latents, machine.device, machine.autocast)
+    learnt = evaluate.learnt(plan.train.placed, made.latents, made.captions, machine.autocast)
     losses = f"loss on the training images {learnt.base:.4f} -> {learnt.adapted:.4f}"
     tell(Note(f"prediction changed by {output:.1%}; {losses}"))
     for doubt in learnt.doubts():
@@ -350,15 +362,15 @@ def export_pipeline(plan: Plan, family: Family, out: Path, name: str, tell: List
     export.for_others(folder)
     base, again = families.load(plan.recipe.base), families.load(str(folder))
     for component in adapters.component_names(plan.recipe.adapter, family.denoiser_name):
-        written = {n: p.to(dtype).float() for n, p in family.components[component].state_dict().items()}
-        if evaluate.distance(again.components[component].state_dict(), written) != 0:
+        written = {n: p.to(dtype).float() for n, p in family.parts[component].state_dict().items()}
+        if evaluate.distance(again.parts[component].state_dict(), written) != 0:
             raise VerifyError(f"{folder / component} does not read back as written", "is the disk sound?")
-        moved = evaluate.distance(base.components[component].state_dict(), again.components[component].state_dict())
+        moved = evaluate.distance(base.parts[component].state_dict(), again.parts[component].state_dict())
         tell(Note(f"{component}: weights moved by {moved:.2%}"))
         if moved < evaluate.NO_EFFECT:
             raise TrainError(f"training had no measurable effect on the {component}", "raise optimizer.learning_rate")
     tell(Note(f"written and read back equal: {folder}"))
-    cpu = Machine(torch.device("cpu"), Ranks(), nullcontext, None)
+    cpu = Machine(CPU, Ranks(), nullcontext, None)
     rows = [(label, pictures.draw(plan, f, f.pipeline(), cpu)) for label, f in (("base", base), (name, again))]
     sheet = pictures.write_sheet(plan, rows, out, {})
     tell(Sampled(plan.steps, (sheet,)))
@@ -370,8 +382,8 @@ def final_sheet(plan: Plan, file: Path, out: Path) -> Path:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     machine = Machine(device, Ranks(), nullcontext, None)
     family = families.load(plan.recipe.base)
-    family.to(device)
     pipeline = family.pipeline()
+    family.parts.to(device)
     rows = [("base", pictures.draw(plan, family, pipeline, machine))]
     pipeline.load_lora_weights(str(file.parent), weight_name=file.name)
     rows.append((file.stem, pictures.draw(plan, family, pipeline, machine)))
@@ -386,9 +398,8 @@ def about(plan: Plan, name: str, identity: dict[str, str]) -> About:
     if config.prior.path:
         public = recipe.replace(public, prior__path=Path(config.prior.path.name))
     public = recipe.replace(public, base=shipped.public_name(config.base))
-    return About(
-        variant=plan.facts.variant, prediction=plan.facts.prediction,
-        resolution=config.data.resolution or plan.facts.resolution, base=public.base, base_fingerprint=identity["base"],
+    return About.of(
+        plan.facts, config.data.resolution or 0, base=public.base, base_fingerprint=identity["base"],
         trigger=data.trigger or "", title=config.export.title or name, license=config.export.license,
         recipe=recipe.dumps(public), steps=plan.steps, dataset_fingerprint=data.fingerprint,
         dataset_images=len(plan.train.placed), dataset_license=data.license,

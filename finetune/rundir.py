@@ -56,9 +56,11 @@ def open_folder(plan: Plan, out: Path, resume: bool, main: bool) -> None:
 
 def identify(plan: Plan, family: Family) -> dict[str, str]:
     """What must be the same for a run to be resumed, each in words that fit an error message."""
-    parts = [family.fingerprint(part) for part in ("vae", "text_encoder", family.denoiser_name)]
+    parts = [family.fingerprint(part) for part in ("vae", *family.encoders, family.denoiser_name)]
     identity = {"base": weights.digest("".join(parts)), "dataset": plan.data.fingerprint[:16]}
-    identity["noise path"] = weights.fingerprint({"alpha": family.process.alpha})[:16]
+    path = family.process.drawn(torch.arange(1000, dtype=torch.float64) / 1000, cells=4096)
+    alpha, sigma = family.process.path.scales(path)
+    identity["noise path"] = weights.fingerprint({"alpha": alpha, "sigma": sigma})[:16]
     if plan.prior:
         identity["prior images"] = weights.digest("".join(p.example.digest for p in plan.prior.placed))
     for key in recipe.keys():

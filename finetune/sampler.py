@@ -1,6 +1,6 @@
 """Prompts to pictures, by diffusers' own pipelines; labelled sheets; pictures that carry their recipe."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from PIL.PngImagePlugin import PngInfo
 from finetune import layouts, lora
 from finetune.errors import VerifyError
 from finetune.evaluate import quiet
-from finetune.families.base import Family
+from finetune.families.base import Family, Text, components, read
 from finetune.trainer import Autocast
 
 SHOWN_PX = 192
@@ -47,6 +47,10 @@ class Picture(NamedTuple):
     """by the base's safety checker"""
 
 
+Read = Callable[[str], Text]
+"""a prompt -> what the denoiser reads of it, on the device"""
+
+
 def wear(family: Family, pipeline: Any, adapters: Sequence[Worn], merged: bool) -> None:
     """Apply adapter files, read by our own strict reader, to a pipeline; live, or merged into the weights in float32.
 
@@ -54,33 +58,40 @@ def wear(family: Family, pipeline: Any, adapters: Sequence[Worn], merged: bool) 
         VerifyError: a file cannot be read whole for this base.
     """
     names = [f"adapter_{i}" for i in range(len(adapters))]
-    sites = lora.sites(family.components)  # before an adapter hides some of them
+    sites = lora.sites(components(family))  # before an adapter hides some of them
     for name, worn in zip(names, adapters, strict=True):
-        found = layouts.read(worn.path, sites)
+        found = layouts.read(worn.path, sites, family.name)
         misfits = [n for n, module in found.modules.items() if tuple(lora.delta(module).shape) != sites[n]]
         problems = [*found.problems, *(f"{n}: not of the base's shape" for n in misfits)]
         if problems:
             raise VerifyError(f"{worn.path}: {problems[0]}", f"finetune verify {worn.path} --base {family.base}")
-        pipeline.load_lora_weights(layouts.universal(found.modules, torch.float32), adapter_name=name)
+        pipeline.load_lora_weights(layouts.universal(found.modules, torch.float32, family.name), adapter_name=name)
     if adapters:
         pipeline.set_adapters(names, [worn.weight for worn in adapters])
     if adapters and merged:
-        parts = [name for name, c in family.components.items() if getattr(c, "peft_config", None)]
+        parts = [name for name, part in family.parts.loaded().items() if getattr(part, "peft_config", None)]
         pipeline.fuse_lora(components=parts, adapter_names=names)
         pipeline.unload_lora_weights()
 
 
-def render(family: Family, pipeline: Any, shot: Shot, device: torch.device, autocast: Autocast) -> Picture:
-    """One picture. Leaves modules, their dtypes and torch's random state as they were."""
+def render(
+    family: Family, pipeline: Any, shot: Shot, device: torch.device, autocast: Autocast, texts: Read | None = None
+) -> Picture:
+    """One picture; prompts are read by the family's own encoders unless told otherwise.
+
+    Leaves modules, their dtypes and torch's random state as they were.
+    """
+    texts = texts or (lambda prompt: read(family, [prompt]))
     with torch.no_grad(), torch.random.fork_rng(), quiet(family), autocast():
-        latents = pipeline(
-            shot.prompt, negative_prompt=shot.negative or None, num_inference_steps=shot.steps,
-            guidance_scale=shot.guidance, width=shot.width, height=shot.height, output_type="latent",
+        asked = family.painting(texts(shot.prompt), texts(shot.negative), shot.guidance)
+        painted = pipeline(
+            **asked, num_inference_steps=shot.steps, width=shot.width, height=shot.height, output_type="latent",
             generator=torch.Generator("cpu").manual_seed(shot.seed),
         ).images  # fmt: skip
+    latents = family.unpacked(painted, shot.width, shot.height)
     pixels = family.decode_latents(latents.to(device))  # in float32: half precision overflows some autoencoders
     image = pipeline.image_processor.postprocess(pixels.cpu(), output_type="pil")[0]
-    if pipeline.safety_checker is None:
+    if getattr(pipeline, "safety_checker", None) is None:
         return Picture(image, False)
     inputs = pipeline.feature_extractor([image], return_tensors="pt").pixel_values.to(device)
     array = pipeline.image_processor.postprocess(pixels.cpu(), output_type="np")

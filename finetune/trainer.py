@@ -20,7 +20,7 @@ from finetune import adapters, draws, optimizers
 from finetune.adapters import Trainable
 from finetune.batches import Batch, Batches
 from finetune.errors import TrainError
-from finetune.families.base import Family, Text
+from finetune.families.base import Family, read
 from finetune.plan import Plan
 from finetune.recipe import Recipe
 
@@ -169,16 +169,19 @@ def accumulate(
 def objective(family: Family, batch: Batch, config: Recipe) -> tuple[Tensor, Tensor | None]:
     """Per-sample losses (b,), float32, weighted by min-SNR; and those of the prior by own prediction, unweighted."""
     noisy = family.process.add_noise(batch.latents, batch.noise, batch.t)
-    output = family.predict(noisy, batch.t, batch.text or family.encode_text(batch.captions))
+    output = family.predict(noisy, batch.t, read(family, batch.captions, batch.text), batch.frames)
     losses = squared_error(output, family.process.target(batch.latents, batch.noise, batch.t))
     if config.objective.min_snr is not None:
         losses = losses * family.process.min_snr(batch.t, config.objective.min_snr)
     if not batch.preserve:
         return losses, None
-    with torch.no_grad(), adapters.detached(family.components):
-        own = family.predict(noisy, batch.t, _preserved_text(family, batch))
-    now = family.predict(noisy, batch.t, _preserved_text(family, batch))
-    return losses, squared_error(now, own)
+
+    def preserved() -> Tensor:
+        return family.predict(noisy, batch.t, read(family, batch.preserve, batch.preserve_text), batch.frames)
+
+    with torch.no_grad(), adapters.detached(family.parts.loaded()):
+        own = preserved()
+    return losses, squared_error(preserved(), own)
 
 
 def squared_error(output: Tensor, target: Tensor) -> Tensor:
@@ -211,10 +214,6 @@ def _swap(state: State) -> None:
     for i, parameter in enumerate(state.parameters if state.mean else ()):
         assert state.mean is not None
         parameter.data, state.mean[i] = state.mean[i], parameter.data
-
-
-def _preserved_text(family: Family, batch: Batch) -> Text:
-    return batch.preserve_text or family.encode_text(batch.preserve)
 
 
 def _set_rates(optimizer: Optimizer, config: Recipe, step: int, steps: int) -> dict[str, float]:

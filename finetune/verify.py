@@ -15,8 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from finetune import families, layouts, metadata, shipped, weights
-from finetune.families.base import Facts, Family
+from finetune import families, layouts, shipped, weights
+from finetune.families.base import Facts, Family, Text, components
 from finetune.lora import Modules, canonical_name, delta, live_name, norm, sites
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
@@ -25,20 +25,29 @@ _OUTPUT_TOLERANCE = 1e-3  # of the change of an output, in float32
 _OUTPUT_NOISE = 2e-5  # of the output itself: float32 sums in another order
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _REFUSALS = (ValueError, KeyError, RuntimeError, TypeError, IndexError, AttributeError)
-_OTHER_BASES = {
+_LINES = {
+    "sd_v1": "Stable Diffusion 1.x",
+    "stable-diffusion-v1": "Stable Diffusion 1.x",
+    "sd_v2": "Stable Diffusion 2.x",
+    "stable-diffusion-v2": "Stable Diffusion 2.x",
     "sdxl": "Stable Diffusion XL",
     "stable-diffusion-xl": "Stable Diffusion XL",
     "sd3": "Stable Diffusion 3",
     "stable-diffusion-3": "Stable Diffusion 3",
-    "flux": "Flux",
+    "flux2": "FLUX.2",
+    "flux-2": "FLUX.2",
+    "flux": "FLUX.1",
     "lumina": "Lumina",
     "qwen": "Qwen-Image",
+    "zimage": "Z-Image",
+    "z-image": "Z-Image",
 }
+"""how ss_base_model_version and modelspec.architecture of each line begin"""
 _OTHER_KEYS = {
     "lora_te2_": "Stable Diffusion XL",
     "text_encoder_2.": "Stable Diffusion XL",
     "lora_unet_input_blocks_": "Stable Diffusion XL",
-    "lora_unet_double_blocks_": "Flux",
+    "lora_unet_double_blocks_": "FLUX.1",
     "lora_unet_joint_blocks_": "Stable Diffusion 3",
     "transformer.": "a transformer model",
     "diffusion_model.": "a transformer model",
@@ -54,7 +63,7 @@ class Effect:
     weight: float
     """|dW| / |W| over the weights that change"""
     output: float
-    """the same of the component's output on a fixed input; the UNet's includes the text encoder's change"""
+    """the same of the component's output on a fixed input; the denoiser's includes the text encoders' change"""
 
 
 @dataclass(frozen=True)
@@ -92,8 +101,8 @@ def verify(file: Path, base: str, live: Modules | None = None) -> Report:
         BaseError: the file or the base cannot be read at all.
     """
     family = families.load(base, torch.float32)
-    places = sites(family.components)
-    adapter = layouts.read(file, places)
+    places = sites(components(family))
+    adapter = layouts.read(file, places, family.name)
     told = layouts.expected(adapter.metadata)
     should = (
         set(live) if live is not None else {name for name, (rank, _) in told.items() if rank} or set(adapter.modules)
@@ -158,17 +167,18 @@ def misfits(modules: Modules, places: Mapping[str, tuple[int, ...]]) -> list[str
 
 def made_for_another(adapter: layouts.AdapterFile, facts: Facts) -> str:
     """A sentence when the file's metadata or names say another base than this; else empty."""
-    here = metadata.base_version(metadata.About(facts.variant, facts.prediction, facts.resolution))
+    line, here, _ = families.family_class(facts.family).published(facts)
     said = adapter.metadata.get("ss_base_model_version", "")
     architecture = adapter.metadata.get("modelspec.architecture", "")
-    for prefix, name in _OTHER_BASES.items():
-        if said.lower().startswith(prefix) or architecture.lower().startswith(prefix):
-            return f"the adapter was made for {name} ({said or architecture}), the base is {here}"
+    told = (said.lower(), architecture.lower())
+    other = next((name for start, name in _LINES.items() if any(t.startswith(start) for t in told)), line)
+    if other != line:
+        return f"the adapter was made for {other} ({said or architecture}), the base is {here}"
     if said.startswith("sd_v") and said != here:
         return f"the adapter was made for {said}, the base is {here} (v: it predicts v, else epsilon)"
     for prefix, name in _OTHER_KEYS.items():
         key = next((key for key in adapter.unused if key.startswith(prefix)), "")
-        if key:
+        if key and name != line:
             return f"the adapter was made for {name} (it holds {key}), the base is {here}"
     return ""
 
@@ -240,7 +250,7 @@ def applied(family: Family, modules: Modules) -> Iterator[None]:
 
 def weight_of(family: Family, name: str) -> torch.nn.Parameter:
     """What a change of that canonical name is added to."""
-    component = family.components[name.partition(".")[0]]
+    component = family.parts[name.partition(".")[0]]
     top = name.split(".")[1]  # all that live_name asks for: naming every module for each of them takes seconds
     paths = (name.partition(".")[2],) if hasattr(component, top) else ()
     return component.get_submodule(live_name(name, paths)).get_parameter("weight")
@@ -252,9 +262,16 @@ def _outputs(family: Family) -> dict[str, Tensor]:
     side = family.facts.stride * 2
     cells = family.encode_images(torch.zeros(1, 3, side, side)).mean.shape[1:]
     noisy = torch.randn(2, *cells, generator=generator)
-    text = family.encode_text(["a photo of a mug on a table", ""])
-    t = torch.tensor([len(family.process) // 4, 3 * len(family.process) // 4])
-    return {"text_encoder": text.tokens, family.denoiser_name: family.predict(noisy, t, text)}
+    captions = ["a photo of a mug on a table", ""]
+    texts = {encoder: family.encode(encoder, captions) for encoder in family.encoders}
+    t = family.process.at(torch.tensor([0.25, 0.75], dtype=torch.float64))
+    outputs = {encoder: _all_of(text) for encoder, text in texts.items() if encoder in family.presets}
+    return outputs | {family.denoiser_name: family.predict(noisy, t, family.combine(list(texts.values())))}
+
+
+def _all_of(text: Text) -> Tensor:
+    """Tokens and pooled state in one row a caption."""
+    return torch.cat([part.flatten(1) for part in (text.tokens, text.pooled) if part is not None], 1)
 
 
 def _effect(family: Family, component: str, modules: Modules, before: Tensor, after: Tensor) -> Effect:
@@ -267,7 +284,7 @@ def _effect(family: Family, component: str, modules: Modules, before: Tensor, af
 def _stock_differences(family: Family, modules: Modules) -> tuple[list[str], float]:
     """Modules where what PEFT's layers in the pipeline apply is not what the file says, and the worst difference."""
     left, wrong, worst = dict(modules), [], 0.0
-    for component, whole in family.components.items():
+    for component, whole in components(family).items():
         for path, layer in whole.named_modules():
             if "verified" in getattr(layer, "lora_A", {}):
                 name = canonical_name(component, path)

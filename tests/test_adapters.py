@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from finetune import adapters, families, shipped
 from finetune.errors import RecipeError
-from finetune.families.base import Family
+from finetune.families.base import Family, components, read
 from finetune.lora import canonical_name, delta
 from finetune.recipe import Adapter
 
@@ -30,7 +30,8 @@ def config(**settings: Any) -> Adapter:
 
 
 def attach(family: Family, wanted: Adapter, seed: int = 0) -> adapters.Trainable:
-    return adapters.attach(family.components, family.presets, wanted, family.denoiser_name, seed)
+    trained = {name: family.parts[name] for name in adapters.component_names(wanted, family.denoiser_name)}
+    return adapters.attach(trained, family.presets, wanted, seed)
 
 
 def grow(trainable: adapters.Trainable, size: float = 0.3) -> None:
@@ -44,7 +45,7 @@ def grow(trainable: adapters.Trainable, size: float = 0.3) -> None:
 @torch.no_grad()
 def output(family: Family) -> Tensor:
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    return family.predict(noise, torch.tensor([400]), family.encode_text(["a cup"]))
+    return family.predict(noise, torch.tensor([400]), read(family, ["a cup"]))
 
 
 def skeleton(base: str) -> tuple[Any, dict[str, nn.Module]]:
@@ -113,7 +114,7 @@ def test_a_rank_pattern_must_match_a_target(bases: dict[str, str]) -> None:
 def test_ranks_give_modules_their_own_rank_at_the_same_scale(bases: dict[str, str]) -> None:
     family = families.load(bases["sd15"])
     attach(family, config(alpha=2.0, ranks={"attn2.to_k": 8, "q_proj": 2}))
-    for name, change in adapters.read(family.components).items():
+    for name, change in adapters.read(components(family)).items():
         expected = 8 if name.endswith("attn2.to_k") else 2 if name.endswith("q_proj") else 4
         assert (change.rank, change.scale) == (expected, 0.5), name
 
@@ -138,12 +139,12 @@ def test_detached_gives_the_base_and_then_the_adapter_back(bases: dict[str, str]
     trainable = attach(family, config())
     grow(trainable)
     adapted = output(family)
-    asking = [p.requires_grad for c in family.components.values() for p in c.parameters()]
-    with adapters.detached(family.components):
+    asking = [p.requires_grad for c in components(family).values() for p in c.parameters()]
+    with adapters.detached(components(family)):
         assert torch.equal(output(family), before)
-        assert [p.requires_grad for c in family.components.values() for p in c.parameters()] == asking
+        assert [p.requires_grad for c in components(family).values() for p in c.parameters()] == asking
     assert torch.equal(output(family), adapted) and not torch.allclose(adapted, before, atol=1e-3)
-    with pytest.raises(KeyboardInterrupt), adapters.detached(family.components):
+    with pytest.raises(KeyboardInterrupt), adapters.detached(components(family)):
         raise KeyboardInterrupt
     assert torch.equal(output(family), adapted)
 
@@ -174,7 +175,7 @@ def test_trained_weights_are_fp32_on_any_base_and_the_base_keeps_its_own(
     family = families.load(bases["sd15"], dtype)
     trainable = attach(family, config())
     trained = {id(p) for parameters in trainable.values() for p in parameters.values()}
-    for component in family.components.values():
+    for component in components(family).values():
         for name, p in component.named_parameters():
             assert p.dtype == (torch.float32 if id(p) in trained else dtype), name
             assert p.requires_grad == (id(p) in trained), name
@@ -186,14 +187,14 @@ def test_what_is_read_is_the_change_of_the_dense_weights(bases: dict[str, str], 
     family = families.load(bases["sd15"])
     trainable = attach(family, config(targets=targets, alpha=3.0, ranks={"to_q": 2}))
     grow(trainable)
-    read = adapters.read(family.components)
-    before = {n: w.detach().clone() for n, w in adapters.base_weights(family.components).items()}
+    read = adapters.read(components(family))
+    before = {n: w.detach().clone() for n, w in adapters.base_weights(components(family)).items()}
     assert before.keys() == read.keys()
-    for component in family.components.values():
+    for component in components(family).values():
         for module in component.modules():
             if hasattr(module, "merge"):
                 module.merge()
-    for name, after in adapters.base_weights(family.components).items():
+    for name, after in adapters.base_weights(components(family)).items():
         assert_close(delta(read[name]), after - before[name], rtol=0, atol=1e-5)
         assert float(delta(read[name]).abs().max()) > 1e-2
     if targets == "all":
@@ -203,7 +204,7 @@ def test_what_is_read_is_the_change_of_the_dense_weights(bases: dict[str, str], 
 def test_what_is_read_is_a_copy(bases: dict[str, str]) -> None:
     family = families.load(bases["sd15"])
     trainable = attach(family, config())
-    read = adapters.read(family.components)
+    read = adapters.read(components(family))
     kept = {n: change.down.clone() for n, change in read.items()}
     grow(trainable)
     assert all(torch.equal(read[n].down, kept[n]) for n in kept)
@@ -212,7 +213,7 @@ def test_what_is_read_is_a_copy(bases: dict[str, str]) -> None:
 def test_names_read_are_those_of_files(bases: dict[str, str]) -> None:
     family = families.load(bases["sd15"])
     attach(family, config())
-    found = set(adapters.read(family.components))
+    found = set(adapters.read(components(family)))
     assert "text_encoder.text_model.encoder.layers.0.self_attn.q_proj" in found
     assert "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0" in found
     assert canonical_name("unet", "conv_in") == "unet.conv_in"
@@ -221,12 +222,12 @@ def test_names_read_are_those_of_files(bases: dict[str, str]) -> None:
 def test_full_trains_all_of_the_chosen_component_in_fp32(bases: dict[str, str]) -> None:
     family = families.load(bases["sd15"], torch.bfloat16)
     trainable = attach(family, Adapter.model_validate({"method": "full", "components": ("denoiser",)}))
-    unet, text = family.components["unet"], family.components["text_encoder"]
+    unet, text = components(family)["unet"], components(family)["text_encoder"]
     assert trainable["unet"].keys() == dict(unet.named_parameters()).keys() and list(trainable) == ["unet"]
     assert {p.dtype for p in unet.parameters()} == {torch.float32}
     assert all(p.requires_grad for p in unet.parameters())
     assert not any(p.requires_grad for p in text.parameters())
-    assert adapters.read(family.components) == {}
+    assert adapters.read(components(family)) == {}
 
 
 def test_the_denoiser_comes_first_and_once(bases: dict[str, str]) -> None:

@@ -16,7 +16,10 @@ FLOORS = (
     ("errors", "events", "shipped", "finetune"),
     ("recipe",),
     ("draws", "process", "images", "lora", "weights", "folder", "captions", "dataset", "schedule"),
-    ("families.base", "families.checkpoints", "families.sd", "families", "adapters", "optimizers"),
+    (
+        *("families.parts", "families.base", "families.autoencoder", "families.unet", "families.checkpoints"),
+        *("families.sd", "families.sdxl", "families", "adapters", "optimizers"),
+    ),
     (
         *("cache", "plan", "batches", "trainer", "checkpoint", "preflight", "evaluate", "likeness"),
         *("peft_config", "layouts", "metadata", "inspection", "verify", "export", "sampler"),

@@ -20,7 +20,7 @@ from finetune import plan as planning
 from finetune.cache import CENTER, PLACES, Crop, Store, Wanted
 from finetune.cli import app
 from finetune.errors import DataError, RunError
-from finetune.families.base import Family, Moments
+from finetune.families.base import Family, Moments, components, read
 from finetune.images import Bucket
 from finetune.schedule import Micro, View
 
@@ -52,7 +52,7 @@ def misses(store: Store, family: Family, want: Sequence[Wanted] = (), captions: 
     """How many of these had to be encoded."""
     before = store.misses
     cache.encode_images(store, family, want, CPU, lambda _: None)
-    cache.encode_texts(store, family, captions, lambda _: None)
+    cache.encode_texts(store, family, "text_encoder", captions, lambda _: None)
     return store.misses - before
 
 
@@ -111,7 +111,7 @@ def test_another_transform_misses(store: Store, family: Family, data: Path, agai
 
 def test_another_autoencoder_misses_for_images_alone(store: Store, family: Family, data: Path) -> None:
     misses(store, family, wanted(data), ["a cup"])
-    for _ in nudge(family.vae):  # type: ignore[attr-defined]
+    for _ in nudge(family.parts["vae"]):  # type: ignore[attr-defined]
         assert misses(store, family, captions=["a cup"]) == 0
         assert misses(store, family, wanted(data)) == 2
     assert misses(store, family, wanted(data)) == 0
@@ -119,7 +119,7 @@ def test_another_autoencoder_misses_for_images_alone(store: Store, family: Famil
 
 def test_another_text_encoder_misses_for_captions_alone(store: Store, family: Family, data: Path) -> None:
     misses(store, family, wanted(data), ["a cup"])
-    for _ in nudge(family.components["text_encoder"]):
+    for _ in nudge(components(family)["text_encoder"]):
         assert misses(store, family, wanted(data)) == 0
         assert misses(store, family, captions=["a cup"]) == 1
     assert misses(store, family, captions=["a cup", "a cup "]) == 1
@@ -127,7 +127,7 @@ def test_another_text_encoder_misses_for_captions_alone(store: Store, family: Fa
 
 def test_another_denoiser_does_not_miss(store: Store, family: Family, data: Path) -> None:
     misses(store, family, wanted(data), ["a cup"])
-    for _ in nudge(family.components["unet"]):
+    for _ in nudge(components(family)["unet"]):
         assert misses(store, family, wanted(data), ["a cup"]) == 0
 
 
@@ -137,14 +137,14 @@ def test_another_denoiser_does_not_miss(store: Store, family: Family, data: Path
 def test_found_and_fresh_are_the_same_bits(store: Store, family: Family, data: Path) -> None:
     for _ in ("fresh", "found"):
         moments = cache.encode_images(store, family, wanted(data), CPU, lambda _: None)
-        text = cache.encode_texts(store, family, ["a cup"], lambda _: None)["a cup"]
+        text = cache.encode_texts(store, family, "text_encoder", ["a cup"], lambda _: None)["a cup"]
         for want in wanted(data):
             image = images.fit(images.open_rgb(want.example.path), SQUARE, PLACES[CENTER], False)
             own = family.encode_images(torch.from_numpy(images.to_array(image)).unsqueeze(0))
             assert torch.equal(moments[want.example.name, STRAIGHT].mean, own.mean[0])
             assert torch.equal(moments[want.example.name, STRAIGHT].logvar, own.logvar[0])
         with torch.no_grad():
-            assert torch.equal(text.tokens, family.encode_text(["a cup"]).tokens[0])
+            assert torch.equal(text.tokens, read(family, ["a cup"]).tokens[0])
 
 
 def test_latents_that_are_not_finite_name_the_picture_and_are_not_kept(
@@ -287,15 +287,15 @@ def made(data: Path, family: Family, store: Store) -> batches.Batches:
     loaded = short(data, family.base, data__resolution=64, data__crop="random", data__flip=True)
     plan = planning.settle(loaded)
     latents = cache.encode_images(store, family, batches.wanted(plan), CPU, lambda _: None)
-    texts = cache.encode_texts(store, family, batches.captions(plan), lambda _: None)
-    return batches.Batches(plan, family, latents, texts, CPU)
+    texts = cache.encode_texts(store, family, "text_encoder", batches.captions(plan), lambda _: None)
+    return batches.Batches(plan, family, latents, cache.Captions(family, {"text_encoder": texts}, CPU))
 
 
 def test_each_visit_draws_afresh_from_the_distribution(made: batches.Batches) -> None:
     """Two visits differ; over many visits mean and spread tend to what is cached."""
     spread = {key: Moments(m.mean, torch.full_like(m.logvar, -2.0)) for key, m in made.latents.items()}
     one = {key: Moments(torch.ones_like(m.mean), m.logvar) for key, m in spread.items()}
-    visits = batches.Batches(made.plan, made.family, one, made.texts, CPU)
+    visits = batches.Batches(made.plan, made.family, one, made.texts)
     seen = torch.stack([visits.train(Micro(0, (View(0, visit),))).latents[0] for visit in range(400)])
     assert not torch.equal(seen[0], seen[1])
     scale = made.family.latents(Moments(torch.ones(1), torch.zeros(1)), torch.zeros(1)).item()
@@ -309,7 +309,7 @@ def test_crops_and_flips_are_drawn_at_each_visit(made: batches.Batches, monkeypa
     marked = {key: Moments(torch.full_like(m.mean, float(i)), torch.full_like(m.logvar, -80.0))
               for i, (key, m) in enumerate(made.latents.items())}  # fmt: skip
     keys = list(marked)
-    visits = batches.Batches(made.plan, made.family, marked, made.texts, CPU)
+    visits = batches.Batches(made.plan, made.family, marked, made.texts)
     scale = made.family.latents(Moments(torch.ones(1), torch.zeros(1)), torch.zeros(1)).item()
     name = made.plan.train.placed[0].example.name
     drawn = [keys[round(visits.train(Micro(0, (View(0, v),))).latents.mean().item() / scale)] for v in range(100)]

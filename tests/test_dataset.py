@@ -12,7 +12,7 @@ import typer
 from nasty_folder import build, cut_out, encoded, picture, turned, write_jsonl
 from typer.testing import CliRunner, Result
 
-from finetune import batches, dataset, images, plan, recipe
+from finetune import batches, cache, dataset, images, plan, recipe
 from finetune.captions import TABLE, TABLES, fill, inject, without_trigger
 from finetune.cli import data
 from finetune.errors import DataError, RunError
@@ -297,11 +297,11 @@ def test_what_a_self_prior_preserves_keeps_the_class_word(photos: Path, tmp_path
     )
     settled = plan.settle(recipe.load(tmp_path / "recipe.toml", ["data.caption_dropout=0"]))
     assert set(batches.captions(settled)) == {"", "a photo of zwx mug", "a photo of mug"}
-    family = SimpleNamespace(latents=lambda _, noise: noise, process=SimpleNamespace(rows=lambda levels: levels))
+    family = SimpleNamespace(latents=lambda _, noise: noise, process=SimpleNamespace(drawn=lambda levels, _: levels))
     moments = dict.fromkeys(
         [(w.example.name, w.crop) for w in batches.wanted(settled)], Moments(*torch.zeros(2, 4, 8, 8))
     )
-    maker = batches.Batches(settled, family, moments, {}, torch.device("cpu"))  # type: ignore[arg-type]
+    maker = batches.Batches(settled, family, moments, cache.Captions(family, {}, torch.device("cpu")))  # type: ignore[arg-type]
     batch = maker.train(settled.train.schedule.micro(0))
     assert {(*batch.captions, *batch.preserve)} == {("a photo of zwx mug", "a photo of mug")}
 

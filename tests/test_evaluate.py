@@ -9,7 +9,8 @@ from test_trainer import BOTH, SQUARE, WIDE, Bench, bench, pictures
 from torch import nn
 from torch.testing import assert_close
 
-from finetune import adapters, evaluate, families
+from finetune import adapters, cache, evaluate, families
+from finetune.families.base import components
 from finetune.lora import delta
 
 
@@ -25,7 +26,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 def losses(b: Bench, captions: list[str] | None = None) -> evaluate.Losses:
-    return evaluate.losses(b.family, b.plan.train.placed, b.latents, b.machine.device, b.machine.autocast, captions)
+    return evaluate.losses(b.plan.train.placed, b.latents, b.captions, b.machine.autocast, captions)
 
 
 def test_losses_are_bit_for_bit_the_same_whenever_they_are_asked(trained: Bench) -> None:
@@ -43,26 +44,26 @@ def test_losses_are_bit_for_bit_the_same_whenever_they_are_asked(trained: Bench)
 def test_the_noise_of_an_image_does_not_depend_on_the_others(trained: Bench) -> None:
     """One more held-out image moves no other's loss."""
     placed = trained.plan.train.placed
-    args = (trained.latents, trained.machine.device, trained.machine.autocast)
-    alone = [evaluate.losses(trained.family, [p], *args).mean for p in placed]
+    args = (trained.latents, trained.captions, trained.machine.autocast)
+    alone = [evaluate.losses([p], *args).mean for p in placed]
     assert losses(trained).mean == pytest.approx(sum(alone) / len(alone), rel=1e-5)
-    reverse = evaluate.losses(trained.family, placed[::-1], *args)
+    reverse = evaluate.losses(placed[::-1], *args)
     assert reverse.mean == pytest.approx(losses(trained).mean, rel=1e-6)
 
 
 def test_evaluation_leaves_modes_weights_and_gradients_alone(trained: Bench) -> None:
-    components = trained.family.components
-    modes = [m.training for c in components.values() for m in c.modules()]
-    weights = {n: t.clone() for c in components.values() for n, t in c.state_dict().items()}
+    parts = components(trained.family)
+    modes = [m.training for c in parts.values() for m in c.modules()]
+    weights = {n: t.clone() for c in parts.values() for n, t in c.state_dict().items()}
     losses(trained)
-    evaluate.output_change(trained.family, ["a"], (4, 16, 16), trained.machine.device, trained.machine.autocast)
-    assert [m.training for c in components.values() for m in c.modules()] == modes and True in modes
-    assert_close({n: t for c in components.values() for n, t in c.state_dict().items()}, weights, rtol=0, atol=0)
-    assert all(p.grad is None for c in components.values() for p in c.parameters())
+    evaluate.output_change(["a"], (4, 16, 16), trained.captions, trained.machine.autocast)
+    assert [m.training for c in parts.values() for m in c.modules()] == modes and True in modes
+    assert_close({n: t for c in parts.values() for n, t in c.state_dict().items()}, weights, rtol=0, atol=0)
+    assert all(p.grad is None for c in parts.values() for p in c.parameters())
 
 
 def test_quiet_gives_each_module_its_own_mode_back_even_after_an_error(trained: Bench) -> None:
-    unet = trained.family.components["unet"]
+    unet = components(trained.family)["unet"]
     first = next(m for m in unet.modules() if isinstance(m, nn.Dropout))
     first.eval()
     before = [m.training for m in unet.modules()]
@@ -80,7 +81,7 @@ def test_captions_are_used(trained: Bench) -> None:
 
 
 def test_the_relative_change_is_that_of_the_dense_weights(trained: Bench) -> None:
-    live, before = adapters.read(trained.family.components), adapters.base_weights(trained.family.components)
+    live, before = adapters.read(components(trained.family)), adapters.base_weights(components(trained.family))
     moved = torch.cat([delta(change).double().flatten() for change in live.values()])
     whole = torch.cat([before[name].detach().double().flatten() for name in live])
     assert evaluate.relative_change(before, live) == pytest.approx(float(moved.norm() / whole.norm()), rel=1e-5)
@@ -94,21 +95,22 @@ def test_the_distance_of_two_bases_is_relative() -> None:
 
 
 def test_the_output_change_is_that_of_the_prediction_and_zero_without_one(trained: Bench) -> None:
-    args = (["a", "b"], (4, 16, 16), trained.machine.device, trained.machine.autocast)
-    first = evaluate.output_change(trained.family, *args)
-    assert first == evaluate.output_change(trained.family, *args) > evaluate.NO_EFFECT
+    args = (["a", "b"], (4, 16, 16))
+    first = evaluate.output_change(*args, trained.captions, trained.machine.autocast)
+    assert first == evaluate.output_change(*args, trained.captions, trained.machine.autocast) > evaluate.NO_EFFECT
     base = families.load(trained.plan.recipe.base)
-    assert evaluate.output_change(base, *args) == 0.0
+    untrained = cache.Captions(base, {}, trained.machine.device)
+    assert evaluate.output_change(*args, untrained, trained.machine.autocast) == 0.0
 
 
 def test_an_untrained_adapter_is_seen_to_have_learnt_nothing(trained: Bench, tmp_path: Path) -> None:
     b = bench(trained.plan.recipe.base, pictures(tmp_path / "data", [SQUARE] * 2), adapter__components=BOTH)
-    args = (b.plan.train.placed, b.latents, b.machine.device, b.machine.autocast)
-    found = evaluate.learnt(b.family, *args)
+    args = (b.plan.train.placed, b.latents, b.captions, b.machine.autocast)
+    found = evaluate.learnt(*args)
     assert found.gain == 0.0 and found.adapted == found.base and found.doubts()
-    live, before = adapters.read(b.family.components), adapters.base_weights(b.family.components)
+    live, before = adapters.read(components(b.family)), adapters.base_weights(components(b.family))
     assert evaluate.relative_change(before, live) == 0.0 < evaluate.NO_EFFECT
     b.grow(0.3)  # and one that does something, as such; the base is still the measure
-    other = evaluate.learnt(b.family, *args)
+    other = evaluate.learnt(*args)
     assert other.base == found.base and other.adapted == losses(b).mean != found.adapted
     assert other.gain == pytest.approx(1 - other.adapted / other.base)

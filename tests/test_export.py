@@ -24,13 +24,16 @@ from finetune import families, layouts, metadata, weights
 from finetune.cli import files
 from finetune.errors import BaseError, FinetuneError, RunError, VerifyError
 from finetune.export import base_sites, convert, export, inspect, verify
-from finetune.lora import Lora, Modules, kohya_name, live_name
+from finetune.families.base import components
+from finetune.families.sd import StableDiffusion
+from finetune.lora import Lora, Modules, live_name
 from finetune.metadata import About
 
 torch.set_num_threads(1)
 
 ABOUT = About(
-    variant="sd1", prediction="epsilon", resolution=64, base="org/tiny", base_fingerprint="ab" * 32, trigger="sks",
+    family="sd", line="Stable Diffusion 1.x", base_version="sd_v1", architecture="stable-diffusion-v1",
+    prediction="epsilon", resolution=64, base="org/tiny", base_fingerprint="ab" * 32, trigger="sks",
     title="A mug", license="cc0-1.0", description="One mug",
     recipe='base = "pocket"\n[data]\npath = "example:product"\n',
     steps=10, dataset_fingerprint="cd" * 32, dataset_images=6, dataset_license="CC0",
@@ -150,8 +153,9 @@ def test_the_metadata_is_what_readers_look_for(file: Path, modules: Modules) -> 
 def test_the_base_is_named_in_kohyas_and_modelspecs_words(
     variant: str, prediction: str, version: str, architecture: str
 ) -> None:
-    about = replace(ABOUT, variant=variant, prediction=prediction)
-    assert (metadata.base_version(about), metadata.architecture(about)) == (version, architecture)
+    facts = families.detect("pocket")._replace(variant=variant, prediction=prediction)
+    told = metadata.build(About.of(facts), {"unet.x": Lora(torch.ones(1, 2), torch.ones(2, 1), 1.0)}, "x", {})
+    assert (told["ss_base_model_version"], told["modelspec.architecture"]) == (version, architecture)
 
 
 def test_nothing_written_names_this_machine_or_its_user(tmp_path: Path, base: str, modules: Modules) -> None:
@@ -190,7 +194,7 @@ def test_the_header_of_a_full_size_adapter_stays_under_1_mib() -> None:
     """SD 1.5 with every linear layer and convolution as a target, names at their longest."""
     name = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.{}"
     modules = {name.format(n): Lora(torch.ones(1, 1), torch.ones(1, 1), 0.3) for n in range(380)}
-    tensors = layouts.universal(modules, torch.float32)
+    tensors = layouts.universal(modules, torch.float32, "sd")
     about = replace(ABOUT, recipe="x" * 5000)
     told = metadata.build(about, modules, NAME, tensors)
     header = json.dumps({k: {"dtype": "F32", "shape": [1280, 1280], "data_offsets": [10**9, 10**9]} for k in tensors})
@@ -258,7 +262,7 @@ def test_the_effect_is_the_share_by_which_the_weights_change(file: Path, base: s
     effect = next(e for e in verify(file, base).effects if e.component == "unet")
     names = [n for n in modules if n.startswith("unet.")]
     moved = sum(float(dense(modules)[n].square().sum()) for n in names)
-    whole = sum(float(family.components["unet"].get_submodule(n[5:]).weight.double().square().sum()) for n in names)
+    whole = sum(float(components(family)["unet"].get_submodule(n[5:]).weight.double().square().sum()) for n in names)
     assert effect.weight == pytest.approx((moved / whole) ** 0.5, rel=1e-5)
 
 
@@ -443,7 +447,7 @@ def test_inspect_tells_all_without_a_base(file: Path, modules: Modules) -> None:
 def test_inspect_shows_a_strangers_kohya_names_as_they_are(tmp_path: Path, modules: Modules) -> None:
     save_file(kohya_file(modules), tmp_path / "a.safetensors")
     found = inspect(tmp_path / "a.safetensors")
-    assert {part.module for part in found.modules} == {kohya_name(name) for name in modules}
+    assert {part.module for part in found.modules} == {StableDiffusion.kohya_name(name) for name in modules}
     assert set(found.components) == {"unet", "text_encoder"} and found.trigger == ""
 
 

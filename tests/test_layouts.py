@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from finetune import layouts, weights
 from finetune.errors import BaseError, VerifyError
-from finetune.lora import Lora, Modules, canonical_name, delta, kohya_name, live_name, norm, sites
+from finetune.families.sd import StableDiffusion
+from finetune.lora import Lora, Modules, canonical_name, delta, live_name, norm, sites
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings(
@@ -169,7 +170,7 @@ def test_every_reader_of_the_universal_file_applies_what_was_trained(
 ) -> None:
     modules = trained(base.places, components, case)
     file = tmp_path / "a.safetensors"
-    weights.write(layouts.universal(modules, torch.float32), file, {})
+    weights.write(layouts.universal(modules, torch.float32, "sd"), file, {})
     for reader in (plain_kohya, lycoris, stock_diffusers):
         wanted = dense(modules)
         if reader is stock_diffusers and Version(version("diffusers")) < Version("0.42"):
@@ -202,15 +203,15 @@ def test_stock_diffusers_reads_the_diffusers_file(base: Base, tmp_path: Path, co
 def test_text_encoder_targets_that_break_diffusers_are_completed(base: Base, tmp_path: Path, targets: str) -> None:
     names = [n for n in base.places if re.fullmatch(rf"text_encoder\..*layers\.1\..*({targets})", n)]
     modules = {n: random_lora(base.places[n], 3, 0.5, i) for i, n in enumerate(names)}
-    for tensors in (layouts.universal, layouts.diffusers):
-        weights.write(tensors(modules, torch.float32), tmp_path / "a.safetensors", {})
+    for tensors in (layouts.universal(modules, torch.float32, "sd"), layouts.diffusers(modules, torch.float32)):
+        weights.write(tensors, tmp_path / "a.safetensors", {})
         assert_same(stock_diffusers(base, tmp_path / "a.safetensors"), dense(modules))
 
 
 def test_half_precision_files_stay_within_their_rounding(base: Base, tmp_path: Path) -> None:
     modules = trained(base.places, "both", "mixed ranks and alphas")
     for dtype, tolerance in ((torch.float16, 1e-3), (torch.bfloat16, 8e-3)):
-        weights.write(layouts.universal(modules, dtype), tmp_path / "a.safetensors", {})
+        weights.write(layouts.universal(modules, dtype, "sd"), tmp_path / "a.safetensors", {})
         assert_same(plain_kohya(base, tmp_path / "a.safetensors"), dense(modules), tolerance)
         alphas = [t for k, t in load_file(tmp_path / "a.safetensors").items() if k.endswith(".alpha")]
         assert all(alpha.dtype == torch.float32 for alpha in alphas)
@@ -218,13 +219,13 @@ def test_half_precision_files_stay_within_their_rounding(base: Base, tmp_path: P
 
 def test_an_alpha_of_257_survives_bfloat16() -> None:
     lora = Lora(torch.ones(257, 4), torch.ones(4, 257), 1.0)
-    assert layouts.universal({"unet.x.to_q": lora}, torch.bfloat16)["lora_unet_x_to_q.alpha"].item() == 257
+    assert layouts.universal({"unet.x.to_q": lora}, torch.bfloat16, "sd")["lora_unet_x_to_q.alpha"].item() == 257
 
 
 def test_a_change_too_large_for_float16_is_refused_by_name() -> None:
     lora = Lora(torch.ones(1, 4), torch.full((4, 1), 1e5), 1.0)
     with pytest.raises(VerifyError, match=r"unet\.x\.to_q.*float16"):
-        layouts.universal({"unet.x.to_q": lora}, torch.float16)
+        layouts.universal({"unet.x.to_q": lora}, torch.float16, "sd")
 
 
 # -- what is written --------------------------------------------------------------------------------------------------
@@ -277,7 +278,7 @@ GOLDEN_KEYS = {
 
 def test_the_universal_keys_are_these(base: Base) -> None:
     modules = {n: random_lora(base.places[n], 2 + i, 0.5, i) for i, n in enumerate(GOLDEN[base.variant])}
-    tensors = layouts.universal(modules, torch.float16)
+    tensors = layouts.universal(modules, torch.float16, "sd")
     suffixes = ("alpha", "lora_down.weight", "lora_up.weight")
     assert sorted(tensors) == sorted(f"{key}.{s}" for key in GOLDEN_KEYS[base.variant] for s in suffixes)
     rank = 1 + len(modules)
@@ -291,7 +292,7 @@ def test_names_go_from_memory_to_file_and_back(base: Base) -> None:
         for name in (n for n in base.places if n.startswith(f"{component}.")):
             assert live_name(name, paths) in paths
             assert canonical_name(component, live_name(name, paths)) == name
-    assert len({kohya_name(n) for n in base.places}) == len(base.places)
+    assert len({StableDiffusion.kohya_name(n) for n in base.places}) == len(base.places)
 
 
 def test_the_norm_is_that_of_the_dense_change(base: Base) -> None:
@@ -306,7 +307,7 @@ def kohya_file(modules: Modules, prefix: str = "lora_te_") -> dict[str, Tensor]:
     """As kohya's trainer writes it: true ranks, true alphas."""
     tensors = {}
     for name, lora in modules.items():
-        key = kohya_name(name).replace("lora_te_", prefix)
+        key = StableDiffusion.kohya_name(name).replace("lora_te_", prefix)
         tensors |= {f"{key}.lora_down.weight": lora.down, f"{key}.lora_up.weight": lora.up}
         tensors[f"{key}.alpha"] = torch.tensor(lora.scale * lora.rank)
     return tensors
@@ -402,7 +403,7 @@ def test_a_tucker_convolution_is_read_exactly(tmp_path: Path) -> None:
 def test_the_order_of_keys_changes_nothing(base: Base, tmp_path: Path) -> None:
     tensors = kohya_file(trained(base.places, "both", "mixed ranks and alphas"))
     orders = [sorted(tensors), sorted(tensors, reverse=True), sorted(tensors, key=lambda k: hash((k, 1)))]
-    found = [layouts._parse({k: tensors[k] for k in order}, {}, base.places, {}) for order in orders]
+    found = [layouts._parse({k: tensors[k] for k in order}, {}, base.places, "sd", {}) for order in orders]
     for other in found[1:]:
         assert other._replace(modules={}) == found[0]._replace(modules={})
         assert all(torch.equal(delta(other.modules[n]), delta(m)) for n, m in found[0].modules.items())

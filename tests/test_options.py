@@ -17,7 +17,7 @@ from finetune import adapters, batches, families, pictures, recipe, run, trainer
 from finetune import plan as planning
 from finetune.errors import FinetuneError, TrainError
 from finetune.events import Event, Sampled, Saved, Validated
-from finetune.families.base import Family, Moments
+from finetune.families.base import Family, Moments, components
 from finetune.plan import Plan
 from finetune.trainer import State
 
@@ -101,7 +101,7 @@ def how_the_model_is_set_up(place: Place, sets: list[str]) -> object:
         patch.setattr(torch, "compile", lambda module, **_: compiled.append(module) or module)
         family = place.begin(place.plan([*sets, FEW]))[0]
     return len(compiled), [
-        bool(getattr(m, "gradient_checkpointing", False)) for m in family.components["unet"].modules()
+        bool(getattr(m, "gradient_checkpointing", False)) for m in components(family)["unet"].modules()
     ]
 
 
@@ -131,7 +131,7 @@ def after_how_many_bad_steps_it_stops(place: Place, sets: list[str]) -> object:
     plan = place.plan([*sets, FEW])
     family, machine, made, state = place.begin(plan)
     spoilt = {k: Moments(m.mean * torch.nan, m.logvar) for k, m in made.latents.items()}
-    bad = batches.Batches(plan, family, spoilt, made.batches.texts, machine.device)
+    bad = batches.Batches(plan, family, spoilt, made.captions)
     with pytest.raises(TrainError):
         list(trainer.train(family, state, plan, bad, machine.ranks, machine.autocast))
     return state.step
@@ -156,8 +156,9 @@ def what_is_written(place: Place, sets: list[str]) -> object:
     plan = place.plan([*sets, FEW, "adapter.rank=1"])
     out = place.root / f"made-{len(list(place.root.glob('made-*')))}"
     family = place.family(plan)
-    adapters.attach(family.components, family.presets, plan.recipe.adapter, "unet", 0)
-    modules = {n: m._replace(up=m.up + 0.01) for n, m in adapters.read(family.components).items()}
+    trained = {n: family.parts[n] for n in adapters.component_names(plan.recipe.adapter, "unet")}
+    adapters.attach(trained, family.presets, plan.recipe.adapter, 0)
+    modules = {n: m._replace(up=m.up + 0.01) for n, m in adapters.read(components(family)).items()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "verify", lambda *_: run.Report.__new__(run.Report))
         patch.setattr(run, "_refuse", lambda *_: None)

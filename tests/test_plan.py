@@ -16,6 +16,7 @@ from finetune import adapters, dataset, families, optimizers, recipe, run
 from finetune import plan as planning
 from finetune.cli import plan_view
 from finetune.errors import BaseError, DataError, RecipeError
+from finetune.families.base import components
 from finetune.plan import Component, Plan
 from finetune.preflight import Measured
 
@@ -182,9 +183,10 @@ def test_bytes_are_those_of_the_real_objects(variant, sets, bases, photos):
     rows = {row.name: row for row in planning.components(plan)}
     config = plan.recipe
     family = families.load(config.base, run.DTYPES[config.train.precision])
-    assert rows.keys() == family.components.keys()
-    total = {n: sum(p.numel() for p in m.parameters()) for n, m in family.components.items()}
-    trainable = adapters.attach(family.components, family.presets, config.adapter, family.denoiser_name, 0)
+    assert rows.keys() == components(family).keys()
+    total = {n: sum(p.numel() for p in m.parameters()) for n, m in components(family).items()}
+    trained = {n: family.parts[n] for n in adapters.component_names(config.adapter, family.denoiser_name)}
+    trainable = adapters.attach(trained, family.presets, config.adapter, 0)
     rates = optimizers.rates(config.optimizer, list(trainable))
     groups = [(c, list(p.values()), rates[c]) for c, p in trainable.items()]
     optimizer = optimizers.build(config.optimizer, groups)
@@ -192,7 +194,7 @@ def test_bytes_are_those_of_the_real_objects(variant, sets, bases, photos):
         for p in parameters:
             p.grad = torch.ones_like(p)
     optimizer.step()
-    for name, module in family.components.items():
+    for name, module in components(family).items():
         mine, row = trainable.get(name, {}), rows[name]
         assert row.parameters == total[name]
         assert row.trainable == sum(p.numel() for p in mine.values())

@@ -191,8 +191,8 @@ NASTY = {
     "settings of a part that is not trained": Nasty(
         SOUND + '[adapter]\ntext_encoder_targets = "all"\n[optimizer]\ntext_encoder_learning_rate = 1e-5',
         [
-            ("adapter.text_encoder_targets: has no effect without the text encoder",),
-            ("optimizer.text_encoder_learning_rate: has no effect without the text encoder",),
+            ("adapter.text_encoder_targets: has no effect without a text encoder",),
+            ("optimizer.text_encoder_learning_rate: has no effect without a text encoder",),
         ],
     ),
     "targets of a denoiser that is not trained": Nasty(

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from finetune import adapters, dataset, evaluate, families, plan, recipe, run, shipped, weights
 from finetune.events import Event, Note, Stepped
 from finetune.families import checkpoints
+from finetune.families.base import components
 
 pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute:UserWarning")
 SHIPPED = sorted(p.stem for p in shipped.RECIPES.glob("*.toml"))
@@ -107,7 +108,7 @@ def test_the_recipe_of_the_pocket_base_trains_all_of_it_and_gives_its_running_me
     assert {name.partition(".")[0] for name in mean} == {"unet", "text_encoder"}
     for name, tensor in mean.items():
         component, _, rest = name.partition(".")
-        torch.testing.assert_close(again.components[component].state_dict()[rest], tensor, rtol=0, atol=0)
+        torch.testing.assert_close(components(again)[component].state_dict()[rest], tensor, rtol=0, atol=0)
 
 
 def _peaks(shown: plan.Plan, trained: set[str]) -> dict[str, float]:
@@ -154,7 +155,8 @@ def test_a_shipped_recipe_finds_its_targets_in_the_published_base(name):
     found, family = recipe.load(Path(name)).recipe, families.family_class("sd")
     modules = family.skeleton(str(checkpoints.CONFIGS / variant), None)
     assert sum(p.numel() for p in modules["unet"].parameters()) == {"sd1": 859_520_964, "sd2": 865_910_724}[variant]
-    trainable = adapters.attach(modules, family.presets, found.adapter, "unet", 0)
+    trained = {n: modules[n] for n in adapters.component_names(found.adapter, "unet")}
+    trainable = adapters.attach(trained, family.presets, found.adapter, 0)
     assert trainable.keys() == {"unet", "text_encoder"} if name == "sd15-product" else {"unet"}
     numbers = [p.numel() for p in trainable[component].values()]
     assert count is None or sum(numbers) == count

@@ -28,7 +28,7 @@ from finetune.batches import Batches
 from finetune.cli import app, training_view
 from finetune.errors import DataError, FinetuneError, Interrupted, MemoryShortage, RunError, TrainError
 from finetune.events import Event, Note, Sampled, Stage, Stepped, Validated
-from finetune.families.base import Family, Moments
+from finetune.families.base import Family, Moments, components
 from finetune.families.sd import StableDiffusion
 from finetune.plan import Plan
 from finetune.recipe import Adapter, Loaded
@@ -512,7 +512,7 @@ def test_the_pre_flight_leaves_the_state_bit_for_bit_as_it_was(
 
 
 def training_flags(family: Family) -> list[tuple[bool, bool, torch.dtype]]:
-    return [(m.training, p.requires_grad, p.dtype) for c in family.components.values() for m in c.modules()
+    return [(m.training, p.requires_grad, p.dtype) for c in components(family).values() for m in c.modules()
             for p in m.parameters(recurse=False)]  # fmt: skip
 
 

@@ -12,7 +12,8 @@ from PIL import Image, ImageFont
 
 from finetune import cli, families, layouts, lora, sampler, shipped, weights
 from finetune.errors import VerifyError
-from finetune.families.sd import SCHEDULERS
+from finetune.families.base import components
+from finetune.families.unet import SCHEDULERS
 from finetune.lora import Lora, Modules
 from finetune.sampler import Shot, Worn
 
@@ -66,7 +67,7 @@ def adapter(seed: int, rank: int = 2) -> Modules:
 def files(tmp_path_factory) -> list[Path]:
     folder = tmp_path_factory.mktemp("adapters")
     for seed in (1, 2):
-        weights.write(layouts.universal(adapter(seed), torch.float32), folder / f"{seed}.safetensors", {})
+        weights.write(layouts.universal(adapter(seed), torch.float32, "sd"), folder / f"{seed}.safetensors", {})
     return sorted(folder.glob("*.safetensors"))
 
 
@@ -101,15 +102,15 @@ def test_the_same_shot_is_the_same_picture_and_each_of_its_settings_matters():
 def test_rendering_leaves_modules_and_random_state_as_they_were(tiny):
     family = families.load(tiny)
     pipeline = family.pipeline()
-    family.components["unet"].train()
-    before = [(n, m.training) for c in family.components.values() for n, m in c.named_modules()]
-    dtypes = [p.dtype for c in family.components.values() for p in c.parameters()]
+    components(family)["unet"].train()
+    before = [(n, m.training) for c in components(family).values() for n, m in c.named_modules()]
+    dtypes = [p.dtype for c in components(family).values() for p in c.parameters()]
     torch.manual_seed(5)
     state = torch.random.get_rng_state()
     sampler.render(family, pipeline, Shot("a cup", 1, "", 1, 1.0, 64, 64), CPU, nullcontext)
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert [(n, m.training) for c in family.components.values() for n, m in c.named_modules()] == before
-    assert [p.dtype for c in family.components.values() for p in c.parameters()] == dtypes
+    assert [(n, m.training) for c in components(family).values() for n, m in c.named_modules()] == before
+    assert [p.dtype for c in components(family).values() for p in c.parameters()] == dtypes
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
@@ -128,8 +129,8 @@ def test_every_scheduler_makes_a_picture_with_the_bases_own_prediction(name, tin
 def change(family, name: str) -> torch.Tensor:
     """What the live adapters add to the output of a linear module, as a weight: W x for each unit x."""
     component = name.partition(".")[0]
-    module = family.components[component].get_submodule(
-        lora.live_name(name, dict(family.components[component].named_modules()))
+    module = components(family)[component].get_submodule(
+        lora.live_name(name, dict(components(family)[component].named_modules()))
     )
     units = torch.eye(module.in_features)
     with torch.no_grad():
@@ -166,12 +167,12 @@ def test_merged_is_live_and_leaves_no_adapter_behind(tiny, files):
     assert abs(drawn(tiny, worn) - drawn(tiny, worn, merged=True)).max() <= 1
     family, untouched = families.load(tiny), families.load(tiny)
     sampler.wear(family, family.pipeline(), worn, True)
-    assert not [n for c in family.components.values() for n, _ in c.named_parameters() if "lora" in n]
+    assert not [n for c in components(family).values() for n, _ in c.named_parameters() if "lora" in n]
     for name in adapter(1):
         component, _, path = name.partition(".")
-        path = lora.live_name(name, dict(untouched.components[component].named_modules()))
-        moved = (family.components[component].get_submodule(path).weight
-                 - untouched.components[component].get_submodule(path).weight)  # fmt: skip
+        path = lora.live_name(name, dict(untouched.parts[component].named_modules()))
+        moved = (components(family)[component].get_submodule(path).weight
+                 - untouched.parts[component].get_submodule(path).weight)  # fmt: skip
         expected = 0.7 * lora.delta(adapter(1)[name]) - 0.4 * lora.delta(adapter(2)[name])
         torch.testing.assert_close(moved, expected, rtol=1e-4, atol=1e-5)
 

@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.testing import assert_close
 
-from finetune import evaluate, families, recipe, run, trainer
+from finetune import cache, evaluate, recipe, run, trainer
 from finetune import plan as planning
 from finetune.batches import Batch, Batches
 from finetune.errors import TrainError
-from finetune.families.base import Family
+from finetune.families.base import Family, components
 from finetune.recipe import Loaded, Recipe
 from finetune.trainer import Ranks, State, Step
 
@@ -36,6 +36,7 @@ class Bench(NamedTuple):
     batches: Batches
     machine: run.Machine
     latents: evaluate.Latents
+    captions: cache.Captions
 
     def train(self, until: int | None = None) -> list[Step]:
         plan = self.plan if until is None else shorter(self.plan, until)
@@ -70,9 +71,9 @@ def bench(base: str | Path, data: str | Path, world: int = 1, **changes: object)
     """The run's own procedure up to its loop; changes are recipe values: train__steps=3."""
     plan = settled(base, data, world, **changes)
     machine = run.open_machine(plan.recipe.train.precision)
-    family = families.load(plan.recipe.base, run.DTYPES[plan.recipe.train.precision], plan.facts)
+    family = run.open_base(plan)
     made = run.encode(plan, family, machine, lambda _: None)
-    return Bench(plan, family, run.attach(plan, family, machine), made.batches, machine, made.latents)
+    return Bench(plan, family, run.attach(plan, family, machine), made.batches, machine, made.latents, made.captions)
 
 
 def settled(base: str | Path, data: str | Path, world: int = 1, **changes: object) -> planning.Plan:
@@ -124,9 +125,9 @@ BOTH = ("denoiser", "text_encoder")
 
 def test_steps_are_numbered_and_only_trained_weights_change(sd15: Path, data: Path) -> None:
     b = bench(sd15, data, adapter__components=BOTH)
-    before = {c: {n: t.clone() for n, t in m.state_dict().items()} for c, m in b.family.components.items()}
+    before = {c: {n: t.clone() for n, t in m.state_dict().items()} for c, m in components(b.family).items()}
     assert [s.number for s in b.train()] == [1, 2, 3] and b.state.step == 3
-    for component, module in b.family.components.items():
+    for component, module in components(b.family).items():
         for name, tensor in module.state_dict().items():
             assert torch.equal(tensor, before[component][name]) != ("lora_" in name), (component, name)
 
@@ -151,7 +152,7 @@ def test_the_loss_falls_on_one_picture(sd15: Path, tmp_path: Path) -> None:
     """The base is random, so predicting the noise of one picture has much to learn."""
     b = bench(sd15, pictures(tmp_path / "one", [SQUARE]), train__batch=2, train__steps=6,
               adapter__targets="all", optimizer__learning_rate=1e-2)  # fmt: skip
-    args = (b.family, b.plan.train.placed, b.latents, b.machine.device, b.machine.autocast)
+    args = (b.plan.train.placed, b.latents, b.captions, b.machine.autocast)
     before = evaluate.losses(*args).mean
     b.train()
     assert evaluate.losses(*args).mean < 0.9 * before
@@ -170,7 +171,7 @@ class Poisoned(Batches):
 
 
 def poisoned(b: Bench, *bad: int) -> Bench:
-    made = Poisoned(b.plan, b.family, b.latents, b.batches.texts, b.machine.device)
+    made = Poisoned(b.plan, b.family, b.latents, b.captions)
     made.bad = frozenset(bad)
     return b._replace(batches=made)
 
@@ -205,7 +206,7 @@ def test_gradient_checkpointing_changes_no_gradient(sd15: Path, data: Path, comp
         b = bench(sd15, data, train__gradient_checkpointing=on, train__batch=2, adapter__components=components)
         b.grow()
         found.append(b.gradients())
-        assert any(getattr(m, "gradient_checkpointing", False) for m in b.family.components["unet"].modules()) == on
+        assert any(getattr(m, "gradient_checkpointing", False) for m in b.family.parts["unet"].modules()) == on
     assert found[0].keys() == b.named().keys() == found[1].keys()
     assert all(g.any() for g in found[1].values())
     assert_close(found[0], found[1], rtol=1e-5, atol=1e-9)
@@ -216,7 +217,7 @@ def test_bf16_trains_on_the_cpu_with_the_base_in_bf16_and_the_adapter_in_fp32(sd
     steps = b.train()
     assert all(np.isfinite(s.loss) and not s.skipped for s in steps)
     assert {p.dtype for p in b.state.parameters} == {torch.float32}
-    for component in b.family.components.values():
+    for component in components(b.family).values():
         assert {p.dtype for p in component.parameters() if not p.requires_grad} == {torch.bfloat16}
     exact = bench(sd15, data, adapter__components=BOTH).train()
     assert_close([s.loss for s in steps], [s.loss for s in exact], rtol=2e-2, atol=0)

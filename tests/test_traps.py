@@ -19,7 +19,7 @@ from torch.testing import assert_close
 from finetune import adapters, cache, checkpoint, draws, export, families, images, shipped, trainer, verify
 from finetune.batches import Batch
 from finetune.errors import DataError, RecipeError
-from finetune.families.base import Family, Moments
+from finetune.families.base import Family, Moments, components, read
 from finetune.metadata import About
 from finetune.process import betas, discrete
 
@@ -60,7 +60,7 @@ def test_on_a_bf16_base_a_small_step_moves_grown_weights(sd15: Path, data: Path)
     """T1. bf16 weights near 0.05 lie 2.4e-4 apart: a step of 1e-4 would round to nothing."""
     b = bench(sd15, data, train__precision="bf16", train__steps=1, adapter__components=BOTH,
               optimizer__learning_rate=1e-4, optimizer__weight_decay=0.0, optimizer__epsilon=1e-20)  # fmt: skip
-    assert {p.dtype for p in b.family.components["unet"].parameters() if not p.requires_grad} == {torch.bfloat16}
+    assert {p.dtype for p in components(b.family)["unet"].parameters() if not p.requires_grad} == {torch.bfloat16}
     assert {p.dtype for p in b.state.parameters} == {torch.float32}
     b.grow(0.05)
     before = b.weights()
@@ -74,21 +74,21 @@ def test_alpha_over_rank_is_what_the_model_does_and_what_the_files_say(sd15: Pat
     """T15. At alpha != rank, live output = base + alpha / rank * up @ down = the exported file in stock diffusers."""
     b = bench(sd15, data, adapter__rank=4, adapter__alpha=1.0, adapter__components=BOTH, adapter__ranks={"to_q": 2})
     b.grow(0.2)
-    live = adapters.read(b.family.components)
+    live = adapters.read(components(b.family))
     assert {(change.rank, change.scale) for change in live.values()} == {(4, 0.25), (2, 0.25)}
     noise, t = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([500])
 
     def output(family: Family) -> Tensor:
         with torch.no_grad():
-            return family.predict(noise, t, family.encode_text(["a cup"]))
+            return family.predict(noise, t, read(family, ["a cup"]))
 
-    for component in b.family.components.values():
+    for component in components(b.family).values():
         component.eval()
     plain = families.load(str(sd15))
     with verify.applied(plain, live):
         assert_close(output(plain), output(b.family), rtol=0, atol=1e-5)
     assert not torch.allclose(output(plain), output(b.family), atol=1e-2)
-    about = About("sd1", "epsilon", 128)
+    about = About.of(b.plan.facts)
     file = export.export(live, tmp_path, "a", ("universal",), "float32", about).universal
     assert file is not None
     pipeline = plain.pipeline()
@@ -104,7 +104,7 @@ def test_the_share_lost_by_merging_into_half_precision_is_told_as_measured(
     """T17. The small change of short training: much of it is lost in bf16, none in fp32."""
     b = bench(sd15, data, optimizer__learning_rate=1e-3)
     b.train()
-    live = adapters.read(b.family.components)
+    live = adapters.read(components(b.family))
     lost = {}
     before = StableDiffusionPipeline.from_pretrained(sd15).unet.state_dict()
     for dtype in ("float32", "bfloat16"):
@@ -123,8 +123,8 @@ def test_the_share_lost_by_merging_into_half_precision_is_told_as_measured(
 
 def test_the_autoencoder_computes_in_fp32_whatever_the_precision(pocket: Family) -> None:
     """T7."""
-    assert {p.dtype for p in pocket.vae.parameters()} == {torch.float32}
-    assert {p.dtype for p in pocket.components["unet"].parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in pocket.parts["vae"].parameters()} == {torch.float32}
+    assert {p.dtype for p in pocket.parts["unet"].parameters()} == {torch.bfloat16}
     pixels = example_pixels()[:1]
     plain = pocket.encode_images(pixels)
     with torch.autocast("cpu", torch.bfloat16):
@@ -139,16 +139,16 @@ def test_the_autoencoder_computes_in_fp32_whatever_the_precision(pocket: Family)
 def test_latents_are_scaled_and_shifted_and_decoding_undoes_it(sd15: Path) -> None:
     """T7. Unit scale for the denoiser: (z - shift) * scale."""
     family = families.load(str(sd15))
-    scale = family.vae.config.scaling_factor
+    scale = family.parts["vae"].config.scaling_factor
     mean, noise = torch.randn(2, 2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     moments = Moments(mean, torch.full_like(mean, -1.0))
     drawn = mean + np.exp(-0.5) * noise
     assert_close(family.latents(moments, noise), drawn * scale)
     with torch.no_grad():
-        assert_close(family.decode_latents(family.latents(moments, noise)), family.vae.decode(drawn).sample)
-        family.vae.register_to_config(shift_factor=0.5)
+        assert_close(family.decode_latents(family.latents(moments, noise)), family.parts["vae"].decode(drawn).sample)
+        family.parts["vae"].register_to_config(shift_factor=0.5)
         assert_close(family.latents(moments, noise), (drawn - 0.5) * scale)
-        assert_close(family.decode_latents(family.latents(moments, noise)), family.vae.decode(drawn).sample)
+        assert_close(family.decode_latents(family.latents(moments, noise)), family.parts["vae"].decode(drawn).sample)
 
 
 def test_the_bundled_autoencoder_gives_back_the_example_pictures(pocket: Family) -> None:
@@ -201,8 +201,8 @@ def test_every_latent_keeps_its_caption_over_shuffled_epochs(sd15: Path, tmp_pat
             mine = b.family.latents(fresh[name], chance.latent_noise(tuple(fresh[name].mean.shape[1:]))[None])[0]
             assert_close(batch.latents[i], mine, rtol=0, atol=1e-5)
             assert_close(batch.noise[i], chance.noise(tuple(mine.shape)), rtol=0, atol=0)
-            assert batch.text is not None
-            assert_close(batch.text.tokens[i], b.family.encode_text([batch.captions[i]]).tokens[0], rtol=0, atol=1e-6)
+            own = read(b.family, [batch.captions[i]]).tokens[0]
+            assert_close(batch.text["text_encoder"].tokens[i], own, rtol=0, atol=1e-6)
     third = len(orders) // 3
     assert {*orders[:third]} == {*orders[third : 2 * third]} == {*orders[2 * third :]} == {*fresh}
     assert orders[:third] != orders[third : 2 * third] != orders[2 * third :]
@@ -211,8 +211,9 @@ def test_every_latent_keeps_its_caption_over_shuffled_epochs(sd15: Path, tmp_pat
 def test_a_dropped_caption_is_the_encoded_empty_caption(sd15: Path, data: Path) -> None:
     """With cached text, guidance still gets its unconditional samples."""
     b = bench(sd15, data, train__epochs=6, data__caption_dropout=0.3)
-    empty = b.family.encode_text([""]).tokens[0]
-    pairs = [(c, t) for batch, _ in shown(b) for c, t in zip(batch.captions, batch.text.tokens, strict=True)]
+    empty = read(b.family, [""]).tokens[0]
+    seen = [(batch.captions, batch.text["text_encoder"].tokens) for batch, _ in shown(b)]
+    pairs = [pair for captions, tokens in seen for pair in zip(captions, tokens, strict=True)]
     assert 0 < sum(not c for c, _ in pairs) < len(pairs)
     assert all(torch.allclose(t, empty, atol=1e-6) == (not c) for c, t in pairs)
 
@@ -289,9 +290,9 @@ def test_the_v_target_is_made_of_latents(sd21: Path, data: Path, monkeypatch: py
     velocity = DDPMScheduler.from_pretrained(sd21, subfolder="scheduler").get_velocity(
         batch.latents, batch.noise, batch.t
     )
-    monkeypatch.setattr(b.family, "predict", lambda noisy, t, text: velocity)
+    monkeypatch.setattr(b.family, "predict", lambda noisy, t, text, frames: velocity)
     assert float(trainer.objective(b.family, batch, b.plan.recipe)[0].detach().max()) < 1e-9
-    monkeypatch.setattr(b.family, "predict", lambda noisy, t, text: batch.noise)
+    monkeypatch.setattr(b.family, "predict", lambda noisy, t, text, frames: batch.noise)
     assert float(trainer.objective(b.family, batch, b.plan.recipe)[0].min()) > 1e-3
 
 
@@ -304,8 +305,8 @@ def test_the_loss_is_computed_in_fp32_under_bf16_autocast(
     assert batch.latents.dtype == batch.noise.dtype == torch.float32
     seen: list[Tensor] = []
 
-    def predict(noisy: Tensor, t: Tensor, text: Any) -> Tensor:
-        output = original(noisy, t, text)
+    def predict(noisy: Tensor, t: Tensor, text: Any, frames: Tensor) -> Tensor:
+        output = original(noisy, t, text, frames)
         seen.extend([noisy, output.detach()])
         return output
 
@@ -411,7 +412,7 @@ def test_self_preservation_asks_the_base_about_captions_without_the_trigger(sd15
     (batch,) = b.step()
     assert "sks" in batch.captions[0] and "sks" not in batch.preserve[0] and "thing" in batch.preserve[0]
     assert batch.preserve_text is not None
-    assert_close(batch.preserve_text.tokens, b.family.encode_text(batch.preserve).tokens, rtol=0, atol=1e-6)
+    assert_close(batch.preserve_text["text_encoder"].tokens, read(b.family, batch.preserve).tokens, rtol=0, atol=1e-6)
     assert b.train()[0].prior_loss == 0.0  # the adapter changes nothing yet
 
 
@@ -426,7 +427,7 @@ def test_only_trained_weights_have_gradients_and_are_clipped(sd15: Path, data: P
     bare = b.gradients()
     (step,) = b.train()
     trained = {id(p) for p in b.state.parameters}
-    for component in b.family.components.values():
+    for component in components(b.family).values():
         for name, parameter in component.named_parameters():
             assert parameter.requires_grad == (id(parameter) in trained) == ("lora_" in name)
             assert (parameter.grad is not None) == (id(parameter) in trained), name

@@ -19,7 +19,7 @@ def sample(
     negative: Annotated[str, typer.Option(help="What the picture should not show.")] = "",
     seed: Annotated[int, typer.Option(min=0, help="Of the first picture; each further one adds 1.")] = 0,
     steps: Annotated[int, typer.Option(min=1)] = 25,
-    guidance: Annotated[float, typer.Option(min=0, help="0 or 1: none.")] = 7.5,
+    guidance: Annotated[float | None, typer.Option(min=0, help="0 or 1: none. Default: the base's usual.")] = None,
     scheduler: Annotated[str, typer.Option(help="ddim, dpm++, euler, ...; default: the base's own.")] = "",
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT in px; default: the base's own.")] = "",
     count: Annotated[int, typer.Option(min=1, help="Pictures a prompt.")] = 1,

@@ -25,7 +25,7 @@ class Order(NamedTuple):
     negative: str
     seed: int
     steps: int
-    guidance: float
+    guidance: float | None
     scheduler: str
     size: str
     pictures: int
@@ -40,6 +40,7 @@ def sample(order: Order) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     family = families.load(order.base)
     width, height = _size(order.size, family.facts)
+    guidance = family.facts.guidance if order.guidance is None else order.guidance
     try:
         pipeline = family.pipeline(order.scheduler, order.safety)
     except KeyError as e:
@@ -47,9 +48,9 @@ def sample(order: Order) -> None:
             f"no scheduler {order.scheduler!r}", "one of ddim, ddpm, dpm++, euler, euler_a, heun, pndm, unipc"
         ) from e
     sampler.wear(family, pipeline, worn, order.merged)
-    family.to(device)
-    if pipeline.safety_checker is not None:
-        pipeline.safety_checker.to(device)
+    family.parts.to(device)
+    if checker := getattr(pipeline, "safety_checker", None):
+        checker.to(device)
     facts = {
         "base": shipped.public_name(order.base), "scheduler": type(pipeline.scheduler).__name__,
         "adapters": ", ".join(f"{w.path.name}:{w.weight:g} sha256 {_sha256(w.path)[:12]}" for w in worn),
@@ -60,7 +61,7 @@ def sample(order: Order) -> None:
     for i in track(range(order.pictures), "making pictures", console=console, disable=not console.is_terminal):
         row = []
         for n, prompt in enumerate(wanted):
-            shot = Shot(prompt, order.seed + i, order.negative, order.steps, order.guidance, width, height)
+            shot = Shot(prompt, order.seed + i, order.negative, order.steps, guidance, width, height)
             made = sampler.render(family, pipeline, shot, device, nullcontext)
             if made.blocked:
                 console.print(f"[yellow]the base's safety checker blanked {n:02d}-{shot.seed}.png[/]")

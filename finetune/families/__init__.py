@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     import torch
 
     from finetune.families.base import Facts, Family
+    from finetune.recipe import Objective
 
 FAMILIES = {
     "sd": "finetune.families.sd:StableDiffusion",
+    "sdxl": "finetune.families.sdxl:StableDiffusionXL",
 }
 
 
@@ -47,8 +49,11 @@ def detect(base: str) -> "Facts":
     )
 
 
-def load(base: str, dtype: "torch.dtype | None" = None, facts: "Facts | None" = None) -> "Family":
-    """The base, whole, on the CPU; dtype of denoiser and text encoder, float32 unless said; facts as detected.
+def load(
+    base: str, dtype: "torch.dtype | None" = None, facts: "Facts | None" = None, objective: "Objective | None" = None
+) -> "Family":
+    """The base, on the CPU; dtype of denoiser and text encoders, float32 unless said; facts as detected; the recipe's
+    word on how a flow's times are drawn and on the guidance that the denoiser is told.
 
     Raises:
         BaseError: as `detect`; or weights are missing, truncated or of the wrong shape.
@@ -56,7 +61,12 @@ def load(base: str, dtype: "torch.dtype | None" = None, facts: "Facts | None" = 
     import torch
 
     facts = facts or detect(base)
-    return family_class(facts.family).load(locate(base), facts, dtype or torch.float32)
+    family = family_class(facts.family).load(locate(base), facts, dtype or torch.float32)
+    if objective is not None:
+        density = None if objective.density == "auto" else objective.density
+        family.process = family.process.tuned(density, objective.logit_mean, objective.logit_deviation, objective.shift)
+        family.guidance = 1.0 if objective.guidance is None else objective.guidance
+    return family
 
 
 def locate(base: str) -> str:

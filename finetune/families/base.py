@@ -1,15 +1,16 @@
 """What a model family is: the facts and verbs that training, sampling and export ask of it.
 
-Shapes: b batch, H W pixels, h w latent cells, c latent channels, n tokens, d text width.
+Shapes: b batch, H W pixels, h w latent cells, c latent channels, n tokens, d text width, p pooled width.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
+from finetune.families.parts import Parts
 from finetune.process import Prediction, Process
 
 
@@ -21,7 +22,7 @@ class Facts(NamedTuple):
     """which published line of the family: sd1, sd2"""
     prediction: Prediction
     zero_snr: bool
-    """the beta table ends in pure noise"""
+    """the path ends in pure noise"""
     resolution: int
     """px of a square the base was made for"""
     stride: int
@@ -31,6 +32,22 @@ class Facts(NamedTuple):
     """False: prediction is a guess until the weights are loaded and asked"""
     evidence: str
     """where prediction and family were read from, for the user"""
+    distilled: str = ""
+    """what was distilled into the base and training may undo; empty: nothing"""
+    guided: bool = False
+    """the denoiser is told a guidance scale, and paints without negative prompts"""
+    guidance: float = 7.5
+    """that pictures are usually painted with; 1: none"""
+
+
+class Published(NamedTuple):
+    """What adapter files and their readers call a line of models."""
+
+    title: str
+    base_version: str
+    """kohya's ss_base_model_version"""
+    architecture: str
+    """ModelSpec's, without /lora"""
 
 
 class Moments(NamedTuple):
@@ -41,21 +58,49 @@ class Moments(NamedTuple):
 
 
 class Text(NamedTuple):
-    """Encoded captions: tokens (b, n, d)."""
+    """Encoded captions."""
 
     tokens: Tensor
+    """(b, n, d)"""
+    pooled: Tensor | None = None
+    """(b, p)"""
+    mask: Tensor | None = None
+    """(b, n), True where there is a token; None: everywhere"""
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Text":
+        return Text(*(None if part is None else change(part) for part in self))  # type: ignore[arg-type]
+
+    @staticmethod
+    def stacked(singles: Sequence["Text"]) -> "Text":
+        """A batch of captions encoded each by itself, without a batch axis; shorter ones are filled up and masked."""
+        pad = torch.nn.utils.rnn.pad_sequence
+        pooled = [one.pooled for one in singles if one.pooled is not None]
+        masks = [one.mask for one in singles if one.mask is not None]
+        return Text(
+            pad([one.tokens for one in singles], batch_first=True),
+            torch.stack(pooled) if pooled else None,
+            pad(masks, batch_first=True) if masks else None,
+        )
 
 
 class Family(Protocol):
     name: ClassVar[str]
     denoiser_name: ClassVar[str]
     """what adapter files call the denoiser: unet, transformer"""
+    encoders: ClassVar[tuple[str, ...]]
+    """names of the text encoders, in the order in which `combine` takes what they made"""
     presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]]
-    """component -> name a recipe may use for adapter.targets -> module patterns"""
+    """each component that can be trained -> name a recipe may use for adapter.targets -> module patterns"""
+    layout: ClassVar[Literal["kohya", "diffusers"]]
+    """the names that every reader of this family's adapters knows"""
 
     base: str
     facts: Facts
     process: Process
+    parts: Parts
+    """denoiser, vae and text encoders, each loaded when it is first asked for"""
+    guidance: float
+    """what the denoiser of a base with facts.guided is told by `predict`"""
 
     @classmethod
     def detect(cls, base: str) -> Facts | None:
@@ -64,26 +109,30 @@ class Family(Protocol):
 
     @classmethod
     def load(cls, base: str, facts: Facts, dtype: torch.dtype) -> Self:
-        """All parts, on the CPU, the denoiser and text encoder in dtype, the autoencoder in float32."""
+        """Parts come to the CPU, frozen, in evaluation mode: denoiser and text encoders in dtype, the autoencoder in
+        float32."""
         ...
 
     @classmethod
     def skeleton(cls, base: str, facts: Facts) -> dict[str, nn.Module]:
-        """component name -> module on the meta device, to count and to find targets in."""
-        ...
-
-    @property
-    def components(self) -> Mapping[str, nn.Module]:
-        """file name of each trainable component -> module: unet, text_encoder."""
+        """Each component that can be trained, on the meta device, to count and to find targets in."""
         ...
 
     @classmethod
     def tokenizer(cls, base: str) -> Any:
-        """The base's transformers tokenizer, without its models."""
+        """The transformers tokenizer that decides which part of a caption is read, without its models."""
+        ...
+
+    @staticmethod
+    def published(facts: Facts) -> Published: ...
+
+    @staticmethod
+    def kohya_name(name: str) -> str:
+        """Canonical module name -> kohya's."""
         ...
 
     def fingerprint(self, part: str) -> str:
-        """A short hash of all that decides what a part (vae, text_encoder, unet) computes, weights as loaded."""
+        """A short hash of all that decides what a part computes, weights as loaded."""
         ...
 
     def save(self, folder: Path, dtype: torch.dtype) -> None:
@@ -92,10 +141,6 @@ class Family(Protocol):
 
     def checkpoint_gradients(self) -> None:
         """Trade time for memory: recompute activations in the backward pass."""
-        ...
-
-    def to(self, device: torch.device, *parts: str) -> None:
-        """Move parts (all when none is named)."""
         ...
 
     def encode_images(self, pixels: Tensor) -> Moments:
@@ -110,10 +155,19 @@ class Family(Protocol):
         """Scaled latents -> pixels (b, 3, H, W), about [-1, 1]."""
         ...
 
-    def encode_text(self, captions: Sequence[str]) -> Text: ...
+    def encode(self, encoder: str, captions: Sequence[str]) -> Text:
+        """What one text encoder makes of captions."""
+        ...
 
-    def predict(self, noisy: Tensor, t: Tensor, text: Text) -> Tensor:
-        """noisy (b, c, h, w), t (b,) table rows -> the process's prediction, like noisy."""
+    def combine(self, texts: Sequence[Text]) -> Text:
+        """What the denoiser reads, of what each encoder made."""
+        ...
+
+    def predict(self, noisy: Tensor, t: Tensor, text: Text, frames: Tensor | None = None) -> Tensor:
+        """noisy (b, c, h, w), t (b,) times of the process -> the process's prediction, like noisy.
+
+        frames (b, 6), as `images.Frame`: how each picture was cut; None: not at all.
+        """
         ...
 
     def compile(self) -> None:
@@ -123,8 +177,27 @@ class Family(Protocol):
     def pipeline(self, scheduler: str = "", safety: bool = False) -> Any:
         """diffusers' own pipeline around these very modules; scheduler: "" for the base's own.
 
-        safety: with the base's safety checker, when it has one.
+        safety: with the base's safety checker, when it has one. Raises KeyError: no such scheduler for this family.
         """
         ...
 
+    def painting(self, text: Text, negative: Text, guidance: float) -> dict[str, Any]:
+        """What the pipeline is called with, to paint captions; guidance 1: none."""
+        ...
+
+    def unpacked(self, painted: Tensor, width: int, height: int) -> Tensor:
+        """The pipeline's latents of pictures of that size in px -> scaled latents (b, c, h, w)."""
+        ...
+
     def has_safety_checker(self) -> bool: ...
+
+
+def components(family: Family) -> dict[str, nn.Module]:
+    """Each part that can be trained, loaded."""
+    return {name: family.parts[name] for name in family.presets}
+
+
+def read(family: Family, captions: Sequence[str], known: Mapping[str, Text] | None = None) -> Text:
+    """Encoded captions; known: encoder -> what it made of them before."""
+    known = known or {}
+    return family.combine([known[e] if e in known else family.encode(e, captions) for e in family.encoders])

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from finetune import adapters, export, families, images, lora, sampler, trainer, verify
-from finetune.families.base import Family
+from finetune.families.base import Family, components, read
 from finetune.metadata import About
 from finetune.recipe import Adapter
 
@@ -21,7 +21,15 @@ BASES: dict[str, dict[str, Callable[[Path], Path]]] = {
         "sd15": lambda path: tiny_base(path, "sd15"),
         "sd21": lambda path: tiny_base(path, "sd21"),
     },
+    "sdxl": {
+        "sdxl": lambda path: tiny_base(path, "sdxl"),
+        "sdxl v": lambda path: tiny_base(
+            path, "sdxl", prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"
+        ),
+    },
 }
+ENDS = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
+"""of the noise path"""
 CAPTIONS = ["a red cup", "", "a long caption, " * 40]
 
 
@@ -43,12 +51,13 @@ def facts_agree_with_the_weights(base: str, family: Family) -> None:
     assert facts.family == family.name and family.facts == facts and family.name in families.registry()
     assert facts.resolution % facts.stride == 0 and facts.evidence and "\n" not in facts.evidence
     assert family.process.prediction == facts.prediction
-    assert (float(family.process.alpha[-1]) == 0.0) == facts.zero_snr
-    assert family.denoiser_name in family.components
+    alpha, _ = family.process.path.scales(family.process.at(ENDS))
+    assert (float(alpha[-1]) == 0.0) == facts.zero_snr
+    assert family.denoiser_name in components(family)
     skeleton = type(family).skeleton(base, facts)
-    assert lora.sites(skeleton) == lora.sites(family.components)
+    assert lora.sites(skeleton) == lora.sites(components(family))
     assert all(p.is_meta for module in skeleton.values() for p in module.parameters())
-    for component in family.components.values():
+    for component in components(family).values():
         assert not component.training and not any(p.requires_grad for p in component.parameters())
 
 
@@ -72,10 +81,10 @@ def images_come_and_go(family: Family) -> Tensor:
 
 
 def captions_are_encoded(family: Family) -> None:
-    text = family.encode_text(CAPTIONS)
+    text = read(family, CAPTIONS)
     assert text.tokens.shape[0] == 3 and text.tokens.ndim == 3
     for i, caption in enumerate(CAPTIONS):
-        assert_close(family.encode_text([caption]).tokens[0], text.tokens[i], rtol=0, atol=1e-5)
+        assert_close(read(family, [caption]).tokens[0], text.tokens[i], rtol=0, atol=1e-5)
     assert not torch.allclose(text.tokens[0], text.tokens[1], atol=1e-3)
     counter = families.tokenizer(family.base)
     assert counter.limit == family.facts.max_tokens
@@ -83,30 +92,30 @@ def captions_are_encoded(family: Family) -> None:
 
 
 def the_denoiser_predicts(family: Family, latents: Tensor) -> None:
-    t = torch.tensor([0, len(family.process) - 1])
-    text = family.encode_text(CAPTIONS[:2])
+    t = family.process.at(ENDS)
+    text = read(family, CAPTIONS[:2])
     with torch.no_grad():
         output = family.predict(latents, t, text)
         assert output.shape == latents.shape and bool(output.isfinite().all())
         assert not torch.allclose(output, family.predict(latents, t.flip(0), text), atol=1e-5)
-        assert not torch.allclose(output, family.predict(latents, t, family.encode_text(["x", "y"])), atol=1e-6)
+        assert not torch.allclose(output, family.predict(latents, t, read(family, ["x", "y"])), atol=1e-6)
 
 
 def targets_are_found(base: str, family: Family) -> None:
-    assert family.presets.keys() == family.components.keys()
+    assert family.presets.keys() == components(family).keys()
     for component, presets in family.presets.items():
         assert {"attention", "attention+ff", "all"} <= presets.keys()
-        found = {name: adapters.targets(family.components[component], presets, name) for name in presets}
+        found = {name: adapters.targets(components(family)[component], presets, name) for name in presets}
         assert all(found.values())
         assert set(found["attention"]) <= set(found["attention+ff"]) <= set(found["all"])
     fresh = families.load(base)
     before = fresh.predict(*_probe(fresh))
-    adapters.attach(fresh.components, fresh.presets, _adapter(fresh, "all"), fresh.denoiser_name, 0)
+    adapters.attach(components(fresh), fresh.presets, _adapter(fresh, "all"), 0)
     assert torch.equal(fresh.predict(*_probe(fresh)), before)
 
 
 def parts_are_saved_and_known_again(family: Family, folder: Path) -> None:
-    parts = ["vae", *family.components]
+    parts = ["vae", *components(family)]
     family.save(folder, torch.float32)
     again = families.load(str(folder))
     assert [again.fingerprint(part) for part in parts] == [family.fingerprint(part) for part in parts]
@@ -122,7 +131,7 @@ def the_pipeline_draws(family: Family) -> None:
         sampler.render(family, family.pipeline(), shot, torch.device("cpu"), nullcontext).image for _ in range(2)
     ]
     assert pictures[0].size == (side, side) and pictures[0].tobytes() == pictures[1].tobytes()
-    assert not any(p.requires_grad for c in family.components.values() for p in c.parameters())
+    assert not any(p.requires_grad for c in components(family).values() for p in c.parameters())
 
 
 def two_steps_train_and_every_layout_holds_them(base: str, out: Path) -> None:
@@ -134,9 +143,8 @@ def two_steps_train_and_every_layout_holds_them(base: str, out: Path) -> None:
     assert len(steps) == 2 and not any(s.skipped for s in steps)
     changed = {n.partition(".")[0] for n, w in b.weights().items() if not torch.equal(w, before[n])}
     assert changed == set(b.state.trainable)
-    live = adapters.read(b.family.components)
-    facts = b.plan.facts
-    about = About(facts.variant, facts.prediction, facts.resolution)
+    live = adapters.read(components(b.family))
+    about = About.of(b.plan.facts)
     done = export.export(live, out / "adapter", "two", ("universal", "diffusers", "merged"), "float32", about, base)
     for file in (done.universal, done.diffusers, done.peft):
         assert file is not None
@@ -144,7 +152,7 @@ def two_steps_train_and_every_layout_holds_them(base: str, out: Path) -> None:
         assert report.ok and report.hit == len(live), (file, report.problems)
     assert done.merged is not None
     merged = families.load(str(done.merged.folder))
-    for component in b.family.components.values():
+    for component in components(b.family).values():
         component.eval()
     assert_close(merged.predict(*_probe(merged)), b.family.predict(*_probe(b.family)), rtol=0, atol=1e-5)
 
@@ -164,7 +172,7 @@ def _probe(family: Family) -> tuple[Tensor, Tensor, object]:
     latents = family.encode_images(torch.zeros(1, 3, cells.height, cells.width)).mean
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        return noise, torch.tensor([300]), family.encode_text(["a cup"])
+        return noise, family.process.at(torch.tensor([0.3])), read(family, ["a cup"])
 
 
 @pytest.mark.parametrize(("family", "variant"), [(f, v) for f, bases in BASES.items() for v in bases])

@@ -24,8 +24,9 @@ from transformers import CLIPTextModel
 
 from finetune import families, sampler, shipped
 from finetune.errors import BaseError
-from finetune.families.base import Family
-from finetune.families.sd import SCHEDULERS, WEIGHTS
+from finetune.families.base import Family, components, read
+from finetune.families.sd import WEIGHTS
+from finetune.families.unet import SCHEDULERS
 
 VARIANTS = ("sd15", "sd21")
 
@@ -50,7 +51,9 @@ def edit(file: Path, **changes: object) -> None:
 def refusal(base: str | Path) -> BaseError:
     """Of detecting, else of loading; one sentence, that names the thing."""
     with pytest.raises(BaseError) as e:
-        families.load(str(base))
+        family = families.load(str(base))
+        for part in family.parts:
+            assert family.parts[part]
     assert "\n" not in e.value.problem and e.value.exit_code == 2
     return e.value
 
@@ -97,7 +100,7 @@ def test_a_scheduler_that_does_not_say_predicts_epsilon(base: Path) -> None:
 def test_zero_snr_reaches_the_process_and_the_pipeline(base: Path) -> None:
     edit(base / "scheduler" / "scheduler_config.json", prediction_type="v_prediction", rescale_betas_zero_snr=True)
     family = families.load(str(base))
-    assert float(family.process.alpha[-1]) == 0.0 and family.process.prediction == "v"
+    assert float(family.process.path.alpha[-1]) == 0.0 and family.process.prediction == "v"
     assert float(family.pipeline().scheduler.alphas_cumprod[-1]) < 1e-6
 
 
@@ -280,7 +283,7 @@ def test_captions_are_encoded_as_by_the_stock_pipeline(pair: tuple[Family, Stabl
     ours, stock = pair
     for caption in ("a sks mug on a table", "", "word " * 100):
         theirs, _ = stock.encode_prompt(caption, torch.device("cpu"), 1, False)
-        assert_close(ours.encode_text([caption]).tokens, theirs, rtol=0, atol=1e-6)
+        assert_close(read(ours, [caption]).tokens, theirs, rtol=0, atol=1e-6)
 
 
 def test_images_are_encoded_and_noise_predicted_as_by_the_stock_parts(
@@ -296,7 +299,7 @@ def test_images_are_encoded_and_noise_predicted_as_by_the_stock_parts(
         noise = torch.randn(theirs.mean.shape, generator=generator)
         latents = ours.latents(moments, noise)
         assert_close(latents, (theirs.mean + theirs.std * noise) * stock.vae.config.scaling_factor)
-        text = ours.encode_text(["a", "b"])
+        text = read(ours, ["a", "b"])
         t = torch.tensor([3, 700])
         expected = stock.unet(latents, t, encoder_hidden_states=text.tokens).sample
         assert_close(ours.predict(latents, t, text), expected, rtol=0, atol=1e-5)
@@ -323,7 +326,7 @@ def test_every_scheduler_knows_what_the_base_predicts(bases: dict[str, Path], na
 def test_the_text_encoder_of_a_trained_family_is_the_one_the_pipeline_draws_with(bases: dict[str, Path]) -> None:
     family = families.load(str(bases["sd15"]))
     pipeline = family.pipeline()
-    assert pipeline.unet is family.components["unet"] and pipeline.text_encoder is family.components["text_encoder"]
+    assert pipeline.unet is components(family)["unet"] and pipeline.text_encoder is components(family)["text_encoder"]
 
 
 # -- where its weights lie --------------------------------------------------------------------------------------------
@@ -350,7 +353,7 @@ def test_dtypes_are_as_asked_and_the_autoencoders_is_fp32(base: Path) -> None:
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         family = families.load(str(base), dtype)
         for part, expected in (("unet", dtype), ("text_encoder", dtype), ("vae", torch.float32)):
-            assert {p.dtype for p in getattr(family, part).parameters()} == {expected}
+            assert {p.dtype for p in family.parts[part].parameters()} == {expected}
 
 
 def half_files(base: Path) -> None:
@@ -380,14 +383,14 @@ def test_no_safety_checker_is_made_up(base: Path) -> None:
 def test_a_saved_family_opens_in_stock_diffusers(bases: dict[str, Path], tmp_path: Path) -> None:
     family = families.load(str(bases["sd21"]))
     family.save(tmp_path / "saved", torch.float16)
-    assert {p.dtype for p in family.unet.parameters()} == {torch.float32}
+    assert {p.dtype for p in family.parts["unet"].parameters()} == {torch.float32}
     stock = StableDiffusionPipeline.from_pretrained(tmp_path / "saved").to(torch.float32)
     kinds: list[tuple[Any, type]] = [
         (stock.unet, UNet2DConditionModel), (stock.vae, AutoencoderKL), (stock.text_encoder, CLIPTextModel)
     ]  # fmt: skip
     for (module, kind), part in zip(kinds, ("unet", "vae", "text_encoder"), strict=True):
         assert isinstance(module, kind)
-        mine: dict[str, Tensor] = getattr(family, part).state_dict()
+        mine: dict[str, Tensor] = family.parts[part].state_dict()
         assert_close(module.state_dict(), {n: t.half().float() if t.is_floating_point() else t
                                            for n, t in mine.items()}, rtol=0, atol=0)  # fmt: skip
     assert stock.scheduler.config.prediction_type == "v_prediction"

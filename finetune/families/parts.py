@@ -1,0 +1,157 @@
+"""A base's modules: loaded strictly, each when it is first asked for, and let go on request."""
+
+import copy
+import json
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from finetune import weights
+from finetune.errors import BaseError
+
+_SAYS_NOTHING = ("dtype", "torch_dtype", "transformers_version", "architectures")
+"""of a part's config: differs by library version and precision, and changes no output"""
+
+CLIP_VOCABULARY = ("vocab.json", "merges.txt")
+
+
+class Parts:
+    """name -> module, frozen and in evaluation mode when loaded."""
+
+    def __init__(self, loaders: Mapping[str, Callable[[], nn.Module]]) -> None:
+        self._loaders, self._loaded = dict(loaders), dict[str, nn.Module]()
+
+    def __getitem__(self, name: str) -> nn.Module:
+        if name not in self._loaded:
+            self._loaded[name] = self._loaders[name]().requires_grad_(False).eval()
+        return self._loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._loaders)
+
+    def loaded(self) -> dict[str, nn.Module]:
+        """Those in memory now."""
+        return dict(self._loaded)
+
+    def copied(self, dtype: torch.dtype) -> "Parts":
+        """All of them, on the CPU, in another dtype."""
+        return Parts({name: partial(_copy, self[name], dtype) for name in self})
+
+    def release(self, *names: str) -> None:
+        """Let go of these: their memory is free, and they are loaded again when asked for."""
+        for name in names:
+            self._loaded.pop(name, None)
+
+    def to(self, device: torch.device, *names: str) -> None:
+        """Move those of these (of all, when none is named) that are in memory."""
+        for name in names or self._loaders:
+            if name in self._loaded:
+                self._loaded[name].to(device)
+
+
+def _copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    return copy.deepcopy(module).to("cpu", dtype)
+
+
+def from_pretrained(kind: Any, path: Path, part: str, dtype: torch.dtype, **options: Any) -> nn.Module:
+    """A part of a diffusers folder, every weight there and of the right shape, none pickled.
+
+    Raises:
+        BaseError: it cannot be loaded whole.
+    """
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        module, info = kind.from_pretrained(
+            str(path), subfolder=part, torch_dtype=dtype, use_safetensors=True, local_files_only=True,
+            output_loading_info=True, **options,
+        )  # fmt: skip
+    except (RuntimeError, ValueError, OSError) as e:
+        raise BaseError(f"{path / part} cannot be loaded: {str(e).splitlines()[0]}", "fetch the base again") from e
+    missing = [k for k in info["missing_keys"] if not k.endswith("position_ids")]
+    if missing or info["mismatched_keys"]:
+        bad = [*missing, *info["mismatched_keys"]]
+        raise BaseError(
+            f"{path / part}: {len(bad)} weights are missing or misshapen, {bad[0]} first", "fetch the base again"
+        )
+    found: nn.Module = module
+    for tensor in (*found.parameters(), *found.buffers()):
+        # a copy, because what safetensors gives is mapped from the file, which may be overwritten
+        tensor.data = tensor.data.clone()
+    return found
+
+
+def fingerprint(module: nn.Module, *also: object) -> str:
+    """A short hash of configuration, weights, and all else that decides what a part computes."""
+    config: Any = module.config
+    facts = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    told = {k: v for k, v in facts.items() if not k.startswith("_") and k not in _SAYS_NOTHING}
+    if also:
+        told["also"] = also
+    return weights.digest(json.dumps(told, sort_keys=True, default=str) + weights.fingerprint(module.state_dict()))
+
+
+def never_read(layer: nn.Module) -> None:
+    """Mark a layer whose output the denoiser never reads: no adapter belongs there."""
+    layer.never_read = True  # type: ignore[assignment]
+
+
+def checkpoint_text(module: nn.Module) -> None:
+    """Recompute a transformers encoder's activations in the backward pass."""
+    text: Any = module  # transformers 5 gave the verb a new name
+    enable = getattr(text, "activation_checkpointing_enable", None) or text.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
+def whole(path: Path) -> None:
+    """Raises BaseError when a weight file is not there, pickled or cut short."""
+    pickled = [p.name for p in path.parent.glob("*.bin")]
+    if not path.is_file() and pickled:
+        raise BaseError(
+            f"{path.parent} holds pickled weights only ({pickled[0]}), which can run code when opened: refused",
+            "take the safetensors version of this model",
+        )
+    weights.read_header(path)
+
+
+def whole_vocabulary(folder: Path, *files: str) -> None:
+    """transformers makes an empty tokenizer of a folder without a vocabulary, and all captions the same.
+
+    Raises:
+        BaseError: neither tokenizer.json nor all of `files` are there.
+    """
+    if not (folder / "tokenizer.json").is_file() and not all((folder / f).is_file() for f in files):
+        raise BaseError(f"the base lacks its vocabulary: no {' and '.join(files)} in {folder}", "fetch it again")
+
+
+def clip_tokenizer(path: Path, part: str) -> Any:
+    """CLIP's, of a diffusers folder. Raises BaseError when it cannot be loaded."""
+    from transformers import CLIPTokenizer
+
+    whole_vocabulary(path / part, *CLIP_VOCABULARY)
+    try:
+        return CLIPTokenizer.from_pretrained(str(path), subfolder=part, local_files_only=True)
+    except (OSError, ValueError) as e:
+        raise BaseError(f"{path / part} cannot be loaded: {str(e).splitlines()[0]}", "fetch the base again") from e
+
+
+def config(path: Path) -> dict[str, Any]:
+    """A JSON table of a base. Raises BaseError when it is not there, or none."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise BaseError(f"the base lacks {path.parent.name}/{path.name}", f"is {path.parent.parent} whole?") from e
+    except ValueError as e:
+        raise BaseError(f"{path} is not JSON: {e}", "fetch the base again") from e
+    return found
+
+
+def pipeline_name(path: Path) -> str:
+    """The class that a diffusers folder is of; empty when it is no such folder."""
+    index = path / "model_index.json"
+    return str(config(index).get("_class_name", "")) if index.is_file() else ""

@@ -1,0 +1,81 @@
+"""What the UNet families share: the beta table, the samplers, the modules that adapters change.
+
+Sources: arXiv:2112.10752; the block structure is diffusers' UNet2DConditionModel.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from finetune.errors import BaseError
+from finetune.families.base import Facts
+from finetune.process import Prediction, Process, betas, discrete
+
+SCHEDULERS = {
+    "ddim": "DDIMScheduler",
+    "ddpm": "DDPMScheduler",
+    "dpm++": "DPMSolverMultistepScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "euler_a": "EulerAncestralDiscreteScheduler",
+    "heun": "HeunDiscreteScheduler",
+    "pndm": "PNDMScheduler",
+    "unipc": "UniPCMultistepScheduler",
+}
+PREDICTIONS: dict[str, Prediction] = {"epsilon": "epsilon", "v_prediction": "v"}
+ITS_SCHEDULER = "this family has neither: is scheduler_config.json the base's own?"
+
+_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+_FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "proj_in", "proj_out")
+_RESNETS = ("conv1", "conv2", "conv_shortcut", "time_emb_proj", "downsamplers.*.conv", "upsamplers.*.conv")
+PRESETS: Mapping[str, tuple[str, ...]] = {
+    "attention": _ATTENTION,
+    "attention+ff": (*_ATTENTION, *_FEED_FORWARD),
+    # not conv_in, conv_out, time_embedding: kohya's reader drops those without a word
+    "all": (*_ATTENTION, *_FEED_FORWARD, *_RESNETS),
+}
+_TEXT_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
+_TEXT_ALL = (*_TEXT_ATTENTION, "fc1", "fc2")
+TEXT_PRESETS: Mapping[str, tuple[str, ...]] = {
+    "attention": _TEXT_ATTENTION, "attention+ff": _TEXT_ALL, "all": _TEXT_ALL,
+}  # fmt: skip
+
+
+def prediction(scheduler: Mapping[str, Any], where: object) -> Prediction:
+    """Raises BaseError when the scheduler's config names one that no base of these families has."""
+    named = scheduler.get("prediction_type", "epsilon")
+    if named not in PREDICTIONS:
+        raise BaseError(f"{where}: prediction type {named!r} is not one of epsilon, v_prediction", ITS_SCHEDULER)
+    return PREDICTIONS[named]
+
+
+def refuse_other_inputs(unet: Mapping[str, Any], vae: Mapping[str, Any], where: object) -> None:
+    """Raises BaseError when the UNet takes more than latents."""
+    if unet.get("in_channels") != vae.get("latent_channels"):
+        raise BaseError(
+            f"{where} is an inpainting or depth base: its UNet takes {unet.get('in_channels')} channels",
+            "train on the text-to-image base of the same line; the adapter works on both",
+        )
+
+
+def process(config: Mapping[str, Any], facts: Facts) -> Process:
+    table = config.get("trained_betas")
+    if table is None:
+        schedule = config.get("beta_schedule", "linear")
+        if schedule not in ("linear", "scaled_linear"):
+            problem = f"scheduler_config.json: beta_schedule {schedule!r} is not one of linear, scaled_linear"
+            raise BaseError(problem, ITS_SCHEDULER)
+        n = int(config.get("num_train_timesteps", 1000))
+        table = betas(schedule, config.get("beta_start", 0.0001), config.get("beta_end", 0.02), n)
+    return discrete(torch.as_tensor(table), facts.prediction, facts.zero_snr)
+
+
+def scheduler(own: Mapping[str, Any], facts: Facts, named: str) -> Any:
+    """A diffusers scheduler on the base's table; "" for the base's own. Raises KeyError: there is none of that name."""
+    import diffusers
+
+    config = {k: v for k, v in own.items() if not k.startswith("_")}
+    config.setdefault("skip_prk_steps", True)  # as the published pndm configs have it: few steps need it
+    said = {"epsilon": "epsilon", "v": "v_prediction"}[facts.prediction]
+    config |= {"prediction_type": said, "rescale_betas_zero_snr": facts.zero_snr}
+    return getattr(diffusers, SCHEDULERS[named] if named else own["_class_name"]).from_config(config)
