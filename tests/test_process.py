@@ -137,11 +137,11 @@ def test_min_snr_is_the_same_weight_on_x0_whatever_is_predicted() -> None:
         process = Process(table.path, prediction)
         _, gain = off_by_one_in_x0(process, t)
         found.append(process.min_snr(t, 5.0) * gain.square())
-    assert_close(found[0], found[1], rtol=1e-4, atol=0)
-    assert_close(found[0], table.snr(t).clamp(max=5.0), rtol=1e-4, atol=0, check_dtype=False)
+    assert_close(found[0], found[1], rtol=1e-3, atol=0)
+    assert_close(found[0], table.snr(t).clamp(max=5.0), rtol=1e-3, atol=0, check_dtype=False)
     flow, s = Process(Line(), "flow"), torch.tensor([0.1, 0.4, 0.6, 0.9])
     _, gain = off_by_one_in_x0(flow, s)
-    assert_close(flow.min_snr(s, 5.0) * gain.square(), flow.snr(s).clamp(max=5.0), rtol=1e-4, atol=0)
+    assert_close((flow.min_snr(s, 5.0) * gain.square()).float(), flow.snr(s).clamp(max=5.0), rtol=1e-3, atol=0)
 
 
 def off_by_one_in_x0(process: Process, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
