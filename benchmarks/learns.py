@@ -181,7 +181,7 @@ def table(work: Path = WORK, jobs: int = 2) -> None:
     trials = []
     for name in subjects(work):
         trials += [Trial(name, "base", (), 0, trained=False), *(Trial(name, "shipped", (), seed) for seed in SEEDS)]
-        trials += [Trial(name, "rate 0", ("optimizer.learning_rate=0",), 0)]
+        trials += [Trial(name, "rate 0", ("optimizer.learning_rate=0", "train.steps=20"), 0)]
         trials += [Trial(name, "shuffled captions", (f"data.path={work / 'shuffled' / name}",), 0)]
         trials += [Trial(name, "over-trained", OVERTRAINED, 0)]
     carry_out(trials, work, jobs)
