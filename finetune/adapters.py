@@ -56,14 +56,14 @@ def targets(component: nn.Module, presets: Mapping[str, tuple[str, ...]], writte
         RecipeError: no such preset, or a pattern without a match.
     """
     patterns = presets.get(written, (written,)) if isinstance(written, str) else tuple(written)
-    idle_layers = tuple(f"{n}." for n, m in component.named_modules() if getattr(m, "never_read", False))
+    idle = tuple(f"{n}." for n, m in component.named_modules() if getattr(m, "never_read", False))
     names = [n for n, m in component.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    names = [n for n in names if not n.startswith(idle_layers)]
+    names = [n for n in names if not f"{n}.".startswith(idle)]
     chosen = {n for p in patterns for n in names if _matches(n, p)}
-    idle = [p for p in patterns if not any(_matches(n, p) for n in names)]
-    if idle and not (isinstance(written, str) and written in presets and chosen):
+    vain = [p for p in patterns if not any(_matches(n, p) for n in names)]
+    if vain and not (isinstance(written, str) and written in presets and chosen):
         raise RecipeError(
-            f"adapter targets: {', '.join(map(repr, idle))} match no module",
+            f"adapter targets: {', '.join(map(repr, vain))} match no module",
             f"presets: {', '.join(presets)}; module names look like {names[len(names) // 2]}",
         )
     return [n for n in names if n in chosen]

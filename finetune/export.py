@@ -127,6 +127,7 @@ def merge(modules: Modules, base: str, folder: Path, dtype: Dtype) -> Merged:
         wrong += float((exact.to(DTYPES[dtype]).double() - weight.data.double() - change.double()).square().sum())
         whole += float(change.double().square().sum())
         weight.data = exact
+    family.parts.load()
     with quiet(), _whole_or_not(folder) as beside:
         family.pipeline(safety=True).to(DTYPES[dtype]).save_pretrained(beside)
         for_others(beside)
@@ -233,7 +234,8 @@ def for_others(folder: Path) -> None:
     diffusers writes into every config where the base was, and transformers >= 5.6 names the text encoder's weights as
     older versions do not read them.
     """
-    _text_model_names(folder / "text_encoder" / "model.safetensors")
+    for encoder in folder.glob("text_encoder*/model.safetensors"):
+        _text_model_names(encoder)
     for file in (*folder.glob("*.json"), *folder.glob("*/config.json")):
         config = json.loads(file.read_text(encoding="utf-8"))
         if isinstance(config, dict) and config.pop("_name_or_path", None) is not None:
@@ -242,7 +244,10 @@ def for_others(folder: Path) -> None:
 
 def _text_model_names(file: Path) -> None:
     """transformers < 5.6 fills a text encoder saved without `text_model.` with random weights, with but a warning."""
+    if json.loads((file.parent / "config.json").read_text(encoding="utf-8")).get("model_type") != "clip_text_model":
+        return
     tensors = weights.load(file)
-    named = {f"text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in tensors.items()}
+    outside = ("text_model.", "text_projection.")
+    named = {n if n.startswith(outside) else f"text_model.{n}": tensor for n, tensor in tensors.items()}
     if named.keys() != tensors.keys():
         weights.write(named, file, weights.read_header(file).metadata)

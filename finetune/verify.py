@@ -32,6 +32,8 @@ _LINES = {
     "stable-diffusion-v2": "Stable Diffusion 2.x",
     "sdxl": "Stable Diffusion XL",
     "stable-diffusion-xl": "Stable Diffusion XL",
+    "sd3.5": "Stable Diffusion 3.5",
+    "stable-diffusion-3.5": "Stable Diffusion 3.5",
     "sd3": "Stable Diffusion 3",
     "stable-diffusion-3": "Stable Diffusion 3",
     "flux2": "FLUX.2",

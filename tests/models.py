@@ -1,6 +1,7 @@
 """Small bases with the true block structure: real configs, few channels, random weights."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,14 +9,28 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5TokenizerFast,
+)
 
-Variant = Literal["sd15", "sd21", "sdxl"]
+Variant = Literal["sd15", "sd21", "sdxl", "sd3", "sd35", "flux", "schnell"]
 
 _UNET = {
     # the published config's keys; what differs is named beside it
@@ -39,32 +54,118 @@ _PREDICTION = {"sd15": "epsilon", "sd21": "v_prediction", "sdxl": "epsilon"}
 
 
 def tiny_base(path: Path, variant: Variant, seed: int = 0, **scheduler: object) -> Path:
-    """Write a whole pipeline folder (about 2 MB) at `path`; text encoders have `text_model.` names."""
+    """Write a whole pipeline folder (a few MB) at `path`; text encoders have `text_model.` names."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        unet, vae = _unet(variant), _vae(latent_channels=4)
-        if variant == "sdxl":
-            texts = [CLIPTextModel(_text("sd15")), CLIPTextModelWithProjection(_text("sd21", projection_dim=48))]
+        if variant in ("sd15", "sd21", "sdxl"):
+            pipeline = _unet_pipeline(path, variant, scheduler)
+        elif variant in ("sd3", "sd35"):
+            pipeline = _sd3(path, variant, scheduler)
         else:
-            texts = [CLIPTextModel(_text(variant))]
+            pipeline = _flux(path, variant, scheduler)
+    pipeline.save_pretrained(path)
+    for part in ("text_encoder", "text_encoder_2"):
+        if (path / part / "config.json").is_file() and "clip" in (path / part / "config.json").read_text():
+            _canonical_text_names(path / part / "model.safetensors")
+    return path
+
+
+def _unet_pipeline(path: Path, variant: Variant, scheduler: dict[str, object]) -> Any:
+    unet, vae = _unet(variant), _vae(latent_channels=4)
     table = {
         "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False,
         "set_alpha_to_one": False, "steps_offset": 1, "prediction_type": _PREDICTION[variant],
     }  # fmt: skip
     made = DDIMScheduler(**(table | scheduler))
     words = _tokenizer(path / "words")
-    pipeline: Any
-    if variant == "sdxl":
-        # the second tokenizer of the real base fills captions up with token 0
-        others = _tokenizer(path / "words_2", pad="!")
-        pipeline = StableDiffusionXLPipeline(vae, *texts, words, others, unet, made, add_watermarker=False)
-    else:
-        pipeline = StableDiffusionPipeline(vae, *texts, words, unet, made, None, None, requires_safety_checker=False)
-    pipeline.save_pretrained(path)
-    for part in ("text_encoder", "text_encoder_2"):
-        if (path / part).is_dir():
-            _canonical_text_names(path / part / "model.safetensors")
-    return path
+    if variant != "sdxl":
+        text = CLIPTextModel(_text(variant))
+        return StableDiffusionPipeline(vae, text, words, unet, made, None, None, requires_safety_checker=False)
+    texts = [CLIPTextModel(_text("sd15")), CLIPTextModelWithProjection(_text("sd21", projection_dim=48))]
+    # the second tokenizer of the real base fills captions up with token 0
+    others = _tokenizer(path / "words_2", pad="!")
+    return StableDiffusionXLPipeline(vae, *texts, words, others, unet, made, add_watermarker=False)
+
+
+def _sd3(path: Path, variant: Variant, scheduler: dict[str, object]) -> Any:
+    newer = {"qk_norm": "rms_norm", "dual_attention_layers": (0, 1)} if variant == "sd35" else {}
+    transformer = SD3Transformer2DModel(
+        sample_size=16,  # 128
+        patch_size=2,
+        in_channels=16,
+        out_channels=16,
+        num_layers=3,  # 24
+        attention_head_dim=16,  # 64
+        num_attention_heads=2,  # 24
+        joint_attention_dim=96,  # 4096
+        caption_projection_dim=32,  # 1536
+        pooled_projection_dim=32 + 48,  # 768 + 1280
+        pos_embed_max_size=32,  # 192, of 3.5 medium 384
+        **newer,
+    )
+    texts = [CLIPTextModelWithProjection(_text("sd15", projection_dim=32)),
+             CLIPTextModelWithProjection(_text("sd21", projection_dim=48))]  # fmt: skip
+    return StableDiffusion3Pipeline(
+        transformer, FlowMatchEulerDiscreteScheduler(**({"shift": 3.0} | scheduler)),
+        _vae(16, scaling_factor=1.5305, shift_factor=0.0609, use_quant_conv=False, use_post_quant_conv=False),
+        texts[0], _tokenizer(path / "words"), texts[1], _tokenizer(path / "words_2", pad="!"),
+        _t5(96), _t5_tokenizer(path / "words_3", 256),
+    )  # fmt: skip
+
+
+def _flux(path: Path, variant: Variant, scheduler: dict[str, object]) -> Any:
+    transformer = FluxTransformer2DModel(
+        in_channels=64,
+        num_layers=2,  # 19
+        num_single_layers=2,  # 38
+        attention_head_dim=16,  # 128
+        num_attention_heads=2,  # 24
+        joint_attention_dim=64,  # 4096
+        pooled_projection_dim=32,  # 768
+        guidance_embeds=variant == "flux",
+        axes_dims_rope=(4, 6, 6),  # 16, 56, 56
+    )
+    dynamic = {"shift": 3.0, "use_dynamic_shifting": True} if variant == "flux" else {"shift": 1.0}
+    return FluxPipeline(
+        FlowMatchEulerDiscreteScheduler(**(dynamic | scheduler)),
+        _vae(16, scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False),
+        CLIPTextModel(_text("sd15")), _tokenizer(path / "words"), _t5(64), _t5_tokenizer(path / "words_2", 512),
+        transformer,
+    )  # fmt: skip
+
+
+def _t5(width: int) -> T5EncoderModel:
+    config = T5Config(
+        vocab_size=384,  # 32128
+        d_model=width,  # 4096
+        d_kv=16,  # 64
+        d_ff=2 * width,  # 10240
+        num_layers=2,  # 24
+        num_heads=2,  # 64
+        feed_forward_proj="gated-gelu",
+        is_encoder_decoder=False,
+        use_cache=False,
+    )
+    return T5EncoderModel(config)
+
+
+def _t5_tokenizer(folder: Path, length: int) -> T5TokenizerFast:
+    """A unigram model of the 256 bytes, as T5's falls back to: the special tokens are T5's."""
+    special = ["<pad>", "</s>", "<unk>"]
+    pieces = [(one, 0.0) for one in special] + [(f"<0x{b:02X}>", -8.0) for b in range(256)]
+    pieces += [(chr(c), -3.0) for c in range(33, 127)] + [("\u2581", -2.0)]
+    made = Tokenizer(models.Unigram(pieces, unk_id=2, byte_fallback=True))
+    made.pre_tokenizer = pre_tokenizers.Metaspace()
+    made.decoder = decoders.Metaspace()
+    made.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    folder.mkdir(parents=True)
+    made.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "T5TokenizerFast", "model_max_length": length, "extra_ids": 0,
+              "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}  # fmt: skip
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    loaded = T5TokenizerFast.from_pretrained(str(folder), extra_ids=0)
+    shutil.rmtree(folder)
+    return loaded
 
 
 def _unet(variant: Variant) -> UNet2DConditionModel:

@@ -18,7 +18,8 @@ FLOORS = (
     ("draws", "process", "images", "lora", "weights", "folder", "captions", "dataset", "schedule"),
     (
         *("families.parts", "families.base", "families.autoencoder", "families.unet", "families.checkpoints"),
-        *("families.sd", "families.sdxl", "families", "adapters", "optimizers"),
+        *("families.flow", "families.clip_t5", "families.sd", "families.sdxl", "families.sd3", "families.flux"),
+        *("families", "adapters", "optimizers"),
     ),
     (
         *("cache", "plan", "batches", "trainer", "checkpoint", "preflight", "evaluate", "likeness"),

@@ -45,7 +45,7 @@ def sample(order: Order) -> None:
         pipeline = family.pipeline(order.scheduler, order.safety)
     except KeyError as e:
         raise InputError(
-            f"no scheduler {order.scheduler!r}", "one of ddim, ddpm, dpm++, euler, euler_a, heun, pndm, unipc"
+            f"no scheduler {order.scheduler!r} for {order.base}", f"one of {', '.join(family.schedulers)}"
         ) from e
     sampler.wear(family, pipeline, worn, order.merged)
     family.parts.to(device)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 FAMILIES = {
     "sd": "finetune.families.sd:StableDiffusion",
     "sdxl": "finetune.families.sdxl:StableDiffusionXL",
+    "sd3": "finetune.families.sd3:StableDiffusion3",
+    "flux": "finetune.families.flux:Flux",
 }
 
 
@@ -110,9 +112,11 @@ def _fetch(written: str) -> str:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     name, _, revision = written.partition("@")
-    wanted = ["*.json", "*/*.json", "*/*.txt", "*/model.safetensors", "*/diffusion_pytorch_model.safetensors"]
+    wanted = ["*.json", "*/*.json", "*/*.txt", "*/*.model", "*/model*.safetensors"]
+    wanted += ["*/diffusion_pytorch_model*.safetensors"]
+    others = ["*.fp16*", "*.fp32*", "*.bf16*", "*non_ema*"]
     try:
-        return str(snapshot_download(name, revision=revision or None, allow_patterns=wanted))
+        return str(snapshot_download(name, revision=revision or None, allow_patterns=wanted, ignore_patterns=others))
     except LocalEntryNotFoundError as e:
         raise BaseError(
             f"no folder {name} here, and the hub cannot be reached", "check the path, or fetch the model once online"

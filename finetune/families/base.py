@@ -93,6 +93,8 @@ class Family(Protocol):
     """each component that can be trained -> name a recipe may use for adapter.targets -> module patterns"""
     layout: ClassVar[Literal["kohya", "diffusers"]]
     """the names that every reader of this family's adapters knows"""
+    schedulers: ClassVar[Mapping[str, str]]
+    """a name for users -> diffusers' class"""
 
     base: str
     facts: Facts

@@ -37,9 +37,15 @@ class Parts:
         """Those in memory now."""
         return dict(self._loaded)
 
+    def load(self) -> "Parts":
+        """All of them, now."""
+        for name in self:
+            self[name]
+        return self
+
     def copied(self, dtype: torch.dtype) -> "Parts":
         """All of them, on the CPU, in another dtype."""
-        return Parts({name: partial(_copy, self[name], dtype) for name in self})
+        return Parts({name: partial(_copy, self[name], dtype) for name in self}).load()
 
     def release(self, *names: str) -> None:
         """Let go of these: their memory is free, and they are loaded again when asked for."""
@@ -109,7 +115,12 @@ def checkpoint_text(module: nn.Module) -> None:
 
 
 def whole(path: Path) -> None:
-    """Raises BaseError when a weight file is not there, pickled or cut short."""
+    """Raises BaseError when a weight file, or one of those it was split into, is not there, pickled or cut short."""
+    index = path.with_name(f"{path.name}.index.json")
+    if not path.is_file() and index.is_file():
+        for shard in sorted(set(config(index)["weight_map"].values())):
+            weights.read_header(path.with_name(shard))
+        return
     pickled = [p.name for p in path.parent.glob("*.bin")]
     if not path.is_file() and pickled:
         raise BaseError(

@@ -33,6 +33,7 @@ class StableDiffusion:
         "text_encoder": unet.TEXT_PRESETS,
     }
     layout: ClassVar[Literal["kohya", "diffusers"]] = "kohya"
+    schedulers: ClassVar[Mapping[str, str]] = unet.SCHEDULERS
 
     def __init__(self, base: str, facts: Facts, parts: Parts, tokenizer: Any, scheduler_config: dict[str, Any]) -> None:
         self.base, self.facts, self.parts = base, facts, parts

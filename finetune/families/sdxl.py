@@ -52,6 +52,7 @@ class StableDiffusionXL:
         "text_encoder_2": unet.TEXT_PRESETS,
     }
     layout: ClassVar[Literal["kohya", "diffusers"]] = "kohya"
+    schedulers: ClassVar[Mapping[str, str]] = unet.SCHEDULERS
 
     def __init__(
         self, base: str, facts: Facts, parts: Parts, tokenizers: Mapping[str, Any], scheduler_config: dict[str, Any]

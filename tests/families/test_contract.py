@@ -27,6 +27,14 @@ BASES: dict[str, dict[str, Callable[[Path], Path]]] = {
             path, "sdxl", prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"
         ),
     },
+    "sd3": {
+        "sd3": lambda path: tiny_base(path, "sd3"),
+        "sd3.5": lambda path: tiny_base(path, "sd35"),
+    },
+    "flux": {
+        "dev": lambda path: tiny_base(path, "flux"),
+        "schnell": lambda path: tiny_base(path, "schnell"),
+    },
 }
 ENDS = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
 """of the noise path"""
@@ -137,7 +145,7 @@ def the_pipeline_draws(family: Family) -> None:
 def two_steps_train_and_every_layout_holds_them(base: str, out: Path) -> None:
     b = bench(base, pictures(out / "data"), train__steps=2, train__batch=2, adapter__components=_components(base),
               adapter__alpha=2.0, adapter__targets="attention+ff", adapter__text_encoder_targets="attention",
-              optimizer__learning_rate=1e-3)  # fmt: skip
+              optimizer__learning_rate=1e-3, objective__distilled=True)  # fmt: skip
     before = b.weights()
     steps = list(trainer.train(b.family, b.state, b.plan, b.batches, b.machine.ranks, b.machine.autocast))
     assert len(steps) == 2 and not any(s.skipped for s in steps)

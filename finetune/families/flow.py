@@ -1,0 +1,69 @@
+"""What the flow-matching families share: the straight path with the base's shift, the sampler, square tokens.
+
+Sources: arXiv:2210.02747, arXiv:2403.03206; the configuration is that of diffusers' FlowMatchEulerDiscreteScheduler.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+
+from finetune.errors import BaseError
+from finetune.process import Line, Process, Shift
+
+SCHEDULERS = {"euler": "FlowMatchEulerDiscreteScheduler"}
+PATCH = 2
+"""cells of a token's side"""
+_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+
+
+def process(scheduler: Mapping[str, Any]) -> Process:
+    """Raises BaseError when the scheduler is of another kind."""
+    if scheduler.get("_class_name") != SCHEDULERS["euler"]:
+        problem = f"scheduler_config.json: {scheduler.get('_class_name')} is no scheduler of a flow"
+        raise BaseError(problem, f"it should be {SCHEDULERS['euler']}: is it the base's own?")
+    return Process(Line(shift=shift(scheduler)), "flow")
+
+
+def shift(scheduler: Mapping[str, Any]) -> Shift:
+    """Of a base: fixed, or growing with the number of tokens, as its scheduler has it."""
+    if not scheduler.get("use_dynamic_shifting"):
+        return Shift(float(scheduler.get("shift", 1.0)))
+    low, high = float(scheduler.get("base_shift", 0.5)), float(scheduler.get("max_shift", 1.15))
+    if scheduler.get("time_shift_type", "exponential") != "exponential":
+        raise BaseError("scheduler_config.json: only the exponential shift of times is known", "is it the base's own?")
+    few, many = (int(scheduler.get(f"{which}_image_seq_len", n)) for which, n in (("base", 256), ("max", 4096)))
+    return Shift(math.exp(low), math.exp(high), few * PATCH**2, many * PATCH**2)
+
+
+def scheduler(own: Mapping[str, Any], named: str) -> Any:
+    """diffusers' scheduler with the base's configuration. Raises KeyError: there is none of that name for a flow."""
+    import diffusers
+
+    name = SCHEDULERS[named or "euler"]
+    return getattr(diffusers, name).from_config({k: v for k, v in own.items() if not k.startswith("_")})
+
+
+def attention(*more: str) -> tuple[str, ...]:
+    """Patterns of the projections of joint attention, and more."""
+    return (*_ATTENTION, *more)
+
+
+def packed(latents: Tensor) -> Tensor:
+    """(b, c, h, w) -> tokens (b, h/2 * w/2, 4c), row by row."""
+    return pixel_unshuffle(latents, PATCH).flatten(2).transpose(1, 2)
+
+
+def unpacked(tokens: Tensor, height: int, width: int) -> Tensor:
+    """The inverse of `packed`, for latents of h x w cells."""
+    grid = tokens.transpose(1, 2).reshape(len(tokens), -1, height // PATCH, width // PATCH)
+    return pixel_shuffle(grid, PATCH)
+
+
+def places(height: int, width: int, device: torch.device) -> Tensor:
+    """(h/2 * w/2, 3): (0, row, column) of each token."""
+    rows, columns = torch.meshgrid(torch.arange(height // PATCH), torch.arange(width // PATCH), indexing="ij")
+    return torch.stack([torch.zeros_like(rows), rows, columns], -1).flatten(0, 1).float().to(device)
