@@ -39,6 +39,7 @@ _LINES = {
     "flux2": "FLUX.2",
     "flux-2": "FLUX.2",
     "flux": "FLUX.1",
+    "flex": "Flex",
     "lumina": "Lumina",
     "qwen": "Qwen-Image",
     "zimage": "Z-Image",

@@ -8,29 +8,39 @@ from typing import Any, Literal
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLQwenImage,
     DDIMScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
 )
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
+    AutoTokenizer,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen3Config,
+    Qwen3Model,
     T5Config,
     T5EncoderModel,
     T5TokenizerFast,
 )
 
-Variant = Literal["sd15", "sd21", "sdxl", "sd3", "sd35", "flux", "schnell"]
+Variant = Literal["sd15", "sd21", "sdxl", "sd3", "sd35", "flux", "schnell", "zimage", "turbo", "qwen"]
 
 _UNET = {
     # the published config's keys; what differs is named beside it
@@ -61,8 +71,12 @@ def tiny_base(path: Path, variant: Variant, seed: int = 0, **scheduler: object) 
             pipeline = _unet_pipeline(path, variant, scheduler)
         elif variant in ("sd3", "sd35"):
             pipeline = _sd3(path, variant, scheduler)
-        else:
+        elif variant in ("flux", "schnell"):
             pipeline = _flux(path, variant, scheduler)
+        elif variant == "qwen":
+            pipeline = _qwen(path, scheduler)
+        else:
+            pipeline = _zimage(path, variant, scheduler)
     pipeline.save_pretrained(path)
     for part in ("text_encoder", "text_encoder_2"):
         if (path / part / "config.json").is_file() and "clip" in (path / part / "config.json").read_text():
@@ -132,6 +146,93 @@ def _flux(path: Path, variant: Variant, scheduler: dict[str, object]) -> Any:
         CLIPTextModel(_text("sd15")), _tokenizer(path / "words"), _t5(64), _t5_tokenizer(path / "words_2", 512),
         transformer,
     )  # fmt: skip
+
+
+def _zimage(path: Path, variant: Variant, scheduler: dict[str, object]) -> Any:
+    transformer = ZImageTransformer2DModel(
+        dim=48,  # 3840
+        n_layers=2,  # 30
+        n_refiner_layers=1,  # 2
+        n_heads=3,  # 30
+        n_kv_heads=3,  # 30
+        cap_feat_dim=32,  # 2560
+        axes_dims=[4, 6, 6],  # 32, 48, 48
+        axes_lens=[1024, 64, 64],  # 1536, 512, 512
+    )
+    with torch.no_grad():  # these are empty, not random, when made
+        transformer.x_pad_token.normal_(), transformer.cap_pad_token.normal_()
+    text = Qwen3Model(
+        Qwen3Config(
+            vocab_size=260,  # 151936
+            hidden_size=32,  # 2560
+            intermediate_size=64,  # 9728
+            num_hidden_layers=3,  # 36
+            num_attention_heads=2,  # 32
+            num_key_value_heads=1,  # 8
+            head_dim=16,  # 128
+        )
+    )
+    shift = {"shift": 6.0 if variant == "zimage" else 3.0}
+    return ZImagePipeline(
+        FlowMatchEulerDiscreteScheduler(**(shift | scheduler)),
+        _vae(16, scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False),
+        text, _byte_tokenizer(path / "words"), transformer,
+    )  # fmt: skip
+
+
+def _qwen(path: Path, scheduler: dict[str, object]) -> Any:
+    transformer = QwenImageTransformer2DModel(
+        in_channels=64,
+        out_channels=16,
+        num_layers=2,  # 60
+        attention_head_dim=16,  # 128
+        num_attention_heads=2,  # 24
+        joint_attention_dim=32,  # 3584
+        axes_dims_rope=(4, 6, 6),  # 16, 56, 56
+    )
+    vae = AutoencoderKLQwenImage(
+        base_dim=8,  # 96
+        z_dim=16,
+        num_res_blocks=1,  # 2
+    )
+    text = {
+        "vocab_size": 260,  # 152064
+        "hidden_size": 32,  # 3584
+        "intermediate_size": 64,  # 18944
+        "num_hidden_layers": 2,  # 28
+        "num_attention_heads": 2,  # 28
+        "num_key_value_heads": 1,  # 4
+        "rope_scaling": {"mrope_section": [2, 3, 3], "rope_type": "default", "type": "default"},  # 16, 24, 24
+    }
+    vision = {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 32}
+    config = Qwen2_5_VLConfig(text_config=text, vision_config=vision)
+    dynamic = {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 0.9, "max_image_seq_len": 8192,
+               "shift_terminal": 0.02}  # fmt: skip
+    return QwenImagePipeline(
+        FlowMatchEulerDiscreteScheduler(**(dynamic | scheduler)), vae, Qwen2_5_VLForConditionalGeneration(config),
+        _byte_tokenizer(path / "words"), transformer,
+    )  # fmt: skip
+
+
+def _byte_tokenizer(folder: Path) -> Any:
+    """Qwen's byte-level pairs without any merge, its special tokens, and the outline of its chat template."""
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: n for n, token in enumerate([*letters, *special])}
+    folder.mkdir(parents=True)
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    config = {"tokenizer_class": "Qwen2Tokenizer", "model_max_length": 131072, "pad_token": "<|endoftext|>",
+              "eos_token": "<|im_end|>", "additional_special_tokens": special[1:], "chat_template": template,
+              "errors": "replace", "unk_token": None, "split_special_tokens": False}  # fmt: skip
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    loaded = AutoTokenizer.from_pretrained(str(folder))
+    shutil.rmtree(folder)
+    return loaded
 
 
 def _t5(width: int) -> T5EncoderModel:

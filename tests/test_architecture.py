@@ -18,7 +18,8 @@ FLOORS = (
     ("draws", "process", "images", "lora", "weights", "folder", "captions", "dataset", "schedule"),
     (
         *("families.parts", "families.base", "families.autoencoder", "families.unet", "families.checkpoints"),
-        *("families.flow", "families.clip_t5", "families.sd", "families.sdxl", "families.sd3", "families.flux"),
+        *("families.flow", "families.clip_t5", "families.language"),
+        *("families.sd", "families.sdxl", "families.sd3", "families.flux", "families.zimage", "families.qwen_image"),
         *("families", "adapters", "optimizers"),
     ),
     (

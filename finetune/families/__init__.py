@@ -20,6 +20,8 @@ FAMILIES = {
     "sdxl": "finetune.families.sdxl:StableDiffusionXL",
     "sd3": "finetune.families.sd3:StableDiffusion3",
     "flux": "finetune.families.flux:Flux",
+    "zimage": "finetune.families.zimage:ZImage",
+    "qwen_image": "finetune.families.qwen_image:QwenImage",
 }
 
 
@@ -90,21 +92,23 @@ class TokenCounter(NamedTuple):
 
     tokenizer: object
     limit: int
+    overhead: int
+    """tokens of the limit that are not the caption's: start and end, or a whole form around it"""
 
     def lost(self, caption: str) -> tuple[int, str]:
-        """(tokens with start and end, the text that does not fit: "" when all does)."""
+        """(tokens with all around them, the text that does not fit: "" when all does)."""
         encode = self.tokenizer  # a transformers tokenizer; typed loosely, as its package is untyped
-        ids: list[int] = encode(caption)["input_ids"]  # type: ignore[operator]
-        if len(ids) <= self.limit:
-            return len(ids), ""
-        return len(ids), str(encode.decode(ids[self.limit - 1 : -1])).strip()  # type: ignore[attr-defined]
+        ids: list[int] = encode(caption, add_special_tokens=False)["input_ids"]  # type: ignore[operator]
+        fitting = self.limit - self.overhead
+        return len(ids) + self.overhead, str(encode.decode(ids[fitting:])).strip()  # type: ignore[attr-defined]
 
 
 def tokenizer(base: str) -> TokenCounter:
     """The base's own tokenizer, without its models."""
     facts = detect(base)
-    found = family_class(facts.family).tokenizer(locate(base))
-    return TokenCounter(found, facts.max_tokens)
+    family = family_class(facts.family)
+    found = family.tokenizer(locate(base))
+    return TokenCounter(found, facts.max_tokens, family.overhead(found))
 
 
 def _fetch(written: str) -> str:

@@ -28,20 +28,32 @@ def latents(vae: nn.Module, moments: Moments, noise: Tensor) -> Tensor:
 @torch.no_grad()
 def decode(vae: nn.Module, latents: Tensor) -> Tensor:
     """About [-1, 1]."""
-    scale, shift = _scale(vae, latents)
-    unscaled = latents.float() / scale + shift
+    return _decoded(vae, _unscaled(vae, latents))
+
+
+@torch.no_grad()
+def decode_frame(vae: nn.Module, latents: Tensor) -> Tensor:
+    """The same by an autoencoder of videos, to which a picture is one of a single frame."""
+    return _decoded(vae, _unscaled(vae, latents).unsqueeze(2)).squeeze(2)
+
+
+def _decoded(vae: nn.Module, latents: Tensor) -> Tensor:
     with torch.autocast(latents.device.type, enabled=False):
-        pixels: Tensor = cast(Any, vae).decode(unscaled).sample
+        pixels: Tensor = cast(Any, vae).decode(latents).sample
     return pixels
+
+
+def _unscaled(vae: nn.Module, latents: Tensor) -> Tensor:
+    scale, shift = _scale(vae, latents)
+    return latents.float() / scale + shift
 
 
 def _scale(vae: nn.Module, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
     """(scale, shift): of all channels alike, or of each where the base says so."""
     config = cast(Any, vae).config
+    scale = config.get("scaling_factor", 1.0)
     if config.get("latents_mean") is None:
-        return config.scaling_factor, config.shift_factor or 0.0
-    mean, deviation = (torch.tensor(config[key], device=like.device).view(-1, 1, 1) for key in _EACH)
-    return config.scaling_factor / deviation, mean
-
-
-_EACH = ("latents_mean", "latents_std")
+        return scale, config.shift_factor or 0.0
+    mean, deviation = (torch.tensor(config[f"latents_{one}"], device=like.device).view(-1, 1, 1)
+                       for one in ("mean", "std"))  # fmt: skip
+    return scale / deviation, mean

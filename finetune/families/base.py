@@ -126,6 +126,11 @@ class Family(Protocol):
         ...
 
     @staticmethod
+    def overhead(tokenizer: Any) -> int:
+        """How many of facts.max_tokens are not the caption's."""
+        ...
+
+    @staticmethod
     def published(facts: Facts) -> Published: ...
 
     @staticmethod

@@ -92,6 +92,10 @@ class Flux:
         return clip_t5.t5_tokenizer(Path(base), "tokenizer_2")
 
     @staticmethod
+    def overhead(tokenizer: Any) -> int:
+        return int(tokenizer.num_special_tokens_to_add())
+
+    @staticmethod
     def published(facts: Facts) -> Published:
         return Published("FLUX.1", "flux1", "flux-1-schnell" if facts.variant == "flux-schnell" else "flux-1-dev")
 

@@ -101,6 +101,10 @@ class StableDiffusion:
         return parts.clip_tokenizer(Path(base), "tokenizer")
 
     @staticmethod
+    def overhead(tokenizer: Any) -> int:
+        return int(tokenizer.num_special_tokens_to_add())
+
+    @staticmethod
     def published(facts: Facts) -> Published:
         v = facts.prediction == "v"
         if facts.variant == "sd1":

@@ -101,6 +101,10 @@ class StableDiffusion3:
         return clip_t5.t5_tokenizer(Path(base), "tokenizer_3")
 
     @staticmethod
+    def overhead(tokenizer: Any) -> int:
+        return int(tokenizer.num_special_tokens_to_add())
+
+    @staticmethod
     def published(facts: Facts) -> Published:
         version = "3" if facts.variant == "sd3" else "3.5"
         return Published(f"Stable Diffusion {version}", facts.variant, f"stable-diffusion-{version}-{_size(facts)}")

@@ -109,6 +109,10 @@ class StableDiffusionXL:
         return parts.clip_tokenizer(Path(base), "tokenizer")
 
     @staticmethod
+    def overhead(tokenizer: Any) -> int:
+        return int(tokenizer.num_special_tokens_to_add())
+
+    @staticmethod
     def published(facts: Facts) -> Published:
         return Published("Stable Diffusion XL", "sdxl_base_v1-0", "stable-diffusion-xl-v1-base")
 

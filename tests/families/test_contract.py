@@ -36,10 +36,17 @@ BASES: dict[str, dict[str, Callable[[Path], Path]]] = {
         "dev": lambda path: tiny_base(path, "flux"),
         "schnell": lambda path: tiny_base(path, "schnell"),
     },
+    "zimage": {
+        "zimage": lambda path: tiny_base(path, "zimage"),
+        "turbo": lambda path: tiny_base(path, "turbo"),
+    },
+    "qwen_image": {
+        "qwen": lambda path: tiny_base(path, "qwen"),
+    },
 }
 ENDS = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
 """of the noise path"""
-CAPTIONS = ["a red cup", "", "a long caption, " * 40]
+CAPTIONS = ["a red cup", "", "a long caption, " * 80]
 
 
 def contract(base: str, out: Path) -> None:
@@ -94,7 +101,13 @@ def captions_are_encoded(family: Family) -> None:
     text = read(family, CAPTIONS)
     assert text.tokens.shape[0] == 3 and text.tokens.ndim == 3
     for i, caption in enumerate(CAPTIONS):
-        assert_close(read(family, [caption]).tokens[0], text.tokens[i], rtol=0, atol=1e-5)
+        alone = read(family, [caption])
+        own = text.tokens[i] if text.mask is None else text.tokens[i][text.mask[i]]
+        assert_close(alone.tokens[0], own, rtol=0, atol=1e-5)
+        assert alone.mask is None or bool(alone.mask.all())
+        if text.pooled is not None:
+            assert alone.pooled is not None
+            assert_close(alone.pooled[0], text.pooled[i], rtol=0, atol=1e-5)
     assert not torch.allclose(text.tokens[0], text.tokens[1], atol=1e-3)
     counter = families.tokenizer(family.base)
     assert counter.limit == family.facts.max_tokens

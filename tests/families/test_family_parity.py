@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline, FluxPipeline
+from diffusers import DDPMScheduler, DiffusionPipeline, FluxPipeline, QwenImagePipeline
 from models import Variant, tiny_base
 from peft import LoraConfig
 from test_trainer import SQUARE, Bench, bench, pictures
@@ -55,11 +55,33 @@ def flux(pipe: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     return FluxPipeline._unpack_latents(predicted, h * 8, w * 8, 8), batch.noise - batch.latents
 
 
+def zimage(pipe: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    tokens, _ = pipe.encode_prompt(list(batch.captions), do_classifier_free_guidance=False)
+    sigma = batch.t.view(-1, 1, 1, 1)
+    noisy = (1 - sigma) * batch.latents + sigma * batch.noise
+    # as its pipeline calls it: time runs from noise to clean, and the sign is turned
+    timestep = (1000 - 1000 * batch.t) / 1000
+    made = pipe.transformer(list(noisy.unsqueeze(2).unbind(0)), timestep, tokens, return_dict=False)[0]
+    return -torch.stack(list(made)).squeeze(2), batch.noise - batch.latents
+
+
+def qwen(pipe: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    tokens, mask = pipe.encode_prompt(list(batch.captions))
+    b, c, h, w = batch.latents.shape
+    sigma = batch.t.view(-1, 1, 1, 1)
+    noisy = (1 - sigma) * batch.latents + sigma * batch.noise
+    packed = QwenImagePipeline._pack_latents(noisy.unsqueeze(2), b, c, h, w)
+    predicted = pipe.transformer(packed, tokens, mask, batch.t, [[(1, h // 2, w // 2)]] * b).sample
+    return QwenImagePipeline._unpack_latents(predicted, h * 8, w * 8, 8).squeeze(2), batch.noise - batch.latents
+
+
 def _t5_length(pipe: Any) -> int:
     return 512 if pipe.transformer.config.guidance_embeds else 256
 
 
-REFERENCES: dict[Variant, Reference] = {"sdxl": sdxl, "sd3": sd3, "sd35": sd3, "flux": flux, "schnell": flux}
+REFERENCES: dict[Variant, Reference] = {
+    "sdxl": sdxl, "sd3": sd3, "sd35": sd3, "flux": flux, "schnell": flux, "zimage": zimage, "qwen": qwen,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("variant", REFERENCES)

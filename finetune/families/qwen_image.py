@@ -1,0 +1,204 @@
+"""Qwen-Image: a flow transformer that reads Qwen2.5-VL, and an autoencoder made for videos.
+
+Source: diffusers' QwenImagePipeline and QwenImageTransformer2DModel, after arXiv:2508.02324.
+"""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from finetune.families import autoencoder, flow, language, parts
+from finetune.families.base import Facts, Moments, Published, Text
+from finetune.families.parts import Parts
+from finetune.process import Process
+
+PIPELINE = "QwenImagePipeline"
+WEIGHTS = {
+    "transformer": "diffusion_pytorch_model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+    "text_encoder": "model.safetensors",
+}
+MAX_TOKENS = 1024
+FORM = (
+    "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial "
+    "relationships of the objects and background:<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+)
+"""what the published model was trained to read; its first SKIPPED tokens are the same for every caption"""
+SKIPPED = 34
+_FEED_FORWARD = ("img_mlp.net.0.proj", "img_mlp.net.2", "txt_mlp.net.0.proj", "txt_mlp.net.2")
+_MODULATION = ("img_mod.1", "txt_mod.1")
+
+
+class QwenImage:
+    name: ClassVar[str] = "qwen_image"
+    denoiser_name: ClassVar[str] = "transformer"
+    encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
+    presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
+        "transformer": {
+            "attention": flow.attention(),
+            "attention+ff": flow.attention(*_FEED_FORWARD),
+            "all": flow.attention(*_FEED_FORWARD, *_MODULATION),
+        },
+    }
+    layout: ClassVar[Literal["kohya", "diffusers"]] = "diffusers"
+    schedulers: ClassVar[Mapping[str, str]] = flow.SCHEDULERS
+
+    def __init__(self, base: str, facts: Facts, parts: Parts, tokenizer: Any, scheduler_config: dict[str, Any]) -> None:
+        self.base, self.facts, self.parts = base, facts, parts
+        self.tokens, self.scheduler_config = tokenizer, scheduler_config
+        self.process: Process = flow.process(scheduler_config)
+        self.guidance = 1.0
+        self._compiled: Any = None
+
+    @classmethod
+    def detect(cls, base: str) -> Facts | None:
+        path = Path(base)
+        if parts.pipeline_name(path) != PIPELINE:
+            return None
+        for part, file in WEIGHTS.items():
+            parts.whole(path / part / file)
+        parts.whole_vocabulary(path / "tokenizer", *language.VOCABULARY)
+        return _facts(path)
+
+    @classmethod
+    def load(cls, base: str, facts: Facts, dtype: torch.dtype) -> Self:
+        from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
+        from transformers import Qwen2_5_VLForConditionalGeneration
+
+        path = Path(base)
+        text = Qwen2_5_VLForConditionalGeneration
+        opened = Parts({
+            "transformer": lambda: _marked(
+                parts.from_pretrained(QwenImageTransformer2DModel, path, "transformer", dtype)
+            ),
+            "vae": lambda: parts.from_pretrained(AutoencoderKLQwenImage, path, "vae", torch.float32),
+            "text_encoder": lambda: parts.from_pretrained(text, path, "text_encoder", dtype),
+        })  # fmt: skip
+        scheduler = parts.config(path / "scheduler" / "scheduler_config.json")
+        return cls(base, facts, opened, language.tokenizer(path), scheduler)
+
+    @classmethod
+    def skeleton(cls, base: str, facts: Facts) -> dict[str, nn.Module]:
+        from diffusers import QwenImageTransformer2DModel
+
+        with torch.device("meta"):
+            config = parts.config(Path(base) / "transformer" / "config.json")
+            return {"transformer": _marked(QwenImageTransformer2DModel.from_config(config))}
+
+    @classmethod
+    def tokenizer(cls, base: str) -> Any:
+        return language.tokenizer(Path(base))
+
+    @staticmethod
+    def overhead(tokenizer: Any) -> int:
+        return len(tokenizer(FORM.format("")).input_ids) - SKIPPED
+
+    @staticmethod
+    def published(facts: Facts) -> Published:
+        return Published("Qwen-Image", "qwen_image", "qwen-image")
+
+    @staticmethod
+    def kohya_name(name: str) -> str:
+        return "lora_" + name.replace(".", "_")
+
+    def fingerprint(self, part: str) -> str:
+        also = [sorted(self.tokens.get_vocab().items()), FORM] if part == "text_encoder" else []
+        return parts.fingerprint(self.parts[part], *also)
+
+    def save(self, folder: Path, dtype: torch.dtype) -> None:
+        kept = type(self)(self.base, self.facts, self.parts.copied(dtype), self.tokens, self.scheduler_config)
+        kept.pipeline().save_pretrained(folder, safe_serialization=True)
+
+    def checkpoint_gradients(self) -> None:
+        cast(Any, self.parts["transformer"]).enable_gradient_checkpointing()
+
+    def encode_images(self, pixels: Tensor) -> Moments:
+        """A picture is a video of one frame."""
+        moments = autoencoder.encode(self.parts["vae"], pixels.unsqueeze(2))
+        return Moments(moments.mean.squeeze(2), moments.logvar.squeeze(2))
+
+    def latents(self, moments: Moments, noise: Tensor) -> Tensor:
+        return autoencoder.latents(self.parts["vae"], moments, noise)
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        return autoencoder.decode_frame(self.parts["vae"], latents)
+
+    def encode(self, encoder: str, captions: Sequence[str]) -> Text:
+        forms = [FORM.format(caption) for caption in captions]
+        return language.states(self.parts[encoder], self.tokens, forms, MAX_TOKENS + SKIPPED, -1, SKIPPED)
+
+    def combine(self, texts: Sequence[Text]) -> Text:
+        return texts[0]
+
+    def predict(self, noisy: Tensor, t: Tensor, text: Text, frames: Tensor | None = None) -> Tensor:
+        denoiser: Any = self.parts["transformer"]
+        weight, (height, width) = next(denoiser.parameters()).dtype, noisy.shape[-2:]
+        denoise = self._compiled if self._compiled is not None and torch.is_grad_enabled() else denoiser
+        assert text.mask is not None
+        mask = text.mask.to(noisy.device)
+        shapes = [[(1, height // flow.PATCH, width // flow.PATCH)]] * len(noisy)
+        # diffusers < 0.37 wants the lengths told beside the mask
+        lengths = {"txt_seq_lens": mask.sum(1).tolist()} if _wants_lengths(type(denoiser)) else {}
+        output: Tensor = denoise(
+            hidden_states=flow.packed(noisy).to(weight), timestep=t, encoder_hidden_states_mask=mask,
+            encoder_hidden_states=text.tokens.to(noisy.device, weight), img_shapes=shapes, return_dict=False, **lengths,
+        )[0]  # fmt: skip
+        return flow.unpacked(output, height, width)
+
+    def compile(self) -> None:
+        self._compiled = torch.compile(self.parts["transformer"])
+
+    def pipeline(self, scheduler: str = "", safety: bool = False) -> Any:
+        import diffusers
+
+        pipeline = diffusers.QwenImagePipeline(
+            flow.scheduler(self.scheduler_config, scheduler), self.parts["vae"],
+            self.parts.loaded().get("text_encoder"), self.tokens, self.parts["transformer"],
+        )  # fmt: skip
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def painting(self, text: Text, negative: Text, guidance: float) -> dict[str, Any]:
+        return {
+            "prompt_embeds": text.tokens, "prompt_embeds_mask": text.mask, "true_cfg_scale": guidance,
+            "negative_prompt_embeds": negative.tokens, "negative_prompt_embeds_mask": negative.mask,
+        }  # fmt: skip
+
+    def unpacked(self, painted: Tensor, width: int, height: int) -> Tensor:
+        cell = self.facts.stride // flow.PATCH
+        return flow.unpacked(painted, height // cell, width // cell)
+
+    def has_safety_checker(self) -> bool:
+        return False
+
+
+def _marked(transformer: nn.Module) -> nn.Module:
+    """The last block's text tokens go nowhere."""
+    last = cast(Any, transformer).transformer_blocks[-1]
+    for layer in (last.attn.add_q_proj, last.attn.to_add_out, last.txt_mlp):
+        parts.never_read(layer)
+    return transformer
+
+
+def _wants_lengths(kind: type) -> bool:
+    return "txt_seq_lens" in inspect.signature(cast(Any, kind).forward).parameters
+
+
+def _facts(path: Path) -> Facts:
+    vae = parts.config(path / "vae" / "config.json")
+    return Facts(
+        family="qwen_image",
+        variant="qwen-image",
+        prediction="flow",
+        zero_snr=True,
+        resolution=1024,
+        stride=flow.PATCH * 2 ** len(vae["temperal_downsample"]),
+        max_tokens=MAX_TOKENS,
+        prediction_known=True,
+        evidence=PIPELINE,
+        guidance=4.0,
+    )
