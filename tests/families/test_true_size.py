@@ -1,0 +1,155 @@
+"""Every family at its published size, on the meta device: parameter counts, the modules of each preset, bytes."""
+
+import dataclasses
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from models import tiny_base
+from safetensors.torch import save_file
+from test_trainer import pictures, settled
+
+from finetune import adapters, families, layouts, lora, recipe
+from finetune import plan as planning
+from finetune.families.base import Facts
+from finetune.lora import Lora
+
+CONFIGS = Path(__file__).parent / "configs"
+PUBLISHED = {
+    # parameters of the denoiser, as the models' own weights have them
+    "sd3-medium": ("sd3", 2_028_328_000),
+    "sd3.5-medium": ("sd3", 2_243_171_520),
+    "sd3.5-large": ("sd3", 8_056_627_520),
+    "flux-dev": ("flux", 11_901_408_320),
+    "flux-schnell": ("flux", 11_891_178_560),
+    "z-image": ("zimage", 6_154_908_736),
+    "qwen-image": ("qwen_image", 20_430_401_088),
+}
+QKV, OUT = ("to_q", "to_k", "to_v"), ("to_out.0",)
+ADDED = ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+FF = ("ff.net.0.proj", "ff.net.2")
+
+
+def names(stem: str, blocks: int, *leaves: str) -> Iterator[str]:
+    return (f"transformer.{stem}.{i}.{leaf}" for i, leaf in product(range(blocks), leaves))
+
+
+def attn(*leaves: str, part: str = "attn") -> tuple[str, ...]:
+    return tuple(f"{part}.{leaf}" for leaf in leaves)
+
+
+def context(*leaves: str) -> tuple[str, ...]:
+    return tuple(leaf.replace("ff.", "ff_context.") for leaf in leaves)
+
+
+def golden_sd3(blocks: int, dual: int) -> set[str]:
+    """The last block ends with the picture: its text has no queries that count, no output, no feed-forward."""
+    found = {*names("transformer_blocks", blocks, *attn(*QKV, *OUT, "add_k_proj", "add_v_proj"), *FF)}
+    found |= {*names("transformer_blocks", blocks - 1, *attn("add_q_proj", "to_add_out"), *context(*FF))}
+    return found | {*names("transformer_blocks", dual, *attn(*QKV, *OUT, part="attn2"))}
+
+
+def golden_flux() -> set[str]:
+    double = names("transformer_blocks", 19, *attn(*QKV, *OUT, *ADDED), *FF, *context(*FF))
+    return {*double, *names("single_transformer_blocks", 38, *attn(*QKV), "proj_mlp", "proj_out")}
+
+
+def golden_zimage() -> set[str]:
+    inside = (*attn(*QKV, *OUT, part="attention"), "feed_forward.w1", "feed_forward.w2", "feed_forward.w3")
+    return {*names("layers", 30, *inside), *names("noise_refiner", 2, *inside), *names("context_refiner", 2, *inside)}
+
+
+def golden_qwen() -> set[str]:
+    picture = ("img_mlp.net.0.proj", "img_mlp.net.2")
+    words = ("txt_mlp.net.0.proj", "txt_mlp.net.2")
+    found = {*names("transformer_blocks", 60, *attn(*QKV, *OUT, "add_k_proj", "add_v_proj"), *picture)}
+    return found | {*names("transformer_blocks", 59, *attn("add_q_proj", "to_add_out"), *words)}
+
+
+GOLDEN = {
+    "sd3-medium": golden_sd3(24, 0),
+    "sd3.5-medium": golden_sd3(24, 13),
+    "sd3.5-large": golden_sd3(38, 0),
+    "flux-dev": golden_flux(),
+    "flux-schnell": golden_flux(),
+    "z-image": golden_zimage(),
+    "qwen-image": golden_qwen(),
+}
+"""modules of the preset attention+ff, written down by rule and not by the code"""
+
+
+def skeleton(line: str) -> dict[str, torch.nn.Module]:
+    facts = families.detect("pocket")  # a skeleton asks no fact
+    return families.family_class(PUBLISHED[line][0]).skeleton(str(CONFIGS / line), facts)
+
+
+@pytest.mark.parametrize("line", PUBLISHED)
+def test_the_denoiser_has_the_published_number_of_parameters(line: str) -> None:
+    modules = skeleton(line)
+    assert list(modules) == ["transformer"]
+    assert sum(p.numel() for p in modules["transformer"].parameters()) == PUBLISHED[line][1]
+
+
+@pytest.mark.parametrize("line", PUBLISHED)
+def test_files_hold_exactly_these_keys(line: str) -> None:
+    family = families.family_class(PUBLISHED[line][0])
+    modules = skeleton(line)
+    chosen = adapters.targets(modules["transformer"], family.presets["transformer"], "attention+ff")
+    assert {f"transformer.{name}" for name in chosen} == GOLDEN[line]
+    one = Lora(torch.ones(1, 1), torch.ones(1, 1), 0.5)
+    keys = layouts.universal({f"transformer.{n}": one for n in chosen}, torch.float32, family.name).keys()
+    assert keys == {f"{name}.{part}.weight" for name in GOLDEN[line] for part in ("lora_A", "lora_B")}
+
+
+@pytest.mark.parametrize(
+    ("line", "tiny"), [("sd3.5-medium", "sd35"), ("flux-dev", "flux"), ("z-image", "zimage"), ("qwen-image", "qwen")]
+)
+def test_what_is_found_in_a_base_of_true_size_is_what_a_small_one_says(line: str, tiny: str, tmp_path: Path) -> None:
+    """Facts come from configs alone; weight files are only looked at for being whole."""
+    small = tiny_base(tmp_path / "tiny", tiny)  # type: ignore[arg-type]
+    for part in ("transformer", "vae", "scheduler"):
+        for file in (CONFIGS / line / part).iterdir():
+            (small / part / file.name).write_bytes(file.read_bytes())
+    facts = families.detect(str(small))
+    assert facts.resolution == 1024 and facts.stride == 16 and facts.prediction == "flow" and facts.zero_snr
+    assert facts.guided == (line == "flux-dev") and not facts.distilled
+
+
+@pytest.mark.parametrize("line", ["flux-dev", "qwen-image"])
+def test_the_plan_counts_the_bytes_of_true_size_exactly(line: str, tmp_path: Path) -> None:
+    tiny = tiny_base(tmp_path / "tiny", "flux" if line == "flux-dev" else "qwen")
+    plan = settled(tiny, pictures(tmp_path / "data"), adapter__targets="attention+ff", adapter__rank=16,
+                   train__precision="bf16")  # fmt: skip
+    real = _pretend(plan, line)
+    [row] = planning.components(real)
+    shapes = lora.sites(skeleton(line))
+    adapter = sum(16 * (shapes[name][0] + shapes[name][1]) for name in GOLDEN[line])
+    assert (row.name, row.parameters, row.trainable) == ("transformer", PUBLISHED[line][1], adapter)
+    assert row.weight_bytes == 2 * PUBLISHED[line][1] + 4 * adapter
+    assert row.gradient_bytes == 4 * adapter and row.optimizer_bytes >= 8 * adapter
+    assert row.modules == len(GOLDEN[line])
+
+
+def _pretend(plan: planning.Plan, line: str) -> planning.Plan:
+    facts: Facts = plan.facts
+    assert facts.family == PUBLISHED[line][0]
+    return dataclasses.replace(plan, recipe=recipe.replace(plan.recipe, base=str(CONFIGS / line)))
+
+
+def test_weights_split_into_shards_are_found_and_looked_at_one_by_one(tmp_path: Path) -> None:
+    """As the hub has large bases."""
+    base = tiny_base(tmp_path / "flux", "flux")
+    before = families.load(str(base)).fingerprint("transformer")
+    from diffusers import FluxTransformer2DModel
+
+    whole = FluxTransformer2DModel.from_pretrained(base, subfolder="transformer")
+    (base / "transformer" / "diffusion_pytorch_model.safetensors").unlink()
+    whole.save_pretrained(base / "transformer", max_shard_size="100KB")
+    shards = sorted((base / "transformer").glob("*-of-*.safetensors"))
+    assert len(shards) > 2 and families.load(str(base)).fingerprint("transformer") == before
+    save_file({"x": torch.zeros(1)}, shards[1])
+    shards[1].write_bytes(shards[1].read_bytes()[:40])
+    with pytest.raises(families.BaseError, match=shards[1].name):
+        families.detect(str(base))
