@@ -47,9 +47,13 @@ def detect(base: str) -> "Facts":
         facts = family_class(name).detect(where)
         if facts is not None:
             return facts
+    if Path(where).is_file():
+        from finetune.families.checkpoints import open_checkpoint
+
+        open_checkpoint(Path(where))  # says what it is instead
     raise BaseError(
         f"{base} is not a base this version trains{_what_it_is(where)}",
-        f"families known: {', '.join(sorted(registry()))} (Stable Diffusion 1.x and 2.x)",
+        f"families known: {', '.join(registry())}",
     )
 
 

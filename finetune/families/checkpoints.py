@@ -11,6 +11,7 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
@@ -22,15 +23,16 @@ from finetune import weights
 from finetune.errors import BaseError
 from finetune.process import Prediction
 
-Variant = Literal["sd1", "sd2"]
+Variant = Literal["sd1", "sd2", "sdxl"]
 Named = Mapping[str, Tensor]
 
 CONFIGS = Path(__file__).parent / "configs"
 UNET, VAE, CLIP = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
 OPEN_CLIP = f"{CLIP}model."
+SDXL_CLIP, SDXL_OPEN_CLIP = "conditioner.embedders.0.", "conditioner.embedders.1."
 
-_TRAINED = "this version trains Stable Diffusion 1.x and 2.x"
-_WHOLE = "give a Stable Diffusion 1.x or 2.x checkpoint that holds UNet, VAE and text encoder"
+_TRAINED = "single files are read of Stable Diffusion 1.x, 2.x and XL, other families as diffusers folders"
+_WHOLE = "give a Stable Diffusion 1.x, 2.x or XL checkpoint that holds UNet, VAE and text encoders"
 _ITS_BASE = "give the base it was made for; `finetune inspect` says what is in an adapter file"
 _SAY_IT = 'set objective.prediction to "epsilon" or "v": the page the base came from says which'
 
@@ -39,8 +41,6 @@ _FOREIGN = (
     (r"^emb_params$|^string_to_param|^clip_[lg]$", "a textual-inversion embedding", _ITS_BASE),
     (r"^control_model\.|controlnet_cond_embedding|^input_hint_block", "a ControlNet", _ITS_BASE),
     (r"motion_modules\.", "an AnimateDiff motion module", _ITS_BASE),
-    (r"^conditioner\.embedders\.1\.", "an SDXL checkpoint", _WHOLE),
-    (r"^conditioner\.embedders\.0\.", "an SDXL refiner, or a checkpoint in sgm names", _WHOLE),
     (r"joint_blocks\.\d", "a Stable Diffusion 3 checkpoint", _WHOLE),
     (r"single_stream_modulation\.", "a FLUX.2 checkpoint", _WHOLE),
     (r"distilled_guidance_layer\.", "a Chroma checkpoint", _WHOLE),
@@ -53,7 +53,8 @@ _FOREIGN = (
 )
 _WIDE = {5: "a depth base", 7: "an upscaler", 8: "an InstructPix2Pix base", 9: "an inpainting base"}
 _HARMLESS = re.compile(
-    r"position_ids$|logit_scale$|text_projection(\.weight)?$|attn_mask$|^first_stage_model\.(loss|model_ema)\."
+    r"position_ids$|logit_scale$|^cond_stage_model\..*text_projection(\.weight)?$|attn_mask$"
+    r"|^first_stage_model\.(loss|model_ema)\."
 )
 _PREDICTIONS: dict[str, Prediction] = {"epsilon": "epsilon", "eps": "epsilon", "v": "v", "v_prediction": "v"}
 _DTYPES = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
@@ -94,6 +95,8 @@ class Parts(NamedTuple):
     text_encoder: nn.Module
     tokenizer: Any
     scheduler_config: dict[str, Any]
+    text_encoder_2: nn.Module | None = None
+    tokenizer_2: Any = None
 
 
 def config_folder(variant: Variant) -> Path:
@@ -115,6 +118,8 @@ def identify(header: weights.Header) -> Kind:
     if entry[1] != 4:
         title = _WIDE.get(entry[1], f"a base whose UNet takes {entry[1]} channels")
         return Kind(None, title, "train on the text-to-image base of the same line; the adapter works on both")
+    if any(name.startswith(SDXL_CLIP) for name in shapes) or any(name.startswith(SDXL_OPEN_CLIP) for name in shapes):
+        return _sdxl(shapes)
     if projection is None:
         return Kind(None, "an SDXL UNet without its text encoders")
     if f"{UNET}label_emb.0.0.weight" in shapes:
@@ -126,6 +131,15 @@ def identify(header: weights.Header) -> Kind:
         if not any(name.startswith(prefixes) for name in shapes):
             return Kind(None, f"{title} without a {part}")
     return Kind(variant, title)
+
+
+def _sdxl(shapes: Mapping[str, tuple[int, ...]]) -> Kind:
+    if not any(name.startswith(SDXL_OPEN_CLIP) for name in shapes):
+        return Kind(None, "an SDXL refiner, or a checkpoint in sgm names")
+    for prefixes, part in (((SDXL_CLIP,), "first text encoder"), ((VAE, "vae."), "VAE")):
+        if not any(name.startswith(prefixes) for name in shapes):
+            return Kind(None, f"an SDXL checkpoint without its {part}")
+    return Kind("sdxl", "a Stable Diffusion XL checkpoint")
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -159,34 +173,36 @@ def load_checkpoint(checkpoint: Checkpoint, dtype: torch.dtype, configs: Path | 
         BaseError: weights are missing, of the wrong shape, or not of this model.
     """
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
 
     folder = configs or config_folder(checkpoint.variant)
     tensors = {name: t for name, t in weights.load(checkpoint.path).items() if not _HARMLESS.search(name)}
     vae_config = _json(folder / "vae" / "config.json")
     cells = checkpoint.resolution // 2 ** (len(vae_config["block_out_channels"]) - 1)
     unet_config = _json(folder / "unet" / "config.json") | {"sample_size": cells}
-    text_config = CLIPTextConfig.from_dict(_json(folder / "text_encoder" / "config.json"))
 
     unet = _hollow(lambda: UNet2DConditionModel.from_config(unet_config))
     vae = _hollow(lambda: AutoencoderKL.from_config(vae_config))
-    text_encoder = _hollow(lambda: CLIPTextModel(text_config))
+    texts = _hollow_encoders(folder)
     try:
         _fill(unet, _unet_weights(tensors, unet_config), dtype, f"{checkpoint.path}: UNet")
         _fill(vae, _vae_weights(tensors, vae_config), torch.float32, f"{checkpoint.path}: VAE")
-        _fill(text_encoder, _text_weights(tensors, text_encoder), dtype, f"{checkpoint.path}: text encoder")
+        for name, text in texts.items():
+            _fill(text, _text_weights(tensors, name, text), dtype, f"{checkpoint.path}: {name.replace('_', ' ')}")
     except KeyError as e:  # diffusers' converters look some biases up
         raise BaseError(f"{checkpoint.path}: 1 weight is missing: {e.args[0]}", f"is the file whole? {_WHOLE}") from e
-    tokenizer = load_tokenizer(checkpoint.variant, folder)
-    return Parts(unet, vae, text_encoder, tokenizer, _scheduler(checkpoint, folder))
+    second = load_tokenizer(checkpoint.variant, folder, "tokenizer_2") if "text_encoder_2" in texts else None
+    return Parts(
+        unet, vae, texts["text_encoder"], load_tokenizer(checkpoint.variant, folder), _scheduler(checkpoint, folder),
+        texts.get("text_encoder_2"), second,
+    )  # fmt: skip
 
 
-def load_tokenizer(variant: Variant, configs: Path | None = None) -> Any:
-    """The line's tokenizer: CLIP's, unless the configs carry a vocabulary of their own."""
+def load_tokenizer(variant: Variant, configs: Path | None = None, part: str = "tokenizer") -> Any:
+    """One of the line's tokenizers: CLIP's, unless the configs carry a vocabulary of their own."""
     from transformers import CLIPTokenizer
 
-    own = (configs or config_folder(variant)) / "tokenizer"
-    if (own / "vocab.json").is_file():
+    own = (configs or config_folder(variant)) / part
+    if any((own / name).is_file() for name in ("vocab.json", "tokenizer.json")):
         return CLIPTokenizer.from_pretrained(str(own), local_files_only=True)
     merges = clip_merges()
     with tempfile.TemporaryDirectory() as name:
@@ -247,8 +263,8 @@ def _prediction(header: weights.Header, variant: Variant) -> tuple[Prediction | 
         return claims[0][0], f"predicts {claims[0][0]} by its {claims[0][1]}"
     if said:
         return None, "its " + " and ".join(where for _, where in claims) + " contradict each other"
-    if variant == "sd1":
-        return "epsilon", "predicts epsilon as 1.x does: no v_pred key"
+    if variant != "sd2":
+        return "epsilon", f"predicts epsilon as {'1.x' if variant == 'sd1' else 'XL'} does: no v_pred key"
     return None, "2.x files do not say what they predict"
 
 
@@ -282,6 +298,8 @@ def _resolution(header: weights.Header, variant: Variant, prediction: Prediction
     square = re.fullmatch(r"(\d{3,4})x\1", header.metadata.get("modelspec.resolution", ""))
     if square and int(square[1]) % 64 == 0:
         return int(square[1])
+    if variant == "sdxl":
+        return 1024
     return 768 if (variant, prediction) == ("sd2", "v") else 512
 
 
@@ -337,18 +355,35 @@ def _vae_weights(tensors: Named, config: dict[str, Any]) -> dict[str, Tensor]:
     return _convert(own, lambda own: convert_ldm_vae_checkpoint(own, config=config))
 
 
-def _text_weights(tensors: Named, module: nn.Module) -> dict[str, Tensor]:
-    """Either text encoder's weights, under the names this transformers uses: 5.6 dropped the level `text_model`."""
+def _hollow_encoders(folder: Path) -> dict[str, nn.Module]:
+    """text_encoder, and text_encoder_2 where the configs have one."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    made = {}
+    for name, kind in (("text_encoder", CLIPTextModel), ("text_encoder_2", CLIPTextModelWithProjection)):
+        if (folder / name).is_dir():
+            config = CLIPTextConfig.from_dict(_json(folder / name / "config.json"))
+            made[name] = _hollow(partial(kind, config))
+    return made
+
+
+def _text_weights(tensors: Named, name: str, module: nn.Module) -> dict[str, Tensor]:
+    """A text encoder's weights, under the names this transformers uses: 5.6 dropped the level `text_model`."""
     from diffusers.loaders.single_file_utils import convert_ldm_clip_checkpoint, convert_open_clip_checkpoint
 
-    own = _under(tensors, CLIP)
-    if any(name.startswith(OPEN_CLIP) for name in own):
-        used = _penultimate(own, cast(Any, module).config.num_hidden_layers)
+    if name == "text_encoder_2":
+        named = _convert(
+            _under(tensors, SDXL_OPEN_CLIP),
+            lambda own: convert_open_clip_checkpoint(module, own, prefix=f"{SDXL_OPEN_CLIP}model."),
+        )
+    elif any(name.startswith(OPEN_CLIP) for name in tensors):
+        used = _penultimate(_under(tensors, CLIP), cast(Any, module).config.num_hidden_layers)
         named = _convert(used, lambda own: convert_open_clip_checkpoint(module, own))
     else:
-        named = _convert(own, convert_ldm_clip_checkpoint)
+        named = _convert(_under(tensors, CLIP) or _under(tensors, SDXL_CLIP), convert_ldm_clip_checkpoint)
     level = "text_model." if hasattr(module, "text_model") else ""
-    return {level + name.removeprefix("text_model."): tensor for name, tensor in named.items()}
+    outside = ("text_projection.", "conditioner.")
+    return {n if n.startswith(outside) else level + n.removeprefix("text_model."): t for n, t in named.items()}
 
 
 def _penultimate(own: Named, layers: int) -> dict[str, Tensor]:
@@ -365,7 +400,7 @@ def _convert(own: dict[str, Tensor], rename: Callable[[dict[str, Tensor]], dict[
     """The renamed weights, and those that diffusers' converter would drop without a word, under their own names."""
     found = {name: tensor for name, tensor in rename(own).items() if tensor is not None}
     used = {tensor.data_ptr() for tensor in found.values()}
-    split = (".in_proj_weight", ".in_proj_bias")  # the converter copies their thirds
+    split = (".in_proj_weight", ".in_proj_bias", ".text_projection")  # the converter copies, of the first two thirds
     return found | {n: t for n, t in own.items() if t.data_ptr() not in used and not n.endswith(split)}
 
 

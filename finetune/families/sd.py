@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, Self, cast
 import torch
 from torch import Tensor, nn
 
+from finetune import weights
 from finetune.families import autoencoder, checkpoints, parts, unet
 from finetune.families.base import Facts, Moments, Published, Text
 from finetune.families.parts import Parts
@@ -46,6 +47,8 @@ class StableDiffusion:
     def detect(cls, base: str) -> Facts | None:
         path = Path(base)
         if path.is_file():
+            if checkpoints.identify(weights.read_header(path)).variant not in ("sd1", "sd2"):
+                return None
             found = checkpoints.open_checkpoint(path)
             folder = checkpoints.config_folder(found.variant)
             facts = _facts(folder, found.evidence)

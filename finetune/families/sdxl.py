@@ -6,13 +6,15 @@ UNet's modules as the original code (Stability-AI/generative-models, sgm) does, 
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
 
-from finetune.families import autoencoder, parts, unet
+from finetune import weights
+from finetune.families import autoencoder, checkpoints, parts, unet
 from finetune.families.base import Facts, Moments, Published, Text
 from finetune.families.parts import Parts
 from finetune.process import Process
@@ -66,6 +68,13 @@ class StableDiffusionXL:
     @classmethod
     def detect(cls, base: str) -> Facts | None:
         path = Path(base)
+        if path.is_file():
+            if checkpoints.identify(weights.read_header(path)).variant != "sdxl":
+                return None
+            found = checkpoints.open_checkpoint(path)
+            return _facts(checkpoints.config_folder("sdxl"), found.evidence)._replace(
+                prediction=found.likely, zero_snr=found.zero_snr, resolution=found.resolution
+            )
         if parts.pipeline_name(path) != PIPELINE:
             return None
         for part, file in WEIGHTS.items():
@@ -80,6 +89,13 @@ class StableDiffusionXL:
         from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
         path = Path(base)
+        if path.is_file():
+            found = checkpoints.load_checkpoint(checkpoints.open_checkpoint(path), dtype)
+            made = {"unet": found.unet, "vae": found.vae, "text_encoder": _without_last(found.text_encoder),
+                    "text_encoder_2": cast(nn.Module, found.text_encoder_2)}  # fmt: skip
+            words = {"text_encoder": found.tokenizer, "text_encoder_2": found.tokenizer_2}
+            loaders = {name: partial(_as_it_is, module) for name, module in made.items()}
+            return cls(base, facts, Parts(loaders), words, found.scheduler_config)
         opened = Parts({
             "unet": lambda: parts.from_pretrained(UNet2DConditionModel, path, "unet", dtype),
             "vae": lambda: parts.from_pretrained(AutoencoderKL, path, "vae", torch.float32),
@@ -94,8 +110,10 @@ class StableDiffusionXL:
         from diffusers import UNet2DConditionModel
         from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+        folder = checkpoints.config_folder("sdxl") if Path(base).is_file() else Path(base)
+
         def config(part: str) -> dict[str, Any]:
-            return parts.config(Path(base) / part / "config.json")
+            return parts.config(folder / part / "config.json")
 
         with torch.device("meta"):
             return {
@@ -106,6 +124,8 @@ class StableDiffusionXL:
 
     @classmethod
     def tokenizer(cls, base: str) -> Any:
+        if Path(base).is_file():
+            return checkpoints.load_tokenizer("sdxl")
         return parts.clip_tokenizer(Path(base), "tokenizer")
 
     @staticmethod
@@ -200,6 +220,10 @@ class StableDiffusionXL:
 
     def has_safety_checker(self) -> bool:
         return False
+
+
+def _as_it_is(module: nn.Module) -> nn.Module:
+    return module
 
 
 def sgm_path(path: str) -> str:

@@ -292,10 +292,19 @@ OTHERS = {
     "a LoRA or other adapter  ": {"lora_te_text_model_encoder_layers_0_mlp_fc1.hada_w1_a": (4, 8)},
     "a textual-inversion embedding": {"emb_params": (4, 8)},
     "a ControlNet": {"control_model.input_blocks.0.0.weight": (8, 4, 3, 3)},
-    "an SDXL checkpoint": {
+    "an SDXL checkpoint without its first text encoder": {
         ZERO_CONV: (8, 4, 3, 3),
         "conditioner.embedders.1.model.positional_embedding": (77, 8),
         "model.diffusion_model.label_emb.0.0.weight": (8, 8),
+    },
+    "an SDXL checkpoint without its VAE": {
+        ZERO_CONV: (8, 4, 3, 3),
+        "conditioner.embedders.0.transformer.text_model.final_layer_norm.bias": (8,),
+        "conditioner.embedders.1.model.positional_embedding": (77, 8),
+    },
+    "an SDXL refiner": {
+        ZERO_CONV: (8, 4, 3, 3),
+        "conditioner.embedders.0.model.positional_embedding": (77, 8),
     },
     "an SDXL UNet": {ZERO_CONV: (8, 4, 3, 3), "model.diffusion_model.label_emb.0.0.weight": (8, 8)},
     "a Stable Diffusion 3": {"model.diffusion_model.joint_blocks.0.context_block.adaLN_modulation.1.bias": (8,)},
@@ -321,7 +330,7 @@ OTHERS = {
 @pytest.mark.parametrize("title", OTHERS)
 def test_a_file_that_is_no_base_of_ours_is_called_by_its_name(title: str, tmp_path: Path) -> None:
     path = write({k: torch.zeros(v) for k, v in OTHERS[title].items()}, tmp_path / "file.safetensors")
-    with pytest.raises(BaseError, match=f"{re.escape(title.strip())}.*this version trains Stable Diffusion") as raised:
+    with pytest.raises(BaseError, match=f"{re.escape(title.strip())}.*single files are read of") as raised:
         open_checkpoint(path)
     assert raised.value.hint
 

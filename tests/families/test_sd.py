@@ -108,7 +108,7 @@ def test_zero_snr_reaches_the_process_and_the_pipeline(base: Path) -> None:
 
 
 def sdxl(base: Path) -> None:
-    edit(base / "model_index.json", _class_name="StableDiffusionXLPipeline")
+    edit(base / "model_index.json", _class_name="KandinskyPipeline")
 
 
 def inpainting(base: Path) -> None:
@@ -196,7 +196,7 @@ def misshapen(base: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (sdxl, "it holds a StableDiffusionXLPipeline"),
+        (sdxl, "it holds a KandinskyPipeline"),
         (inpainting, "inpainting or depth base: its UNet takes 9 channels"),
         (sample_prediction, "prediction type 'sample'"),
         (odd_betas, "beta_schedule 'squaredcos_cap_v2'"),

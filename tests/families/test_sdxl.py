@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,13 +11,15 @@ from diffusers import StableDiffusionXLPipeline
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from models import tiny_base
 from PIL import Image
-from test_checkpoints import unet_to_ldm
+from safetensors.torch import load_file, save_file
+from test_checkpoints import open_clip_to_ldm, unet_to_ldm, vae_to_ldm
 from test_trainer import bench, pictures
 from torch import Tensor
 from torch.testing import assert_close
 
 from finetune import adapters, families, images, lora
-from finetune.errors import RecipeError
+from finetune.errors import BaseError, RecipeError
+from finetune.families import checkpoints
 from finetune.families.base import components, read
 from finetune.families.checkpoints import CONFIGS
 from finetune.families.sdxl import StableDiffusionXL, sgm_path
@@ -172,26 +175,83 @@ def test_modules_have_the_names_that_kohyas_files_have(full: dict[str, torch.nn.
         assert any(name.startswith(f"lora_te{number}_text_model_") for name in names)
 
 
-def test_diffusers_converter_turns_every_name_back(base: Path) -> None:
-    """An independent reading of the original code's names: a whole UNet there and back."""
-    unet = components(families.load(str(base)))["unet"]
-    places = {n: m for n, m in unet.named_modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)}
+def in_sgm_names(unet: torch.nn.Module) -> dict[str, Tensor]:
+    places = {n for n, m in unet.named_modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)}
     ours = {}
     for name, tensor in unet.state_dict().items():
         module, _, kind = name.rpartition(".")
         # norms carry no adapter, so that their names are the test's own business
-        ours[f"model.diffusion_model.{sgm_path(module)}.{kind}" if module in places else
-             f"model.diffusion_model.{_norm(name)}"] = tensor  # fmt: skip
+        written = f"{sgm_path(module)}.{kind}" if module in places else _norm(name)
+        ours[f"model.diffusion_model.{written}"] = tensor
+    return ours
+
+
+def test_diffusers_converter_turns_every_name_back(base: Path) -> None:
+    """An independent reading of the original code's names: a whole UNet there and back."""
+    unet: Any = components(families.load(str(base)))["unet"]
+    ours = in_sgm_names(unet)
     back = convert_ldm_unet_checkpoint(dict(ours), config=dict(unet.config))
     assert back.keys() == unet.state_dict().keys()
     assert all(torch.equal(back[name], tensor) for name, tensor in unet.state_dict().items())
 
 
 def _norm(name: str) -> str:
-    if name.startswith("conv_norm_out"):
-        return name.replace("conv_norm_out", "out.0")
-    found = unet_to_ldm(name)
-    return found
+    return name.replace("conv_norm_out", "out.0") if name.startswith("conv_norm_out") else unet_to_ldm(name)
+
+
+# -- one file ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def one_file(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The small base as the original code would have written it, and its configs in place of the published ones."""
+    parts = families.load(str(base)).parts
+    first, second = (
+        {k.removeprefix("text_model."): v for k, v in parts[name].state_dict().items()}
+        for name in ("text_encoder", "text_encoder_2")
+    )
+    file = in_sgm_names(parts["unet"]) | dict(vae_to_ldm(k, v) for k, v in parts["vae"].state_dict().items())
+    file |= {f"conditioner.embedders.0.transformer.text_model.{k}": v for k, v in first.items()}
+    projection = second.pop("text_projection.weight").T
+    open_clip = {k: v for k, v in open_clip_to_ldm(second).items() if ".resblocks.23." not in k}
+    file |= {k.replace("cond_stage_model.", "conditioner.embedders.1."): v for k, v in open_clip.items()}
+    file["conditioner.embedders.1.model.text_projection"] = projection
+    monkeypatch.setattr(checkpoints, "config_folder", lambda _: base)
+    monkeypatch.setattr(checkpoints, "_resolution", lambda *_: 64)
+    save_file({k: v.clone().contiguous() for k, v in file.items()}, tmp_path / "sdxl.safetensors")
+    return tmp_path / "sdxl.safetensors"
+
+
+def test_one_file_is_the_model_it_was_written_from(base: Path, one_file: Path) -> None:
+    facts = families.detect(str(one_file))
+    assert (facts.family, facts.prediction, facts.prediction_known) == ("sdxl", "epsilon", True)
+    ours, theirs = families.load(str(one_file)), families.load(str(base))
+    for part in theirs.parts:
+        expected, found = theirs.parts[part].state_dict(), ours.parts[part].state_dict()
+        assert expected.keys() == found.keys() and all(torch.equal(expected[n], found[n]) for n in expected), part
+    assert_close(read(ours, CAPTIONS), read(theirs, CAPTIONS), rtol=0, atol=0)
+    assert lora.sites(StableDiffusionXL.skeleton(str(one_file), facts)) == lora.sites(components(theirs))
+
+
+def test_one_file_says_that_it_predicts_v_and_ends_in_noise(one_file: Path) -> None:
+    tensors = load_file(one_file)
+    save_file(tensors | {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}, one_file)
+    facts = families.detect(str(one_file))
+    assert (facts.prediction, facts.zero_snr) == ("v", True) and "v_pred key" in facts.evidence
+    alpha, _ = families.load(str(one_file)).process.path.scales(torch.tensor([999]))
+    assert float(alpha) == 0.0
+
+
+@pytest.mark.parametrize(
+    "lost", ["conditioner.embedders.1.model.text_projection", "conditioner.embedders.1.model.ln_final.bias",
+             "model.diffusion_model.label_emb.0.2.bias"],
+)  # fmt: skip
+def test_a_weight_that_one_file_lacks_is_named(one_file: Path, lost: str) -> None:
+    tensors = load_file(one_file)
+    del tensors[lost]
+    save_file(tensors, one_file)
+    with pytest.raises(BaseError, match="1 weight is missing"):
+        families.load(str(one_file))
 
 
 # -- adapters ---------------------------------------------------------------------------------------------------------
