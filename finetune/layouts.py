@@ -4,9 +4,10 @@ What each reader of these files does was measured with its own loading code (dif
 Forge); the rules below are what all of them read with the same result. B1, B4 name diffusers' own limits.
 """
 
+import itertools
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -43,6 +44,7 @@ _KEY = re.compile(
     r"(?P<part>down|up|mid|A|B)(?:\.default)?\.weight"
 )
 _DORA = (".dora_scale", ".lora_magnitude_vector", ".lora_magnitude_vector.weight")
+_TRANSFORMER = re.compile(r"(single_transformer|transformer|double|single|joint)_blocks\.|layers\.|\w+_refiner\.")
 _ROLES = {"A": "down", "B": "up"}
 _OLD_TEXT = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 
@@ -151,7 +153,8 @@ def read(path: Path, names: Collection[str] | None = None, family: str = "") -> 
     """Any LoRA file, PEFT directory, or run folder.
 
     Kohya names cannot be parsed back by themselves (is `_` a dot?), so they are looked up in `names`, the canonical
-    module names of a base of that family. Without: in the file's own list, else they stay as they are.
+    module names of a base of that family (a mapping to their shapes, to take the original code's fused modules apart).
+    Without: in the file's own list, else they stay as they are.
 
     Raises:
         BaseError: not there, pickled, truncated or not safetensors; an adapter that is not LoRA.
@@ -198,26 +201,30 @@ def _parse(
     component: str = "",
 ) -> AdapterFile:
     known = names if names is not None else expected(metadata)
-    kohya = _kohya_index(known, family or metadata.get("finetune.family", ""))
+    spellings = _spellings(known, family or metadata.get("finetune.family", ""))
     found, unused = _group(tensors)
     modules: Modules = {}
     problems = [_what_it_is(key) for key in unused]
     for raw, module in sorted(found.items()):  # sorted: a list, so that found may shrink
-        name = kohya[raw].name if raw in kohya else raw
-        if module.layout != "kohya":
-            name = _plain_name(raw, component, known)
+        places = spellings.get(raw) or spellings.get(_bare(raw))
+        name = places[0].name if places else raw if module.layout == "kohya" else _plain_name(raw, component, known)
         if known and name not in known:
             problems.append(f"{raw}: the base has no such module")
             unused += found.pop(raw).keys
             continue
-        if name in modules:
-            problems.append(f"{raw}: a second change of {name}")
         lora = _lora(raw, name, module, configs)
         if isinstance(lora, str):
             problems.append(lora)
-        else:
-            modules[name] = lora
-    doubts = _doubts(found, kohya)
+            continue
+        for place in places or [_Place(name, raw)]:
+            if place.name in modules:
+                problems.append(f"{raw}: a second change of {place.name}")
+            rows = lora.up[place.start : place.stop]
+            if len(places or ()) > 1 and places and len(lora.up) != places[-1].stop:
+                problems.append(f"{raw}: {len(lora.up)} rows, where the base has {places[-1].stop}")
+                break
+            modules[place.name] = lora._replace(up=rows.clone() if len(rows) < len(lora.up) else rows)
+    doubts = _doubts(found, spellings)
     if DIFFUSERS_CONFIG in metadata and any(m.layout == "kohya" for m in found.values()):
         doubts.append("lora_adapter_metadata beside kohya names: diffusers refuses the file")
     problems += _partly_without_alpha(found)
@@ -250,7 +257,7 @@ def _group(tensors: Mapping[str, Tensor]) -> tuple[dict[str, _Found], list[str]]
 
 
 def _scheme(raw: str, carrier: str, part: str) -> str:
-    if raw.startswith("lora_"):
+    if raw.startswith(("lora_", "lycoris_")):
         return "kohya"
     if carrier == ".lora_" and part in ("A", "B"):
         return "peft" if raw.startswith("base_model.model.") else "diffusers"
@@ -285,55 +292,83 @@ def _lora(raw: str, name: str, module: _Found, configs: Mapping[str, PeftConfig]
 
 def _plain_name(raw: str, component: str, known: Collection[str]) -> str:
     """A dotted name as files write it -> canonical; `component` when the file does not say."""
-    path = raw.removeprefix("base_model.model.").replace(".processor.", ".")
+    path = raw.removeprefix("base_model.model.").removeprefix("diffusion_model.").replace(".processor.", ".")
     head, _, rest = path.partition(".")
     if head in COMPONENTS:
         component, path = head, rest
     elif not component:
         text = re.search(r"(^|\.)encoder\.layers\.", path)
-        component = "text_encoder" if text else next((c for c in COMPONENTS if f"{c}.{path}" in known), "unet")
+        guess = "transformer" if _TRANSFORMER.match(path) else "unet"
+        component = "text_encoder" if text else next((c for c in COMPONENTS if f"{c}.{path}" in known), guess)
     last = path.rpartition(".")[2]
     if component.startswith("text_encoder") and last in _OLD_TEXT:
         path = path.removesuffix(last) + _OLD_TEXT[last]
     return canonical_name(component, path + ".0" if component == "unet" and last == "to_out" else path)
 
 
-class _Spelling(NamedTuple):
+class _Place(NamedTuple):
+    """What a name in a file means."""
+
     name: str
     """canonical"""
     right: str
-    """kohya's"""
+    """how kohya's own readers want it written"""
+    start: int = 0
+    stop: int | None = None
+    """the rows of a module that the original code has in one piece"""
 
 
-def _kohya_index(names: Iterable[str], family: str) -> dict[str, _Spelling]:
-    """Each spelling of a kohya name that some exporter writes -> what it means."""
-    kohya_name = families.family_class(family or "sd").kohya_name
-    index = {}
+def _spellings(names: Collection[str], family: str) -> dict[str, list[_Place]]:
+    """Each spelling that some exporter writes -> the places it means: several for a fused module, in its order."""
+    known = families.family_class(family or "sd")
+    index: dict[str, list[_Place]] = {}
+    fused: dict[str, list[tuple[int, str]]] = {}
     for name in names:
-        right = kohya_name(name)
+        right = known.kohya_name(name)
         for spelled in (*_misspelt(name, right), right):
-            index[spelled] = _Spelling(name, right)
+            index[spelled] = [_Place(name, right)]
+        if original := known.original(name):
+            fused.setdefault(original.name, []).append((original.piece, name))
+    for written, pieces in fused.items():
+        places = [_Place(name, written) for _, name in sorted(pieces)]
+        if len(places) > 1:
+            if not isinstance(names, Mapping):
+                continue  # without the base's shapes nobody knows which rows are whose
+            ends = list(itertools.accumulate((names[place.name][0] for place in places), initial=0))
+            places = [p._replace(start=a, stop=b) for p, (a, b) in zip(places, itertools.pairwise(ends), strict=True)]
+        for spelled in (written, "lora_unet_" + written.replace(".", "_")):
+            index[spelled] = [place._replace(right=spelled) for place in places]
     return index
+
+
+def _bare(raw: str) -> str:
+    """A dotted name without what programs put before it."""
+    for prefix in ("base_model.model.", "diffusion_model.", "transformer."):
+        raw = raw.removeprefix(prefix)
+    return raw
 
 
 def _misspelt(name: str, right: str) -> list[str]:
     """diffusers' converter writes lora_te1_ for the only encoder, and its own names for SDXL's UNet; exporters under
-    transformers 5 lose text_model_."""
+    transformers 5 lose text_model_. Of transformers, OneTrainer, musubi and LyCORIS put other words before the path."""
     component, _, path = name.partition(".")
     if component == "unet":
         return ["lora_unet_" + path.replace(".", "_")]
+    if component == "transformer":
+        return [prefix + path.replace(".", "_") for prefix in ("lora_transformer_", "lora_unet_", "lycoris_")]
     spelled = [right, right.replace("lora_te_", "lora_te1_", 1)]
     return [*spelled, *(one.replace("_text_model_", "_", 1) for one in spelled)]
 
 
-def _doubts(found: Mapping[str, _Found], index: Mapping[str, _Spelling]) -> list[str]:
+def _doubts(found: Mapping[str, _Found], index: Mapping[str, Sequence[_Place]]) -> list[str]:
     kohya = [raw for raw, module in found.items() if module.layout == "kohya"]
-    misspelt = [raw for raw in kohya if raw in index and raw != index[raw].right]
+    unets = [raw for raw in kohya if raw not in index or not index[raw][0].name.startswith("transformer.")]
+    misspelt = [raw for raw in unets if raw in index and raw != index[raw][0].right]
     doubts = []
     if misspelt:
-        right = index[misspelt[0]].right
+        right = index[misspelt[0]][0].right
         doubts.append(f"{len(misspelt)} modules named like {misspelt[0]}: kohya and LyCORIS know it as {right} only")
-    if kohya and not any("alpha" in found[raw].parts for raw in kohya):
+    if unets and not any("alpha" in found[raw].parts for raw in unets):
         doubts.append("no .alpha on any module: taken as alpha = rank here, LyCORIS refuses the file")
     if any("alpha" in m.parts for m in found.values() if m.layout != "kohya"):
         doubts.append("an .alpha beside dotted names: diffusers refuses the file")

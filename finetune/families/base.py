@@ -50,6 +50,14 @@ class Published(NamedTuple):
     """ModelSpec's, without /lora"""
 
 
+class Original(NamedTuple):
+    """A module in the code that a model was published with, which may hold several of diffusers' in one."""
+
+    name: str
+    piece: int = 0
+    """which of those, in the order of its rows"""
+
+
 class Moments(NamedTuple):
     """The autoencoder's distribution over latents, each (b, c, h, w), float32, not yet scaled."""
 
@@ -136,6 +144,11 @@ class Family(Protocol):
     @staticmethod
     def kohya_name(name: str) -> str:
         """Canonical module name -> kohya's."""
+        ...
+
+    @staticmethod
+    def original(name: str) -> Original | None:
+        """Canonical module name -> where the original code has it, when other names than diffusers' are in use."""
         ...
 
     def fingerprint(self, part: str) -> str:

@@ -4,6 +4,7 @@ Sources: arXiv:2210.02747, arXiv:2403.03206; the configuration is that of diffus
 """
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from finetune.errors import BaseError
+from finetune.families.base import Original
 from finetune.process import Line, Process, Shift
 
 SCHEDULERS = {"euler": "FlowMatchEulerDiscreteScheduler"}
@@ -50,6 +52,17 @@ def scheduler(own: Mapping[str, Any], named: str) -> Any:
 def attention(*more: str) -> tuple[str, ...]:
     """Patterns of the projections of joint attention, and more."""
     return (*_ATTENTION, *more)
+
+
+def original(name: str, rules: Mapping[str, str | tuple[str, int]]) -> Original | None:
+    """By rules: a path's pattern, in which N is a block's number -> its name there, or the name and the piece of it."""
+    path = name.partition(".")[2]
+    number = re.search(r"\.(\d+)\.", path)
+    rule = rules.get(re.sub(r"\.\d+\.", ".N.", path, count=1))
+    if rule is None:
+        return None
+    written, piece = (rule, 0) if isinstance(rule, str) else rule
+    return Original(written.replace("N", number[1], 1) if number else written, piece)
 
 
 def packed(latents: Tensor) -> Tensor:

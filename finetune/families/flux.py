@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.families import autoencoder, clip_t5, flow, parts
-from finetune.families.base import Facts, Moments, Published, Text
+from finetune.families.base import Facts, Moments, Original, Published, Text
 from finetune.families.parts import Parts
 from finetune.process import Process
 
@@ -25,6 +25,35 @@ WEIGHTS = {
 _FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2", "proj_mlp",
                  "single_transformer_blocks.*.proj_out")  # fmt: skip
 _MODULATION = ("norm1.linear", "norm1_context.linear", "norm.linear")
+
+_DOUBLE, _SINGLE = "transformer_blocks.N.", "single_transformer_blocks.N."
+_ORIGINAL: dict[str, str | tuple[str, int]] = {
+    # as github.com/black-forest-labs/flux names them
+    **{f"{_DOUBLE}attn.to_{x}": ("double_blocks.N.img_attn.qkv", i) for i, x in enumerate("qkv")},
+    **{f"{_DOUBLE}attn.add_{x}_proj": ("double_blocks.N.txt_attn.qkv", i) for i, x in enumerate("qkv")},
+    f"{_DOUBLE}attn.to_out.0": "double_blocks.N.img_attn.proj",
+    f"{_DOUBLE}attn.to_add_out": "double_blocks.N.txt_attn.proj",
+    f"{_DOUBLE}ff.net.0.proj": "double_blocks.N.img_mlp.0",
+    f"{_DOUBLE}ff.net.2": "double_blocks.N.img_mlp.2",
+    f"{_DOUBLE}ff_context.net.0.proj": "double_blocks.N.txt_mlp.0",
+    f"{_DOUBLE}ff_context.net.2": "double_blocks.N.txt_mlp.2",
+    f"{_DOUBLE}norm1.linear": "double_blocks.N.img_mod.lin",
+    f"{_DOUBLE}norm1_context.linear": "double_blocks.N.txt_mod.lin",
+    **{f"{_SINGLE}attn.to_{x}": ("single_blocks.N.linear1", i) for i, x in enumerate("qkv")},
+    f"{_SINGLE}proj_mlp": ("single_blocks.N.linear1", 3),
+    f"{_SINGLE}proj_out": "single_blocks.N.linear2",
+    f"{_SINGLE}norm.linear": "single_blocks.N.modulation.lin",
+    "x_embedder": "img_in",
+    "context_embedder": "txt_in",
+    "proj_out": "final_layer.linear",
+    "time_text_embed.timestep_embedder.linear_1": "time_in.in_layer",
+    "time_text_embed.timestep_embedder.linear_2": "time_in.out_layer",
+    "time_text_embed.guidance_embedder.linear_1": "guidance_in.in_layer",
+    "time_text_embed.guidance_embedder.linear_2": "guidance_in.out_layer",
+    "time_text_embed.text_embedder.linear_1": "vector_in.in_layer",
+    "time_text_embed.text_embedder.linear_2": "vector_in.out_layer",
+}
+"""not norm_out.linear, whose halves diffusers has the other way round"""
 
 
 class Flux:
@@ -102,6 +131,10 @@ class Flux:
     @staticmethod
     def kohya_name(name: str) -> str:
         return "lora_" + name.replace(".", "_")
+
+    @staticmethod
+    def original(name: str) -> Original | None:
+        return flow.original(name, _ORIGINAL)
 
     def fingerprint(self, part: str) -> str:
         words = self.tokenizers.get(part)

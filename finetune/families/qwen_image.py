@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.families import autoencoder, flow, language, parts
-from finetune.families.base import Facts, Moments, Published, Text
+from finetune.families.base import Facts, Moments, Original, Published, Text
 from finetune.families.parts import Parts
 from finetune.process import Process
 
@@ -104,6 +104,10 @@ class QwenImage:
     @staticmethod
     def kohya_name(name: str) -> str:
         return "lora_" + name.replace(".", "_")
+
+    @staticmethod
+    def original(name: str) -> Original | None:
+        return None
 
     def fingerprint(self, part: str) -> str:
         also = [sorted(self.tokens.get_vocab().items()), FORM] if part == "text_encoder" else []

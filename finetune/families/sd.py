@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from finetune import weights
 from finetune.families import autoencoder, checkpoints, parts, unet
-from finetune.families.base import Facts, Moments, Published, Text
+from finetune.families.base import Facts, Moments, Original, Published, Text
 from finetune.families.parts import Parts
 from finetune.process import Process
 
@@ -120,6 +120,10 @@ class StableDiffusion:
     def kohya_name(name: str) -> str:
         component, _, path = name.partition(".")
         return {"unet": "lora_unet_", "text_encoder": "lora_te_"}[component] + path.replace(".", "_")
+
+    @staticmethod
+    def original(name: str) -> Original | None:
+        return None
 
     def fingerprint(self, part: str) -> str:
         also = [sorted(self.tokens.get_vocab().items())] if part == "text_encoder" else []

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from finetune.families import autoencoder, clip_t5, flow, parts
-from finetune.families.base import Facts, Moments, Published, Text
+from finetune.families.base import Facts, Moments, Original, Published, Text
 from finetune.families.parts import Parts
 from finetune.process import Process
 
@@ -27,6 +27,25 @@ WEIGHTS = {
 T5_TOKENS = 256
 _FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2")
 _MODULATION = ("norm1.linear", "norm1_context.linear")
+
+_BLOCK, _PICTURE, _WORDS = "transformer_blocks.N.", "joint_blocks.N.x_block.", "joint_blocks.N.context_block."
+_ORIGINAL: dict[str, str | tuple[str, int]] = {
+    # as github.com/Stability-AI/sd3.5 names them
+    **{f"{_BLOCK}attn.to_{x}": (f"{_PICTURE}attn.qkv", i) for i, x in enumerate("qkv")},
+    **{f"{_BLOCK}attn2.to_{x}": (f"{_PICTURE}attn2.qkv", i) for i, x in enumerate("qkv")},
+    **{f"{_BLOCK}attn.add_{x}_proj": (f"{_WORDS}attn.qkv", i) for i, x in enumerate("qkv")},
+    f"{_BLOCK}attn.to_out.0": f"{_PICTURE}attn.proj",
+    f"{_BLOCK}attn2.to_out.0": f"{_PICTURE}attn2.proj",
+    f"{_BLOCK}attn.to_add_out": f"{_WORDS}attn.proj",
+    f"{_BLOCK}ff.net.0.proj": f"{_PICTURE}mlp.fc1",
+    f"{_BLOCK}ff.net.2": f"{_PICTURE}mlp.fc2",
+    f"{_BLOCK}ff_context.net.0.proj": f"{_WORDS}mlp.fc1",
+    f"{_BLOCK}ff_context.net.2": f"{_WORDS}mlp.fc2",
+    f"{_BLOCK}norm1.linear": f"{_PICTURE}adaLN_modulation.1",
+    "context_embedder": "context_embedder",
+    "proj_out": "final_layer.linear",
+}
+"""not norm1_context, whose halves diffusers has the other way round in the last block"""
 
 
 class StableDiffusion3:
@@ -112,6 +131,10 @@ class StableDiffusion3:
     @staticmethod
     def kohya_name(name: str) -> str:
         return "lora_" + name.replace(".", "_")
+
+    @staticmethod
+    def original(name: str) -> Original | None:
+        return flow.original(name, _ORIGINAL)
 
     def fingerprint(self, part: str) -> str:
         words = self.tokenizers.get(part)

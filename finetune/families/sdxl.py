@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from finetune import weights
 from finetune.families import autoencoder, checkpoints, parts, unet
-from finetune.families.base import Facts, Moments, Published, Text
+from finetune.families.base import Facts, Moments, Original, Published, Text
 from finetune.families.parts import Parts
 from finetune.process import Process
 
@@ -141,6 +141,10 @@ class StableDiffusionXL:
         component, _, path = name.partition(".")
         prefix = _PREFIXES.get(component)
         return (prefix + path if prefix else "lora_unet_" + sgm_path(path)).replace(".", "_")
+
+    @staticmethod
+    def original(name: str) -> Original | None:
+        return None
 
     def fingerprint(self, part: str) -> str:
         words = self.tokenizers.get(part)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.families import autoencoder, flow, language, parts
-from finetune.families.base import Facts, Moments, Published, Text
+from finetune.families.base import Facts, Moments, Original, Published, Text
 from finetune.families.parts import Parts
 from finetune.process import Process
 
@@ -26,6 +26,13 @@ TURBO_SHIFT = 3.0
 """of the distilled line's scheduler; the undistilled base has twice that"""
 _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 _FEED_FORWARD = ("feed_forward.w1", "feed_forward.w2", "feed_forward.w3")
+
+_BLOCKS = ("layers.N.", "noise_refiner.N.", "context_refiner.N.")
+_ORIGINAL: dict[str, str | tuple[str, int]] = {
+    # as github.com/Tongyi-MAI/Z-Image and ComfyUI name them, where they differ from diffusers
+    **{f"{b}attention.to_{x}": (f"{b}attention.qkv", i) for b in _BLOCKS for i, x in enumerate("qkv")},
+    **{f"{b}attention.to_out.0": f"{b}attention.out" for b in _BLOCKS},
+}
 
 
 class ZImage:
@@ -96,6 +103,10 @@ class ZImage:
     @staticmethod
     def kohya_name(name: str) -> str:
         return "lora_" + name.replace(".", "_")
+
+    @staticmethod
+    def original(name: str) -> Original | None:
+        return flow.original(name, _ORIGINAL)
 
     def fingerprint(self, part: str) -> str:
         also = [sorted(self.tokens.get_vocab().items()), _form(self.tokens, "")] if part == "text_encoder" else []
