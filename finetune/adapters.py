@@ -42,6 +42,32 @@ def attach(components: Mapping[str, nn.Module], presets: Presets, config: Adapte
     return trainable
 
 
+@torch.no_grad()
+def start_from(components: Mapping[str, nn.Module], start: Modules) -> None:
+    """Put another adapter's change into those that are attached, exactly; what they have more of stays without effect.
+
+    Raises:
+        RecipeError: a module of it is not attached, or has a larger rank.
+    """
+    layers = dict(_layers(components))
+    lacking = sorted(start.keys() - layers.keys())
+    if lacking:
+        raise RecipeError(
+            f"adapter.init_from: it changes {len(lacking)} modules that are not trained, {lacking[0]} first",
+            "add them to adapter.components and adapter.targets, or nothing of them would be kept",
+        )
+    for name, lora in start.items():
+        layer = layers[name]
+        down, up, scale = layer.lora_A["default"].weight, layer.lora_B["default"].weight, layer.scaling["default"]
+        if lora.rank > len(down):
+            raise RecipeError(
+                f"adapter.init_from: {name} has rank {lora.rank}, and {len(down)} here",
+                f"adapter.rank = {max(one.rank for one in start.values())}",
+            )
+        down[: lora.rank] = lora.down.reshape(lora.rank, *down.shape[1:]).to(down)
+        up[:, : lora.rank] = (lora.up * (lora.scale / scale)).reshape(len(up), lora.rank, *up.shape[2:]).to(up)
+
+
 def component_names(config: Adapter, denoiser: str) -> list[str]:
     """File names of the components a recipe trains, the denoiser first."""
     return [denoiser if c == "denoiser" else c for c in sorted(set(config.components))]

@@ -34,6 +34,11 @@ class AdapterFile(NamedTuple):
     unused: tuple[str, ...]
     """keys that nothing was made of"""
 
+    def digest(self) -> str:
+        """A short hash of the change itself, whatever it is called in the file."""
+        tensors = {f"{n}.{part}": t for n, one in self.modules.items() for part, t in zip("ab", one[:2], strict=True)}
+        return weights.digest(weights.fingerprint(tensors) + str([one.scale for one in self.modules.values()]))
+
 
 MODULE_LIST = "finetune.modules"
 DIFFUSERS_CONFIG = "lora_adapter_metadata"

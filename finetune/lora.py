@@ -6,6 +6,7 @@ Shapes: r rank, k kernel. Linear: down (r, in), up (out, r); convolution: down (
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 
@@ -33,6 +34,12 @@ def delta(lora: Lora) -> Tensor:
     """The dense change of the weight, (out, in) or (out, in, k, k), computed in float64, float32."""
     product = lora.up.double().flatten(1) @ lora.down.double().flatten(1)
     return (product * lora.scale).reshape(lora.up.shape[0], *lora.down.shape[1:]).float()
+
+
+def less(lora: Lora, other: Lora) -> Lora:
+    """The change without another one: of both ranks together."""
+    up = torch.cat([lora.up * lora.scale, other.up * -other.scale], 1)
+    return Lora(torch.cat([lora.down, other.down]), up, 1.0)
 
 
 def norm(lora: Lora) -> float:

@@ -55,6 +55,8 @@ class About:
     dataset_fingerprint: str = ""
     dataset_images: int = 0
     dataset_license: str = ""
+    parent: str = ""
+    """fingerprint of the adapter it went on from"""
 
     @classmethod
     def of(cls, facts: Facts, resolution: int = 0, **told: Any) -> "About":

@@ -100,6 +100,7 @@ def settle(loaded: Loaded, world: int = 1) -> Plan:
         data__class_word=data.class_word or None,
         data__resolution=resolution,
         adapter__alpha=wanted.adapter.alpha or float(wanted.adapter.rank),
+        adapter__init_from=wanted.adapter.init_from.resolve() if wanted.adapter.init_from else None,
         objective__prediction=facts.prediction,
         objective__density=_density(facts, wanted),
         objective__guidance=1.0 if facts.guided and wanted.objective.guidance is None else wanted.objective.guidance,
@@ -159,6 +160,9 @@ def _fits(facts: Facts, wanted: Recipe) -> None:
             "train on the base it was distilled from, where there is one; or say objective.distilled = true",
         )
     _has_components(facts, wanted)
+    start = wanted.adapter.init_from
+    if start is not None and not start.exists():
+        raise RecipeError(f"adapter.init_from: no {start}", "a LoRA file, a PEFT directory or a run folder")
 
 
 def _has_components(facts: Facts, wanted: Recipe) -> None:

@@ -44,7 +44,7 @@ def measure(family: Family, state: State, plan: Plan, batches: Batches, autocast
     try:
         with shortage(lambda: "in one step at the largest bucket"):
             share = _largest(plan, batches)
-            if state.step == 0 and plan.recipe.adapter.method == "lora":
+            if state.step == 0 and plan.recipe.adapter.method == "lora" and plan.recipe.adapter.init_from is None:
                 _starts_as_the_base(family, share.pairs[0][0], autocast)
             with trainer.attention(share):
                 loss, seconds = _two_steps(family, state, plan, share, autocast)

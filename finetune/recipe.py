@@ -89,9 +89,11 @@ class Adapter(Table):
     """the same for the text encoders"""
     ranks: dict[str, Annotated[int, Field(ge=1, le=1024)]] = Field(default_factory=dict)
     """pattern -> another rank for the modules it matches; their alpha / rank stays the same"""
+    init_from: Annotated[Path, Loose] | None = None
+    """an adapter to go on from, of any program; each of its modules must be a target, of no larger rank"""
 
 
-LORA_ONLY = ("rank", "alpha", "dropout", "targets", "text_encoder_targets", "ranks")
+LORA_ONLY = ("rank", "alpha", "dropout", "targets", "text_encoder_targets", "ranks", "init_from")
 ALSO_CALLED = {
     "batch_size": "train.batch",
     "dim": "adapter.rank",
@@ -403,7 +405,8 @@ def _conflicts(raw: dict[str, Any]) -> list[str]:
         found.append('prior.path: missing; prior.mode = "images" needs a folder of class images')
     if prior.get("mode") == "self" and adapter.get("method") == "full":
         found.append('prior.mode: "self" needs an adapter that can be switched off, adapter.method = "lora"')
-    paths = {"data.path": data.get("path"), "data.cache": data.get("cache"), "prior.path": prior.get("path")}
+    paths = {"data.path": data.get("path"), "data.cache": data.get("cache"), "prior.path": prior.get("path"),
+             "adapter.init_from": adapter.get("init_from")}  # fmt: skip
     found += [f"{key}: must not be empty" for key, path in paths.items() if path == ""]
     for key, listed in (("adapter.components", adapter.get("components")), ("export.layouts", export.get("layouts"))):
         several = listed if isinstance(listed, list) else []

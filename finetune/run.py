@@ -17,6 +17,7 @@ from finetune import (
     evaluate,
     export,
     families,
+    layouts,
     optimizers,
     pictures,
     preflight,
@@ -27,7 +28,7 @@ from finetune import (
     weights,
 )  # fmt: skip
 from finetune import plan as planning
-from finetune.errors import RunError, TrainError, VerifyError
+from finetune.errors import RecipeError, RunError, TrainError, VerifyError
 from finetune.events import (
     Advanced,
     Event,
@@ -43,13 +44,13 @@ from finetune.events import (
 )  # fmt: skip
 from finetune.families.base import Family
 from finetune.interruption import Interruption, interruptible
-from finetune.lora import Modules
+from finetune.lora import Modules, less, norm
 from finetune.machine import DTYPES, Machine, open_machine
 from finetune.metadata import About
 from finetune.plan import Plan
 from finetune.recipe import Loaded
 from finetune.trainer import Ranks, State, Step
-from finetune.verify import Report, verify
+from finetune.verify import Report, misfits, verify
 
 Listen = Callable[[Event], None]
 CPU = torch.device("cpu")
@@ -145,6 +146,7 @@ def attach(plan: Plan, family: Family, machine: Machine) -> State:
     trained = {name: family.parts[name] for name in names}
     adapters.check_ranks(trained, family.presets, config.adapter)
     trainable = adapters.attach(trained, family.presets, config.adapter, config.train.seed)
+    adapters.start_from(trained, start_of(plan, family))
     for component in {family.denoiser_name: None} | dict.fromkeys(names):
         family.parts[component].to(machine.device)
     for component in names:
@@ -162,6 +164,28 @@ def attach(plan: Plan, family: Family, machine: Machine) -> State:
     if config.train.ema:
         state.mean = [p.detach().clone() for p in state.parameters]
     return state
+
+
+def start_of(plan: Plan, family: Family) -> Modules:
+    """What adapter.init_from holds; nothing without it.
+
+    Raises:
+        RecipeError: it cannot be read whole for this base.
+    """
+    path = plan.recipe.adapter.init_from
+    if path is None:
+        return {}
+    places = export.base_sites(plan.recipe.base)
+    found = layouts.read(path, places, family.name)
+    problems = [*found.problems, *misfits(found.modules, places)]
+    if problems or not found.modules:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise RecipeError(
+            f"adapter.init_from: {path.name}: {(problems or ['it holds no changes'])[0]}{more}",
+            f"finetune verify {path} --base {plan.recipe.base}",
+        )
+    # readers' sake puts zero changes into files of ours
+    return {name: change for name, change in found.modules.items() if norm(change)}
 
 
 def restore(out: Path, plan: Plan, state: State, identity: dict[str, str], tell: Listen) -> None:
@@ -297,9 +321,10 @@ def judge(plan: Plan, family: Family, made: Made, machine: Machine, tell: Listen
         TrainError: nothing measurable changed.
     """
     parts = family.parts.loaded()
-    live, before = adapters.read(parts), adapters.base_weights(parts)
+    live, before, start = adapters.read(parts), adapters.base_weights(parts), start_of(plan, family)
     for component in sorted({n.partition(".")[0] for n in live}):
-        part = {n: c for n, c in live.items() if n.startswith(f"{component}.")}
+        own = {n: c for n, c in live.items() if n.startswith(f"{component}.")}
+        part = {n: less(c, start[n]) if n in start else c for n, c in own.items()}
         moved = evaluate.relative_change(before, part)
         tell(Note(f"{component}: weights moved by {moved:.2%} in {len(part)} modules"))
         if moved < evaluate.NO_EFFECT:
@@ -397,12 +422,14 @@ def about(plan: Plan, name: str, identity: dict[str, str]) -> About:
     public = recipe.replace(config, data__path=Path(data.root.name), data__cache=None)
     if config.prior.path:
         public = recipe.replace(public, prior__path=Path(config.prior.path.name))
+    if config.adapter.init_from:
+        public = recipe.replace(public, adapter__init_from=Path(config.adapter.init_from.name))
     public = recipe.replace(public, base=shipped.public_name(config.base))
     return About.of(
         plan.facts, config.data.resolution or 0, base=public.base, base_fingerprint=identity["base"],
         trigger=data.trigger or "", title=config.export.title or name, license=config.export.license,
         recipe=recipe.dumps(public), steps=plan.steps, dataset_fingerprint=data.fingerprint,
-        dataset_images=len(plan.train.placed), dataset_license=data.license,
+        dataset_images=len(plan.train.placed), dataset_license=data.license, parent=identity.get("start", ""),
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from finetune import __version__, recipe, weights
+from finetune import __version__, layouts, recipe, weights
 from finetune import plan as planning
 from finetune.adapters import Trainable
 from finetune.errors import FinetuneError, RunError
@@ -24,7 +24,7 @@ MAY_CHANGE = (
     "train.compile", "validation.every",
 )  # fmt: skip
 """recipe keys a resumed run may change, beside sample and export"""
-_NOT_COMPARED = ("sample.", "export.", "data.path", "data.cache", "base", "prior.path")
+_NOT_COMPARED = ("sample.", "export.", "data.path", "data.cache", "base", "prior.path", "adapter.init_from")
 """free to change, or compared by content"""
 _SURPLUS_BYTES = 64 << 20
 
@@ -61,6 +61,8 @@ def identify(plan: Plan, family: Family) -> dict[str, str]:
     path = family.process.drawn(torch.arange(1000, dtype=torch.float64) / 1000, cells=4096)
     alpha, sigma = family.process.path.scales(path)
     identity["noise path"] = weights.fingerprint({"alpha": alpha, "sigma": sigma})[:16]
+    if start := plan.recipe.adapter.init_from:
+        identity["start"] = layouts.read(start).digest()
     if plan.prior:
         identity["prior images"] = weights.digest("".join(p.example.digest for p in plan.prior.placed))
     for key in recipe.keys():

@@ -1,15 +1,17 @@
 """Attached, frozen, switched off, read out."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from models import tiny_base
+from test_trainer import bench, pictures, settled
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from finetune import adapters, families, shipped
+from finetune import adapters, families, layouts, lora, shipped, weights
 from finetune.errors import RecipeError
 from finetune.families.base import Family, components, read
 from finetune.lora import canonical_name, delta
@@ -233,3 +235,48 @@ def test_full_trains_all_of_the_chosen_component_in_fp32(bases: dict[str, str]) 
 def test_the_denoiser_comes_first_and_once(bases: dict[str, str]) -> None:
     wanted = config(components=("text_encoder", "denoiser", "denoiser"))
     assert adapters.component_names(wanted, "unet") == ["unet", "text_encoder"]
+
+
+# -- going on from another adapter ------------------------------------------------------------------------------------
+
+
+def test_training_starts_where_another_adapter_ended(tmp_path: Path) -> None:
+    """Whatever its rank and scale: the change is the same in the model, and its ranks left over start at nothing."""
+    base, data = tiny_base(tmp_path / "base", "sd15"), pictures(tmp_path / "data")
+    first = bench(base, data, adapter__rank=2, adapter__alpha=1.0)
+    first.grow()
+    before = adapters.read(components(first.family))
+    weights.write(layouts.universal(before, torch.float32, "sd"), tmp_path / "a.safetensors", {})
+    second = bench(base, data, adapter__rank=5, adapter__alpha=20.0, adapter__init_from=tmp_path / "a.safetensors")
+    after = adapters.read(components(second.family))
+    assert after.keys() == before.keys()
+    for name, change in before.items():
+        assert_close(lora.delta(after[name]), lora.delta(change), rtol=1e-5, atol=1e-7)
+        assert lora.norm(lora.less(after[name], change)) < 1e-5 * lora.norm(change)
+    assert all(bool(g.any()) for g in second.gradients().values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"adapter__rank": 1}, "has rank 2, and 1 here"),
+        ({"adapter__targets": ("to_q",)}, "changes .* modules that are not trained, unet.*to_v first"),
+        ({"base": "sd21"}, "made for another base|no such module"),
+    ],
+)
+def test_an_adapter_that_does_not_fit_whole_is_refused(changes: dict[str, object], words: str, tmp_path: Path) -> None:
+    base, data = tiny_base(tmp_path / "base", "sd15"), pictures(tmp_path / "data")
+    first = bench(base, data, adapter__rank=2)
+    first.grow()
+    tensors = layouts.universal(adapters.read(components(first.family)), torch.float32, "sd")
+    weights.write(tensors, tmp_path / "a.safetensors", {})
+    if "base" in changes:
+        base, changes = tiny_base(tmp_path / "other", "sd21"), {}
+    with pytest.raises(RecipeError, match=words):
+        bench(base, data, adapter__init_from=tmp_path / "a.safetensors", **changes)
+
+
+def test_a_start_that_is_not_there_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
+    base, data = tiny_base(tmp_path / "base", "sd15"), pictures(tmp_path / "data")
+    with pytest.raises(RecipeError, match=r"adapter\.init_from: no .*missing\.safetensors"):
+        settled(base, data, adapter__init_from=tmp_path / "missing.safetensors")

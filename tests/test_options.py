@@ -13,16 +13,17 @@ import torch
 from models import tiny_base
 from PIL import Image
 
-from finetune import adapters, batches, families, pictures, recipe, run, trainer, weights
+from finetune import adapters, batches, export, layouts, pictures, recipe, run, trainer, weights
 from finetune import plan as planning
-from finetune.errors import FinetuneError, TrainError
+from finetune.errors import FinetuneError, RecipeError, TrainError
 from finetune.events import Event, Sampled, Saved, Validated
 from finetune.families.base import Family, Moments, components
+from finetune.lora import Lora
 from finetune.plan import Plan
 from finetune.trainer import State
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
-FEW = 'adapter.targets=["attn1.to_q"]'
+FEW = 'adapter.targets=["to_q"]'
 """makes it quick"""
 TEXT = 'adapter.components=["denoiser", "text_encoder"]'
 
@@ -35,6 +36,12 @@ class Place:
         self.loaded: dict[str, Family] = {}
         for name, seed in (("one", 0), ("other", 1)):
             tiny_base(root / name, "sd15", seed)
+        for name in ("flux", "schnell"):
+            tiny_base(root / name, name)
+        place = next(n for n in export.base_sites(str(root / "one")) if n.endswith("attn1.to_q"))
+        out, inside = export.base_sites(str(root / "one"))[place]
+        tensors = layouts.universal({place: Lora(torch.ones(2, inside), torch.ones(out, 2), 0.1)}, torch.float32, "sd")
+        weights.write(tensors, root / "start.safetensors", {})
         images = {"a.png": (64, 64), "b.png": (128, 64), "c.png": (64, 150)}
         for folder in ("photos", "half"):
             for i, (name, size) in enumerate(images.items()):
@@ -52,10 +59,10 @@ class Place:
         return planning.settle(self.load(sets))
 
     def family(self, plan: Plan) -> Family:
-        dtype, base = run.DTYPES[plan.recipe.train.precision], plan.recipe.base
-        name = f"{base} {dtype}"
+        name = f"{plan.recipe.base} {plan.recipe.train.precision} {plan.recipe.objective}"
         if name not in self.loaded:
-            self.loaded[name] = families.load(base, dtype, plan.facts)
+            self.loaded[name] = run.open_base(plan)
+            self.loaded[name].parts.load()
         return copy.deepcopy(self.loaded[name])
 
     def begin(self, plan: Plan) -> tuple[Family, run.Machine, run.Made, State]:
@@ -123,6 +130,14 @@ def what_two_steps_make_of_the_weights(place: Place, sets: list[str]) -> object:
     return found.hexdigest(), [s.loss for s in steps], [batch.names for batch, _ in share.pairs]
 
 
+def what_is_allowed(place: Place, sets: list[str]) -> object:
+    try:
+        place.plan(sets)
+    except RecipeError as e:
+        return str(e)
+    return "all"
+
+
 def what_the_running_mean_is(place: Place, sets: list[str]) -> object:
     return place.begin(place.plan([*sets, FEW]))[3].mean is not None
 
@@ -185,6 +200,7 @@ class Case(NamedTuple):
     beside: tuple[str, ...] = ()
 
 
+FLOW = ("base=ROOT/flux",)
 SELF = ("prior.mode=self", "data.trigger=sks")
 IMAGES = ("prior.mode=images", "prior.path=ROOT/mugs", "data.class_word=mug")
 CASES = {
@@ -214,8 +230,15 @@ CASES = {
     "adapter.targets": Case("adapter.targets=all", what_is_trained),
     "adapter.text_encoder_targets": Case("adapter.text_encoder_targets=all", what_is_trained, (TEXT,)),
     "adapter.ranks": Case('adapter.ranks={"to_q" = 2}', what_is_trained),
+    "adapter.init_from": Case("adapter.init_from=ROOT/start.safetensors"),
     "objective.prediction": Case("objective.prediction=v", what_is_planned),
     "objective.min_snr": Case("objective.min_snr=1.0"),
+    "objective.density": Case("objective.density=uniform", beside=FLOW),
+    "objective.logit_mean": Case("objective.logit_mean=1.0", beside=FLOW),
+    "objective.logit_deviation": Case("objective.logit_deviation=0.5", beside=FLOW),
+    "objective.shift": Case("objective.shift=5.0", beside=FLOW),
+    "objective.guidance": Case("objective.guidance=3.5", beside=FLOW),
+    "objective.distilled": Case("objective.distilled=true", what_is_allowed, ("base=ROOT/schnell",)),
     "optimizer.name": Case("optimizer.name=adamw8bit", beside=("adapter.rank=200",)),
     "optimizer.learning_rate": Case("optimizer.learning_rate=1e-3"),
     "optimizer.text_encoder_learning_rate": Case("optimizer.text_encoder_learning_rate=1e-3", beside=(TEXT,)),
