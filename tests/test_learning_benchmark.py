@@ -11,7 +11,7 @@ from finetune import dataset, shipped
 
 BASE = Measures(0.3, 0.9, 0.1, 0.8, 0.9, 0.3)
 GOOD = Measures(0.9, 0.9, 0.95, 0.07, 0.9, 0.2)
-SHUFFLED = GOOD._replace(captions=0.3)
+SHUFFLED = GOOD._replace(prompt=0.3)
 REFUSED = Measures(refused="nothing was learnt")
 
 
@@ -38,7 +38,7 @@ def test_what_learnt_holds_every_bar(subject):
         ("style", {"shipped": GOOD._replace(prompt=0.79)}, "object"),
         ("style", {"shipped": GOOD._replace(drift=0.09)}, "drift"),
         ("product", {"shipped": GOOD._replace(kept=0.79)}, "objects kept"),
-        ("product", {"shuffled": GOOD._replace(captions=0.7)}, "shuffled"),
+        ("product", {"shuffled": GOOD._replace(prompt=0.7)}, "shuffled"),
         ("product", {"zero": BASE}, "rate 0"),
     ],
 )

@@ -19,13 +19,18 @@ from finetune.families.base import components
 
 pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute:UserWarning")
 SHIPPED = sorted(p.stem for p in shipped.RECIPES.glob("*.toml"))
+TINY = {
+    # recipe's first word -> a small model of its base's structure
+    "pocket": "sd15", "sd15": "sd15", "sd21": "sd21", "sdxl": "sdxl", "sd35": "sd35", "flux": "flux",
+    "zimage": "zimage", "qwen": "qwen",
+}  # fmt: skip
 ADAPTERS = [name for name in SHIPPED if name != "pocket-base"]
 
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory) -> dict[str, str]:
     root = tmp_path_factory.mktemp("bases")
-    return {v: str(tiny_base(root / v, v)) for v in ("sd15", "sd21")}
+    return {v: str(tiny_base(root / v, v)) for v in dict.fromkeys(TINY.values())}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +50,13 @@ def data(tmp_path_factory) -> dict[str, Path]:
 
 
 def test_the_promised_recipes_are_shipped():
-    assert set(SHIPPED) >= {"pocket-product", "pocket-style", "sd15-product", "sd15-style", "sd21-product"}
+    lines = ("pocket", "sd15", "sdxl", "sd35", "flux", "zimage", "qwen-image")
+    assert set(SHIPPED) >= {f"{line}-{kind}" for line in lines for kind in ("product", "style")} | {"sd21-product"}
+
+
+def test_every_family_has_a_recipe_for_a_product_and_for_a_style(bases):
+    found = {families.detect(bases[TINY[name.partition("-")[0]]]).family: name for name in ADAPTERS}
+    assert found.keys() == families.FAMILIES.keys()
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
@@ -72,17 +83,18 @@ def test_a_pocket_recipe_plans_as_it_is(name):
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_a_shipped_recipe_plans_trains_exports_and_verifies(name, bases, data, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate, "LEVELS", (0.5,))  # what it learnt in two steps is not the question
-    base = bases["sd21" if name.startswith("sd2") else "sd15"]
+    base = bases[TINY[name.partition("-")[0]]]
     sets = [
         f"base={base}", f"data.path={data['style' if 'style' in name else 'product']}", "data.resolution=128",
-        "train.steps=2", "train.batch=1", "train.checkpoint_every=2", "sample.every=0", "sample.steps=1",
+        "train.steps=2", "train.batch=1", "train.checkpoint_every=2", "sample.every=0", "sample.steps=2",
         "optimizer.warmup_steps=0", 'sample.prompts=["a {trigger}"]', "sample.guidance=1.0",
     ]  # fmt: skip
     loaded = recipe.load(Path(name), sets)
     shown = plan.settle(loaded)
     rows = plan.components(shown)
     trained = {row.name for row in rows if row.trainable}
-    assert trained == ({"unet", "text_encoder"} if "text_encoder" in loaded.recipe.adapter.components else {"unet"})
+    denoiser = families.family_class(shown.facts.family).denoiser_name
+    assert trained == {denoiser if c == "denoiser" else c for c in loaded.recipe.adapter.components}
 
     told: list[Event] = []
     result = run.run(loaded, tmp_path / "run", told.append)
@@ -114,15 +126,17 @@ def test_the_recipe_of_the_pocket_base_trains_all_of_it_and_gives_its_running_me
 def _peaks(shown: plan.Plan, trained: set[str]) -> dict[str, float]:
     config = shown.recipe.optimizer
     text = config.text_encoder_learning_rate
-    peaks = {"unet": config.learning_rate, "text_encoder": config.learning_rate if text is None else text}
-    return {component: peaks[component] for component in trained}
+    text = config.learning_rate if text is None else text
+    return {c: text if c.startswith("text_encoder") else config.learning_rate for c in trained}
 
 
 def _holds_what_was_trained(file: Path, rows: list[plan.Component], shown: plan.Plan) -> None:
     """Each trained module with a change in it, and the metadata of the recipe."""
     with safe_open(file, "pt") as opened:
         metadata = opened.metadata()
-        ups = {key: opened.get_tensor(key) for key in opened.keys() if key.endswith("lora_up.weight")}
+        ups = {
+            key: opened.get_tensor(key) for key in opened.keys() if key.endswith(("lora_up.weight", "lora_B.weight"))
+        }
     moved = [key for key, tensor in ups.items() if bool(tensor.any())]
     assert len(moved) == sum(row.modules for row in rows)
     assert all(torch.isfinite(tensor).all() for tensor in ups.values())

@@ -202,6 +202,8 @@ class Flux:
         asked = {"prompt_embeds": text.tokens, "pooled_prompt_embeds": text.pooled}
         if self.facts.guided:
             return asked | {"guidance_scale": guidance}
+        if guidance <= 1:
+            return asked
         return asked | {
             "true_cfg_scale": guidance, "negative_prompt_embeds": negative.tokens,
             "negative_pooled_prompt_embeds": negative.pooled,

@@ -167,10 +167,9 @@ class QwenImage:
         return pipeline
 
     def painting(self, text: Text, negative: Text, guidance: float) -> dict[str, Any]:
-        return {
-            "prompt_embeds": text.tokens, "prompt_embeds_mask": text.mask, "true_cfg_scale": guidance,
-            "negative_prompt_embeds": negative.tokens, "negative_prompt_embeds_mask": negative.mask,
-        }  # fmt: skip
+        asked = {"prompt_embeds": text.tokens, "prompt_embeds_mask": text.mask, "true_cfg_scale": guidance}
+        against = {"negative_prompt_embeds": negative.tokens, "negative_prompt_embeds_mask": negative.mask}
+        return asked | (against if guidance > 1 else {})
 
     def unpacked(self, painted: Tensor, width: int, height: int) -> Tensor:
         cell = self.facts.stride // flow.PATCH
