@@ -4,6 +4,7 @@ the buckets, the schedule, and what it will take."""
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -160,6 +161,14 @@ def _fits(facts: Facts, wanted: Recipe) -> None:
             "train on the base it was distilled from, where there is one; or say objective.distilled = true",
         )
     _has_components(facts, wanted)
+    family = families.family_class(facts.family)
+    if wanted.data.text_encoder_bits and not any(e not in family.presets for e in family.encoders):
+        raise RecipeError(f"data.text_encoder_bits: {base} has no large text encoder", "leave it out")
+    if wanted.data.text_encoder_bits and find_spec("bitsandbytes") is None:
+        raise RecipeError(
+            "data.text_encoder_bits needs bitsandbytes, which is not installed",
+            "pip install 'finetune-diffusion[bitsandbytes]'",
+        )
     start = wanted.adapter.init_from
     if start is not None and not start.exists():
         raise RecipeError(f"adapter.init_from: no {start}", "a LoRA file, a PEFT directory or a run folder")

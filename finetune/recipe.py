@@ -57,6 +57,8 @@ class Data(Table):
     """share of visits with the empty caption, which guidance needs"""
     allow_uncaptioned: bool = False
     """images without a caption get the template, even when others have captions"""
+    text_encoder_bits: Literal[4, 8] | None = None
+    """of the weights of a large text encoder (T5, a language model) while it reads the captions; needs bitsandbytes"""
     cache: Annotated[Path, Loose] | None = None
     """where encoded images and captions are kept. Default: the user's cache folder"""
 

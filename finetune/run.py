@@ -23,6 +23,7 @@ from finetune import (
     preflight,
     recipe,
     rundir,
+    sampler,
     shipped,
     trainer,
     weights,
@@ -130,7 +131,8 @@ def encode(plan: Plan, family: Family, machine: Machine, tell: Listen) -> Made:
     texts = {}
     for encoder in frozen:
         tell(Stage("encoding captions", len(captions)))
-        family.parts[encoder].to(machine.device)
+        assert family.parts[encoder]  # loaded, to be moved
+        family.parts.to(machine.device, encoder)
         texts[encoder] = cache.encode_texts(store, family, encoder, captions, lambda n: tell(Advanced(n)))
         family.parts.to(CPU, encoder)
     family.parts.to(CPU, "vae")
@@ -219,7 +221,10 @@ def restore(out: Path, plan: Plan, state: State, identity: dict[str, str], tell:
 
 def open_base(plan: Plan) -> Family:
     """The base as it is trained: in the run's precision, its times drawn as the recipe says."""
-    return families.load(plan.recipe.base, DTYPES[plan.recipe.train.precision], plan.facts, plan.recipe.objective)
+    return families.load(
+        plan.recipe.base, DTYPES[plan.recipe.train.precision], plan.facts, plan.recipe.objective,
+        plan.recipe.data.text_encoder_bits,
+    )  # fmt: skip
 
 
 def measure(plan: Plan) -> preflight.Measured:
@@ -406,12 +411,22 @@ def final_sheet(plan: Plan, file: Path, out: Path) -> Path:
     """Base row and adapter row at the same seeds, the adapter read from its file by stock diffusers."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     machine = Machine(device, Ranks(), nullcontext, None)
-    family = families.load(plan.recipe.base)
+    family = open_base(plan)
+    large = [encoder for encoder in family.encoders if encoder not in family.presets]
+    asked = dict.fromkeys([*plan.recipe.sample.prompts, plan.recipe.sample.negative])
+    with torch.no_grad():  # read before the denoiser is in memory; those encoders no adapter changes
+        texts = {e: {p: family.encode(e, [p]).each(lambda t: t[0]) for p in asked} for e in large}
+    family.parts.release(*large)
+    captions = cache.Captions(family, texts, device)
     pipeline = family.pipeline()
     family.parts.to(device)
-    rows = [("base", pictures.draw(plan, family, pipeline, machine))]
+
+    def row() -> list[sampler.Picture]:
+        return pictures.draw(plan, family, pipeline, machine, lambda prompt: captions.read([prompt]))
+
+    rows = [("base", row())]
     pipeline.load_lora_weights(str(file.parent), weight_name=file.name)
-    rows.append((file.stem, pictures.draw(plan, family, pipeline, machine)))
+    rows.append((file.stem, row()))
     facts = {"adapter": file.name, "adapter_sha256": weights.file_sha256(file)}
     return pictures.write_sheet(plan, rows, out, facts)
 

@@ -59,7 +59,8 @@ class Place:
         return planning.settle(self.load(sets))
 
     def family(self, plan: Plan) -> Family:
-        name = f"{plan.recipe.base} {plan.recipe.train.precision} {plan.recipe.objective}"
+        bits = plan.recipe.data.text_encoder_bits
+        name = f"{plan.recipe.base} {plan.recipe.train.precision} {plan.recipe.objective} {bits}"
         if name not in self.loaded:
             self.loaded[name] = run.open_base(plan)
             self.loaded[name].parts.load()
@@ -217,6 +218,7 @@ CASES = {
     "data.allow_uncaptioned": Case(
         "data.allow_uncaptioned=true", what_is_planned, ("data.path=ROOT/half", "data.class_word=mug")
     ),
+    "data.text_encoder_bits": Case("data.text_encoder_bits=8", beside=FLOW),
     "data.cache": Case("data.cache=ROOT/kept", where_latents_are_kept),
     "prior.mode": Case("prior.mode=self", beside=("data.trigger=sks",)),
     "prior.path": Case("prior.path=ROOT/cups", what_is_planned, IMAGES),

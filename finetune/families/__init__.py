@@ -58,10 +58,11 @@ def detect(base: str) -> "Facts":
 
 
 def load(
-    base: str, dtype: "torch.dtype | None" = None, facts: "Facts | None" = None, objective: "Objective | None" = None
-) -> "Family":
+    base: str, dtype: "torch.dtype | None" = None, facts: "Facts | None" = None, objective: "Objective | None" = None,
+    text_bits: int | None = None,
+) -> "Family":  # fmt: skip
     """The base, on the CPU; dtype of denoiser and text encoders, float32 unless said; facts as detected; the recipe's
-    word on how a flow's times are drawn and on the guidance that the denoiser is told.
+    word on how a flow's times are drawn and on the guidance that the denoiser is told; bits of large text encoders.
 
     Raises:
         BaseError: as `detect`; or weights are missing, truncated or of the wrong shape.
@@ -69,7 +70,7 @@ def load(
     import torch
 
     facts = facts or detect(base)
-    family = family_class(facts.family).load(locate(base), facts, dtype or torch.float32)
+    family = family_class(facts.family).load(locate(base), facts, dtype or torch.float32, text_bits)
     if objective is not None:
         density = None if objective.density == "auto" else objective.density
         family.process = family.process.tuned(density, objective.logit_mean, objective.logit_deviation, objective.shift)

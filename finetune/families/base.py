@@ -118,9 +118,9 @@ class Family(Protocol):
         ...
 
     @classmethod
-    def load(cls, base: str, facts: Facts, dtype: torch.dtype) -> Self:
+    def load(cls, base: str, facts: Facts, dtype: torch.dtype, text_bits: int | None = None) -> Self:
         """Parts come to the CPU, frozen, in evaluation mode: denoiser and text encoders in dtype, the autoencoder in
-        float32."""
+        float32; text encoders that cannot be trained in so many bits, when said."""
         ...
 
     @classmethod

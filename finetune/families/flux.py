@@ -91,7 +91,7 @@ class Flux:
         return _facts(path)
 
     @classmethod
-    def load(cls, base: str, facts: Facts, dtype: torch.dtype) -> Self:
+    def load(cls, base: str, facts: Facts, dtype: torch.dtype, text_bits: int | None = None) -> Self:
         from diffusers import AutoencoderKL, FluxTransformer2DModel
         from transformers import CLIPTextModel, T5EncoderModel
 
@@ -100,7 +100,7 @@ class Flux:
             "transformer": lambda: parts.from_pretrained(FluxTransformer2DModel, path, "transformer", dtype),
             "vae": lambda: parts.from_pretrained(AutoencoderKL, path, "vae", torch.float32),
             "text_encoder": lambda: parts.from_pretrained(CLIPTextModel, path, "text_encoder", dtype),
-            "text_encoder_2": lambda: parts.from_pretrained(T5EncoderModel, path, "text_encoder_2", dtype),
+            "text_encoder_2": lambda: parts.from_pretrained(T5EncoderModel, path, "text_encoder_2", dtype, text_bits),
         })  # fmt: skip
         tokenizers = {
             "text_encoder": parts.clip_tokenizer(path, "tokenizer"),

@@ -53,9 +53,9 @@ class Parts:
             self._loaded.pop(name, None)
 
     def to(self, device: torch.device, *names: str) -> None:
-        """Move those of these (of all, when none is named) that are in memory."""
+        """Move those of these (of all, when none is named) that are in memory; quantised ones stay where they are."""
         for name in names or self._loaders:
-            if name in self._loaded:
+            if name in self._loaded and not getattr(self._loaded[name], "is_quantized", False):
                 self._loaded[name].to(device)
 
 
@@ -63,8 +63,9 @@ def _copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     return copy.deepcopy(module).to("cpu", dtype)
 
 
-def from_pretrained(kind: Any, path: Path, part: str, dtype: torch.dtype, **options: Any) -> nn.Module:
-    """A part of a diffusers folder, every weight there and of the right shape, none pickled.
+def from_pretrained(kind: Any, path: Path, part: str, dtype: torch.dtype, bits: int | None = None) -> nn.Module:
+    """A part of a diffusers folder, every weight there and of the right shape, none pickled; quantised to so many bits
+    (a transformers model only), on a GPU where there is one.
 
     Raises:
         BaseError: it cannot be loaded whole.
@@ -72,6 +73,7 @@ def from_pretrained(kind: Any, path: Path, part: str, dtype: torch.dtype, **opti
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    options = _quantised(bits, dtype) if bits else {}
     try:
         module, info = kind.from_pretrained(
             str(path), subfolder=part, torch_dtype=dtype, use_safetensors=True, local_files_only=True,
@@ -90,6 +92,15 @@ def from_pretrained(kind: Any, path: Path, part: str, dtype: torch.dtype, **opti
         # a copy, because what safetensors gives is mapped from the file, which may be overwritten
         tensor.data = tensor.data.clone()
     return found
+
+
+def _quantised(bits: int, dtype: torch.dtype) -> dict[str, Any]:
+    from transformers import BitsAndBytesConfig
+
+    how = BitsAndBytesConfig(
+        load_in_8bit=bits == 8, load_in_4bit=bits == 4, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+    )
+    return {"quantization_config": how, "device_map": {"": 0 if torch.cuda.is_available() else "cpu"}}
 
 
 def fingerprint(module: nn.Module, *also: object) -> str:

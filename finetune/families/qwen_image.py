@@ -65,7 +65,7 @@ class QwenImage:
         return _facts(path)
 
     @classmethod
-    def load(cls, base: str, facts: Facts, dtype: torch.dtype) -> Self:
+    def load(cls, base: str, facts: Facts, dtype: torch.dtype, text_bits: int | None = None) -> Self:
         from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
         from transformers import Qwen2_5_VLForConditionalGeneration
 
@@ -76,7 +76,7 @@ class QwenImage:
                 parts.from_pretrained(QwenImageTransformer2DModel, path, "transformer", dtype)
             ),
             "vae": lambda: parts.from_pretrained(AutoencoderKLQwenImage, path, "vae", torch.float32),
-            "text_encoder": lambda: parts.from_pretrained(text, path, "text_encoder", dtype),
+            "text_encoder": lambda: parts.from_pretrained(text, path, "text_encoder", dtype, text_bits),
         })  # fmt: skip
         scheduler = parts.config(path / "scheduler" / "scheduler_config.json")
         return cls(base, facts, opened, language.tokenizer(path), scheduler)

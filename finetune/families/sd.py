@@ -64,7 +64,7 @@ class StableDiffusion:
         return _facts(path, f"{PIPELINE}, scheduler_config.json")
 
     @classmethod
-    def load(cls, base: str, facts: Facts, dtype: torch.dtype) -> Self:
+    def load(cls, base: str, facts: Facts, dtype: torch.dtype, text_bits: int | None = None) -> Self:
         if Path(base).is_file():
             opened = checkpoints.open_checkpoint(Path(base))
             found = checkpoints.load_checkpoint(opened, dtype)

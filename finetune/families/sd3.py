@@ -84,7 +84,7 @@ class StableDiffusion3:
         return _facts(path)
 
     @classmethod
-    def load(cls, base: str, facts: Facts, dtype: torch.dtype) -> Self:
+    def load(cls, base: str, facts: Facts, dtype: torch.dtype, text_bits: int | None = None) -> Self:
         from diffusers import AutoencoderKL, SD3Transformer2DModel
         from transformers import CLIPTextModelWithProjection, T5EncoderModel
 
@@ -98,7 +98,7 @@ class StableDiffusion3:
             "vae": lambda: parts.from_pretrained(AutoencoderKL, path, "vae", torch.float32),
             "text_encoder": lambda: clip("text_encoder"),
             "text_encoder_2": lambda: clip("text_encoder_2"),
-            "text_encoder_3": lambda: parts.from_pretrained(T5EncoderModel, path, "text_encoder_3", dtype),
+            "text_encoder_3": lambda: parts.from_pretrained(T5EncoderModel, path, "text_encoder_3", dtype, text_bits),
         })  # fmt: skip
         tokenizers = {
             "text_encoder": parts.clip_tokenizer(path, "tokenizer"),

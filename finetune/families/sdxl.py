@@ -84,7 +84,7 @@ class StableDiffusionXL:
         return _facts(path, f"{PIPELINE}, scheduler_config.json")
 
     @classmethod
-    def load(cls, base: str, facts: Facts, dtype: torch.dtype) -> Self:
+    def load(cls, base: str, facts: Facts, dtype: torch.dtype, text_bits: int | None = None) -> Self:
         from diffusers import AutoencoderKL, UNet2DConditionModel
         from transformers import CLIPTextModel, CLIPTextModelWithProjection
 

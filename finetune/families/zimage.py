@@ -67,7 +67,7 @@ class ZImage:
         return _facts(path)
 
     @classmethod
-    def load(cls, base: str, facts: Facts, dtype: torch.dtype) -> Self:
+    def load(cls, base: str, facts: Facts, dtype: torch.dtype, text_bits: int | None = None) -> Self:
         from diffusers import AutoencoderKL, ZImageTransformer2DModel
         from transformers import AutoModel
 
@@ -75,7 +75,7 @@ class ZImage:
         opened = Parts({
             "transformer": lambda: parts.from_pretrained(ZImageTransformer2DModel, path, "transformer", dtype),
             "vae": lambda: parts.from_pretrained(AutoencoderKL, path, "vae", torch.float32),
-            "text_encoder": lambda: parts.from_pretrained(AutoModel, path, "text_encoder", dtype),
+            "text_encoder": lambda: parts.from_pretrained(AutoModel, path, "text_encoder", dtype, text_bits),
         })  # fmt: skip
         scheduler = parts.config(path / "scheduler" / "scheduler_config.json")
         return cls(base, facts, opened, language.tokenizer(path), scheduler)

@@ -1,0 +1,102 @@
+"""T5 and language models: loaded to read the captions, let go before training, in 8 or 4 bits when asked."""
+
+import gc
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from models import Variant, tiny_base
+from test_trainer import pictures, settled
+from torch import Tensor
+
+from finetune import families, recipe, run, trainer
+from finetune.errors import RecipeError
+from finetune.events import Sampled
+from finetune.families import parts
+from finetune.families.base import read
+from finetune.recipe import Loaded
+
+LARGE = {"flux": "text_encoder_2", "sd35": "text_encoder_3", "zimage": "text_encoder", "qwen": "text_encoder"}
+
+
+@pytest.mark.parametrize("variant", LARGE)
+def test_it_is_gone_while_training_and_sampling_and_its_memory_is_free(
+    variant: Variant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, data = tiny_base(tmp_path / "base", variant), pictures(tmp_path / "data")
+    plan = settled(base, data, train__steps=2, sample__every=1, sample__steps=2, sample__guidance=1.0,
+                   sample__prompts=("a prompt that no caption says",), train__checkpoint_every=2)  # fmt: skip
+    loaded = Loaded(recipe.replace(plan.recipe, train__precision="auto"), {}, Path("recipe.toml"))
+    seen: list[weakref.ref[Any]] = []
+    load, train = parts.from_pretrained, trainer.train
+
+    def noted(kind: Any, path: Path, part: str, *rest: Any) -> Any:
+        made = load(kind, path, part, *rest)
+        if part == LARGE[variant]:
+            seen.append(weakref.ref(made))
+        return made
+
+    def watched(family: Any, *rest: Any) -> Iterator[Any]:
+        gc.collect()
+        assert len(seen) == 1 and seen[0]() is None, "let go"
+        assert LARGE[variant] not in family.parts.loaded()
+        yield from train(family, *rest)
+        assert len(seen) == 1, "and not loaded again to sample"
+
+    monkeypatch.setattr(parts, "from_pretrained", noted)
+    monkeypatch.setattr(trainer, "train", watched)
+    told: list[object] = []
+    run.run(loaded, tmp_path / "run", told.append)
+    assert sum(isinstance(e, Sampled) for e in told) == 4  # step 0, 1, 2, and the sheet
+
+
+@pytest.mark.parametrize("variant", LARGE)
+@pytest.mark.parametrize(("bits", "close"), [(8, 0.05), (4, 0.6)])
+def test_in_fewer_bits_it_says_nearly_the_same_and_is_kept_apart(
+    variant: Variant, bits: int, close: float, tmp_path: Path
+) -> None:
+    base = str(tiny_base(tmp_path / "base", variant))
+    whole, small = families.load(base), families.load(base, text_bits=bits)
+    part = LARGE[variant]
+    # without gradients bitsandbytes multiplies 4 bits on a CPU in blocks of 64, and these models are narrower
+    small.parts[part].get_input_embeddings().requires_grad_(bits == 4)
+    with torch.set_grad_enabled(bits == 4):
+        exact, rounded = (f.encode(part, ["a red cup"]).tokens.detach() for f in (whole, small))
+    assert 0 < float((exact - rounded).norm() / exact.norm()) < close
+    assert whole.fingerprint(part) != small.fingerprint(part)
+    kinds = {type(m).__name__ for m in small.parts[part].modules()}
+    assert {8: "Linear8bitLt", 4: "Linear4bit"}[bits] in kinds
+    small.parts.to(torch.device("cpu"))  # stays where it is, and nothing is said
+    assert small.parts[part] is small.parts.loaded()[part]
+
+
+def test_bits_for_a_base_without_a_large_encoder_are_refused(tmp_path: Path) -> None:
+    base, data = tiny_base(tmp_path / "base", "sdxl"), pictures(tmp_path / "data")
+    with pytest.raises(RecipeError, match="has no large text encoder"):
+        settled(base, data, data__text_encoder_bits=8)
+
+
+def test_bits_without_bitsandbytes_are_refused_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, data = tiny_base(tmp_path / "base", "flux"), pictures(tmp_path / "data")
+    monkeypatch.setattr("finetune.plan.find_spec", lambda _: None)
+    with pytest.raises(RecipeError, match="needs bitsandbytes"):
+        settled(base, data, data__text_encoder_bits=4)
+
+
+def test_captions_of_other_lengths_are_filled_up_and_masked_in_a_batch(tmp_path: Path) -> None:
+    """From the cache as from the encoder: padding changes no prediction."""
+    family = families.load(str(tiny_base(tmp_path / "base", "qwen")))
+    noisy = torch.randn(2, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([0.3, 0.7])
+    with torch.no_grad():
+        both = family.predict(noisy, t, read(family, ["a", "a much longer caption of many words"]))
+        alone: list[Tensor] = [
+            family.predict(noisy[i : i + 1], t[i : i + 1], read(family, [c]))
+            for i, c in enumerate(["a", "a much longer caption of many words"])
+        ]
+    torch.testing.assert_close(both, torch.cat(alone), rtol=1e-4, atol=1e-5)
