@@ -233,7 +233,8 @@ class Recipe(Table):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)] | None = None
     """of the adapter file. Default: the output folder's name"""
     base: Annotated[str, Field(min_length=1)]
-    """`pocket`, a diffusers folder, a hub id (with @revision), or a .safetensors checkpoint"""
+    """`pocket`, a diffusers folder, a hub id (with @revision), or a .safetensors checkpoint; `BASE + FILE`: a base with
+    the denoiser's weights from a file, in diffusers' or the original code's names"""
     data: Data
     prior: Prior = Prior()
     adapter: Adapter = Adapter()

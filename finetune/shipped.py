@@ -24,6 +24,10 @@ def base_path(written: str) -> str:
     return str(POCKET) if written == "pocket" else written
 
 
+PLUS = " + "
+"""between a base and a file of denoiser weights"""
+
+
 def public_name(base: str) -> str:
     """What may be said of a base: a hub id or a word as it is, of a path on this machine only the last part."""
-    return Path(base).name if Path(base).exists() else base
+    return PLUS.join(Path(one).name if Path(one).exists() else one for one in base.split(PLUS))

@@ -1,6 +1,10 @@
 """The models we can fine-tune: one file each, named here and nowhere else."""
 
+import atexit
+import functools
 import re
+import shutil
+import tempfile
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -8,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from finetune import shipped
 from finetune.errors import BaseError
+from finetune.shipped import PLUS
 
 if TYPE_CHECKING:
     import torch
@@ -79,7 +84,8 @@ def load(
 
 
 def locate(base: str) -> str:
-    """A folder or file as it is; a hub id (`org/name`, or `org/name@revision`) is fetched or found in the hub's cache.
+    """A folder or file as it is; a hub id (`org/name`, or `org/name@revision`) is fetched or found in the hub's cache;
+    `BASE + FILE` is the base with the denoiser's weights from a file.
 
     Raises:
         BaseError: no such folder, file or hub model.
@@ -87,9 +93,29 @@ def locate(base: str) -> str:
     written = shipped.base_path(base)
     if Path(written).exists():
         return written
+    folder, plus, file = written.partition(PLUS)
+    if plus:
+        return _composed(locate(folder.strip()), file.strip())
     if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", written) or written.startswith(("./", "../")):
         raise BaseError(f"no base {base}", "give `pocket`, a diffusers folder, a .safetensors checkpoint or a hub id")
     return _fetch(written)
+
+
+@functools.cache
+def _composed(folder: str, file: str) -> str:
+    """A folder of links: to the base's parts, and to the file in place of the denoiser's weights."""
+    if not Path(file).is_file():
+        raise BaseError(f"no file {file}", "BASE + FILE: a .safetensors file of the denoiser's weights")
+    made = Path(tempfile.mkdtemp(prefix="finetune-base-"))
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    for entry in Path(folder).iterdir():
+        if entry.name not in ("unet", "transformer"):
+            (made / entry.name).symlink_to(entry.resolve())
+            continue
+        (made / entry.name).mkdir()
+        (made / entry.name / "config.json").symlink_to((entry / "config.json").resolve())
+        (made / entry.name / "denoiser.safetensors").symlink_to(Path(file).resolve())
+    return str(made)
 
 
 class TokenCounter(NamedTuple):

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from finetune import weights
 from finetune.errors import BaseError
+from finetune.families.parts import fill, hollow
 from finetune.process import Prediction
 
 Variant = Literal["sd1", "sd2", "sdxl"]
@@ -180,14 +181,15 @@ def load_checkpoint(checkpoint: Checkpoint, dtype: torch.dtype, configs: Path | 
     cells = checkpoint.resolution // 2 ** (len(vae_config["block_out_channels"]) - 1)
     unet_config = _json(folder / "unet" / "config.json") | {"sample_size": cells}
 
-    unet = _hollow(lambda: UNet2DConditionModel.from_config(unet_config))
-    vae = _hollow(lambda: AutoencoderKL.from_config(vae_config))
+    unet = hollow(lambda: UNet2DConditionModel.from_config(unet_config))
+    vae = hollow(lambda: AutoencoderKL.from_config(vae_config))
     texts = _hollow_encoders(folder)
     try:
-        _fill(unet, _unet_weights(tensors, unet_config), dtype, f"{checkpoint.path}: UNet")
-        _fill(vae, _vae_weights(tensors, vae_config), torch.float32, f"{checkpoint.path}: VAE")
+        fill(unet, _unet_weights(tensors, unet_config), dtype, f"{checkpoint.path}: UNet", _WHOLE)
+        fill(vae, _vae_weights(tensors, vae_config), torch.float32, f"{checkpoint.path}: VAE", _WHOLE)
         for name, text in texts.items():
-            _fill(text, _text_weights(tensors, name, text), dtype, f"{checkpoint.path}: {name.replace('_', ' ')}")
+            told = f"{checkpoint.path}: {name.replace('_', ' ')}"
+            fill(text, _text_weights(tensors, name, text), dtype, told, _WHOLE)
     except KeyError as e:  # diffusers' converters look some biases up
         raise BaseError(f"{checkpoint.path}: 1 weight is missing: {e.args[0]}", f"is the file whole? {_WHOLE}") from e
     second = load_tokenizer(checkpoint.variant, folder, "tokenizer_2") if "text_encoder_2" in texts else None
@@ -317,31 +319,6 @@ def _scheduler(checkpoint: Checkpoint, folder: Path) -> dict[str, Any]:
     return found
 
 
-def _hollow(build: Callable[[], nn.Module]) -> nn.Module:
-    """A module whose parameters are still on the meta device; its buffers, which no file holds, are real."""
-    from accelerate import init_empty_weights
-
-    with init_empty_weights(include_buffers=False):
-        return build()
-
-
-def _fill(module: nn.Module, found: Named, dtype: torch.dtype, where: str) -> None:
-    """Put weights into a hollow module; every name and shape must agree, both ways."""
-    expected = module.state_dict()
-    missing = [name for name in expected if name not in found]
-    foreign = [name for name in found if name not in expected]
-    misshapen = [name for name in expected if name in found and expected[name].shape != found[name].shape]
-    for names, problem in ((missing, "missing"), (foreign, "not of this model"), (misshapen, "of another shape")):
-        if names:
-            some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-            count = "1 weight is" if len(names) == 1 else f"{len(names)} weights are"
-            raise BaseError(f"{where}: {count} {problem}: {some}", f"is the file whole? {_WHOLE}")
-    # a copy, because what safetensors gives is mapped from the file, which may be overwritten
-    copies = {name: found[name].to(dtype, copy=True).contiguous() for name in expected}
-    module.load_state_dict(copies, assign=True)
-    module.eval()
-
-
 def _unet_weights(tensors: Named, config: dict[str, Any]) -> dict[str, Tensor]:
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
@@ -363,7 +340,7 @@ def _hollow_encoders(folder: Path) -> dict[str, nn.Module]:
     for name, kind in (("text_encoder", CLIPTextModel), ("text_encoder_2", CLIPTextModelWithProjection)):
         if (folder / name).is_dir():
             config = CLIPTextConfig.from_dict(_json(folder / name / "config.json"))
-            made[name] = _hollow(partial(kind, config))
+            made[name] = hollow(partial(kind, config))
     return made
 
 

@@ -2,13 +2,14 @@
 
 import copy
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from finetune import weights
 from finetune.errors import BaseError
@@ -16,6 +17,10 @@ from finetune.errors import BaseError
 _SAYS_NOTHING = ("dtype", "torch_dtype", "transformers_version", "architectures")
 """of a part's config: differs by library version and precision, and changes no output"""
 
+OWN_FILE = "denoiser.safetensors"
+"""in a denoiser's folder: weights that take the place of the base's own"""
+_ORIGINAL_PREFIX = re.compile(r"^(model\.)?diffusion_model\.")
+_OF_THIS_LINE = "give a file of this base's denoiser, as published or fine-tuned"
 CLIP_VOCABULARY = ("vocab.json", "merges.txt")
 
 
@@ -73,6 +78,8 @@ def from_pretrained(kind: Any, path: Path, part: str, dtype: torch.dtype, bits: 
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    if (path / part / OWN_FILE).is_file():
+        return _from_own_file(kind, path / part, dtype)
     options = _quantised(bits, dtype) if bits else {}
     try:
         module, info = kind.from_pretrained(
@@ -92,6 +99,54 @@ def from_pretrained(kind: Any, path: Path, part: str, dtype: torch.dtype, bits: 
         # a copy, because what safetensors gives is mapped from the file, which may be overwritten
         tensor.data = tensor.data.clone()
     return found
+
+
+def hollow(build: Callable[[], nn.Module]) -> nn.Module:
+    """A module whose parameters are still on the meta device; its buffers, which no file holds, are real."""
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        return build()
+
+
+def fill(module: nn.Module, found: Mapping[str, Tensor], dtype: torch.dtype, where: str, whole: str) -> None:
+    """Put weights into a hollow module; every name and shape must agree, both ways. whole: what a file must hold.
+
+    Raises:
+        BaseError: says how many do not, and names the first.
+    """
+    expected = module.state_dict()
+    missing = [name for name in expected if name not in found]
+    foreign = [name for name in found if name not in expected]
+    misshapen = [name for name in expected if name in found and expected[name].shape != found[name].shape]
+    for names, problem in ((missing, "missing"), (foreign, "not of this model"), (misshapen, "of another shape")):
+        if names:
+            some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            count = "1 weight is" if len(names) == 1 else f"{len(names)} weights are"
+            raise BaseError(f"{where}: {count} {problem}: {some}", f"is the file whole? {whole}")
+    # a copy, because what safetensors gives is mapped from the file, which may be overwritten
+    copies = {name: found[name].to(dtype, copy=True).contiguous() for name in expected}
+    module.load_state_dict(copies, assign=True)
+    module.eval()
+
+
+def _from_own_file(kind: Any, folder: Path, dtype: torch.dtype) -> nn.Module:
+    """A denoiser whose weights are one file, in diffusers' or the original code's names."""
+    from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
+
+    file = folder / OWN_FILE
+    told = config(folder / "config.json")
+    module = hollow(partial(kind.from_config, told))
+    tensors = {_ORIGINAL_PREFIX.sub("", name): tensor for name, tensor in weights.load(file).items()}
+    if tensors.keys() - module.state_dict().keys():
+        convert = SINGLE_FILE_LOADABLE_CLASSES[kind.__name__]["checkpoint_mapping_fn"]
+        original = {f"model.diffusion_model.{name}": tensor for name, tensor in tensors.items()}
+        try:
+            tensors = convert(checkpoint=original, config=told)
+        except (KeyError, IndexError, ValueError, RuntimeError, AssertionError) as e:
+            raise BaseError(f"{file.resolve().name} is no {kind.__name__}: {e}", _OF_THIS_LINE) from e
+    fill(module, tensors, dtype, file.resolve().name, _OF_THIS_LINE)
+    return module
 
 
 def _quantised(bits: int, dtype: torch.dtype) -> dict[str, Any]:
@@ -127,6 +182,9 @@ def checkpoint_text(module: nn.Module) -> None:
 
 def whole(path: Path) -> None:
     """Raises BaseError when a weight file, or one of those it was split into, is not there, pickled or cut short."""
+    if path.with_name(OWN_FILE).is_file():
+        weights.read_header(path.with_name(OWN_FILE))
+        return
     index = path.with_name(f"{path.name}.index.json")
     if not path.is_file() and index.is_file():
         for shard in sorted(set(config(index)["weight_map"].values())):

@@ -1,0 +1,99 @@
+"""`BASE + FILE`: a base whose denoiser comes from a file, in diffusers' names or in those of the original code."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from models import Variant, tiny_base
+from safetensors.torch import load_file, save_file
+from test_sdxl import in_sgm_names
+from test_trainer import pictures, settled
+from torch import Tensor
+
+from finetune import families, recipe, run, shipped, weights
+from finetune.errors import BaseError
+from finetune.families.base import Family
+from finetune.recipe import Loaded
+
+
+def as_it_is(family: Family) -> dict[str, Tensor]:
+    return dict(family.parts[family.denoiser_name].state_dict())
+
+
+def prefixed(family: Family) -> dict[str, Tensor]:
+    return {f"diffusion_model.{name}": tensor for name, tensor in as_it_is(family).items()}
+
+
+def sgm(family: Family) -> dict[str, Tensor]:
+    return in_sgm_names(family.parts["unet"])
+
+
+def z_image(family: Family) -> dict[str, Tensor]:
+    """Queries, keys and values in one, and the names of the published code."""
+    state, made = as_it_is(family), {}
+    for name, tensor in state.items():
+        new = name.replace("all_final_layer.2-1.", "final_layer.").replace("all_x_embedder.2-1.", "x_embedder.")
+        new = new.replace("norm_q", "q_norm").replace("norm_k", "k_norm").replace("to_out.0", "out")
+        if ".to_q." in name:
+            made[new.replace("to_q", "qkv")] = torch.cat([state[name.replace("to_q", f"to_{x}")] for x in "qkv"])
+        elif ".to_k." not in name and ".to_v." not in name:
+            made[new] = tensor
+    return made
+
+
+CASES: list[tuple[Variant, Callable[[Family], dict[str, Tensor]]]] = [
+    ("sdxl", as_it_is), ("sdxl", sgm), ("sd35", as_it_is), ("flux", prefixed), ("zimage", z_image), ("qwen", prefixed),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("variant", "names"), CASES)
+def test_the_denoiser_is_the_files_and_all_else_the_bases(
+    variant: Variant, names: Callable[[Family], dict[str, Tensor]], tmp_path: Path
+) -> None:
+    base, other = (tiny_base(tmp_path / name, variant, seed) for name, seed in (("base", 0), ("other", 1)))
+    theirs, own = families.load(str(other)), families.load(str(base))
+    save_file({k: v.clone().contiguous() for k, v in names(theirs).items()}, tmp_path / "tune.safetensors")
+    both = families.load(f"{base} + {tmp_path / 'tune.safetensors'}")
+    for part in own.parts:
+        expected = (theirs if part == own.denoiser_name else own).parts[part].state_dict()
+        found = both.parts[part].state_dict()
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items()), part
+    assert both.facts == own.facts
+
+
+def test_a_run_on_it_is_proved_and_names_no_path(tmp_path: Path) -> None:
+    base, other = (tiny_base(tmp_path / name, "flux", seed) for name, seed in (("base", 0), ("other", 1)))
+    save_file(prefixed(families.load(str(other))), tmp_path / "tune.safetensors")
+    plan = settled(base, pictures(tmp_path / "data"), train__steps=2, sample__steps=1, sample__prompts=("a",))
+    written = f"{base} + {tmp_path / 'tune.safetensors'}"
+    loaded = Loaded(recipe.replace(plan.recipe, base=written), {}, Path("recipe.toml"))
+    result = run.run(loaded, tmp_path / "run", lambda _: None)
+    assert result.report is not None and result.report.ok
+    told = weights.read_header(result.path).metadata
+    assert told["finetune.base"] == "base + tune.safetensors" == shipped.public_name(written)
+    assert str(tmp_path) not in str(told)
+
+
+def test_a_file_that_lacks_a_weight_or_is_of_another_model_is_refused_by_name(tmp_path: Path) -> None:
+    base = tiny_base(tmp_path / "base", "qwen")
+    file = tmp_path / "tune.safetensors"
+    save_file(prefixed(families.load(str(base))), file)
+    tensors = load_file(file)
+    tensors.pop("diffusion_model.proj_out.bias")
+    save_file(tensors, file)
+    with pytest.raises(BaseError, match=r"tune\.safetensors: 1 weight is missing: proj_out\.bias"):
+        assert families.load(f"{base} + {file}").parts["transformer"]
+    save_file({"transformer.a.lora_A.weight": torch.zeros(2, 2)}, file)
+    with pytest.raises(BaseError, match=r"tune\.safetensors: .* missing"):
+        assert families.load(f"{base} + {file}").parts["transformer"]
+
+
+def test_a_file_that_is_not_there_or_cut_short_is_told_at_once(tmp_path: Path) -> None:
+    base = tiny_base(tmp_path / "base", "flux")
+    with pytest.raises(BaseError, match=r"no file nowhere\.safetensors"):
+        families.detect(f"{base} + nowhere.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
+    with pytest.raises(BaseError):
+        families.detect(f"{base} + {tmp_path / 'cut.safetensors'}")
