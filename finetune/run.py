@@ -100,10 +100,7 @@ def describe(plan: Plan, machine: Machine) -> str:
     facts, config = plan.facts, plan.recipe
     cpu = f"CPU, {torch.get_num_threads()} threads"
     device = torch.cuda.get_device_name() if machine.device.type == "cuda" else cpu
-    return (
-        f"{config.base}: {facts.family} ({facts.variant}), predicts {facts.prediction}"
-        f"{', zero terminal SNR' if facts.zero_snr else ''}; {config.train.precision} on {device}"
-    )
+    return f"{config.base}: {facts.described()}; {config.train.precision} on {device}"
 
 
 class Made(NamedTuple):
@@ -130,7 +127,7 @@ def encode(plan: Plan, family: Family, machine: Machine, tell: Listen) -> Made:
     latents = cache.encode_images(store, family, wanted, machine.device, lambda n: tell(Advanced(n)))
     texts = {}
     for encoder in frozen:
-        tell(Stage("encoding captions", len(captions)))
+        tell(Stage(f"encoding captions, {encoder}" if len(frozen) > 1 else "encoding captions", len(captions)))
         assert family.parts[encoder]  # loaded, to be moved
         family.parts.to(machine.device, encoder)
         texts[encoder] = cache.encode_texts(store, family, encoder, captions, lambda n: tell(Advanced(n)))

@@ -28,8 +28,7 @@ def lines(plan: Plan, components: list[Component], measured: Measured | None) ->
     each = f"{low}" if low == high else f"{low} to {high}"
     alpha = config.adapter.alpha or config.adapter.rank
     said = [
-        f"base       {facts.family} ({facts.variant}), predicts {facts.prediction}"
-        f"{', zero terminal SNR' if facts.zero_snr else ''}; read from {facts.evidence}",
+        f"base       {facts.described()}; read from {facts.evidence}",
         f"identity   {images} images x {plan.samples / images:g} visits = {plan.samples} samples"
         f" = {_steps(plan)}; each image is seen {each} times",
         *filter(None, [_cycled(plan)]),

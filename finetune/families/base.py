@@ -39,6 +39,11 @@ class Facts(NamedTuple):
     guidance: float = 7.5
     """that pictures are usually painted with; 1: none"""
 
+    def described(self) -> str:
+        zero = ", zero terminal SNR" if self.zero_snr and self.prediction != "flow" else ""
+        distilled = f", distilled: {self.distilled}" if self.distilled else ""
+        return f"{self.family} ({self.variant}), predicts {self.prediction}{zero}{distilled}"
+
 
 class Published(NamedTuple):
     """What adapter files and their readers call a line of models."""

@@ -41,6 +41,14 @@ def shift(scheduler: Mapping[str, Any]) -> Shift:
     return Shift(math.exp(low), math.exp(high), few * PATCH**2, many * PATCH**2)
 
 
+def told(scheduler: Mapping[str, Any]) -> str:
+    """Of the base's shift, for the user."""
+    found = shift(scheduler)
+    if found.most is None:
+        return f"shift {found.least:g}"
+    return f"shift {found.least:.2f} to {found.most:.2f}, growing with the picture"
+
+
 def scheduler(own: Mapping[str, Any], named: str) -> Any:
     """diffusers' scheduler with the base's configuration. Raises KeyError: there is none of that name for a flow."""
     import diffusers

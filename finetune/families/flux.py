@@ -231,7 +231,7 @@ def _facts(path: Path) -> Facts:
         stride=flow.PATCH * 2 ** (len(vae["block_out_channels"]) - 1),
         max_tokens=256 if schnell else 512,
         prediction_known=True,
-        evidence=f"{PIPELINE}, {'with' if guided else 'without'} a guidance embedding",
+        evidence=f"{PIPELINE}, {'with' if guided else 'without'} a guidance embedding, {flow.told(scheduler)}",
         distilled="few steps (FLUX.1 schnell)" if schnell else "",
         guided=guided,
         guidance=3.5 if guided else 1.0,

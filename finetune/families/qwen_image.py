@@ -202,6 +202,6 @@ def _facts(path: Path) -> Facts:
         stride=flow.PATCH * 2 ** len(vae["temperal_downsample"]),
         max_tokens=MAX_TOKENS,
         prediction_known=True,
-        evidence=PIPELINE,
+        evidence=f"{PIPELINE}, {flow.told(parts.config(path / 'scheduler' / 'scheduler_config.json'))}",
         guidance=4.0,
     )

@@ -236,7 +236,7 @@ def _facts(path: Path) -> Facts:
         stride=flow.PATCH * shrink,
         max_tokens=T5_TOKENS,
         prediction_known=True,
-        evidence=f"{PIPELINE}, {denoiser['num_layers']} blocks",
+        evidence=f"{PIPELINE}, {denoiser['num_layers']} blocks, {flow.told(parts.config(_scheduler_file(path)))}",
         guidance=4.5,
     )
 

@@ -196,7 +196,7 @@ def _facts(path: Path) -> Facts:
         stride=flow.PATCH * 2 ** (len(vae["block_out_channels"]) - 1),
         max_tokens=MAX_TOKENS,
         prediction_known=True,
-        evidence=f"{PIPELINE}, shift {scheduler.get('shift', 1.0):g}",
+        evidence=f"{PIPELINE}, {flow.told(scheduler)}",
         distilled=f"few steps (Z-Image-Turbo: its scheduler's shift is {TURBO_SHIFT:g})" if turbo else "",
         guidance=1.0 if turbo else 5.0,
     )
