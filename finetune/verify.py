@@ -4,6 +4,7 @@ Differences are relative: |a - b| / max(|a|, |b|), Frobenius norms, 0 when both 
 """
 
 import logging
+import math
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +20,8 @@ from finetune import families, layouts, shipped, weights
 from finetune.families.base import Facts, Family, Text, components
 from finetune.lora import Modules, canonical_name, delta, live_name, norm, sites
 
+LARGE = 4_000_000_000
+"""weights from which a base is opened in bf16, where outputs with the change merged in could not be compared (T17)"""
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 """of a module's change, by the file's dtype; measured on fp16: 3.3e-4, on bf16: 2.8e-3"""
 _OUTPUT_TOLERANCE = 1e-3  # of the change of an output, in float32
@@ -65,8 +68,9 @@ class Effect:
     modules: int
     weight: float
     """|dW| / |W| over the weights that change"""
-    output: float
-    """the same of the component's output on a fixed input; the denoiser's includes the text encoders' change"""
+    output: float | None
+    """the same of the component's output on a fixed input; the denoiser's includes the text encoders' change; None: not
+    measured"""
 
 
 @dataclass(frozen=True)
@@ -103,8 +107,10 @@ def verify(file: Path, base: str, live: Modules | None = None) -> Report:
     Raises:
         BaseError: the file or the base cannot be read at all.
     """
-    family = families.load(base, torch.float32)
-    places = sites(components(family))
+    facts = families.detect(base)
+    places = sites(families.family_class(facts.family).skeleton(families.locate(base), facts))
+    large = sum(math.prod(shape) for shape in places.values()) > LARGE
+    family = families.load(base, torch.bfloat16 if large else torch.float32, facts)
     adapter = layouts.read(file, places, family.name)
     told = layouts.expected(adapter.metadata)
     should = (
@@ -122,7 +128,7 @@ def verify(file: Path, base: str, live: Modules | None = None) -> Report:
     problems += _surplus(fitting, should)
     worst_live, differing = _to_live(fitting, live or {}, dtype)
     problems += differing
-    measured = _measure(family, file, fitting, live, dtype) if fitting and not foreign else _Measured(())
+    measured = _measure(family, file, fitting, live, dtype, large) if fitting and not foreign else _Measured(())
     ours = live is not None or "finetune.version" in adapter.metadata
     problems += measured.problems
     problems += measured.stock_problems if ours else ()
@@ -196,38 +202,75 @@ class _Measured(NamedTuple):
 
 
 @torch.no_grad()
-def _measure(family: Family, file: Path, modules: Modules, live: Modules | None, dtype: torch.dtype) -> _Measured:
-    before = _outputs(family)
+def _measure(
+    family: Family, file: Path, modules: Modules, live: Modules | None, dtype: torch.dtype, large: bool
+) -> _Measured:
+    asked = _asked(family)
+    before = _outputs(family, asked)
+    if large:
+        return _measure_large(family, file, modules, asked, before)
     with applied(family, modules):
-        after = _outputs(family)
-    components = sorted({name.partition(".")[0] for name in modules})
-    effects = tuple(_effect(family, c, modules, before[c], after[c]) for c in components)
-    problems = [f"{e.component}: the adapter changes nothing" for e in effects if not e.weight or not e.output]
+        after = _outputs(family, asked)
+    effects, problems = _effects(family, modules, before, after)
     reference, slack = after, 1.0
     if live is not None:
         with applied(family, {n: lora for n, lora in live.items() if n in modules}):
-            reference, slack = _outputs(family), TOLERANCE[dtype] / TOLERANCE[torch.float32]
+            reference, slack = _outputs(family, asked), TOLERANCE[dtype] / TOLERANCE[torch.float32]
     if file.is_dir():  # PEFT's own layout, which load_lora_weights does not read
-        return _Measured(effects, problems=tuple(problems))
-    with quiet() as warned:
-        pipeline = family.pipeline()
-        try:
-            pipeline.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name="verified")
-        except _REFUSALS as e:
-            sentence = f"stock diffusers refuses the file: {type(e).__name__}: {str(e).strip()[:200]}"
-            return _Measured(effects, problems=tuple(problems), stock_problems=(sentence,))
-        stock = _outputs(family)
+        return _Measured(effects, problems=problems)
+    refusal, warned = _load_stock(family, file)
+    if refusal:
+        return _Measured(effects, problems=problems, stock_problems=(refusal,))
+    stock = _outputs(family, asked)
     wrong, worst = _stock_differences(family, modules)
     output = max(_relative(stock[c], reference[c], before[c]) for c in stock)
     found = []
     if wrong:
-        found.append(
-            f"stock diffusers applies {len(wrong)} of {len(modules)} modules differently, {wrong[0]} first"
-            + (_ONE_ALPHA if len({lora.scale * lora.rank for lora in modules.values()}) > 1 else "")
-        )
+        found.append(_told_differently(wrong, modules))
     elif any(not _same(stock[c], reference[c], before[c], slack) for c in stock):
         found.append(f"the output in stock diffusers differs from the reference by {output:.1e} of the change")
-    return _Measured(effects, worst, output, tuple(problems), tuple(found), tuple(warned))
+    return _Measured(effects, worst, output, problems, tuple(found), tuple(warned))
+
+
+def _measure_large(
+    family: Family, file: Path, modules: Modules, asked: Mapping[str, Text], before: dict[str, Tensor]
+) -> _Measured:
+    """Of a base in bf16: the effect is that of stock diffusers' live adapter, whose weights are in bf16 as well."""
+    if file.is_dir():
+        return _Measured(_effects(family, modules, before, None)[0])
+    refusal, warned = _load_stock(family, file)
+    if refusal:
+        return _Measured(_effects(family, modules, before, None)[0], stock_problems=(refusal,))
+    effects, problems = _effects(family, modules, before, _outputs(family, asked))
+    wrong, worst = _stock_differences(family, modules, TOLERANCE[torch.bfloat16])
+    found = (_told_differently(wrong, modules),) if wrong else ()
+    return _Measured(effects, worst, None, problems, found, tuple(warned))
+
+
+def _load_stock(family: Family, file: Path) -> tuple[str, list[str]]:
+    """Put the file into the family's modules, as users do. Returns how it was refused, and what was warned of."""
+    with quiet() as warned:
+        try:
+            family.pipeline().load_lora_weights(str(file.parent), weight_name=file.name, adapter_name="verified")
+        except _REFUSALS as e:
+            return f"stock diffusers refuses the file: {type(e).__name__}: {str(e).strip()[:200]}", warned
+    return "", warned
+
+
+def _effects(
+    family: Family, modules: Modules, before: dict[str, Tensor], after: dict[str, Tensor] | None
+) -> tuple[tuple[Effect, ...], tuple[str, ...]]:
+    """What each component changes, and the sentence for one that changes nothing; after: None where not to be had."""
+    names = sorted({name.partition(".")[0] for name in modules})
+    effects = tuple(_effect(family, c, modules, before[c], after[c] if after else None) for c in names)
+    idle = [e.component for e in effects if not e.weight or e.output == 0]
+    return effects, tuple(f"{component}: the adapter changes nothing" for component in idle)
+
+
+def _told_differently(wrong: list[str], modules: Modules) -> str:
+    several = len({lora.scale * lora.rank for lora in modules.values()}) > 1
+    told = f"stock diffusers applies {len(wrong)} of {len(modules)} modules differently, {wrong[0]} first"
+    return told + (_ONE_ALPHA if several else "")
 
 
 _ONE_ALPHA = (
@@ -259,14 +302,24 @@ def weight_of(family: Family, name: str) -> torch.nn.Parameter:
     return component.get_submodule(live_name(name, paths)).get_parameter("weight")
 
 
-def _outputs(family: Family) -> dict[str, Tensor]:
+_CAPTIONS = ("a photo of a mug on a table", "")
+
+
+def _asked(family: Family) -> dict[str, Text]:
+    """What the encoders that no adapter changes make of the captions; then they are let go."""
+    large = [encoder for encoder in family.encoders if encoder not in family.presets]
+    made = {encoder: family.encode(encoder, _CAPTIONS) for encoder in large}
+    family.parts.release(*large)
+    return made
+
+
+def _outputs(family: Family, asked: Mapping[str, Text]) -> dict[str, Tensor]:
     """component -> its output on a fixed input: two noise levels, two captions."""
     generator = torch.Generator().manual_seed(0)
     side = family.facts.stride * 2
     cells = family.encode_images(torch.zeros(1, 3, side, side)).mean.shape[1:]
     noisy = torch.randn(2, *cells, generator=generator)
-    captions = ["a photo of a mug on a table", ""]
-    texts = {encoder: family.encode(encoder, captions) for encoder in family.encoders}
+    texts = {e: asked[e] if e in asked else family.encode(e, _CAPTIONS) for e in family.encoders}
     t = family.process.at(torch.tensor([0.25, 0.75], dtype=torch.float64))
     outputs = {encoder: _all_of(text) for encoder, text in texts.items() if encoder in family.presets}
     return outputs | {family.denoiser_name: family.predict(noisy, t, family.combine(list(texts.values())))}
@@ -277,14 +330,17 @@ def _all_of(text: Text) -> Tensor:
     return torch.cat([part.flatten(1) for part in (text.tokens, text.pooled) if part is not None], 1)
 
 
-def _effect(family: Family, component: str, modules: Modules, before: Tensor, after: Tensor) -> Effect:
+def _effect(family: Family, component: str, modules: Modules, before: Tensor, after: Tensor | None) -> Effect:
     inside = {n: lora for n, lora in modules.items() if n.startswith(f"{component}.") and norm(lora)}
     change = sum(norm(lora) ** 2 for lora in inside.values()) ** 0.5
     whole = sum(float(weight_of(family, n).double().square().sum()) for n in inside) ** 0.5
-    return Effect(component, len(inside), change / whole if whole else 0.0, difference(after, before))
+    output = None if after is None else difference(after, before)
+    return Effect(component, len(inside), change / whole if whole else 0.0, output)
 
 
-def _stock_differences(family: Family, modules: Modules) -> tuple[list[str], float]:
+def _stock_differences(
+    family: Family, modules: Modules, tolerance: float = TOLERANCE[torch.float32]
+) -> tuple[list[str], float]:
     """Modules where what PEFT's layers in the pipeline apply is not what the file says, and the worst difference."""
     left, wrong, worst = dict(modules), [], 0.0
     for component, whole in components(family).items():
@@ -295,7 +351,7 @@ def _stock_differences(family: Family, modules: Modules) -> tuple[list[str], flo
                 lora = left.pop(name, None)
                 off = difference(change, delta(lora).reshape(change.shape) if lora else torch.zeros_like(change))
                 worst = max(worst, off)
-                wrong += [name] if off > TOLERANCE[torch.float32] else []
+                wrong += [name] if off > tolerance else []
     lost = [name for name, lora in left.items() if norm(lora)]
     return sorted(wrong + lost), 1.0 if lost else worst
 

@@ -134,6 +134,10 @@ def _advice(report: "Report") -> str:
     return "get the file again; `finetune export --from FILE --layout universal` repairs names and scales"
 
 
+def _output(change: float | None) -> str:
+    return "" if change is None else f", output by {change:.2e}"
+
+
 def _show_report(report: "Report") -> None:
     rows = [
         ("layout", report.layout),
@@ -143,7 +147,7 @@ def _show_report(report: "Report") -> None:
         ("alpha", _counts(report.alphas)),
     ]
     rows += [
-        (e.component, f"{e.modules} modules change; weights by {e.weight:.2e}, output by {e.output:.2e}")
+        (e.component, f"{e.modules} modules change; weights by {e.weight:.2e}{_output(e.output)}")
         for e in report.effects
     ]
     rows += [

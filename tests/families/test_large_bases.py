@@ -1,0 +1,61 @@
+"""Bases too large to be opened in float32: the file is proved by its weights, in stock diffusers' live adapter."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from models import Variant, tiny_base
+from safetensors.torch import load_file, save_file
+from test_trainer import bench, pictures
+
+from finetune import adapters, export, layouts, verify, weights
+from finetune.export import DTYPES
+from finetune.families.base import components
+from finetune.lora import Modules
+from finetune.metadata import About
+
+
+@pytest.fixture(autouse=True)
+def everything_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "LARGE", 0)
+
+
+@pytest.fixture(params=["flux", "sdxl"])
+def made(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path, Modules]:
+    """(base, file, what was trained)"""
+    variant: Variant = request.param
+    base = tiny_base(tmp_path / "base", variant)
+    b = bench(base, pictures(tmp_path / "data"), adapter__targets="attention+ff", train__precision="bf16")
+    b.grow(0.05)
+    live = adapters.read(components(b.family))
+    file = export.write_file(live, tmp_path / "a.safetensors", "universal", "float32", About.of(b.plan.facts))
+    return str(base), file, live
+
+
+def test_a_good_file_is_proved(made: tuple[str, Path, Modules]) -> None:
+    base, file, live = made
+    report = verify.verify(file, base, live)
+    assert report.ok, report.problems
+    assert report.stock is not None and report.stock < 5e-3 and report.live is not None and report.live < 1e-6
+    assert report.stock_output is None
+    assert all(e.weight > 1e-4 and e.output and e.output > 1e-4 for e in report.effects)
+
+
+def test_a_weight_off_by_a_hundredth_a_lost_module_and_nothing_at_all_are_found(
+    made: tuple[str, Path, Modules], tmp_path: Path
+) -> None:
+    base, file, live = made
+    told = weights.read_header(file).metadata
+    up = next(k for k in load_file(file) if k.endswith(("lora_B.weight", "lora_up.weight")))
+    tensors = load_file(file)
+    tensors[up] = tensors[up] * 1.01
+    save_file(tensors, tmp_path / "b.safetensors", told)
+    problems = verify.verify(tmp_path / "b.safetensors", base, live).problems
+    assert any("differs from the live model" in problem for problem in problems)
+    stem = up.rpartition(".lora_")[0]
+    tensors = {k: v for k, v in load_file(file).items() if not k.startswith(f"{stem}.")}
+    save_file(tensors, tmp_path / "c.safetensors", told)
+    assert any("expected, and not in the file" in p for p in verify.verify(tmp_path / "c.safetensors", base).problems)
+    nothing = {n: m._replace(up=torch.zeros_like(m.up)) for n, m in live.items()}
+    save_file(layouts.diffusers(nothing, DTYPES["float32"]), tmp_path / "d.safetensors")
+    assert any("changes nothing" in p for p in verify.verify(tmp_path / "d.safetensors", base).problems)
