@@ -43,7 +43,7 @@ from finetune.events import (
     Validated,
     Warned,
 )  # fmt: skip
-from finetune.families.base import Family
+from finetune.families.base import Family, checkpoint_gradients, save
 from finetune.interruption import Interruption, interruptible
 from finetune.lora import Modules, less, norm
 from finetune.machine import DTYPES, Machine, open_machine
@@ -151,12 +151,12 @@ def attach(plan: Plan, family: Family, machine: Machine) -> State:
     for component in names:
         family.parts[component].train()
     if config.train.gradient_checkpointing:
-        family.checkpoint_gradients()
+        checkpoint_gradients(family)
     if config.train.compile:
         # what torch.compile makes is kept between runs
         root = config.data.cache or cache.default_root()
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(root / "inductor"))
-        family.compile()
+        family.parts.compile(family.denoiser_name)
     rates = optimizers.rates(config.optimizer, list(trainable))
     optimizer = optimizers.build(config.optimizer, [(c, list(p.values()), rates[c]) for c, p in trainable.items()])
     state = State(trainable, optimizer, machine.scaler)
@@ -385,7 +385,7 @@ def export_pipeline(plan: Plan, family: Family, out: Path, name: str, tell: List
     """Save the trained base as a pipeline, open it again, and compare."""
     folder = out / "adapter" / name
     dtype = export.DTYPES[plan.recipe.export.dtype]
-    family.save(folder, dtype)
+    save(family, folder, dtype)
     export.for_others(folder)
     base, again = families.load(plan.recipe.base), families.load(str(folder))
     for component in adapters.component_names(plan.recipe.adapter, family.denoiser_name):

@@ -3,14 +3,15 @@
 Shapes: b batch, H W pixels, h w latent cells, c latent channels, n tokens, d text width, p pooled width.
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, cast
 
 import torch
 from torch import Tensor, nn
 
-from finetune.families.parts import Parts
+from finetune.families.parts import Parts, checkpoint_text
 from finetune.process import Prediction, Process
 
 
@@ -160,14 +161,6 @@ class Family(Protocol):
         """A short hash of all that decides what a part computes, weights as loaded."""
         ...
 
-    def save(self, folder: Path, dtype: torch.dtype) -> None:
-        """Write the whole base as diffusers' pipeline folder; the modules keep their own dtypes."""
-        ...
-
-    def checkpoint_gradients(self) -> None:
-        """Trade time for memory: recompute activations in the backward pass."""
-        ...
-
     def encode_images(self, pixels: Tensor) -> Moments:
         """pixels (b, 3, H, W) in [-1, 1]."""
         ...
@@ -193,10 +186,6 @@ class Family(Protocol):
 
         frames (b, 6), as `images.Frame`: how each picture was cut; None: not at all.
         """
-        ...
-
-    def compile(self) -> None:
-        """torch.compile the denoiser for `predict`."""
         ...
 
     def pipeline(self, scheduler: str = "", safety: bool = False) -> Any:
@@ -226,3 +215,19 @@ def read(family: Family, captions: Sequence[str], known: Mapping[str, Text] | No
     """Encoded captions; known: encoder -> what it made of them before."""
     known = known or {}
     return family.combine([known[e] if e in known else family.encode(e, captions) for e in family.encoders])
+
+
+def save(family: Family, folder: Path, dtype: torch.dtype) -> None:
+    """Write the whole base as diffusers' pipeline folder; the modules keep their own dtypes."""
+    kept = copy.copy(family)
+    kept.parts = family.parts.copied(dtype)
+    kept.pipeline().save_pretrained(folder, safe_serialization=True)
+
+
+def checkpoint_gradients(family: Family) -> None:
+    """Trade time for memory: recompute activations in the backward pass of what can be trained."""
+    for name, module in components(family).items():
+        if name == family.denoiser_name:
+            cast(Any, module).enable_gradient_checkpointing()
+        else:
+            checkpoint_text(module)

@@ -5,7 +5,7 @@ Source: diffusers' FluxPipeline and FluxTransformer2DModel, after github.com/bla
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +77,6 @@ class Flux:
         self.tokenizers, self.scheduler_config = tokenizers, scheduler_config
         self.process: Process = flow.process(scheduler_config)
         self.guidance = 1.0
-        self._compiled: Any = None
 
     @classmethod
     def detect(cls, base: str) -> Facts | None:
@@ -141,13 +140,6 @@ class Flux:
         also = [sorted(words.get_vocab().items()), self.facts.max_tokens] if words else []
         return parts.fingerprint(self.parts[part], *also)
 
-    def save(self, folder: Path, dtype: torch.dtype) -> None:
-        kept = type(self)(self.base, self.facts, self.parts.copied(dtype), self.tokenizers, self.scheduler_config)
-        kept.pipeline().save_pretrained(folder, safe_serialization=True)
-
-    def checkpoint_gradients(self) -> None:
-        cast(Any, self.parts["transformer"]).enable_gradient_checkpointing()
-
     def encode_images(self, pixels: Tensor) -> Moments:
         return autoencoder.encode(self.parts["vae"], pixels)
 
@@ -168,12 +160,11 @@ class Flux:
         return Text(t5.tokens, clip.pooled)
 
     def predict(self, noisy: Tensor, t: Tensor, text: Text, frames: Tensor | None = None) -> Tensor:
-        denoiser: Any = self.parts["transformer"]
+        denoiser = self.parts.called("transformer")
         weight, (height, width) = next(denoiser.parameters()).dtype, noisy.shape[-2:]
-        denoise = self._compiled if self._compiled is not None and torch.is_grad_enabled() else denoiser
         assert text.pooled is not None
         told = torch.full((len(noisy),), self.guidance, device=noisy.device) if self.facts.guided else None
-        output: Tensor = denoise(
+        output: Tensor = denoiser(
             hidden_states=flow.packed(noisy).to(weight), timestep=t, guidance=told,
             pooled_projections=text.pooled.to(noisy.device, weight),
             encoder_hidden_states=text.tokens.to(noisy.device, weight),
@@ -181,9 +172,6 @@ class Flux:
             img_ids=flow.places(height, width, noisy.device), return_dict=False,
         )[0]  # fmt: skip
         return flow.unpacked(output, height, width)
-
-    def compile(self) -> None:
-        self._compiled = torch.compile(self.parts["transformer"])
 
     def pipeline(self, scheduler: str = "", safety: bool = False) -> Any:
         import diffusers

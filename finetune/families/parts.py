@@ -29,6 +29,7 @@ class Parts:
 
     def __init__(self, loaders: Mapping[str, Callable[[], nn.Module]]) -> None:
         self._loaders, self._loaded = dict(loaders), dict[str, nn.Module]()
+        self._compiled: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> nn.Module:
         if name not in self._loaded:
@@ -41,6 +42,14 @@ class Parts:
     def loaded(self) -> dict[str, nn.Module]:
         """Those in memory now."""
         return dict(self._loaded)
+
+    def compile(self, name: str) -> None:
+        """torch.compile a part for `called`."""
+        self._compiled[name] = torch.compile(self[name])
+
+    def called(self, name: str) -> Any:
+        """A part, to be called: compiled while gradients are recorded; in evaluation torch would compile it anew."""
+        return self._compiled[name] if name in self._compiled and torch.is_grad_enabled() else self[name]
 
     def load(self) -> "Parts":
         """All of them, now."""

@@ -52,7 +52,6 @@ class QwenImage:
         self.tokens, self.scheduler_config = tokenizer, scheduler_config
         self.process: Process = flow.process(scheduler_config)
         self.guidance = 1.0
-        self._compiled: Any = None
 
     @classmethod
     def detect(cls, base: str) -> Facts | None:
@@ -113,13 +112,6 @@ class QwenImage:
         also = [sorted(self.tokens.get_vocab().items()), FORM] if part == "text_encoder" else []
         return parts.fingerprint(self.parts[part], *also)
 
-    def save(self, folder: Path, dtype: torch.dtype) -> None:
-        kept = type(self)(self.base, self.facts, self.parts.copied(dtype), self.tokens, self.scheduler_config)
-        kept.pipeline().save_pretrained(folder, safe_serialization=True)
-
-    def checkpoint_gradients(self) -> None:
-        cast(Any, self.parts["transformer"]).enable_gradient_checkpointing()
-
     def encode_images(self, pixels: Tensor) -> Moments:
         """A picture is a video of one frame."""
         moments = autoencoder.encode(self.parts["vae"], pixels.unsqueeze(2))
@@ -139,22 +131,18 @@ class QwenImage:
         return texts[0]
 
     def predict(self, noisy: Tensor, t: Tensor, text: Text, frames: Tensor | None = None) -> Tensor:
-        denoiser: Any = self.parts["transformer"]
+        denoiser = self.parts.called("transformer")
         weight, (height, width) = next(denoiser.parameters()).dtype, noisy.shape[-2:]
-        denoise = self._compiled if self._compiled is not None and torch.is_grad_enabled() else denoiser
         assert text.mask is not None
         mask = text.mask.to(noisy.device)
         shapes = [[(1, height // flow.PATCH, width // flow.PATCH)]] * len(noisy)
         # diffusers < 0.37 wants the lengths told beside the mask
         lengths = {"txt_seq_lens": mask.sum(1).tolist()} if _wants_lengths(type(denoiser)) else {}
-        output: Tensor = denoise(
+        output: Tensor = denoiser(
             hidden_states=flow.packed(noisy).to(weight), timestep=t, encoder_hidden_states_mask=mask,
             encoder_hidden_states=text.tokens.to(noisy.device, weight), img_shapes=shapes, return_dict=False, **lengths,
         )[0]  # fmt: skip
         return flow.unpacked(output, height, width)
-
-    def compile(self) -> None:
-        self._compiled = torch.compile(self.parts["transformer"])
 
     def pipeline(self, scheduler: str = "", safety: bool = False) -> Any:
         import diffusers

@@ -5,7 +5,7 @@ Sources: arXiv:2112.10752; the pipeline and block structure are diffusers' Stabl
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +41,6 @@ class StableDiffusion:
         self.tokens, self.scheduler_config = tokenizer, scheduler_config
         self.process: Process = unet.process(scheduler_config, facts)
         self.guidance = 1.0
-        self._compiled: Any = None
 
     @classmethod
     def detect(cls, base: str) -> Facts | None:
@@ -129,14 +128,6 @@ class StableDiffusion:
         also = [sorted(self.tokens.get_vocab().items())] if part == "text_encoder" else []
         return parts.fingerprint(self.parts[part], *also)
 
-    def save(self, folder: Path, dtype: torch.dtype) -> None:
-        kept = type(self)(self.base, self.facts, self.parts.copied(dtype), self.tokens, self.scheduler_config)
-        kept.pipeline().save_pretrained(folder, safe_serialization=True)
-
-    def checkpoint_gradients(self) -> None:
-        cast(Any, self.parts["unet"]).enable_gradient_checkpointing()
-        parts.checkpoint_text(self.parts["text_encoder"])
-
     def encode_images(self, pixels: Tensor) -> Moments:
         return autoencoder.encode(self.parts["vae"], pixels)
 
@@ -157,15 +148,10 @@ class StableDiffusion:
         return texts[0]
 
     def predict(self, noisy: Tensor, t: Tensor, text: Text, frames: Tensor | None = None) -> Tensor:
-        denoiser: Any = self.parts["unet"]
+        denoiser = self.parts.called("unet")
         weight = next(denoiser.parameters()).dtype
-        # compiled for training only: without gradients, or in evaluation, torch would compile it anew, for minutes
-        denoise = self._compiled if self._compiled is not None and torch.is_grad_enabled() else denoiser
-        output: Tensor = denoise(noisy.to(weight), t, text.tokens.to(noisy.device, weight), return_dict=False)[0]
+        output: Tensor = denoiser(noisy.to(weight), t, text.tokens.to(noisy.device, weight), return_dict=False)[0]
         return output
-
-    def compile(self) -> None:
-        self._compiled = torch.compile(self.parts["unet"])
 
     def pipeline(self, scheduler: str = "", safety: bool = False) -> Any:
         import diffusers

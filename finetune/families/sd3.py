@@ -69,7 +69,6 @@ class StableDiffusion3:
         self.tokenizers, self.scheduler_config = tokenizers, scheduler_config
         self.process: Process = flow.process(scheduler_config)
         self.guidance = 1.0
-        self._compiled: Any = None
 
     @classmethod
     def detect(cls, base: str) -> Facts | None:
@@ -141,13 +140,6 @@ class StableDiffusion3:
         also = [sorted(words.get_vocab().items()), words.pad_token_id] if words else []
         return parts.fingerprint(self.parts[part], *also)
 
-    def save(self, folder: Path, dtype: torch.dtype) -> None:
-        kept = type(self)(self.base, self.facts, self.parts.copied(dtype), self.tokenizers, self.scheduler_config)
-        kept.pipeline().save_pretrained(folder, safe_serialization=True)
-
-    def checkpoint_gradients(self) -> None:
-        cast(Any, self.parts["transformer"]).enable_gradient_checkpointing()
-
     def encode_images(self, pixels: Tensor) -> Moments:
         return autoencoder.encode(self.parts["vae"], pixels)
 
@@ -172,19 +164,15 @@ class StableDiffusion3:
         return Text(torch.cat([wide, t5.tokens], 1), torch.cat([first.pooled, second.pooled], -1))
 
     def predict(self, noisy: Tensor, t: Tensor, text: Text, frames: Tensor | None = None) -> Tensor:
-        denoiser: Any = self.parts["transformer"]
+        denoiser = self.parts.called("transformer")
         weight = next(denoiser.parameters()).dtype
-        denoise = self._compiled if self._compiled is not None and torch.is_grad_enabled() else denoiser
         assert text.pooled is not None
-        output: Tensor = denoise(
+        output: Tensor = denoiser(
             hidden_states=noisy.to(weight), timestep=t * 1000,
             encoder_hidden_states=text.tokens.to(noisy.device, weight),
             pooled_projections=text.pooled.to(noisy.device, weight), return_dict=False,
         )[0]  # fmt: skip
         return output
-
-    def compile(self) -> None:
-        self._compiled = torch.compile(self.parts["transformer"])
 
     def pipeline(self, scheduler: str = "", safety: bool = False) -> Any:
         import diffusers

@@ -63,7 +63,6 @@ class StableDiffusionXL:
         self.tokenizers, self.scheduler_config = tokenizers, scheduler_config
         self.process: Process = unet.process(scheduler_config, facts)
         self.guidance = 1.0
-        self._compiled: Any = None
 
     @classmethod
     def detect(cls, base: str) -> Facts | None:
@@ -151,15 +150,6 @@ class StableDiffusionXL:
         also = [sorted(words.get_vocab().items()), words.pad_token_id] if words else []
         return parts.fingerprint(self.parts[part], *also)
 
-    def save(self, folder: Path, dtype: torch.dtype) -> None:
-        kept = type(self)(self.base, self.facts, self.parts.copied(dtype), self.tokenizers, self.scheduler_config)
-        kept.pipeline().save_pretrained(folder, safe_serialization=True)
-
-    def checkpoint_gradients(self) -> None:
-        cast(Any, self.parts["unet"]).enable_gradient_checkpointing()
-        for encoder in self.encoders:
-            parts.checkpoint_text(self.parts[encoder])
-
     def encode_images(self, pixels: Tensor) -> Moments:
         return autoencoder.encode(self.parts["vae"], pixels)
 
@@ -183,23 +173,18 @@ class StableDiffusionXL:
         return Text(torch.cat([first.tokens, second.tokens.to(first.tokens.device)], -1), second.pooled)
 
     def predict(self, noisy: Tensor, t: Tensor, text: Text, frames: Tensor | None = None) -> Tensor:
-        denoiser: Any = self.parts["unet"]
+        denoiser = self.parts.called("unet")
         weight = next(denoiser.parameters()).dtype
-        # compiled for training only: without gradients, or in evaluation, torch would compile it anew, for minutes
-        denoise = self._compiled if self._compiled is not None and torch.is_grad_enabled() else denoiser
         assert text.pooled is not None
         told = {
             "text_embeds": text.pooled.to(noisy.device, weight),
             # in float32: bf16 would round 1023 to 1024 before the sinusoid (T5)
             "time_ids": (_uncut(noisy, self.facts) if frames is None else frames).float().to(noisy.device),
         }
-        output: Tensor = denoise(
+        output: Tensor = denoiser(
             noisy.to(weight), t, text.tokens.to(noisy.device, weight), added_cond_kwargs=told, return_dict=False
         )[0]
         return output
-
-    def compile(self) -> None:
-        self._compiled = torch.compile(self.parts["unet"])
 
     def pipeline(self, scheduler: str = "", safety: bool = False) -> Any:
         import diffusers

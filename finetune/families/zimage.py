@@ -5,7 +5,7 @@ Source: diffusers' ZImagePipeline and ZImageTransformer2DModel, after github.com
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +54,6 @@ class ZImage:
         self.tokens, self.scheduler_config = tokenizer, scheduler_config
         self.process: Process = flow.process(scheduler_config)
         self.guidance = 1.0
-        self._compiled: Any = None
 
     @classmethod
     def detect(cls, base: str) -> Facts | None:
@@ -112,13 +111,6 @@ class ZImage:
         also = [sorted(self.tokens.get_vocab().items()), _form(self.tokens, "")] if part == "text_encoder" else []
         return parts.fingerprint(self.parts[part], *also)
 
-    def save(self, folder: Path, dtype: torch.dtype) -> None:
-        kept = type(self)(self.base, self.facts, self.parts.copied(dtype), self.tokens, self.scheduler_config)
-        kept.pipeline().save_pretrained(folder, safe_serialization=True)
-
-    def checkpoint_gradients(self) -> None:
-        cast(Any, self.parts["transformer"]).enable_gradient_checkpointing()
-
     def encode_images(self, pixels: Tensor) -> Moments:
         return autoencoder.encode(self.parts["vae"], pixels)
 
@@ -137,15 +129,11 @@ class ZImage:
 
     def predict(self, noisy: Tensor, t: Tensor, text: Text, frames: Tensor | None = None) -> Tensor:
         """The model counts time from noise to clean, and predicts the other way round."""
-        denoiser: Any = self.parts["transformer"]
+        denoiser = self.parts.called("transformer")
         weight = next(denoiser.parameters()).dtype
-        denoise = self._compiled if self._compiled is not None and torch.is_grad_enabled() else denoiser
         words = [one.to(noisy.device, weight) for one in _rows(text)]
-        made: list[Tensor] = denoise(list(noisy.to(weight).unsqueeze(2).unbind()), 1 - t, words, return_dict=False)[0]
+        made: list[Tensor] = denoiser(list(noisy.to(weight).unsqueeze(2).unbind()), 1 - t, words, return_dict=False)[0]
         return -torch.stack(made).squeeze(2)
-
-    def compile(self) -> None:
-        self._compiled = torch.compile(self.parts["transformer"])
 
     def pipeline(self, scheduler: str = "", safety: bool = False) -> Any:
         import diffusers

@@ -24,7 +24,7 @@ from transformers import CLIPTextModel
 
 from finetune import families, sampler, shipped
 from finetune.errors import BaseError
-from finetune.families.base import Family, components, read
+from finetune.families.base import Family, components, read, save
 from finetune.families.sd import WEIGHTS
 from finetune.families.unet import SCHEDULERS
 
@@ -382,7 +382,7 @@ def test_no_safety_checker_is_made_up(base: Path) -> None:
 
 def test_a_saved_family_opens_in_stock_diffusers(bases: dict[str, Path], tmp_path: Path) -> None:
     family = families.load(str(bases["sd21"]))
-    family.save(tmp_path / "saved", torch.float16)
+    save(family, tmp_path / "saved", torch.float16)
     assert {p.dtype for p in family.parts["unet"].parameters()} == {torch.float32}
     stock = StableDiffusionPipeline.from_pretrained(tmp_path / "saved").to(torch.float32)
     kinds: list[tuple[Any, type]] = [
