@@ -150,11 +150,15 @@ def _fits(facts: Facts, wanted: Recipe) -> None:
     if idle and facts.prediction != "flow":
         raise RecipeError(f"{', '.join(idle)}: {base} predicts {facts.prediction}, not flow", "leave it out")
     if objective.density == "uniform" and any(key.startswith("objective.logit") for key in idle):
-        raise RecipeError('objective.logit_mean, logit_deviation: have no effect with density = "uniform"')
+        raise RecipeError(
+            'objective.logit_mean, logit_deviation: have no effect with density = "uniform"', "leave them out"
+        )
     if objective.guidance is not None and not facts.guided:
         raise RecipeError(f"objective.guidance: {base} has no guidance embedding", "leave it out")
     if wanted.sample.negative and facts.guided:
-        raise RecipeError(f"sample.negative: {base} is guided by an embedding, and reads no negative prompt")
+        raise RecipeError(
+            f"sample.negative: {base} is guided by an embedding, and reads no negative prompt", "leave it out"
+        )
     if facts.distilled and not objective.distilled:
         raise RecipeError(
             f"{base} is distilled: {facts.distilled}; training may undo that",

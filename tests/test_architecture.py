@@ -25,7 +25,7 @@ FLOORS = (
     (
         *("cache", "plan", "batches", "trainer", "checkpoint", "preflight", "evaluate", "likeness"),
         *("peft_config", "layouts", "metadata", "inspection", "verify", "export", "sampler"),
-        *("interruption", "machine", "pictures", "rundir"),
+        *("interruption", "machine", "memory", "pictures", "rundir"),
     ),
     ("run", "doctor"),
     (

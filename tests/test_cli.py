@@ -262,13 +262,13 @@ def test_recipes_copy_writes_where_it_is_told_and_overwrites_nothing(capsys, tmp
         ("someone/their-model", ["someone/their-model", "the hub"]),
         ("EMPTY", ["is not a base this version trains", "no model_index.json"]),
         ("PICKLE", ["pickled file", "convert it once"]),
-        ("XL", ["is not a base this version trains", "StableDiffusionXLPipeline", "families known: sd"]),
+        ("XL", ["is not a base this version trains", "KandinskyPipeline", "families known: sd, sdxl"]),
     ],
 )
 def test_a_base_that_is_none_exits_2_in_words(base, words, capsys, tmp_path):
     for folder in ("EMPTY", "XL"):
         (tmp_path / folder).mkdir()
-    (tmp_path / "XL" / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')
+    (tmp_path / "XL" / "model_index.json").write_text('{"_class_name": "KandinskyPipeline"}')
     (tmp_path / "PICKLE.ckpt").write_bytes(b"\x80\x02.")
     named = {"EMPTY": tmp_path / "EMPTY", "PICKLE": tmp_path / "PICKLE.ckpt", "XL": tmp_path / "XL"}.get(base, base)
     code, _, err = said(capsys, "plan", "pocket-product", "--set", f"base={named}")

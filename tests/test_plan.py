@@ -331,7 +331,8 @@ def test_the_command_says_it_as_json_and_measures_one_real_step(bases, tmp_path,
     found = json.loads(capsys.readouterr().out)
     assert not left.value.code
     assert found.keys() == {
-        "settings", "base", "identity", "held_out", "prior_images", "buckets", "components", "bytes", "measured",
+        "settings", "base", "identity", "held_out", "prior_images", "buckets", "components", "bytes",
+        "activation_bytes", "measured",
     }  # fmt: skip
     assert found["identity"]["global_batch"] == 2 and found["base"]["family"] == "sd"
     assert [c.keys() for c in found["components"]] == [set(Component._fields)] * 2

@@ -11,18 +11,20 @@ from finetune.plan import Component, Plan
 from finetune.preflight import Measured
 
 
-def show(plan: Plan, components: list[Component], measured: Measured | None) -> None:
+def show(plan: Plan, components: list[Component], measured: Measured | None, activations: int | None = None) -> None:
     """Settings with their sources, the arithmetic of the run, buckets, memory."""
     console = Console(highlight=False)
     for table in (_settings(plan), _buckets(plan), _memory(components)):
         console.print(table)
         console.print()
-    for line in lines(plan, components, measured):
+    for line in lines(plan, components, measured, activations):
         console.print(escape(line), soft_wrap=True)
 
 
-def lines(plan: Plan, components: list[Component], measured: Measured | None) -> list[str]:
-    """The sentences under the tables."""
+def lines(
+    plan: Plan, components: list[Component], measured: Measured | None, activations: int | None = None
+) -> list[str]:
+    """The sentences under the tables; activations: bytes, None when only a real step can tell."""
     config, visits, facts = plan.recipe, plan.visits(), plan.facts
     images, low, high = plan.train.schedule.images, min(visits.values()), max(visits.values())
     each = f"{low}" if low == high else f"{low} to {high}"
@@ -42,9 +44,8 @@ def lines(plan: Plan, components: list[Component], measured: Measured | None) ->
     if config.adapter.method == "lora":
         said.append(f"scale      alpha / rank = {alpha:g} / {config.adapter.rank} = {alpha / config.adapter.rank:g}")
     state = sum(c.bytes for c in components)
-    said.append(
-        f"memory     {_size(state)} of weights, gradients and optimizer state, exactly; activations come on top"
-    )
+    on_top = "activations come on top" if activations is None else f"about {_size(activations)} of activations on top"
+    said.append(f"memory     {_size(state)} of weights, gradients and optimizer state, exactly; {on_top}")
     if measured:
         eta = measured.seconds * plan.steps
         said.append(
@@ -56,7 +57,9 @@ def lines(plan: Plan, components: list[Component], measured: Measured | None) ->
     return said
 
 
-def as_json(plan: Plan, components: list[Component], measured: Measured | None) -> dict[str, object]:
+def as_json(
+    plan: Plan, components: list[Component], measured: Measured | None, activations: int | None = None
+) -> dict[str, object]:
     visits = plan.visits()
     return {
         "settings": {k: {"value": _value(plan, k), "from": plan.sources.get(k, "default")} for k in recipe.keys()},
@@ -73,6 +76,7 @@ def as_json(plan: Plan, components: list[Component], measured: Measured | None) 
         "buckets": [row._asdict() | {"bucket": f"{row.bucket.width}x{row.bucket.height}"} for row in plan.buckets()],
         "components": [c._asdict() for c in components],
         "bytes": sum(c.bytes for c in components),
+        "activation_bytes": activations,
         "measured": None if measured is None else measured._asdict() | {"eta_seconds": measured.seconds * plan.steps},
     }  # fmt: skip
 

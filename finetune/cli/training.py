@@ -67,20 +67,21 @@ def plan(
 ) -> None:
     """Say all that a run would do; do nothing."""
     loaded = recipe.load(path, sets or [])
+    from finetune import memory
     from finetune import plan as planning
     from finetune.cli import plan_view
 
     settled = planning.settle(loaded, gpus)
-    rows = planning.components(settled)
+    rows, kept = planning.components(settled), memory.activation_bytes(settled)
     measured = None
     if measure:
         from finetune import run
 
         measured = run.measure(settled)
     if as_json:
-        typer.echo(json.dumps(plan_view.as_json(settled, rows, measured), indent=1))
+        typer.echo(json.dumps(plan_view.as_json(settled, rows, measured, kept), indent=1))
     else:
-        plan_view.show(settled, rows, measured)
+        plan_view.show(settled, rows, measured, kept)
 
 
 def train(

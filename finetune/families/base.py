@@ -39,6 +39,14 @@ class Facts(NamedTuple):
     """the denoiser is told a guidance scale, and paints without negative prompts"""
     guidance: float = 7.5
     """that pictures are usually painted with; 1: none"""
+    channels: int = 4
+    """of latents"""
+    cell: int = 8
+    """px of a latent cell's side"""
+    text: tuple[int, int, int] = (77, 768, 0)
+    """tokens, their width and the pooled width that the denoiser reads; of captions of any length, many tokens"""
+    masked: bool = False
+    """captions are of any length"""
 
     def described(self) -> str:
         zero = ", zero terminal SNR" if self.zero_snr and self.prediction != "flow" else ""

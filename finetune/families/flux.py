@@ -223,6 +223,9 @@ def _facts(path: Path) -> Facts:
         distilled="few steps (FLUX.1 schnell)" if schnell else "",
         guided=guided,
         guidance=3.5 if guided else 1.0,
+        channels=int(denoiser["in_channels"]) // flow.PATCH**2,
+        cell=2 ** (len(vae["block_out_channels"]) - 1),
+        text=(256 if schnell else 512, int(denoiser["joint_attention_dim"]), int(denoiser["pooled_projection_dim"])),
     )
 
 

@@ -39,6 +39,10 @@ class Parts:
     def __iter__(self) -> Iterator[str]:
         return iter(self._loaders)
 
+    def hold(self, modules: Mapping[str, nn.Module]) -> None:
+        """Take these for loaded."""
+        self._loaded.update(modules)
+
     def loaded(self) -> dict[str, nn.Module]:
         """Those in memory now."""
         return dict(self._loaded)

@@ -192,4 +192,8 @@ def _facts(path: Path) -> Facts:
         prediction_known=True,
         evidence=f"{PIPELINE}, {flow.told(parts.config(path / 'scheduler' / 'scheduler_config.json'))}",
         guidance=4.0,
+        channels=int(vae["z_dim"]),
+        cell=2 ** len(vae["temperal_downsample"]),
+        text=(128, int(parts.config(path / "transformer" / "config.json")["joint_attention_dim"]), 0),
+        masked=True,
     )

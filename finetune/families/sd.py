@@ -201,6 +201,9 @@ def _facts(path: Path, evidence: str) -> Facts:
         stride=shrink * 2 ** (len(denoiser["block_out_channels"]) - 1),
         max_tokens=int(text.get("max_position_embeddings", 77)),
         evidence=evidence,
+        channels=int(vae["latent_channels"]),
+        cell=shrink,
+        text=(int(text.get("max_position_embeddings", 77)), int(denoiser["cross_attention_dim"]), 0),
     )
 
 

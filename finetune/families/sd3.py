@@ -226,6 +226,9 @@ def _facts(path: Path) -> Facts:
         prediction_known=True,
         evidence=f"{PIPELINE}, {denoiser['num_layers']} blocks, {flow.told(parts.config(_scheduler_file(path)))}",
         guidance=4.5,
+        channels=int(denoiser["in_channels"]),
+        cell=shrink,
+        text=(77 + T5_TOKENS, int(denoiser["joint_attention_dim"]), int(denoiser["pooled_projection_dim"])),
     )
 
 

@@ -273,7 +273,14 @@ def _facts(path: Path, evidence: str) -> Facts:
         evidence=evidence,
         distilled=_distilled(denoiser, scheduler),
         guidance=5.0,
+        channels=int(vae["latent_channels"]),
+        cell=shrink,
+        text=(int(text.get("max_position_embeddings", 77)), int(denoiser["cross_attention_dim"]), _pooled(denoiser)),
     )
+
+
+def _pooled(denoiser: Mapping[str, Any]) -> int:
+    return int(denoiser["projection_class_embeddings_input_dim"]) - 6 * int(denoiser["addition_time_embed_dim"])
 
 
 def _distilled(denoiser: Mapping[str, Any], scheduler: Mapping[str, Any]) -> str:

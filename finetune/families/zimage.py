@@ -187,4 +187,8 @@ def _facts(path: Path) -> Facts:
         evidence=f"{PIPELINE}, {flow.told(scheduler)}",
         distilled=f"few steps (Z-Image-Turbo: its scheduler's shift is {TURBO_SHIFT:g})" if turbo else "",
         guidance=1.0 if turbo else 5.0,
+        channels=int(vae["latent_channels"]),
+        cell=2 ** (len(vae["block_out_channels"]) - 1),
+        text=(128, int(parts.config(path / "transformer" / "config.json")["cap_feat_dim"]), 0),
+        masked=True,
     )

@@ -1,0 +1,50 @@
+"""What is said of activations without computing any is what autograd keeps when it computes them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from models import Variant, tiny_base
+from test_trainer import bench, pictures
+
+from finetune import memory
+from finetune.families.base import read
+
+VARIANTS: tuple[Variant, ...] = ("sd15", "sd21", "sdxl", "sd35", "flux", "qwen")
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_bytes_are_those_that_a_real_forward_pass_keeps(variant: Variant, batch: int, tmp_path: Path) -> None:
+    base, data = tiny_base(tmp_path / "base", variant), pictures(tmp_path / "data", [(256, 256), (256, 128)])
+    b = bench(base, data, train__batch=batch, data__resolution=256, adapter__targets="attention+ff")
+    told = memory.activation_bytes(b.plan)
+    known = {p.untyped_storage()._cdata for m in b.family.parts.loaded().values() for p in m.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    channels, cells = b.plan.facts.channels, 256 // b.plan.facts.cell
+    noisy, frames = torch.randn(batch, channels, cells, cells), torch.ones(batch, 6)
+    t = b.family.process.at(torch.full((batch,), 0.5))
+    text = read(b.family, ["a cup"] * batch)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda one: one):
+        b.family.predict(noisy, t, text, frames)
+    real = sum(one.untyped_storage().nbytes() for storage, one in kept.items() if storage not in known)
+    assert told == pytest.approx(real, rel=0.15)
+
+
+def test_recomputing_keeps_the_blocks_inputs_and_one_block(tmp_path: Path) -> None:
+    base, data = tiny_base(tmp_path / "base", "flux"), pictures(tmp_path / "data", [(256, 256)])
+    whole, less = (
+        memory.activation_bytes(bench(base, data, data__resolution=256, train__gradient_checkpointing=on).plan)
+        for on in (False, True)
+    )
+    assert whole and less and 0.2 * whole < less < 0.6 * whole  # four blocks
+
+
+def test_a_model_whose_shapes_depend_on_values_is_not_guessed(tmp_path: Path) -> None:
+    base, data = tiny_base(tmp_path / "base", "zimage"), pictures(tmp_path / "data")
+    assert memory.activation_bytes(bench(base, data).plan) is None
