@@ -12,7 +12,7 @@ from finetune import dataset, draws, families, images, optimizers, recipe, shipp
 from finetune.captions import mentions, without_trigger
 from finetune.dataset import Dataset, Placed
 from finetune.errors import DataError, RecipeError
-from finetune.families.base import Facts
+from finetune.families.base import Facts, large_encoders
 from finetune.recipe import Loaded, Recipe
 from finetune.schedule import Schedule, by_bucket
 
@@ -166,7 +166,7 @@ def _fits(facts: Facts, wanted: Recipe) -> None:
         )
     _has_components(facts, wanted)
     family = families.family_class(facts.family)
-    if wanted.data.text_encoder_bits and not any(e not in family.presets for e in family.encoders):
+    if wanted.data.text_encoder_bits and not large_encoders(family):
         raise RecipeError(f"data.text_encoder_bits: {base} has no large text encoder", "leave it out")
     if wanted.data.text_encoder_bits and find_spec("bitsandbytes") is None:
         raise RecipeError(

@@ -43,7 +43,7 @@ from finetune.events import (
     Validated,
     Warned,
 )  # fmt: skip
-from finetune.families.base import Family, checkpoint_gradients, save
+from finetune.families.base import Family, checkpoint_gradients, large_encoders, save
 from finetune.interruption import Interruption, interruptible
 from finetune.lora import Modules, less, norm
 from finetune.machine import DTYPES, Machine, open_machine
@@ -81,7 +81,7 @@ def run(loaded: Loaded, out: Path, listen: Listen, resume: bool = False) -> Resu
         plan = dataclasses.replace(plan, facts=family.facts)
         made = encode(plan, family, machine, tell)
         identity = rundir.identify(plan, family)  # before attaching: of the base as it was
-        family.parts.release(*(e for e in family.encoders if e not in family.presets))  # large, and done
+        family.parts.release(*large_encoders(family))
         state = attach(plan, family, machine)
         identity["trained parameters"] = rundir.shapes(state.trainable)
         if resume:
@@ -229,6 +229,7 @@ def measure(plan: Plan) -> preflight.Measured:
     machine = open_machine(plan.recipe.train.precision)
     family = open_base(plan)
     made = encode(plan, family, machine, lambda _: None)
+    family.parts.release(*large_encoders(family))
     return preflight.measure(family, attach(plan, family, machine), plan, made.batches, machine.autocast)
 
 
@@ -409,7 +410,7 @@ def final_sheet(plan: Plan, file: Path, out: Path) -> Path:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     machine = Machine(device, Ranks(), nullcontext, None)
     family = open_base(plan)
-    large = [encoder for encoder in family.encoders if encoder not in family.presets]
+    large = large_encoders(family)
     asked = dict.fromkeys([*plan.recipe.sample.prompts, plan.recipe.sample.negative])
     with torch.no_grad():  # read before the denoiser is in memory; those encoders no adapter changes
         texts = {e: {p: family.encode(e, [p]).each(lambda t: t[0]) for p in asked} for e in large}

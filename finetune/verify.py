@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from finetune import families, layouts, shipped, weights
-from finetune.families.base import Facts, Family, Text, components
+from finetune.families.base import Facts, Family, Text, components, large_encoders
 from finetune.lora import Modules, canonical_name, delta, live_name, norm, sites
 
 LARGE = 4_000_000_000
@@ -307,7 +307,7 @@ _CAPTIONS = ("a photo of a mug on a table", "")
 
 def _asked(family: Family) -> dict[str, Text]:
     """What the encoders that no adapter changes make of the captions; then they are let go."""
-    large = [encoder for encoder in family.encoders if encoder not in family.presets]
+    large = large_encoders(family)
     made = {encoder: family.encode(encoder, _CAPTIONS) for encoder in large}
     family.parts.release(*large)
     return made

@@ -50,7 +50,7 @@ def data(tmp_path_factory) -> dict[str, Path]:
 
 
 def test_the_promised_recipes_are_shipped():
-    lines = ("pocket", "sd15", "sdxl", "sd35", "flux", "zimage", "qwen-image")
+    lines = ("pocket", "sd15", "sdxl", "sd35", "flux", "zimage", "qwen")
     assert set(SHIPPED) >= {f"{line}-{kind}" for line in lines for kind in ("product", "style")} | {"sd21-product"}
 
 

@@ -219,6 +219,11 @@ def components(family: Family) -> dict[str, nn.Module]:
     return {name: family.parts[name] for name in family.presets}
 
 
+def large_encoders(family: Family | type[Family]) -> list[str]:
+    """Text encoders that cannot be trained: they are needed to read captions, and let go after."""
+    return [encoder for encoder in family.encoders if encoder not in family.presets]
+
+
 def read(family: Family, captions: Sequence[str], known: Mapping[str, Text] | None = None) -> Text:
     """Encoded captions; known: encoder -> what it made of them before."""
     known = known or {}
