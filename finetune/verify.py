@@ -41,6 +41,8 @@ _LINES = {
     "stable-diffusion-3": "Stable Diffusion 3",
     "flux2": "FLUX.2",
     "flux-2": "FLUX.2",
+    "flux_2": "FLUX.2",
+    "flux.2": "FLUX.2",
     "flux": "FLUX.1",
     "flex": "Flex",
     "lumina": "Lumina",
@@ -187,7 +189,7 @@ def made_for_another(adapter: layouts.AdapterFile, facts: Facts) -> str:
         return f"the adapter was made for {said}, the base is {here} (v: it predicts v, else epsilon)"
     for prefix, name in _OTHER_KEYS.items():
         key = next((key for key in adapter.unused if key.startswith(prefix)), "")
-        if key and name != line:
+        if key and name != line and not (name.startswith("FLUX") and line.startswith("FLUX")):
             return f"the adapter was made for {name} (it holds {key}), the base is {here}"
     return ""
 

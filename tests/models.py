@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 from typing import Any, Literal
 
+import diffusers
+import pytest
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -34,13 +36,16 @@ from transformers import (
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen3Config,
+    Qwen3ForCausalLM,
     Qwen3Model,
     T5Config,
     T5EncoderModel,
     T5TokenizerFast,
 )
 
-Variant = Literal["sd15", "sd21", "sdxl", "sd3", "sd35", "flux", "schnell", "zimage", "turbo", "qwen"]
+Variant = Literal[
+    "sd15", "sd21", "sdxl", "sd3", "sd35", "flux", "schnell", "zimage", "turbo", "qwen", "klein", "klein-distilled"
+]  # fmt: skip
 
 _UNET = {
     # the published config's keys; what differs is named beside it
@@ -75,6 +80,8 @@ def tiny_base(path: Path, variant: Variant, seed: int = 0, **scheduler: object) 
             pipeline = _flux(path, variant, scheduler)
         elif variant == "qwen":
             pipeline = _qwen(path, scheduler)
+        elif variant in ("klein", "klein-distilled"):
+            pipeline = _klein(path, variant, scheduler)
         else:
             pipeline = _zimage(path, variant, scheduler)
     pipeline.save_pretrained(path)
@@ -82,6 +89,12 @@ def tiny_base(path: Path, variant: Variant, seed: int = 0, **scheduler: object) 
         if (path / part / "config.json").is_file() and "clip" in (path / part / "config.json").read_text():
             _canonical_text_names(path / part / "model.safetensors")
     return path
+
+
+def needs_klein() -> None:
+    """Skips a test where diffusers is too old for it."""
+    if not hasattr(diffusers, "Flux2KleinPipeline"):
+        pytest.skip("diffusers < 0.37 has no FLUX.2 klein")
 
 
 def _unet_pipeline(path: Path, variant: Variant, scheduler: dict[str, object]) -> Any:
@@ -214,6 +227,48 @@ def _qwen(path: Path, scheduler: dict[str, object]) -> Any:
     )  # fmt: skip
 
 
+def _klein(path: Path, variant: Variant, scheduler: dict[str, object]) -> Any:
+    needs_klein()
+    transformer = diffusers.Flux2Transformer2DModel(
+        in_channels=128,
+        num_layers=2,  # 5
+        num_single_layers=2,  # 20
+        attention_head_dim=16,  # 128
+        num_attention_heads=2,  # 24
+        joint_attention_dim=3 * 32,  # 3 * 2560
+        guidance_embeds=False,
+        axes_dims_rope=(4, 4, 4, 4),  # 32, 32, 32, 32
+    )
+    for name in ("double_stream_modulation_img", "double_stream_modulation_txt", "single_stream_modulation"):
+        # as made its gates are all but shut: the blocks would hardly count
+        torch.nn.init.normal_(getattr(transformer, name).linear.weight)
+    vae = diffusers.AutoencoderKLFlux2(
+        block_out_channels=(4, 8, 8, 8),  # 128, 256, 512, 512
+        norm_num_groups=2,  # 32
+        layers_per_block=1,  # 2
+        latent_channels=32,
+        sample_size=64,  # 1024
+    )
+    vae.bn.running_mean.normal_(), vae.bn.running_var.uniform_(0.5, 2.0)  # these are 0 and 1, not random, when made
+    text = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=260,  # 151936
+            hidden_size=32,  # 2560
+            intermediate_size=64,  # 9728
+            num_hidden_layers=28,  # 36; the last that is read is the 27th
+            num_attention_heads=2,  # 32
+            num_key_value_heads=1,  # 8
+            head_dim=16,  # 128
+            tie_word_embeddings=True,
+        )
+    )
+    dynamic = {"shift": 3.0, "use_dynamic_shifting": True}
+    return diffusers.Flux2KleinPipeline(
+        FlowMatchEulerDiscreteScheduler(**(dynamic | scheduler)), vae, text, _byte_tokenizer(path / "words"),
+        transformer, is_distilled=variant == "klein-distilled",
+    )  # fmt: skip
+
+
 def _byte_tokenizer(folder: Path) -> Any:
     """Qwen's byte-level pairs without any merge, its special tokens, and the outline of its chat template."""
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -224,7 +279,8 @@ def _byte_tokenizer(folder: Path) -> Any:
     (folder / "merges.txt").write_text("#version: 0.2\n")
     template = (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n"
+        "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
     )
     config = {"tokenizer_class": "Qwen2Tokenizer", "model_max_length": 131072, "pad_token": "<|endoftext|>",
               "eos_token": "<|im_end|>", "additional_special_tokens": special[1:], "chat_template": template,

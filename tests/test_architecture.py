@@ -20,6 +20,7 @@ FLOORS = (
         *("families.parts", "families.base", "families.autoencoder", "families.unet", "families.checkpoints"),
         *("families.flow", "families.clip_t5", "families.language"),
         *("families.sd", "families.sdxl", "families.sd3", "families.flux", "families.zimage", "families.qwen_image"),
+        "families.flux2",
         *("families", "adapters", "optimizers"),
     ),
     (

@@ -27,6 +27,7 @@ FAMILIES = {
     "flux": "finetune.families.flux:Flux",
     "zimage": "finetune.families.zimage:ZImage",
     "qwen_image": "finetune.families.qwen_image:QwenImage",
+    "flux2": "finetune.families.flux2:Flux2Klein",
 }
 
 
@@ -147,7 +148,7 @@ def _fetch(written: str) -> str:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     name, _, revision = written.partition("@")
-    wanted = ["*.json", "*/*.json", "*/*.txt", "*/*.model", "*/model*.safetensors"]
+    wanted = ["*.json", "*/*.json", "*/*.jinja", "*/*.txt", "*/*.model", "*/model*.safetensors"]
     wanted += ["*/diffusion_pytorch_model*.safetensors"]
     others = ["*.fp16*", "*.fp32*", "*.bf16*", "*non_ema*"]
     try:

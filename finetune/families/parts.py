@@ -153,7 +153,9 @@ def _from_own_file(kind: Any, folder: Path, dtype: torch.dtype) -> nn.Module:
     tensors = {_ORIGINAL_PREFIX.sub("", name): tensor for name, tensor in weights.load(file).items()}
     if tensors.keys() - module.state_dict().keys():
         convert = SINGLE_FILE_LOADABLE_CLASSES[kind.__name__]["checkpoint_mapping_fn"]
-        original = {f"model.diffusion_model.{name}": tensor for name, tensor in tensors.items()}
+        # the converter of UNets wants the prefix, the others strip it, and FLUX.2's does not know it
+        prefix = "model.diffusion_model." if kind.__name__ == "UNet2DConditionModel" else ""
+        original = {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
         try:
             tensors = convert(checkpoint=original, config=told)
         except (KeyError, IndexError, ValueError, RuntimeError, AssertionError) as e:

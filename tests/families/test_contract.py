@@ -43,6 +43,10 @@ BASES: dict[str, dict[str, Callable[[Path], Path]]] = {
     "qwen_image": {
         "qwen": lambda path: tiny_base(path, "qwen"),
     },
+    "flux2": {
+        "klein base": lambda path: tiny_base(path, "klein"),
+        "klein": lambda path: tiny_base(path, "klein-distilled"),
+    },
 }
 ENDS = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
 """of the noise path"""

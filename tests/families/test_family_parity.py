@@ -75,12 +75,23 @@ def qwen(pipe: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     return QwenImagePipeline._unpack_latents(predicted, h * 8, w * 8, 8).squeeze(2), batch.noise - batch.latents
 
 
+def klein(pipe: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    tokens, text_ids = pipe.encode_prompt(list(batch.captions))
+    sigma = batch.t.view(-1, 1, 1, 1)
+    noisy = pipe._patchify_latents((1 - sigma) * batch.latents + sigma * batch.noise)
+    places = pipe._prepare_latent_ids(noisy)
+    predicted = pipe.transformer(pipe._pack_latents(noisy), tokens, batch.t, places, text_ids).sample
+    patches = pipe._unpack_latents_with_ids(predicted, places)
+    return pipe._unpatchify_latents(patches), batch.noise - batch.latents
+
+
 def _t5_length(pipe: Any) -> int:
     return 512 if pipe.transformer.config.guidance_embeds else 256
 
 
 REFERENCES: dict[Variant, Reference] = {
     "sdxl": sdxl, "sd3": sd3, "sd35": sd3, "flux": flux, "schnell": flux, "zimage": zimage, "qwen": qwen,
+    "klein": klein,
 }  # fmt: skip
 
 

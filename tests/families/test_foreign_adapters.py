@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import FluxTransformer2DModel, SD3Transformer2DModel
+from diffusers import Flux2Transformer2DModel, FluxTransformer2DModel, SD3Transformer2DModel
 from diffusers.loaders.single_file_utils import (
+    convert_flux2_transformer_checkpoint_to_diffusers,
     convert_flux_transformer_checkpoint_to_diffusers,
     convert_sd3_transformer_checkpoint_to_diffusers,
 )
-from models import Variant, tiny_base
+from models import Variant, needs_klein, tiny_base
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.testing import assert_close
@@ -20,7 +21,7 @@ from finetune import adapters, families, layouts, lora, verify
 from finetune.export import base_sites
 from finetune.lora import Lora, Modules, delta
 
-VARIANTS: tuple[Variant, ...] = ("flux", "sd35", "zimage", "qwen")
+VARIANTS: tuple[Variant, ...] = ("flux", "sd35", "zimage", "qwen", "klein")
 RANK, ALPHA = 4, 2.0
 
 
@@ -127,7 +128,7 @@ def fuse(base: Base, dotted: bool) -> tuple[dict[str, Tensor], Modules]:
     return tensors, expected
 
 
-@pytest.fixture(scope="module", params=["flux", "sd35"])
+@pytest.fixture(scope="module", params=["flux", "sd35", "klein"])
 def fused_base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Base:
     base = Base(tiny_base(tmp_path_factory.mktemp(request.param) / "base", request.param))
     # in the last block of SD 3.5 only keys and values of the text are there to be trained, and files hold all three
@@ -160,6 +161,14 @@ def test_the_map_of_original_names_is_diffusers_converters() -> None:
                                 pos_embed_max_size=16, qk_norm="rms_norm", dual_attention_layers=(0, 1),
                                 in_channels=16, out_channels=16)  # fmt: skip
     check(sd3, "sd3", convert_sd3_transformer_checkpoint_to_diffusers)
+
+
+def test_the_map_of_flux2s_names_is_too() -> None:
+    needs_klein()
+    flux2 = Flux2Transformer2DModel(num_layers=2, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,
+                                    joint_attention_dim=16, axes_dims_rope=(4, 4, 4, 4), guidance_embeds=False,
+                                    timestep_guidance_channels=16)  # fmt: skip
+    check(flux2, "flux2", convert_flux2_transformer_checkpoint_to_diffusers)
 
 
 def check(model: Any, family: str, convert: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:

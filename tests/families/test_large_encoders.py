@@ -19,7 +19,10 @@ from finetune.families import parts
 from finetune.families.base import read
 from finetune.recipe import Loaded
 
-LARGE = {"flux": "text_encoder_2", "sd35": "text_encoder_3", "zimage": "text_encoder", "qwen": "text_encoder"}
+LARGE = {
+    "flux": "text_encoder_2", "sd35": "text_encoder_3", "zimage": "text_encoder", "qwen": "text_encoder",
+    "klein": "text_encoder",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("variant", LARGE)

@@ -1,5 +1,6 @@
 """`BASE + FILE`: a base whose denoiser comes from a file, in diffusers' names or in those of the original code."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,8 +43,32 @@ def z_image(family: Family) -> dict[str, Tensor]:
     return made
 
 
+_FLUX2_NORMS = {
+    r"single_transformer_blocks\.(\d+)\.attn\.norm_(\w)": r"single_blocks.\1.norm.\2",
+    r"transformer_blocks\.(\d+)\.attn\.norm_added_(\w)": r"double_blocks.\1.txt_attn.norm.\2",
+    r"transformer_blocks\.(\d+)\.attn\.norm_(\w)": r"double_blocks.\1.img_attn.norm.\2",
+    r"norm\.q\.weight": "norm.query_norm.scale",
+    r"norm\.k\.weight": "norm.key_norm.scale",
+}
+
+
+def flux2(family: Family) -> dict[str, Tensor]:
+    """The names of the published code: the family's map, and the norms, which carry no adapter."""
+    pieces: dict[str, list[tuple[int, Tensor]]] = {}
+    for name, tensor in as_it_is(family).items():
+        found = family.original(f"transformer.{name.removesuffix('.weight')}")
+        for ours, theirs in _FLUX2_NORMS.items():
+            name = re.sub(ours, theirs, name)
+        new, piece = (f"{found.name}.weight", found.piece) if found else (name, 0)
+        pieces.setdefault(new, []).append((piece, tensor))
+    made = {name: torch.cat([t for _, t in sorted(found, key=lambda f: f[0])]) for name, found in pieces.items()}
+    scale, shift = made.pop("norm_out.linear.weight").chunk(2)
+    return made | {"final_layer.adaLN_modulation.1.weight": torch.cat([shift, scale])}
+
+
 CASES: list[tuple[Variant, Callable[[Family], dict[str, Tensor]]]] = [
     ("sdxl", as_it_is), ("sdxl", sgm), ("sd35", as_it_is), ("flux", prefixed), ("zimage", z_image), ("qwen", prefixed),
+    ("klein", prefixed), ("klein", flux2),
 ]  # fmt: skip
 
 

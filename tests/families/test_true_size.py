@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import tiny_base
+from models import needs_klein, tiny_base
 from safetensors.torch import save_file
 from test_trainer import pictures, settled
 
@@ -26,6 +26,7 @@ PUBLISHED = {
     "flux-schnell": ("flux", 11_891_178_560),
     "z-image": ("zimage", 6_154_908_736),
     "qwen-image": ("qwen_image", 20_430_401_088),
+    "flux2-klein-4b": ("flux2", 3_875_544_576),
 }
 QKV, OUT = ("to_q", "to_k", "to_v"), ("to_out.0",)
 ADDED = ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
@@ -68,6 +69,12 @@ def golden_qwen() -> set[str]:
     return found | {*names("transformer_blocks", 59, *attn("add_q_proj", "to_add_out"), *words)}
 
 
+def golden_klein() -> set[str]:
+    gated = ("ff.linear_in", "ff.linear_out")
+    double = names("transformer_blocks", 5, *attn(*QKV, *OUT, *ADDED), *gated, *context(*gated))
+    return {*double, *names("single_transformer_blocks", 20, *attn("to_qkv_mlp_proj", "to_out"))}
+
+
 GOLDEN = {
     "sd3-medium": golden_sd3(24, 0),
     "sd3.5-medium": golden_sd3(24, 13),
@@ -76,11 +83,14 @@ GOLDEN = {
     "flux-schnell": golden_flux(),
     "z-image": golden_zimage(),
     "qwen-image": golden_qwen(),
+    "flux2-klein-4b": golden_klein(),
 }
 """modules of the preset attention+ff, written down by rule and not by the code"""
 
 
 def skeleton(line: str) -> dict[str, torch.nn.Module]:
+    if PUBLISHED[line][0] == "flux2":
+        needs_klein()
     facts = families.detect("pocket")  # a skeleton asks no fact
     return families.family_class(PUBLISHED[line][0]).skeleton(str(CONFIGS / line), facts)
 
@@ -104,8 +114,10 @@ def test_files_hold_exactly_these_keys(line: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "tiny"), [("sd3.5-medium", "sd35"), ("flux-dev", "flux"), ("z-image", "zimage"), ("qwen-image", "qwen")]
-)
+    ("line", "tiny"),
+    [("sd3.5-medium", "sd35"), ("flux-dev", "flux"), ("z-image", "zimage"), ("qwen-image", "qwen"),
+     ("flux2-klein-4b", "klein")],
+)  # fmt: skip
 def test_what_is_found_in_a_base_of_true_size_is_what_a_small_one_says(line: str, tiny: str, tmp_path: Path) -> None:
     """Facts come from configs alone; weight files are only looked at for being whole."""
     small = tiny_base(tmp_path / "tiny", tiny)  # type: ignore[arg-type]

@@ -1,0 +1,270 @@
+"""FLUX.2 klein: a flow transformer over the autoencoder's normalised patches, which reads three layers of Qwen3.
+
+Source: diffusers' Flux2KleinPipeline and Flux2Transformer2DModel, after github.com/black-forest-labs/flux2.
+"""
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
+
+from finetune.errors import BaseError
+from finetune.families import autoencoder, flow, language, parts
+from finetune.families.base import Facts, Moments, Original, Published, Text
+from finetune.families.parts import Parts
+from finetune.process import Process
+
+PIPELINE = "Flux2KleinPipeline"
+SINCE = (0, 37)
+"""of diffusers, the first with this pipeline"""
+WEIGHTS = {
+    "transformer": "diffusion_pytorch_model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+    "text_encoder": "model.safetensors",
+}
+MAX_TOKENS = 512
+LAYERS = (9, 18, 27)
+"""of Qwen3, whose hidden states are read side by side"""
+_SINGLE = ("attn.to_qkv_mlp_proj", "single_transformer_blocks.*.attn.to_out")
+"""attention and feed-forward in one: what has either has both"""
+_FEED_FORWARD = ("ff.linear_in", "ff.linear_out", "ff_context.linear_in", "ff_context.linear_out")
+_MODULATION = ("double_stream_modulation_img.linear", "double_stream_modulation_txt.linear",
+               "single_stream_modulation.linear")  # fmt: skip
+
+_DOUBLE = "transformer_blocks.N."
+_ORIGINAL: dict[str, str | tuple[str, int]] = {
+    # as github.com/black-forest-labs/flux2 names them
+    **{f"{_DOUBLE}attn.to_{x}": ("double_blocks.N.img_attn.qkv", i) for i, x in enumerate("qkv")},
+    **{f"{_DOUBLE}attn.add_{x}_proj": ("double_blocks.N.txt_attn.qkv", i) for i, x in enumerate("qkv")},
+    f"{_DOUBLE}attn.to_out.0": "double_blocks.N.img_attn.proj",
+    f"{_DOUBLE}attn.to_add_out": "double_blocks.N.txt_attn.proj",
+    f"{_DOUBLE}ff.linear_in": "double_blocks.N.img_mlp.0",
+    f"{_DOUBLE}ff.linear_out": "double_blocks.N.img_mlp.2",
+    f"{_DOUBLE}ff_context.linear_in": "double_blocks.N.txt_mlp.0",
+    f"{_DOUBLE}ff_context.linear_out": "double_blocks.N.txt_mlp.2",
+    "single_transformer_blocks.N.attn.to_qkv_mlp_proj": "single_blocks.N.linear1",
+    "single_transformer_blocks.N.attn.to_out": "single_blocks.N.linear2",
+    **{layer: layer.replace(".linear", ".lin") for layer in _MODULATION},
+    "x_embedder": "img_in",
+    "context_embedder": "txt_in",
+    "proj_out": "final_layer.linear",
+    "time_guidance_embed.timestep_embedder.linear_1": "time_in.in_layer",
+    "time_guidance_embed.timestep_embedder.linear_2": "time_in.out_layer",
+}
+"""not norm_out.linear, whose halves diffusers has the other way round"""
+
+
+class Flux2Klein:
+    name: ClassVar[str] = "flux2"
+    denoiser_name: ClassVar[str] = "transformer"
+    encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
+    presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
+        "transformer": {
+            "attention": flow.attention(*_SINGLE),
+            "attention+ff": flow.attention(*_SINGLE, *_FEED_FORWARD),
+            "all": flow.attention(*_SINGLE, *_FEED_FORWARD, *_MODULATION),
+        },
+    }
+    layout: ClassVar[Literal["kohya", "diffusers"]] = "diffusers"
+    schedulers: ClassVar[Mapping[str, str]] = flow.SCHEDULERS
+
+    def __init__(self, base: str, facts: Facts, parts: Parts, tokenizer: Any, scheduler_config: dict[str, Any]) -> None:
+        self.base, self.facts, self.parts = base, facts, parts
+        self.tokens, self.scheduler_config = tokenizer, scheduler_config
+        # The pipeline shifts by the picture's tokens and by the number of steps. At 200 steps that is the line which
+        # the scheduler's base_shift and max_shift draw; with fewer it is more, to make up for a coarse solver.
+        # Training takes no steps of a solver: it keeps to the line.
+        self.process: Process = flow.process(scheduler_config)
+        self.guidance = 1.0
+
+    @classmethod
+    def detect(cls, base: str) -> Facts | None:
+        path = Path(base)
+        if parts.pipeline_name(path) != PIPELINE:
+            return None
+        _new_enough(version("diffusers"))
+        for part, file in WEIGHTS.items():
+            parts.whole(path / part / file)
+        parts.whole_vocabulary(path / "tokenizer", *language.VOCABULARY)
+        return _facts(path)
+
+    @classmethod
+    def load(cls, base: str, facts: Facts, dtype: torch.dtype, text_bits: int | None = None) -> Self:
+        from diffusers import AutoencoderKLFlux2, Flux2Transformer2DModel
+        from transformers import Qwen3ForCausalLM
+
+        path = Path(base)
+        opened = Parts({
+            "transformer": lambda: parts.from_pretrained(Flux2Transformer2DModel, path, "transformer", dtype),
+            "vae": lambda: parts.from_pretrained(AutoencoderKLFlux2, path, "vae", torch.float32),
+            "text_encoder": lambda: parts.from_pretrained(Qwen3ForCausalLM, path, "text_encoder", dtype, text_bits),
+        })  # fmt: skip
+        scheduler = parts.config(path / "scheduler" / "scheduler_config.json")
+        return cls(base, facts, opened, language.tokenizer(path), scheduler)
+
+    @classmethod
+    def skeleton(cls, base: str, facts: Facts) -> dict[str, nn.Module]:
+        from diffusers import Flux2Transformer2DModel
+
+        with torch.device("meta"):
+            config = parts.config(Path(base) / "transformer" / "config.json")
+            return {"transformer": Flux2Transformer2DModel.from_config(config)}
+
+    @classmethod
+    def tokenizer(cls, base: str) -> Any:
+        return language.tokenizer(Path(base))
+
+    @staticmethod
+    def overhead(tokenizer: Any) -> int:
+        return len(tokenizer(_form(tokenizer, "")).input_ids)
+
+    @staticmethod
+    def published(facts: Facts) -> Published:
+        return Published("FLUX.2", "flux2_klein", "flux-2-klein")
+
+    @staticmethod
+    def kohya_name(name: str) -> str:
+        return "lora_" + name.replace(".", "_")
+
+    @staticmethod
+    def original(name: str) -> Original | None:
+        return flow.original(name, _ORIGINAL)
+
+    def fingerprint(self, part: str) -> str:
+        also = [sorted(self.tokens.get_vocab().items()), _form(self.tokens, ""), LAYERS]
+        return parts.fingerprint(self.parts[part], *(also if part == "text_encoder" else []))
+
+    def encode_images(self, pixels: Tensor) -> Moments:
+        return autoencoder.encode(self.parts["vae"], pixels)
+
+    def latents(self, moments: Moments, noise: Tensor) -> Tensor:
+        """In the autoencoder's own cells, not in patches, so that tokens and shift are those of the other flows."""
+        return _normalised(self.parts["vae"], moments.mean + (0.5 * moments.logvar).exp() * noise)
+
+    @torch.no_grad()
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        vae: Any = self.parts["vae"]
+        with torch.autocast(latents.device.type, enabled=False):
+            pixels: Tensor = vae.decode(_raw(vae, latents.float())).sample
+        return pixels
+
+    def encode(self, encoder: str, captions: Sequence[str]) -> Text:
+        return _states(self.parts[encoder], self.tokens, [_form(self.tokens, caption) for caption in captions])
+
+    def combine(self, texts: Sequence[Text]) -> Text:
+        return texts[0]
+
+    def predict(self, noisy: Tensor, t: Tensor, text: Text, frames: Tensor | None = None) -> Tensor:
+        denoiser = self.parts.called("transformer")
+        weight, (height, width) = next(denoiser.parameters()).dtype, noisy.shape[-2:]
+        output: Tensor = denoiser(
+            hidden_states=flow.packed(noisy).to(weight), timestep=t,
+            encoder_hidden_states=text.tokens.to(noisy.device, weight),
+            txt_ids=_order(text.tokens.shape[1], noisy.device), img_ids=_places(height, width, noisy.device),
+            return_dict=False,
+        )[0]  # fmt: skip
+        return flow.unpacked(output, height, width)
+
+    def pipeline(self, scheduler: str = "", safety: bool = False) -> Any:
+        import diffusers
+
+        pipeline = diffusers.Flux2KleinPipeline(
+            flow.scheduler(self.scheduler_config, scheduler), self.parts["vae"],
+            self.parts.loaded().get("text_encoder"), self.tokens, self.parts["transformer"],
+            is_distilled=bool(self.facts.distilled),
+        )  # fmt: skip
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def painting(self, text: Text, negative: Text, guidance: float) -> dict[str, Any]:
+        """Of a distilled base its pipeline ignores the guidance, and says so."""
+        asked = {"prompt_embeds": text.tokens, "guidance_scale": guidance}
+        return asked | ({"negative_prompt_embeds": negative.tokens} if guidance > 1 else {})
+
+    def unpacked(self, painted: Tensor, width: int, height: int) -> Tensor:
+        """Its pipeline has undone the normalisation."""
+        return _normalised(self.parts["vae"], painted.float())
+
+    def has_safety_checker(self) -> bool:
+        return False
+
+
+def _new_enough(found: str) -> None:
+    """Raises BaseError when this version of diffusers lacks the pipeline."""
+    major, minor = (int(n) for n in found.split(".")[:2])
+    if (major, minor) < SINCE:
+        wanted = ".".join(map(str, SINCE))
+        raise BaseError(f"FLUX.2 klein needs diffusers {wanted}, {found} is here", f"pip install 'diffusers>={wanted}'")
+
+
+def _form(tokenizer: Any, caption: str) -> str:
+    turn = [{"role": "user", "content": caption}]
+    made: str = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+    return made
+
+
+def _states(module: nn.Module, tokenizer: Any, forms: Sequence[str]) -> Text:
+    """(b, 512, 3d): each token's states of the three layers, padding and all, as the denoiser was trained."""
+    encoder: Any = module
+    read = tokenizer(list(forms), padding="max_length", truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
+    read = read.to(next(encoder.parameters()).device)
+    # without the head, whose scores of every word are not asked for
+    made = encoder.model(
+        input_ids=read.input_ids, attention_mask=read.attention_mask, output_hidden_states=True, use_cache=False
+    ).hidden_states
+    return Text(torch.cat([made[layer] for layer in LAYERS], -1))
+
+
+def _normalised(vae: nn.Module, raw: Tensor) -> Tensor:
+    """(b, c, h, w): by mean and deviation of each place in a patch."""
+    mean, deviation = _statistics(vae, raw)
+    return pixel_shuffle((pixel_unshuffle(raw, flow.PATCH) - mean) / deviation, flow.PATCH)
+
+
+def _raw(vae: nn.Module, latents: Tensor) -> Tensor:
+    """The inverse of `_normalised`."""
+    mean, deviation = _statistics(vae, latents)
+    return pixel_shuffle(pixel_unshuffle(latents, flow.PATCH) * deviation + mean, flow.PATCH)
+
+
+def _statistics(vae: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation (4c, 1, 1) of patches, which the autoencoder's batch norm has seen."""
+    seen: Any = vae
+    mean, variance = (one.to(like.device).view(-1, 1, 1) for one in (seen.bn.running_mean, seen.bn.running_var))
+    return mean, (variance + seen.config.batch_norm_eps).sqrt()
+
+
+def _order(tokens: int, device: torch.device) -> Tensor:
+    """(n, 4): (0, 0, 0, which) of each token of the text."""
+    return pad(torch.arange(tokens, device=device).float().unsqueeze(1), (3, 0))
+
+
+def _places(height: int, width: int, device: torch.device) -> Tensor:
+    """(h/2 * w/2, 4): (0, row, column, 0) of each token of the picture."""
+    return pad(flow.places(height, width, device), (0, 1))
+
+
+def _facts(path: Path) -> Facts:
+    vae = parts.config(path / "vae" / "config.json")
+    distilled = bool(parts.config(path / "model_index.json").get("is_distilled"))
+    scheduler = parts.config(path / "scheduler" / "scheduler_config.json")
+    return Facts(
+        family="flux2",
+        variant="flux2-klein" if distilled else "flux2-klein-base",
+        prediction="flow",
+        zero_snr=True,
+        resolution=1024,
+        stride=flow.PATCH * 2 ** (len(vae["block_out_channels"]) - 1),
+        max_tokens=MAX_TOKENS,
+        prediction_known=True,
+        evidence=f"{PIPELINE}, {'distilled' if distilled else 'not distilled'}, {flow.told(scheduler)}",
+        distilled="few steps (FLUX.2 klein without -base: is_distilled in model_index.json)" if distilled else "",
+        guidance=1.0 if distilled else 4.0,
+        channels=int(vae["latent_channels"]),
+        cell=2 ** (len(vae["block_out_channels"]) - 1),
+        text=(MAX_TOKENS, int(parts.config(path / "transformer" / "config.json")["joint_attention_dim"]), 0),
+    )
