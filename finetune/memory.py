@@ -24,7 +24,7 @@ _NOT_ON_META = (NotImplementedError, RuntimeError)
 
 
 def activation_bytes(plan: Plan) -> int | None:
-    """Kept by one forward pass of one batch at the largest bucket, in the run's precision; None: not to be known
+    """Kept until the backward pass of one batch at the largest bucket, in the run's precision; None: not to be known
     without a real step."""
     ghost = _ghost(plan)
     config, facts = plan.recipe, plan.facts
@@ -41,7 +41,7 @@ def activation_bytes(plan: Plan) -> int | None:
             ghost.predict(noisy, t, _text(plan, batch), torch.ones(batch, 6))
     except _NOT_ON_META:
         return None
-    return counted.total() * (2 if config.prior.mode == "images" else 1)
+    return counted.total() * (1 if config.prior.mode == "off" else 2)  # the prior's forward pass is kept beside it
 
 
 class _Counted:

@@ -45,6 +45,15 @@ def test_recomputing_keeps_the_blocks_inputs_and_one_block(tmp_path: Path) -> No
     assert whole and less and 0.2 * whole < less < 0.6 * whole  # four blocks
 
 
+def test_a_prior_is_kept_beside_the_training_loss(tmp_path: Path) -> None:
+    base, data = tiny_base(tmp_path / "base", "sd15"), pictures(tmp_path / "data")
+    plain, held = (
+        memory.activation_bytes(bench(base, data, prior__mode=mode, data__trigger="sks").plan)
+        for mode in ("off", "self")
+    )
+    assert plain and held == 2 * plain
+
+
 def test_a_model_whose_shapes_depend_on_values_is_not_guessed(tmp_path: Path) -> None:
     base, data = tiny_base(tmp_path / "base", "zimage"), pictures(tmp_path / "data")
     assert memory.activation_bytes(bench(base, data).plan) is None
