@@ -123,13 +123,12 @@ def encode(plan: Plan, family: Family, machine: Machine, tell: Listen) -> Made:
     frozen = [encoder for encoder in family.encoders if encoder not in plan.recipe.adapter.components]
     captions = machine.ranks.turned(batches.captions(plan)) if frozen else []
     tell(Stage("encoding images", len(wanted)))
-    family.parts.to(machine.device, "vae")
+    family.parts.load("vae").to(machine.device, "vae")
     latents = cache.encode_images(store, family, wanted, machine.device, lambda n: tell(Advanced(n)))
     texts = {}
     for encoder in frozen:
         tell(Stage(f"encoding captions, {encoder}" if len(frozen) > 1 else "encoding captions", len(captions)))
-        assert family.parts[encoder]  # loaded, to be moved
-        family.parts.to(machine.device, encoder)
+        family.parts.load(encoder).to(machine.device, encoder)
         texts[encoder] = cache.encode_texts(store, family, encoder, captions, lambda n: tell(Advanced(n)))
         family.parts.to(CPU, encoder)
     family.parts.to(CPU, "vae")

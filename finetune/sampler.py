@@ -83,7 +83,8 @@ def render(
     """
     texts = texts or (lambda prompt: read(family, [prompt]))
     with torch.no_grad(), torch.random.fork_rng(), quiet(family), autocast():
-        asked = family.painting(texts(shot.prompt), texts(shot.negative), shot.guidance)
+        text, negative = (texts(said).each(lambda part: part.to(device)) for said in (shot.prompt, shot.negative))
+        asked = family.painting(text, negative, shot.guidance)
         painted = pipeline(
             **asked, num_inference_steps=shot.steps, width=shot.width, height=shot.height, output_type="latent",
             generator=torch.Generator("cpu").manual_seed(shot.seed),

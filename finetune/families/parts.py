@@ -55,9 +55,9 @@ class Parts:
         """A part, to be called: compiled while gradients are recorded; in evaluation torch would compile it anew."""
         return self._compiled[name] if name in self._compiled and torch.is_grad_enabled() else self[name]
 
-    def load(self) -> "Parts":
-        """All of them, now."""
-        for name in self:
+    def load(self, *names: str) -> "Parts":
+        """These (all, when none is named), now."""
+        for name in names or self:
             self[name]
         return self
 

@@ -103,3 +103,17 @@ def test_captions_of_other_lengths_are_filled_up_and_masked_in_a_batch(tmp_path:
             for i, c in enumerate(["a", "a much longer caption of many words"])
         ]
     torch.testing.assert_close(both, torch.cat(alone), rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_moved_to_encode_is_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Moving a part that is not loaded yet does nothing: it would then encode on the CPU what lies on a GPU."""
+    plan = settled(tiny_base(tmp_path / "base", "flux"), pictures(tmp_path / "data"))
+    family, machine, moved = run.open_base(plan), run.open_machine("fp32"), list[str]()
+
+    def watched(self: parts.Parts, device: torch.device, *names: str) -> None:
+        assert set(names) <= self.loaded().keys()
+        moved.extend(names)
+
+    monkeypatch.setattr(parts.Parts, "to", watched)
+    run.encode(plan, family, machine, lambda _: None)
+    assert set(moved) == {"vae", "text_encoder", "text_encoder_2"}
