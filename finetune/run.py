@@ -145,12 +145,13 @@ def attach(plan: Plan, family: Family, machine: Machine) -> State:
     adapters.check_ranks(trained, family.presets, config.adapter)
     trainable = adapters.attach(trained, family.presets, config.adapter, config.train.seed)
     adapters.start_from(trained, start_of(plan, family))
-    for component in {family.denoiser_name: None} | dict.fromkeys(names):
+    used = dict.fromkeys([family.denoiser_name, *names])
+    for component in used:
         family.parts[component].to(machine.device)
     for component in names:
         family.parts[component].train()
     if config.train.gradient_checkpointing:
-        checkpoint_gradients(family)
+        checkpoint_gradients(family, used)
     if config.train.compile:
         # what torch.compile makes is kept between runs
         root = config.data.cache or cache.default_root()

@@ -1,9 +1,11 @@
 """pytest -m slow tests/test_real_size.py: Stable Diffusion 1.5 and XL at true size, random weights, on this CPU.
 
-Two real steps of each, and the memory that `plan` predicts. Takes minutes, 12 GB of memory and 12 GB of disk.
+Two real steps of each at the resolution it was made for, and the memory that `plan` predicts. Takes minutes, 12 GB of
+memory and 12 GB of disk.
 """
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +19,7 @@ from finetune.families.checkpoints import CONFIGS
 
 pytestmark = pytest.mark.slow
 SCRIPT = """
-import json, sys, torch
+import ctypes, json, sys, torch
 from pathlib import Path
 from finetune import families, memory, plan as planning, recipe, run, trainer
 torch.set_num_threads(2)
@@ -28,7 +30,8 @@ told = sum(c.bytes for c in planning.components(plan) if c.trainable) + memory.a
 machine = run.open_machine(plan.recipe.train.precision)
 family = run.open_base(plan)
 made = run.encode(plan, family, machine, lambda _: None)
-family.parts.release("vae", *family.encoders)  # as a GPU would have it: only what is trained is there
+family.parts.release(*family.encoders)
+ctypes.CDLL("libc.so.6").malloc_trim(0)  # give back what encoding took
 before = now("VmRSS")
 state = run.attach(plan, family, machine)
 for part in family.parts.loaded().values():
@@ -73,10 +76,9 @@ def test_two_steps_of_sd15_at_true_size_take_the_memory_that_plan_says(tmp_path:
     assert found["peak"] == pytest.approx(found["told"], rel=0.15), found
 
 
-def test_sdxl_at_true_size_takes_two_steps(tmp_path: Path) -> None:
-    """In bf16 a CPU needs more than `plan` says (docs/log.md, 2026-11-26): not more than half as much again."""
-    found = two_steps("sdxl", "bf16", 512, True, tmp_path)
-    assert 0.85 * found["told"] < found["peak"] < 1.5 * found["told"], found
+def test_two_steps_of_sdxl_at_true_size_take_the_memory_that_plan_says(tmp_path: Path) -> None:
+    found = two_steps("sdxl", "bf16", 1024, True, tmp_path)
+    assert found["peak"] == pytest.approx(found["told"], rel=0.15), found
 
 
 def two_steps(line: str, precision: str, px: int, checkpointing: bool, tmp_path: Path) -> dict[str, Any]:
@@ -88,8 +90,12 @@ def two_steps(line: str, precision: str, px: int, checkpointing: bool, tmp_path:
         f'[train]\nsteps = 2\nprecision = "{precision}"\ngradient_checkpointing = {str(checkpointing).lower()}\n'
         '[sample]\nprompts = ["a"]\n'
     )
-    done = subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path / "recipe.toml")], capture_output=True, text=True)
+    # the C library keeps freed blocks for later (docs/log.md): given back at once, what is measured is what is needed
+    given_back = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "262144"}
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "recipe.toml")]
+    done = subprocess.run(command, capture_output=True, text=True, env=given_back)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
+    print(line, found)  # noqa: T201 - the figures of docs/log.md, shown with -s
     assert len(found["losses"]) == 2 and all(0 < loss < 100 for loss in found["losses"])
     return dict(found)

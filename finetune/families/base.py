@@ -4,7 +4,7 @@ Shapes: b batch, H W pixels, h w latent cells, c latent channels, n tokens, d te
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, cast
 
@@ -237,10 +237,10 @@ def save(family: Family, folder: Path, dtype: torch.dtype) -> None:
     kept.pipeline().save_pretrained(folder, safe_serialization=True)
 
 
-def checkpoint_gradients(family: Family) -> None:
-    """Trade time for memory: recompute activations in the backward pass of what can be trained."""
-    for name, module in components(family).items():
+def checkpoint_gradients(family: Family, names: Iterable[str]) -> None:
+    """Trade time for memory: recompute these components' activations in the backward pass."""
+    for name in names:
         if name == family.denoiser_name:
-            cast(Any, module).enable_gradient_checkpointing()
+            cast(Any, family.parts[name]).enable_gradient_checkpointing()
         else:
-            checkpoint_text(module)
+            checkpoint_text(family.parts[name])
