@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 
 from finetune.draws import key
@@ -118,8 +119,8 @@ def read(components: Mapping[str, nn.Module]) -> Modules:
 
 
 def base_weights(components: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """canonical name -> frozen weight, of the modules that carry an adapter."""
-    return {name: layer.get_base_layer().weight for name, layer in _layers(components)}
+    """canonical name -> frozen weight, of the modules that carry an adapter; as computed with where it is quantised."""
+    return {name: _weight(layer.get_base_layer()) for name, layer in _layers(components)}
 
 
 def _layers(components: Mapping[str, nn.Module]) -> Iterator[tuple[str, Any]]:
@@ -171,6 +172,13 @@ def _written(config: Adapter, component: str) -> str | tuple[str, ...]:
 
 def _matches(name: str, pattern: str) -> bool:
     return fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    weight: Tensor = layer.get_parameter("weight")
+    if weight.is_floating_point():
+        return weight
+    return _copy(dequantize_module_weight(layer))
 
 
 def _copy(weight: Any) -> Tensor:

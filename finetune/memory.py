@@ -38,7 +38,8 @@ def activation_bytes(plan: Plan) -> int | None:
             ghost.predict(noisy, t, _text(plan, batch), torch.ones(batch, 6))
     except NotImplementedError:  # what torch says of an operation whose result's shape depends on values
         return None
-    return counted.total() * (1 if config.prior.mode == "off" else 2)  # the prior's forward pass is kept beside it
+    # a prior's forward pass is kept beside; blocks are computed again one at a time
+    return counted.outside() * (1 if config.prior.mode == "off" else 2) + counted.inside
 
 
 class _Counted:
@@ -67,11 +68,12 @@ class _Counted:
         inner.known = self.known | self.kept.keys()
         with inner.hooks():
             made = block(*inputs, **more)
-        self.inside = max(self.inside, inner.total())
+        self.inside = max(self.inside, inner.outside())
         return made
 
-    def total(self) -> int:
-        return sum(tensor.untyped_storage().nbytes() for tensor in self.kept.values()) + self.inside
+    def outside(self) -> int:
+        """Bytes kept, but for what is inside of blocks that are computed again."""
+        return sum(tensor.untyped_storage().nbytes() for tensor in self.kept.values())
 
 
 def _ghost(plan: Plan) -> Family:

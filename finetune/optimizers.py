@@ -1,4 +1,4 @@
-"""name -> optimizer, name -> learning-rate schedule. The only importer of bitsandbytes."""
+"""name -> optimizer, name -> learning-rate schedule. bitsandbytes is imported here and for weights in 4 bits."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -1,6 +1,8 @@
 """Everything a run will do, settled before anything heavy is loaded: the recipe with every default filled in,
 the buckets, the schedule, and what it will take."""
 
+import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,11 +10,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from finetune import dataset, draws, families, images, optimizers, recipe, shipped
+from finetune import dataset, draws, families, images, optimizers, recipe, shipped, weights
 from finetune.captions import mentions, without_trigger
 from finetune.dataset import Dataset, Placed
 from finetune.errors import DataError, RecipeError
 from finetune.families.base import Facts, large_encoders
+from finetune.families.parts import weight_files
+from finetune.families.quantised import weight_bytes
 from finetune.recipe import Loaded, Recipe
 from finetune.schedule import Schedule, by_bucket
 
@@ -168,10 +172,11 @@ def _fits(facts: Facts, wanted: Recipe) -> None:
     family = families.family_class(facts.family)
     if wanted.data.text_encoder_bits and not large_encoders(family):
         raise RecipeError(f"data.text_encoder_bits: {base} has no large text encoder", "leave it out")
-    if wanted.data.text_encoder_bits and find_spec("bitsandbytes") is None:
+    fewer = {"data.text_encoder_bits": wanted.data.text_encoder_bits, "train.base_bits": wanted.train.base_bits}
+    asked = [key for key, bits in fewer.items() if bits]
+    if asked and find_spec("bitsandbytes") is None:
         raise RecipeError(
-            "data.text_encoder_bits needs bitsandbytes, which is not installed",
-            "pip install 'finetune-diffusion[bitsandbytes]'",
+            f"{asked[0]} needs bitsandbytes, which is not installed", "pip install 'finetune-diffusion[bitsandbytes]'"
         )
     start = wanted.adapter.init_from
     if start is not None and not start.exists():
@@ -231,22 +236,46 @@ def components(plan: Plan) -> list[Component]:
     family = families.family_class(plan.facts.family)
     modules = family.skeleton(families.locate(plan.recipe.base), plan.facts)
     config, half = plan.recipe.adapter, plan.recipe.train.precision != "fp32"
+    element = 2 if half else 4
     total = {name: sum(p.numel() for p in m.parameters()) for name, m in modules.items()}
+    held = {name: total[name] * element for name in modules}
+    if plan.recipe.train.base_bits:
+        held[family.denoiser_name] = weight_bytes(modules[family.denoiser_name], element)
     trained = {name: modules[name] for name in adapters.component_names(config, family.denoiser_name)}
     adapters.check_ranks(trained, family.presets, config)
     trainable = adapters.attach(trained, family.presets, config, seed=0)
     rows, before = [], list[int]()
     for name in modules:
         sizes = [p.numel() for p in trainable.get(name, {}).values()]
-        frozen = total[name] if config.method == "lora" or not sizes else 0
+        frozen = held[name] if config.method == "lora" or not sizes else 0
         kept = optimizers.state_bytes(plan.recipe.optimizer.name, before)
         before += sizes
         state = optimizers.state_bytes(plan.recipe.optimizer.name, before) - kept  # what parameters share counts once
         carried = len(sizes) // 2 if config.method == "lora" else 0
-        weight = frozen * (2 if half else 4) + 4 * sum(sizes)
+        weight = frozen + 4 * sum(sizes)
         mean = 4 * sum(sizes) if plan.recipe.train.ema else 0
         rows.append(Component(name, total[name], sum(sizes), carried, weight, 4 * sum(sizes), state, mean))
     return rows
+
+
+def encoder_bytes(plan: Plan) -> dict[str, int]:
+    """Weights of each large text encoder while it reads captions, before training; about, where it is quantised."""
+    where = Path(families.locate(plan.recipe.base))
+    bits, element = plan.recipe.data.text_encoder_bits, 2 if plan.recipe.train.precision != "fp32" else 4
+    found = {}
+    for encoder in large_encoders(families.family_class(plan.facts.family)):
+        headers = [weights.read_header(file) for file in weight_files(where / encoder / "model.safetensors")]
+        shapes = {name: shape for header in headers for name, shape in header.shapes.items()}
+        held = sum(math.prod(s) for n, s in shapes.items() if bits and len(s) == 2 and not _NOT_QUANTISED.search(n))
+        whole = sum(math.prod(shape) for shape in shapes.values()) - held
+        found[encoder] = whole * element + round(held * _QUANTISED_ELEMENT[bits or 8])
+    return found
+
+
+_NOT_QUANTISED = re.compile(r"embed|shared|lm_head|\.wo\.|relative_attention_bias")
+"""what transformers keeps: embeddings, the last layer, and of T5 what overflows"""
+_QUANTISED_ELEMENT = {8: 1.0, 4: 0.5 + 4 / 64}
+"""bytes a weight; nf4 has a float32 scale for each 64"""
 
 
 def _bundled(path: Path) -> bool:

@@ -105,6 +105,7 @@ ALSO_CALLED = {
     "grad_accum": "train.accumulate",
     "gradient_accumulation_steps": "train.accumulate",
     "instance_prompt": "data.trigger",
+    "load_in_4bit": "train.base_bits",
     "lora": "adapter",
     "lr": "optimizer.learning_rate",
     "lr_scheduler": "optimizer.schedule",
@@ -115,6 +116,7 @@ ALSO_CALLED = {
     "network_alpha": "adapter.alpha",
     "network_dim": "adapter.rank",
     "pretrained_model_name_or_path": "base",
+    "quantize": "train.base_bits",
     "r": "adapter.rank",
     "save_every": "train.checkpoint_every",
     "snr_gamma": "objective.min_snr",
@@ -182,6 +184,8 @@ class Train(Table):
     """of every random choice"""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """of the arithmetic; what is trained stays float32. auto: bf16 or fp16 on a GPU, fp32 on a CPU"""
+    base_bits: Literal[4] | None = None
+    """of the frozen denoiser's weights (nf4): a quarter of the memory; needs bitsandbytes. Default: the precision's"""
     gradient_checkpointing: bool = False
     """less memory for slower steps"""
     ema: Share = 0.0
@@ -429,7 +433,7 @@ def _idle(raw: dict[str, Any]) -> list[tuple[str, str]]:
     rules = [
         (mode == "off", ("prior.path", "prior.prompt", "prior.weight"), 'with prior.mode = "off"'),
         (mode == "self", ("prior.path", "prior.prompt"), 'with prior.mode = "self", which needs no class images'),
-        (full, tuple(f"adapter.{name}" for name in LORA_ONLY), 'with adapter.method = "full"'),
+        (full, (*(f"adapter.{name}" for name in LORA_ONLY), "train.base_bits"), 'with adapter.method = "full"'),
         (full, ("export.layouts",), 'with adapter.method = "full", whose product is a pipeline'),
         (no_denoiser, ("adapter.targets",), "without the denoiser in adapter.components"),
         (

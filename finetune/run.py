@@ -220,7 +220,7 @@ def open_base(plan: Plan) -> Family:
     """The base as it is trained: in the run's precision, its times drawn as the recipe says."""
     return families.load(
         plan.recipe.base, DTYPES[plan.recipe.train.precision], plan.facts, plan.recipe.objective,
-        plan.recipe.data.text_encoder_bits,
+        plan.recipe.data.text_encoder_bits, plan.recipe.train.base_bits,
     )  # fmt: skip
 
 

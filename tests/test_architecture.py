@@ -17,7 +17,14 @@ FLOORS = (
     ("recipe",),
     ("draws", "process", "images", "lora", "weights", "folder", "captions", "dataset", "schedule"),
     (
-        *("families.parts", "families.base", "families.autoencoder", "families.unet", "families.checkpoints"),
+        *(
+            "families.quantised",
+            "families.parts",
+            "families.base",
+            "families.autoencoder",
+            "families.unet",
+            "families.checkpoints",
+        ),
         *("families.flow", "families.clip_t5", "families.language"),
         *("families.sd", "families.sdxl", "families.sd3", "families.flux", "families.zimage", "families.qwen_image"),
         "families.flux2",
@@ -38,7 +45,7 @@ FLOORS = (
 ORDER = {name: at for at, name in enumerate(name for floor in FLOORS for name in floor)}
 IMPORTERS = {
     "peft": ("adapters",),
-    "bitsandbytes": ("optimizers",),
+    "bitsandbytes": ("optimizers", "families.quantised"),
     "diffusers": ("families.",),
     "transformers": ("families.", "likeness"),
     "accelerate": ("machine", "families."),

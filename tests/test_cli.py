@@ -224,7 +224,9 @@ def test_recipes_list_names_each_with_a_sentence_and_the_same_as_json(capsys):
     assert code == 0 and [line.split()[0] for line in out.splitlines()] == names
     assert max(map(len, out.splitlines())) <= 120
     rows = json.loads(said(capsys, "recipes", "list", "--json")[1])
-    assert [row["name"] for row in rows] == names and {"name", "about"} == set(rows[0])
+    assert [row["name"] for row in rows] == names and {"name", "gpu_gb", "about"} == set(rows[0])
+    assert {row["gpu_gb"] for row in rows} >= {None, 8, 12, 16, 24} and "flux-product-16gb" in names
+    assert all(f" {row['gpu_gb'] or '-'} " in line for row, line in zip(rows, out.splitlines(), strict=True))
     assert all(re.fullmatch(r"[A-Z].{30,}\.", row["about"]) for row in rows)
 
 

@@ -59,7 +59,7 @@ class Place:
         return planning.settle(self.load(sets))
 
     def family(self, plan: Plan) -> Family:
-        bits = plan.recipe.data.text_encoder_bits
+        bits = (plan.recipe.data.text_encoder_bits, plan.recipe.train.base_bits)
         name = f"{plan.recipe.base} {plan.recipe.train.precision} {plan.recipe.objective} {bits}"
         if name not in self.loaded:
             self.loaded[name] = run.open_base(plan)
@@ -257,6 +257,7 @@ CASES = {
     "train.accumulate": Case("train.accumulate=2"),
     "train.seed": Case("train.seed=1"),
     "train.precision": Case("train.precision=bf16"),
+    "train.base_bits": Case("train.base_bits=4"),
     "train.gradient_checkpointing": Case("train.gradient_checkpointing=true", how_the_model_is_set_up),
     "train.ema": Case("train.ema=0.9", what_the_running_mean_is),
     "train.compile": Case("train.compile=true", how_the_model_is_set_up),

@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from finetune import adapters, dataset, evaluate, families, plan, recipe, run, shipped, weights
+from finetune import adapters, dataset, evaluate, families, memory, plan, recipe, run, shipped, weights
 from finetune.events import Event, Note, Stepped
 from finetune.families import checkpoints
 from finetune.families.base import components
@@ -23,6 +25,13 @@ TINY = {
     # recipe's first word -> a small model of its base's structure
     "pocket": "sd15", "sd15": "sd15", "sd21": "sd21", "sdxl": "sdxl", "sd35": "sd35", "flux": "flux",
     "zimage": "zimage", "qwen": "qwen", "klein": "klein",
+}  # fmt: skip
+CONFIGS, OURS = Path(__file__).parent / "families" / "configs", checkpoints.CONFIGS
+TRUE = {
+    # the same -> the published configs
+    "sd15": OURS / "sd1", "sd21": OURS / "sd2", "sdxl": OURS / "sdxl", "sd35": CONFIGS / "sd3.5-medium",
+    "flux": CONFIGS / "flux-dev", "zimage": CONFIGS / "z-image", "qwen": CONFIGS / "qwen-image",
+    "klein": CONFIGS / "flux2-klein-4b",
 }  # fmt: skip
 ADAPTERS = [name for name in SHIPPED if name != "pocket-base"]
 
@@ -58,6 +67,54 @@ def data(tmp_path_factory) -> dict[str, Path]:
 def test_the_promised_recipes_are_shipped():
     lines = ("pocket", "sd15", "sdxl", "sd35", "flux", "zimage", "qwen", "klein")
     assert set(SHIPPED) >= {f"{line}-{kind}" for line in lines for kind in ("product", "style")} | {"sd21-product"}
+
+
+SMALLER = [name for name in ADAPTERS if re.search(r"-\d+gb$", name)]
+
+
+@pytest.mark.parametrize("name", SMALLER)
+def test_a_recipe_for_a_smaller_gpu_is_the_other_one_but_for_bits(name):
+    def told(stem):
+        raw = tomllib.loads((shipped.RECIPES / f"{stem}.toml").read_text(encoding="utf-8"))
+        return {key: recipe.value(recipe.Recipe.model_validate(raw), key) for key in recipe.keys()}
+
+    small, usual = told(name), told(name.rpartition("-")[0])
+    differs = {key for key in small if small[key] != usual[key]}
+    assert differs - {"data.text_encoder_bits"} == {"train.base_bits"} and small["train.base_bits"] == 4
+    large = {"sd35", "flux", "zimage", "qwen", "klein", "sdxl"}
+    assert {n.partition("-")[0] for n in SMALLER} == large and len(SMALLER) == 2 * len(large)
+
+
+# what else a GPU holds at 1024 px, in GiB; measured: the decoder's on a CPU, and what CUDA itself takes is a guess
+DECODING = {"qwen": 8.4, "sd15": 1.3, "sd21": 2.5}
+READING = {"flux": 8.9, "sd35": 8.9, "sd35 in 4 bits": 4.3, "zimage": 7.5, "qwen": 15.5, "klein": 7.5}
+GUESSED = {"zimage": 4 * 2**30}
+"""activations that only a real step can tell, from the sizes of its blocks"""
+
+
+@pytest.mark.parametrize("name", [n for n in ADAPTERS if not n.startswith("pocket")])
+def test_a_recipe_fits_the_gpu_that_it_names(name, bases, tmp_path):
+    """At the true size of its base: reading captions, training and painting, each with an eighth and 1 GiB to spare."""
+    text = (shipped.RECIPES / f"{name}.toml").read_text(encoding="utf-8")
+    gpu, what, size = re.search(r"^# GPU: (\d+) GB\. .*\b(UNet|transformer)\b.*?([\d.]+) GB", text, re.M).groups()  # type: ignore[union-attr]
+    line = name.partition("-")[0]
+    base, part = Path(shutil.copytree(bases[TINY[line]], tmp_path / "base")), what.lower()
+    for config in TRUE[line].rglob("*/config.json"):
+        if (base / config.parent.name).is_dir() and config.parent.name in (part, "vae"):
+            shutil.copyfile(config, base / config.parent.name / "config.json")
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(2):
+        Image.new("RGB", (1024, 1024), (i, i, i)).save(photos / f"{i}.png")
+    sets = [f"base={base}", f"data.path={photos}", "data.trigger=sks", "data.class_word=mug", "train.precision=bf16"]
+    shown = plan.settle(recipe.load(Path(name), sets))
+    [row] = [row for row in plan.components(shown) if row.name == part]
+    assert float(size) == pytest.approx((row.weight_bytes - 4 * row.trainable) / 1e9, abs=0.06)
+    reading = READING.get(f"{line} in {shown.recipe.data.text_encoder_bits} bits", READING.get(line, 0.0))
+    activations = memory.activation_bytes(shown) or GUESSED[line]
+    training = (sum(r.bytes for r in plan.components(shown) if r.trainable) + activations) / 2**30
+    painting = row.weight_bytes / 2**30 + DECODING.get(line, 4.1)
+    assert max(reading, training, painting) * 9 / 8 + 1 <= int(gpu), (reading, training, painting)
 
 
 def test_every_family_has_a_recipe_for_a_product_and_for_a_style(bases):

@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from finetune import recipe
-from finetune.plan import Component, Plan
+from finetune.plan import Component, Plan, encoder_bytes
 from finetune.preflight import Measured
 
 
@@ -46,6 +46,8 @@ def lines(
     state = sum(c.bytes for c in components)
     on_top = "activations come on top" if activations is None else f"about {_size(activations)} of activations on top"
     said.append(f"memory     {_size(state)} of weights, gradients and optimizer state, exactly; {on_top}")
+    for encoder, size in encoder_bytes(plan).items():
+        said.append(f"captions   {encoder} takes {_size(size)} while it reads them, and is let go before training")
     if measured:
         eta = measured.seconds * plan.steps
         said.append(
@@ -77,6 +79,7 @@ def as_json(
         "components": [c._asdict() for c in components],
         "bytes": sum(c.bytes for c in components),
         "activation_bytes": activations,
+        "encoder_bytes": encoder_bytes(plan),
         "measured": None if measured is None else measured._asdict() | {"eta_seconds": measured.seconds * plan.steps},
     }  # fmt: skip
 

@@ -1,6 +1,7 @@
 """`recipes`, `plan` and `train`."""
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -23,14 +24,14 @@ def register(app: typer.Typer) -> None:
 
 @recipes.command("list")
 def list_recipes(as_json: AsJson = False) -> None:
-    """Name the shipped recipes."""
-    rows = [(p.stem, p.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")) for p in _shipped()]
+    """Name the shipped recipes, and how much memory of a GPU each is made for."""
+    rows = [(p.stem, *_about(p.read_text(encoding="utf-8"))) for p in _shipped()]
     if as_json:
-        typer.echo(json.dumps([{"name": name, "about": about} for name, about in rows], indent=1))
+        typer.echo(json.dumps([{"name": n, "gpu_gb": gpu, "about": about} for n, gpu, about in rows], indent=1))
         return
-    width = max(len(name) for name, _ in rows)
-    for name, about in rows:
-        typer.echo(f"{name:<{width}}  {about}")
+    width = max(len(name) for name, *_ in rows)
+    for name, gpu, about in rows:
+        typer.echo(f"{name:<{width}}  {f'{gpu} GB' if gpu else '-':>5}  {about}")
 
 
 @recipes.command("show")
@@ -97,5 +98,12 @@ def train(
     training_view.train(loaded, out, resume)
 
 
+def _about(text: str) -> tuple[int | None, str]:
+    """The memory of the GPU that a recipe is made for, in GB, and what it is for: its first two lines."""
+    about, second = text.split("\n", 2)[:2]
+    found = re.match(r"# GPU: (\d+) GB", second)
+    return int(found[1]) if found else None, about.lstrip("# ")
+
+
 def _shipped() -> list[Path]:
-    return sorted(shipped.RECIPES.glob("*.toml"))
+    return sorted(shipped.RECIPES.glob("*.toml"), key=lambda path: path.stem)

@@ -50,9 +50,10 @@ def detect(base: str) -> "Facts":
     """
     where = locate(base)
     for name in registry():
-        facts = family_class(name).detect(where)
+        family = family_class(name)
+        facts = family.detect(where)
         if facts is not None:
-            return facts
+            return facts._replace(dtype=_stored(Path(where), family.denoiser_name))
     if Path(where).is_file():
         from finetune.families.checkpoints import open_checkpoint
 
@@ -63,12 +64,21 @@ def detect(base: str) -> "Facts":
     )
 
 
+def _stored(where: Path, denoiser: str) -> str:
+    from finetune.families.parts import stored, weight_files
+
+    if where.is_file():
+        return stored([where], "model.diffusion_model.")
+    return stored(weight_files(where / denoiser / "diffusion_pytorch_model.safetensors"))
+
+
 def load(
     base: str, dtype: "torch.dtype | None" = None, facts: "Facts | None" = None, objective: "Objective | None" = None,
-    text_bits: int | None = None,
+    text_bits: int | None = None, base_bits: int | None = None,
 ) -> "Family":  # fmt: skip
     """The base, on the CPU; dtype of denoiser and text encoders, float32 unless said; facts as detected; the recipe's
-    word on how a flow's times are drawn and on the guidance that the denoiser is told; bits of large text encoders.
+    word on how a flow's times are drawn and on the guidance that the denoiser is told; bits of large text encoders, and
+    of the denoiser (4).
 
     Raises:
         BaseError: as `detect`; or weights are missing, truncated or of the wrong shape.
@@ -77,6 +87,8 @@ def load(
 
     facts = facts or detect(base)
     family = family_class(facts.family).load(locate(base), facts, dtype or torch.float32, text_bits)
+    if base_bits:
+        family.parts.quantise(family.denoiser_name)
     if objective is not None:
         density = None if objective.density == "auto" else objective.density
         family.process = family.process.tuned(density, objective.logit_mean, objective.logit_deviation, objective.shift)

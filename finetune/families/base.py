@@ -47,11 +47,14 @@ class Facts(NamedTuple):
     """tokens, their width and the pooled width that the denoiser reads; of captions of any length, many tokens"""
     masked: bool = False
     """captions are of any length"""
+    dtype: str = ""
+    """that the denoiser's weights are stored in, the commonest first: fp16 and fp32"""
 
     def described(self) -> str:
         zero = ", zero terminal SNR" if self.zero_snr and self.prediction != "flow" else ""
         distilled = f", distilled: {self.distilled}" if self.distilled else ""
-        return f"{self.family} ({self.variant}), predicts {self.prediction}{zero}{distilled}"
+        stored = f", stored in {self.dtype}" if self.dtype else ""
+        return f"{self.family} ({self.variant}), predicts {self.prediction}{zero}{distilled}{stored}"
 
 
 class Published(NamedTuple):

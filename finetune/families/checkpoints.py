@@ -9,7 +9,6 @@ import gzip
 import json
 import re
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -58,7 +57,6 @@ _HARMLESS = re.compile(
     r"|^first_stage_model\.(loss|model_ema)\."
 )
 _PREDICTIONS: dict[str, Prediction] = {"epsilon": "epsilon", "eps": "epsilon", "v": "v", "v_prediction": "v"}
-_DTYPES = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 
 
 class Kind(NamedTuple):
@@ -83,8 +81,6 @@ class Checkpoint(NamedTuple):
     zero_snr: bool
     resolution: int
     """px of a square the base was made for"""
-    dtype: str
-    """fp32, fp16, bf16, ... of most UNet weights"""
     evidence: str
 
 
@@ -162,7 +158,6 @@ def open_checkpoint(path: Path) -> Checkpoint:
         likely=likely,
         zero_snr="ztsnr" in header.shapes and likely == "v",
         resolution=_resolution(header, kind.variant, likely),
-        dtype=_dtype(header),
         evidence=f"the names in {path.name}: {kind.title}; {told}",
     )
 
@@ -303,12 +298,6 @@ def _resolution(header: weights.Header, variant: Variant, prediction: Prediction
     if variant == "sdxl":
         return 1024
     return 768 if (variant, prediction) == ("sd2", "v") else 512
-
-
-def _dtype(header: weights.Header) -> str:
-    counted = Counter(kind for name, kind in header.dtypes.items() if name.startswith(UNET))
-    most = counted.most_common(1)[0][0]
-    return _DTYPES.get(most, most.lower())
 
 
 def _scheduler(checkpoint: Checkpoint, folder: Path) -> dict[str, Any]:

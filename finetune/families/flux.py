@@ -161,7 +161,7 @@ class Flux:
 
     def predict(self, noisy: Tensor, t: Tensor, text: Text, frames: Tensor | None = None) -> Tensor:
         denoiser = self.parts.called("transformer")
-        weight, (height, width) = next(denoiser.parameters()).dtype, noisy.shape[-2:]
+        weight, (height, width) = parts.float_dtype(denoiser), noisy.shape[-2:]
         assert text.pooled is not None
         told = torch.full((len(noisy),), self.guidance, device=noisy.device) if self.facts.guided else None
         output: Tensor = denoiser(

@@ -160,7 +160,7 @@ class Flux2Klein:
 
     def predict(self, noisy: Tensor, t: Tensor, text: Text, frames: Tensor | None = None) -> Tensor:
         denoiser = self.parts.called("transformer")
-        weight, (height, width) = next(denoiser.parameters()).dtype, noisy.shape[-2:]
+        weight, (height, width) = parts.float_dtype(denoiser), noisy.shape[-2:]
         output: Tensor = denoiser(
             hidden_states=flow.packed(noisy).to(weight), timestep=t,
             encoder_hidden_states=text.tokens.to(noisy.device, weight),

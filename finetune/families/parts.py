@@ -2,8 +2,10 @@
 
 import copy
 import json
+import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 from finetune import weights
 from finetune.errors import BaseError
+from finetune.families.quantised import keep_unpacked, quantise
 
 _SAYS_NOTHING = ("dtype", "torch_dtype", "transformers_version", "architectures")
 """of a part's config: differs by library version and precision, and changes no output"""
@@ -21,6 +24,7 @@ OWN_FILE = "denoiser.safetensors"
 """in a denoiser's folder: weights that take the place of the base's own"""
 _ORIGINAL_PREFIX = re.compile(r"^(model\.)?diffusion_model\.")
 _OF_THIS_LINE = "give a file of this base's denoiser, as published or fine-tuned"
+_FLOATS = {"F32": "fp32", "BF16": "bf16", "F16": "fp16", "F8_E4M3": "fp8 (e4m3)", "F8_E5M2": "fp8 (e5m2)"}
 CLIP_VOCABULARY = ("vocab.json", "merges.txt")
 
 
@@ -30,10 +34,14 @@ class Parts:
     def __init__(self, loaders: Mapping[str, Callable[[], nn.Module]]) -> None:
         self._loaders, self._loaded = dict(loaders), dict[str, nn.Module]()
         self._compiled: dict[str, Any] = {}
+        self._quantised = set[str]()
 
     def __getitem__(self, name: str) -> nn.Module:
         if name not in self._loaded:
-            self._loaded[name] = self._loaders[name]().requires_grad_(False).eval()
+            module = self._loaders[name]().requires_grad_(False).eval()
+            if name in self._quantised:
+                quantise(module, current_device())
+            self._loaded[name] = _owned(module)
         return self._loaded[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -46,6 +54,10 @@ class Parts:
     def loaded(self) -> dict[str, nn.Module]:
         """Those in memory now."""
         return dict(self._loaded)
+
+    def quantise(self, name: str) -> None:
+        """Hold a part in 4 bits when it is loaded, on a GPU where there is one."""
+        self._quantised.add(name)
 
     def compile(self, name: str) -> None:
         """torch.compile a part for `called`."""
@@ -75,6 +87,22 @@ class Parts:
         for name in names or self._loaders:
             if name in self._loaded and not getattr(self._loaded[name], "is_quantized", False):
                 self._loaded[name].to(device)
+
+
+def current_device() -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def float_dtype(module: nn.Module) -> torch.dtype:
+    """Of the weights that are not held in fewer bits."""
+    return next(p.dtype for p in module.parameters() if p.is_floating_point())
+
+
+def _owned(module: nn.Module) -> nn.Module:
+    """What safetensors gives is mapped from the file, which may be overwritten: copy it."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        tensor.data = tensor.data.clone()
+    return module
 
 
 def _copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -108,9 +136,7 @@ def from_pretrained(kind: Any, path: Path, part: str, dtype: torch.dtype, bits: 
             f"{path / part}: {len(bad)} weights are missing or misshapen, {bad[0]} first", "fetch the base again"
         )
     found: nn.Module = module
-    for tensor in (*found.parameters(), *found.buffers()):
-        # a copy, because what safetensors gives is mapped from the file, which may be overwritten
-        tensor.data = tensor.data.clone()
+    keep_unpacked(found)
     return found
 
 
@@ -170,7 +196,7 @@ def _quantised(bits: int, dtype: torch.dtype) -> dict[str, Any]:
     how = BitsAndBytesConfig(
         load_in_8bit=bits == 8, load_in_4bit=bits == 4, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
     )
-    return {"quantization_config": how, "device_map": {"": 0 if torch.cuda.is_available() else "cpu"}}
+    return {"quantization_config": how, "device_map": {"": current_device()}}
 
 
 def fingerprint(module: nn.Module, *also: object) -> str:
@@ -197,21 +223,34 @@ def checkpoint_text(module: nn.Module) -> None:
 
 def whole(path: Path) -> None:
     """Raises BaseError when a weight file, or one of those it was split into, is not there, pickled or cut short."""
-    if path.with_name(OWN_FILE).is_file():
-        weights.read_header(path.with_name(OWN_FILE))
-        return
-    index = path.with_name(f"{path.name}.index.json")
-    if not path.is_file() and index.is_file():
-        for shard in sorted(set(config(index)["weight_map"].values())):
-            weights.read_header(path.with_name(shard))
-        return
+    files = weight_files(path)
     pickled = [p.name for p in path.parent.glob("*.bin")]
-    if not path.is_file() and pickled:
+    if files == [path] and not path.is_file() and pickled:
         raise BaseError(
             f"{path.parent} holds pickled weights only ({pickled[0]}), which can run code when opened: refused",
             "take the safetensors version of this model",
         )
-    weights.read_header(path)
+    for file in files:
+        weights.read_header(file)
+
+
+def weight_files(path: Path) -> list[Path]:
+    """What `whole` looks at: one file of weights, or those it was split into."""
+    index = path.with_name(f"{path.name}.index.json")
+    if path.with_name(OWN_FILE).is_file():
+        return [path.with_name(OWN_FILE)]
+    if not path.is_file() and index.is_file():
+        return [path.with_name(shard) for shard in sorted(set(config(index)["weight_map"].values()))]
+    return [path]
+
+
+def stored(files: Iterable[Path], prefix: str = "") -> str:
+    """The float types of weights in files, of those whose name begins so, the commonest first: "fp16 and fp32"."""
+    sizes = Counter[str]()
+    for header in map(weights.read_header, files):
+        for name, kind in header.dtypes.items():
+            sizes[kind] += math.prod(header.shapes[name]) if name.startswith(prefix) else 0
+    return " and ".join(_FLOATS[kind] for kind, size in sizes.most_common() if size and kind in _FLOATS)
 
 
 def whole_vocabulary(folder: Path, *files: str) -> None:

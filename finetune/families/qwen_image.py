@@ -132,7 +132,7 @@ class QwenImage:
 
     def predict(self, noisy: Tensor, t: Tensor, text: Text, frames: Tensor | None = None) -> Tensor:
         denoiser = self.parts.called("transformer")
-        weight, (height, width) = next(denoiser.parameters()).dtype, noisy.shape[-2:]
+        weight, (height, width) = parts.float_dtype(denoiser), noisy.shape[-2:]
         assert text.mask is not None
         mask = text.mask.to(noisy.device)
         shapes = [[(1, height // flow.PATCH, width // flow.PATCH)]] * len(noisy)

@@ -149,7 +149,7 @@ class StableDiffusion:
 
     def predict(self, noisy: Tensor, t: Tensor, text: Text, frames: Tensor | None = None) -> Tensor:
         denoiser = self.parts.called("unet")
-        weight = next(denoiser.parameters()).dtype
+        weight = parts.float_dtype(denoiser)
         output: Tensor = denoiser(noisy.to(weight), t, text.tokens.to(noisy.device, weight), return_dict=False)[0]
         return output
 

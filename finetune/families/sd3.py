@@ -165,7 +165,7 @@ class StableDiffusion3:
 
     def predict(self, noisy: Tensor, t: Tensor, text: Text, frames: Tensor | None = None) -> Tensor:
         denoiser = self.parts.called("transformer")
-        weight = next(denoiser.parameters()).dtype
+        weight = parts.float_dtype(denoiser)
         assert text.pooled is not None
         output: Tensor = denoiser(
             hidden_states=noisy.to(weight), timestep=t * 1000,

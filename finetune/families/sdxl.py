@@ -174,7 +174,7 @@ class StableDiffusionXL:
 
     def predict(self, noisy: Tensor, t: Tensor, text: Text, frames: Tensor | None = None) -> Tensor:
         denoiser = self.parts.called("unet")
-        weight = next(denoiser.parameters()).dtype
+        weight = parts.float_dtype(denoiser)
         assert text.pooled is not None
         told = {
             "text_embeds": text.pooled.to(noisy.device, weight),

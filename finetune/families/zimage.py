@@ -130,7 +130,7 @@ class ZImage:
     def predict(self, noisy: Tensor, t: Tensor, text: Text, frames: Tensor | None = None) -> Tensor:
         """The model counts time from noise to clean, and predicts the other way round."""
         denoiser = self.parts.called("transformer")
-        weight = next(denoiser.parameters()).dtype
+        weight = parts.float_dtype(denoiser)
         words = [one.to(noisy.device, weight) for one in _rows(text)]
         made: list[Tensor] = denoiser(list(noisy.to(weight).unsqueeze(2).unbind()), 1 - t, words, return_dict=False)[0]
         return -torch.stack(made).squeeze(2)

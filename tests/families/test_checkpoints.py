@@ -204,7 +204,6 @@ def test_a_single_file_gives_the_model_it_was_written_from(small: Small, tmp_pat
     opened = open_checkpoint(write(small.file, tmp_path / "base.safetensors"))
     parts = load_checkpoint(opened, torch.float32, small.configs)
     assert opened.variant == small.variant
-    assert opened.dtype == "fp32"
     for ours, theirs in zip(parts[:3], (small.unet, small.vae, small.text_encoder), strict=True):
         same(ours, theirs)
     ids = torch.tensor([CAT])
@@ -230,7 +229,6 @@ def test_the_autoencoder_stays_in_float32(small: Small, tmp_path: Path) -> None:
     half = {k: v.half() if v.is_floating_point() else v for k, v in small.file.items()}
     opened = open_checkpoint(write(half, tmp_path / "half.safetensors"))
     parts = load_checkpoint(opened, torch.bfloat16, small.configs)
-    assert opened.dtype == "fp16"
     found = [{p.dtype for p in part.parameters()} for part in parts[:3]]
     assert found == [{torch.bfloat16}, {torch.float32}, {torch.bfloat16}]
 

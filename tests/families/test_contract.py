@@ -70,6 +70,7 @@ def contract(base: str, out: Path) -> None:
 def facts_agree_with_the_weights(base: str, family: Family) -> None:
     facts = families.detect(base)
     assert facts.family == family.name and family.facts == facts and family.name in families.registry()
+    assert facts.dtype == "fp32" and facts.dtype in facts.described()
     assert facts.resolution % facts.stride == 0 and facts.evidence and "\n" not in facts.evidence
     assert family.process.prediction == facts.prediction
     alpha, _ = family.process.path.scales(family.process.at(ENDS))

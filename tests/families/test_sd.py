@@ -91,6 +91,16 @@ def test_facts_follow_the_configs_and_no_weights_are_read(base: Path) -> None:
     assert (facts.variant, facts.prediction, facts.zero_snr, facts.resolution) == ("sd2", "v", True, 768)
 
 
+def test_the_dtypes_of_the_stored_denoiser_are_said(base: Path, tmp_path: Path) -> None:
+    file = base / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    half = {name: t if "norm" in name else t.half() for name, t in tensors.items()}
+    save_file(half, file)
+    assert families.detect(str(base)).described() == "sd (sd1), predicts epsilon, stored in fp16 and fp32"
+    save_file({name: t.bfloat16() for name, t in tensors.items()}, tmp_path / "own.safetensors")
+    assert families.detect(f"{base} + {tmp_path / 'own.safetensors'}").dtype == "bf16"
+
+
 def test_a_scheduler_that_does_not_say_predicts_epsilon(base: Path) -> None:
     """As in diffusers: SD 1.4's own config has no prediction_type."""
     edit(base / "scheduler" / "scheduler_config.json", prediction_type=None)

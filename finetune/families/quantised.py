@@ -1,0 +1,58 @@
+"""A frozen denoiser in 4 bits, by bitsandbytes: nf4 with scales that are quantised themselves (arXiv:2305.14314).
+
+Only the linear layers inside of repeated blocks: embeddings and the last layer are small, and their errors spread.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+_BLOCK = 64
+"""weights that share a scale"""
+_OUTER = 256
+"""scales that share one of their own"""
+_TABLES = 4 * (16 + 256 + 1)
+"""bytes: the values of nf4 and of 8-bit scales, and the scales' mean"""
+
+
+def layers(module: nn.Module) -> dict[str, nn.Linear]:
+    """Those that are held in 4 bits, by name."""
+    return {n: m for n, m in module.named_modules() if type(m) is nn.Linear and re.search(r"\.\d+\.", n)}
+
+
+def weight_bytes(module: nn.Module, element: int) -> int:
+    """Of a module whose other weights take `element` bytes each."""
+    held = [layer.weight.numel() for layer in layers(module).values()]
+    whole = sum(p.numel() for p in module.parameters())
+    scales = [-(-n // _BLOCK) for n in held]
+    packed = sum(-(-n // 2) for n in held) + sum(scales) + sum(4 * -(-n // _OUTER) for n in scales)
+    return (whole - sum(held)) * element + packed + _TABLES * len(held)
+
+
+def quantise(module: nn.Module, device: torch.device) -> None:
+    """Round the layers' weights, one after the other, and move all of the module to the device."""
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    for name, layer in layers(module).items():
+        how = {"quant_type": "nf4", "compress_statistics": True}
+        made = Linear4bit(
+            layer.in_features, layer.out_features, layer.bias is not None, layer.weight.dtype, device="meta", **how
+        )
+        made.weight = Params4bit(layer.weight.data, requires_grad=False, module=made, **how)
+        made.bias = layer.bias
+        made.never_read = getattr(layer, "never_read", False)
+        module.set_submodule(name, made.to(device))
+    module.to(device)
+    keep_unpacked(module)
+    module.is_loaded_in_4bit = True  # type: ignore[assignment]  # peft asks
+
+
+def keep_unpacked(module: nn.Module) -> None:
+    """On a CPU, evaluation would pack weights of 4 bits another way, which rounds their scales for good."""
+    layers: Iterable[Any] = module.modules()
+    for layer in layers:
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False

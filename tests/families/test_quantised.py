@@ -1,0 +1,109 @@
+"""A frozen denoiser in 4 bits: what it holds, that training moves only the adapter, and that runs end proved."""
+
+from pathlib import Path
+from typing import Any
+
+import bitsandbytes
+import pytest
+import torch
+from models import Variant, needs_klein, tiny_base
+from peft.utils.integrations import dequantize_module_weight
+from test_trainer import bench, pictures, settled
+from torch import Tensor, nn
+
+from finetune import families, recipe, run, verify
+from finetune import plan as planning
+from finetune.errors import RecipeError
+from finetune.families.base import Family, read
+from finetune.recipe import Loaded
+
+VARIANTS: tuple[Variant, ...] = ("sd15", "sdxl", "sd35", "flux", "zimage", "qwen", "klein")
+
+
+def predicted(family: Family) -> Tensor:
+    cells = family.encode_images(torch.zeros(1, 3, 64, 64)).mean.shape[1:]
+    noisy = torch.randn(2, *cells, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return family.predict(noisy, torch.tensor([0.3, 0.7]), read(family, ["a cup", "a red cup"]))
+
+
+def held_bytes(module: nn.Module) -> int:
+    """Of all that a module keeps in memory."""
+    tensors: list[Tensor] = []
+    for layer in module.modules():
+        tensors += layer._parameters.values()  # type: ignore[arg-type]
+        state: Any = getattr(layer.weight, "quant_state", None) if hasattr(layer, "weight") else None
+        if state is not None:
+            tensors += [state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code]
+    return sum(t.nbytes for t in tensors if t is not None)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_blocks_are_held_in_4_bits_as_the_plan_counts_them(variant: Variant, tmp_path: Path) -> None:
+    if variant == "klein":
+        needs_klein()
+    base = tiny_base(tmp_path / "base", variant)
+    whole, small = families.load(str(base)), families.load(str(base), base_bits=4)
+    exact, rounded = predicted(whole), predicted(small)
+    assert 0 < float((exact - rounded).norm() / exact.norm()) < 0.4
+    module = small.parts[small.denoiser_name]
+    kinds = {n: type(m).__name__ for n, m in module.named_modules() if isinstance(m, nn.Linear)}
+    assert {kind for n, kind in kinds.items() if "blocks." in n or n.startswith("layers.")} == {"Linear4bit"}
+    assert {kind for n, kind in kinds.items() if n.count(".") < 2} <= {"Linear"}
+    plan = settled(base, pictures(tmp_path / "data"), train__base_bits=4)
+    row = planning.components(plan)[0]
+    assert held_bytes(module) == row.weight_bytes - 4 * row.trainable
+    assert row.parameters == sum(p.numel() for p in whole.parts[whole.denoiser_name].parameters())
+
+
+@pytest.mark.parametrize("variant", ["sdxl", "flux", "qwen", "sd35"])
+def test_a_step_is_that_of_a_base_with_the_rounded_weights(variant: Variant, tmp_path: Path) -> None:
+    """Loss and gradients, against the same model in full precision with the weights that 4 bits can say."""
+    base, data = tiny_base(tmp_path / "base", variant), pictures(tmp_path / "data")
+    small, whole = (bench(base, data, train__base_bits=bits, adapter__targets="attention+ff") for bits in (4, None))
+    module = whole.family.parts[whole.family.denoiser_name]
+    with torch.no_grad():
+        for name, layer in small.family.parts[small.family.denoiser_name].named_modules():
+            if isinstance(layer, bitsandbytes.nn.Linear4bit):
+                module.get_submodule(name).get_parameter("weight").copy_(dequantize_module_weight(layer))
+    small.grow()
+    whole.grow()
+    gradients, others = small.gradients(), whole.gradients()
+    assert gradients.keys() == others.keys()
+    assert small.train(1)[0].loss == pytest.approx(whole.train(1)[0].loss, rel=1e-5)
+    size = max(float(g.abs().max()) for g in others.values())
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, others[name], rtol=1e-4, atol=1e-5 * size)
+
+
+def test_looking_at_the_model_does_not_change_it(tmp_path: Path) -> None:
+    """On a CPU bitsandbytes would pack the weights for evaluation, and round the scales that training uses."""
+    family = families.load(str(tiny_base(tmp_path / "base", "flux")), torch.bfloat16, base_bits=4)
+    before = family.fingerprint("transformer")
+    with torch.no_grad():
+        layer = next(m for m in family.parts["transformer"].modules() if isinstance(m, bitsandbytes.nn.Linear4bit))
+        layer(torch.randn(4, 32, layer.in_features, dtype=torch.bfloat16))  # type: ignore[call-overload]
+    predicted(family)
+    assert family.fingerprint("transformer") == before
+
+
+@pytest.mark.parametrize("variant", ["sdxl", "flux"])
+def test_a_run_ends_with_a_file_proved_on_the_base_in_full(variant: Variant, tmp_path: Path) -> None:
+    base, data = tiny_base(tmp_path / "base", variant), pictures(tmp_path / "data")
+    plan = settled(base, data, train__base_bits=4, train__steps=3, optimizer__learning_rate=1e-2, sample__every=2,
+                   sample__steps=2, train__checkpoint_every=2, sample__prompts=("a cup",), prior__mode="self",
+                   data__trigger="sks", train__gradient_checkpointing=True, validation__count=1)  # fmt: skip
+    loaded = Loaded(recipe.replace(plan.recipe, train__precision="auto"), {}, Path("recipe.toml"))
+    result = run.run(loaded, tmp_path / "run", lambda _: None)
+    assert result.report is not None and result.report.ok and result.report.live == 0.0
+    assert result.sheet.is_file() and verify.verify(result.path, str(base)).ok
+
+
+def test_what_cannot_be_held_in_4_bits_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text('base = "pocket"\n[data]\npath = "example:product"\n[adapter]\nmethod = "full"\n')
+    with pytest.raises(RecipeError, match=r'train\.base_bits: has no effect with adapter\.method = "full"'):
+        recipe.load(path, ["train.base_bits=4"])
+    monkeypatch.setattr("finetune.plan.find_spec", lambda _: None)
+    with pytest.raises(RecipeError, match=r"train\.base_bits needs bitsandbytes"):
+        settled("pocket", pictures(tmp_path / "data"), train__base_bits=4)
