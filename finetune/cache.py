@@ -154,6 +154,18 @@ class Captions:
         return base.read(self.family, captions, self.made(captions))
 
 
+def read_ahead(family: Family, prompts: Iterable[str], device: torch.device) -> Captions:
+    """Prompts as the large text encoders read them, which are then let go: the denoiser needs their room."""
+    wanted, texts = list(dict.fromkeys(prompts)), {}
+    for encoder in base.large_encoders(family):
+        family.parts.load(encoder).to(device, encoder)
+        with torch.no_grad():
+            made = {prompt: family.encode(encoder, [prompt]) for prompt in wanted}
+        texts[encoder] = {prompt: text.each(lambda part: part[0].cpu()) for prompt, text in made.items()}
+        family.parts.release(encoder)
+    return Captions(family, texts, device)
+
+
 def encode_texts(
     store: Store, family: Family, encoder: str, captions: Iterable[str], told: Callable[[int], None]
 ) -> dict[str, Text]:

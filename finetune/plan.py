@@ -126,7 +126,7 @@ def _density(facts: Facts, wanted: Recipe) -> str:
     return "logit_normal" if facts.prediction == "flow" and said == "auto" else said
 
 
-def precision(wanted: str) -> str:
+def precision(wanted: str, key: str = "train.precision") -> str:
     """What `auto` means here: bf16 where the device computes it, else fp16 on CUDA, else fp32.
 
     Raises:
@@ -139,9 +139,9 @@ def precision(wanted: str) -> str:
     if wanted == "auto":
         return "bf16" if bf16 else "fp16" if cuda else "fp32"
     if wanted == "fp16" and not cuda:
-        raise RecipeError("train.precision = fp16 needs a CUDA device, and there is none", "auto, fp32 or bf16")
+        raise RecipeError(f"{key} = fp16 needs a CUDA device, and there is none", "auto, fp32 or bf16")
     if wanted == "bf16" and cuda and not bf16:
-        raise RecipeError("train.precision = bf16: this GPU has no bf16 arithmetic", "auto, fp16 or fp32")
+        raise RecipeError(f"{key} = bf16: this GPU has no bf16 arithmetic", "auto, fp16 or fp32")
     return wanted
 
 

@@ -410,12 +410,7 @@ def final_sheet(plan: Plan, file: Path, out: Path) -> Path:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     machine = Machine(device, Ranks(), nullcontext, None)
     family = open_base(plan)
-    large = large_encoders(family)
-    asked = dict.fromkeys([*plan.recipe.sample.prompts, plan.recipe.sample.negative])
-    with torch.no_grad():  # read before the denoiser is in memory; those encoders no adapter changes
-        texts = {e: {p: family.encode(e, [p]).each(lambda t: t[0]) for p in asked} for e in large}
-    family.parts.release(*large)
-    captions = cache.Captions(family, texts, device)
+    captions = cache.read_ahead(family, [*plan.recipe.sample.prompts, plan.recipe.sample.negative], device)
     pipeline = family.pipeline()
     family.parts.to(device)
 

@@ -313,6 +313,7 @@ def test_the_bases_safety_checker_stays_on_unless_it_is_switched_off_and_noted(s
         ("--size", "8x64", "at least 64"),
         ("--size", "-64x64", "at least 64"),
         ("--scheduler", "eular", "one of ddim, ddpm"),
+        ("--text-encoder-bits", "8", "has no large text encoder"),
         ("--adapter", "nothing.safetensors:0.5", "no file nothing.safetensors"),
     ],
 )
@@ -320,6 +321,59 @@ def test_what_cannot_be_sampled_is_refused_before_a_picture_is_made(option, valu
     code, said = sampled(capsys, "--base", tiny, "--prompt", "a cup", "--out", tmp_path / "out", option, value)
     assert code == 2 and words in said and "try: " in said, said
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def flux(tmp_path):
+    return tiny_base(tmp_path / "flux", "flux")
+
+
+def test_a_large_base_is_sampled_in_few_bits_and_its_text_encoder_is_let_go_first(flux, tmp_path, capsys, monkeypatch):
+    held = []
+    render = sampler.render
+
+    def watched(family, *rest):
+        kinds = {type(m).__name__ for m in family.parts["transformer"].modules()}
+        held.append((set(family.parts.loaded()), "Linear4bit" in kinds, family.parts["transformer"].dtype))
+        return render(family, *rest)
+
+    monkeypatch.setattr(sampler, "render", watched)
+    order = ("--base", flux, "--prompt", "a cup", "--steps", 1, "--size", "64x64", "--seed", 3)
+    code, said = sampled(capsys, *order, "--out", tmp_path / "few", "--precision", "bf16", "--base-bits", 4,
+                         "--text-encoder-bits", 8)  # fmt: skip
+    assert code == 0, said
+    assert held == [({"transformer", "vae"}, True, torch.bfloat16)]
+    assert facts(tmp_path / "few" / "00-3.png")["precision"] == "bf16, base in 4 bits"
+    assert sampled(capsys, *order, "--out", tmp_path / "whole")[0] == 0
+    assert held[1][1:] == (False, torch.float32) and facts(tmp_path / "whole" / "00-3.png")["precision"] == "fp32"
+    few, whole = (np.asarray(Image.open(tmp_path / n / "00-3.png"), float) for n in ("few", "whole"))
+    assert 0 < np.abs(few - whole).mean() < 20
+
+
+def test_precision_and_bits_that_cannot_be_are_refused(flux, tiny, files, tmp_path, capsys, monkeypatch):
+    order = ("--prompt", "a cup", "--out", tmp_path / "out", "--base")
+    for more, words in (
+        ((flux, "--base-bits", 4, "--merged"), "weights of 4 bits"),
+        ((flux, "--text-encoder-bits", 5), "8 or 4"),
+        ((tiny, "--precision", "fp16"), "--precision = fp16 needs a CUDA device"),
+    ):
+        code, said = sampled(capsys, *order, *more)
+        assert code == 2 and words in said, said
+    monkeypatch.setattr("finetune.cli.sampling_view.find_spec", lambda _: None)
+    code, said = sampled(capsys, *order, flux, "--base-bits", 4)
+    assert code == 2 and "need bitsandbytes" in said and "pip install" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_merged_base_is_merged_in_float32_and_painted_in_the_precision(tiny, files, tmp_path, capsys, monkeypatch):
+    seen = []
+    wear, render = sampler.wear, sampler.render
+    monkeypatch.setattr(sampler, "wear", lambda f, *rest: seen.append(f.parts["unet"].dtype) or wear(f, *rest))
+    monkeypatch.setattr(sampler, "render", lambda f, *rest: seen.append(f.parts["unet"].dtype) or render(f, *rest))
+    code, said = sampled(capsys, "--base", tiny, "--prompt", "a cup", "--steps", 1, "--size", "64x64", "--merged",
+                         "--adapter", files[0], "--out", tmp_path / "out", "--precision", "bf16")  # fmt: skip
+    assert code == 0, said
+    assert seen == [torch.float32, torch.bfloat16]
 
 
 def test_an_output_that_cannot_be_written_is_said(tiny, tmp_path, capsys):

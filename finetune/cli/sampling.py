@@ -1,9 +1,17 @@
 """`sample`: pictures, with adapters or without."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+class Precision(StrEnum):
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
 
 
 def register(app: typer.Typer) -> None:
@@ -26,6 +34,15 @@ def sample(
     merged: Annotated[
         bool, typer.Option("--merged", help="Merge the adapters into the weights first, in float32.")
     ] = False,
+    precision: Annotated[
+        Precision, typer.Option(help="Of the arithmetic. auto: bf16 or fp16 on a GPU, fp32 on a CPU.")
+    ] = Precision.auto,
+    base_bits: Annotated[
+        int | None, typer.Option(min=4, max=4, help="4: the denoiser in a quarter of the memory (nf4).")
+    ] = None,
+    text_encoder_bits: Annotated[
+        int | None, typer.Option(help="8 or 4, of a large text encoder (T5, a language model).")
+    ] = None,
     no_safety_checker: Annotated[bool, typer.Option("--no-safety-checker", help="Noted in each picture.")] = False,
 ) -> None:
     """Make pictures, with adapters or without."""
@@ -33,6 +50,6 @@ def sample(
 
     order = sampling_view.Order(
         base, tuple(prompt or ()), prompts, tuple(adapter or ()), negative, seed, steps, guidance, scheduler, size,
-        count, merged, not no_safety_checker, out,
+        count, merged, not no_safety_checker, out, precision.value, base_bits, text_encoder_bits,
     )  # fmt: skip
     sampling_view.sample(order)

@@ -1,6 +1,7 @@
 """Pictures to a folder, with a sheet of all of them. Imports torch."""
 
 from contextlib import nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,9 +10,11 @@ from PIL.Image import Image
 from rich.console import Console
 from rich.progress import track
 
-from finetune import families, layouts, sampler, shipped, weights
+from finetune import cache, families, layouts, sampler, shipped, weights
+from finetune import plan as planning
 from finetune.errors import BaseError, InputError, RunError
-from finetune.families.base import Facts
+from finetune.families.base import Facts, Family, large_encoders
+from finetune.machine import DTYPES
 from finetune.sampler import Shot, Worn
 
 
@@ -32,22 +35,25 @@ class Order(NamedTuple):
     merged: bool
     safety: bool
     out: Path
+    precision: str
+    base_bits: int | None
+    text_encoder_bits: int | None
 
 
 def sample(order: Order) -> None:
     console = Console()
     wanted, worn = _prompts(order), [_worn(text) for text in order.adapters]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    family = families.load(order.base)
+    precision = planning.precision(order.precision, "--precision")
+    family = _opened(order, torch.float32 if order.merged else DTYPES[precision])
     width, height = _size(order.size, family.facts)
     guidance = family.facts.guidance if order.guidance is None else order.guidance
-    try:
-        pipeline = family.pipeline(order.scheduler, order.safety)
-    except KeyError as e:
-        raise InputError(
-            f"no scheduler {order.scheduler!r} for {order.base}", f"one of {', '.join(family.schedulers)}"
-        ) from e
+    captions = cache.read_ahead(family, [*wanted, order.negative], device)
+    pipeline = family.pipeline(order.scheduler, order.safety)
     sampler.wear(family, pipeline, worn, order.merged)
+    if order.merged:
+        for name in family.parts.loaded().keys() - {"vae"}:
+            family.parts[name].to(DTYPES[precision])
     family.parts.to(device)
     if checker := getattr(pipeline, "safety_checker", None):
         checker.to(device)
@@ -55,6 +61,7 @@ def sample(order: Order) -> None:
         "base": shipped.public_name(order.base), "scheduler": type(pipeline.scheduler).__name__,
         "adapters": ", ".join(f"{w.path.name}:{w.weight:g} sha256 {_sha256(w.path)[:12]}" for w in worn),
         "merged": "yes" if order.merged and worn else "",
+        "precision": f"{precision}, base in 4 bits" if order.base_bits else precision,
         "safety checker": _safety(order.safety, family.has_safety_checker()),
     }  # fmt: skip
     rows = []
@@ -62,7 +69,7 @@ def sample(order: Order) -> None:
         row = []
         for n, prompt in enumerate(wanted):
             shot = Shot(prompt, order.seed + i, order.negative, order.steps, guidance, width, height)
-            made = sampler.render(family, pipeline, shot, device, nullcontext)
+            made = sampler.render(family, pipeline, shot, device, nullcontext, lambda said: captions.read([said]))
             if made.blocked:
                 console.print(f"[yellow]the base's safety checker blanked {n:02d}-{shot.seed}.png[/]")
             path = order.out / f"{n:02d}-{shot.seed}.png"
@@ -74,6 +81,25 @@ def sample(order: Order) -> None:
     console.print(
         f"{len(wanted) * order.pictures} pictures in {order.out}; all of them: {sheet}", highlight=False, soft_wrap=True
     )
+
+
+def _opened(order: Order, dtype: torch.dtype) -> Family:
+    """Raises InputError for what this base or this machine has not."""
+    facts = families.detect(order.base)
+    kind = families.family_class(facts.family)
+    if order.scheduler and order.scheduler not in kind.schedulers:
+        raise InputError(f"no scheduler {order.scheduler!r} for {order.base}", f"one of {', '.join(kind.schedulers)}")
+    if order.text_encoder_bits and not large_encoders(kind):
+        raise InputError(f"--text-encoder-bits: {order.base} has no large text encoder", "leave it out")
+    if order.text_encoder_bits not in (None, 4, 8):
+        raise InputError(f"--text-encoder-bits {order.text_encoder_bits}", "8 or 4")
+    if order.base_bits and order.merged:
+        raise InputError("--merged: weights of 4 bits cannot take a change in", "leave out --merged or --base-bits")
+    if (order.base_bits or order.text_encoder_bits) and find_spec("bitsandbytes") is None:
+        raise InputError(
+            "bits need bitsandbytes, which is not installed", "pip install 'finetune-diffusion[bitsandbytes]'"
+        )
+    return families.load(order.base, dtype, facts, text_bits=order.text_encoder_bits, base_bits=order.base_bits)
 
 
 def _prompts(order: Order) -> list[str]:
