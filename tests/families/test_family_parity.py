@@ -16,6 +16,7 @@ from torch.testing import assert_close
 
 from finetune import trainer
 from finetune.batches import Batch
+from finetune.verify import difference
 
 Reference = Callable[[Any, Batch], tuple[Tensor, Tensor]]
 """(stock pipeline, batch) -> prediction and target"""
@@ -95,9 +96,16 @@ REFERENCES: dict[Variant, Reference] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("variant", REFERENCES)
-def test_loss_and_gradients_are_those_of_a_plain_loop_on_stock_diffusers(variant: Variant, tmp_path: Path) -> None:
-    base = tiny_base(tmp_path / "base", variant)
+V = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+
+
+@pytest.mark.parametrize(
+    ("variant", "scheduler"), [*((v, {}) for v in REFERENCES), pytest.param("sdxl", V, id="sdxl-v")]
+)
+def test_loss_and_gradients_are_those_of_a_plain_loop_on_stock_diffusers(
+    variant: Variant, scheduler: dict[str, object], tmp_path: Path
+) -> None:
+    base = tiny_base(tmp_path / "base", variant, **scheduler)
     data = pictures(tmp_path / "data", [SQUARE] * 3 + [(180, 128)] * 3)
     b = bench(base, data, train__batch=2, train__steps=3, adapter__targets="attention+ff", adapter__alpha=2.0,
               data__caption_dropout=0.3, data__crop="random", data__flip=True, data__max_aspect=1.5,
@@ -110,6 +118,8 @@ def test_loss_and_gradients_are_those_of_a_plain_loop_on_stock_diffusers(variant
         assert gradients.keys() == expected.keys()
         for name, gradient in gradients.items():
             assert_close(gradient, expected[name], rtol=1e-4, atol=1e-5 * float(gradient.abs().max()) + 1e-9)
+        both = (torch.cat([g[name].flatten().double() for name in gradients]) for g in (gradients, expected))
+        assert difference(*both) < 1e-5
         b.state.step += 1
 
 
