@@ -206,6 +206,7 @@ def _qwen(path: Path, scheduler: dict[str, object]) -> Any:
     vae = AutoencoderKLQwenImage(
         base_dim=8,  # 96
         z_dim=16,
+        dim_mult=[1, 2, 4, 4],  # as published; diffusers 0.36 stumbles over its own default
         num_res_blocks=1,  # 2
     )
     text = {
@@ -385,5 +386,6 @@ def _tokenizer(folder: Path, pad: str = "<|endoftext|>") -> CLIPTokenizer:
 
 
 def _canonical_text_names(file: Path) -> None:
-    tensors = {f"text_model.{name.removeprefix('text_model.')}": t for name, t in load_file(file).items()}
+    found = {name.removeprefix("text_model."): t for name, t in load_file(file).items()}
+    tensors = {name if name.startswith("text_projection.") else f"text_model.{name}": t for name, t in found.items()}
     save_file(tensors, file, {"format": "pt"})
