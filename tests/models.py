@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import diffusers
-import pytest
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -89,12 +88,6 @@ def tiny_base(path: Path, variant: Variant, seed: int = 0, **scheduler: object) 
         if (path / part / "config.json").is_file() and "clip" in (path / part / "config.json").read_text():
             _canonical_text_names(path / part / "model.safetensors")
     return path
-
-
-def needs_klein() -> None:
-    """Skips a test where diffusers is too old for it."""
-    if not hasattr(diffusers, "Flux2KleinPipeline"):
-        pytest.skip("diffusers < 0.37 has no FLUX.2 klein")
 
 
 def _unet_pipeline(path: Path, variant: Variant, scheduler: dict[str, object]) -> Any:
@@ -206,7 +199,7 @@ def _qwen(path: Path, scheduler: dict[str, object]) -> Any:
     vae = AutoencoderKLQwenImage(
         base_dim=8,  # 96
         z_dim=16,
-        dim_mult=[1, 2, 4, 4],  # as published; diffusers 0.36 stumbles over its own default
+        dim_mult=[1, 2, 4, 4],
         num_res_blocks=1,  # 2
     )
     text = {
@@ -229,7 +222,6 @@ def _qwen(path: Path, scheduler: dict[str, object]) -> Any:
 
 
 def _klein(path: Path, variant: Variant, scheduler: dict[str, object]) -> Any:
-    needs_klein()
     transformer = diffusers.Flux2Transformer2DModel(
         in_channels=128,
         num_layers=2,  # 5

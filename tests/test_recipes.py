@@ -38,7 +38,7 @@ ADAPTERS = [name for name in SHIPPED if name != "pocket-base"]
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory) -> dict[str, str]:
-    """variant -> its small model, made when it is first asked for: an old diffusers may lack one."""
+    """variant -> its small model, made when it is first asked for."""
     root = tmp_path_factory.mktemp("bases")
 
     class Made(dict[str, str]):

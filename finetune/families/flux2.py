@@ -4,7 +4,6 @@ Source: diffusers' Flux2KleinPipeline and Flux2Transformer2DModel, after github.
 """
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -12,14 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
 
-from finetune.errors import BaseError
 from finetune.families import autoencoder, flow, language, parts
 from finetune.families.base import Facts, Moments, Original, Published, Text
 from finetune.families.parts import Parts
 from finetune.process import Process
 
 PIPELINE = "Flux2KleinPipeline"
-SINCE = (0, 37)
 """of diffusers, the first with this pipeline"""
 WEIGHTS = {
     "transformer": "diffusion_pytorch_model.safetensors",
@@ -86,7 +83,6 @@ class Flux2Klein:
         path = Path(base)
         if parts.pipeline_name(path) != PIPELINE:
             return None
-        _new_enough(version("diffusers"))
         for part, file in WEIGHTS.items():
             parts.whole(path / part / file)
         parts.whole_vocabulary(path / "tokenizer", *language.VOCABULARY)
@@ -191,14 +187,6 @@ class Flux2Klein:
 
     def has_safety_checker(self) -> bool:
         return False
-
-
-def _new_enough(found: str) -> None:
-    """Raises BaseError when this version of diffusers lacks the pipeline."""
-    major, minor = (int(n) for n in found.split(".")[:2])
-    if (major, minor) < SINCE:
-        wanted = ".".join(map(str, SINCE))
-        raise BaseError(f"FLUX.2 klein needs diffusers {wanted}, {found} is here", f"pip install 'diffusers>={wanted}'")
 
 
 def _form(tokenizer: Any, caption: str) -> str:

@@ -183,7 +183,7 @@ def _from_own_file(kind: Any, folder: Path, dtype: torch.dtype) -> nn.Module:
         prefix = "model.diffusion_model." if kind.__name__ == "UNet2DConditionModel" else ""
         original = {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
         try:
-            tensors = convert(checkpoint=original, config=told)
+            tensors = convert(original, config=told)
         except (KeyError, IndexError, ValueError, RuntimeError, AssertionError) as e:
             raise BaseError(f"{file.resolve().name} is no {kind.__name__}: {e}", _OF_THIS_LINE) from e
     fill(module, tensors, dtype, file.resolve().name, _OF_THIS_LINE)

@@ -3,7 +3,6 @@
 Source: diffusers' QwenImagePipeline and QwenImageTransformer2DModel, after arXiv:2508.02324.
 """
 
-import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, cast
@@ -136,11 +135,9 @@ class QwenImage:
         assert text.mask is not None
         mask = text.mask.to(noisy.device)
         shapes = [[(1, height // flow.PATCH, width // flow.PATCH)]] * len(noisy)
-        # diffusers < 0.37 wants the lengths told beside the mask
-        lengths = {"txt_seq_lens": mask.sum(1).tolist()} if _wants_lengths(type(denoiser)) else {}
         output: Tensor = denoiser(
             hidden_states=flow.packed(noisy).to(weight), timestep=t, encoder_hidden_states_mask=mask,
-            encoder_hidden_states=text.tokens.to(noisy.device, weight), img_shapes=shapes, return_dict=False, **lengths,
+            encoder_hidden_states=text.tokens.to(noisy.device, weight), img_shapes=shapes, return_dict=False,
         )[0]  # fmt: skip
         return flow.unpacked(output, height, width)
 
@@ -173,10 +170,6 @@ def _marked(transformer: nn.Module) -> nn.Module:
     for layer in (last.attn.add_q_proj, last.attn.to_add_out, last.txt_mlp):
         parts.never_read(layer)
     return transformer
-
-
-def _wants_lengths(kind: type) -> bool:
-    return "txt_seq_lens" in inspect.signature(cast(Any, kind).forward).parameters
 
 
 def _facts(path: Path) -> Facts:

@@ -12,7 +12,7 @@ from diffusers.loaders.single_file_utils import (
     convert_flux_transformer_checkpoint_to_diffusers,
     convert_sd3_transformer_checkpoint_to_diffusers,
 )
-from models import Variant, needs_klein, tiny_base
+from models import Variant, tiny_base
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.testing import assert_close
@@ -164,7 +164,6 @@ def test_the_map_of_original_names_is_diffusers_converters() -> None:
 
 
 def test_the_map_of_flux2s_names_is_too() -> None:
-    needs_klein()
     flux2 = Flux2Transformer2DModel(num_layers=2, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,
                                     joint_attention_dim=16, axes_dims_rope=(4, 4, 4, 4), guidance_embeds=False,
                                     timestep_guidance_channels=16)  # fmt: skip

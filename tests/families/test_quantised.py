@@ -6,7 +6,7 @@ from typing import Any
 import bitsandbytes
 import pytest
 import torch
-from models import Variant, needs_klein, tiny_base
+from models import Variant, tiny_base
 from peft.utils.integrations import dequantize_module_weight
 from test_trainer import bench, pictures, settled
 from torch import Tensor, nn
@@ -40,8 +40,6 @@ def held_bytes(module: nn.Module) -> int:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_blocks_are_held_in_4_bits_as_the_plan_counts_them(variant: Variant, tmp_path: Path) -> None:
-    if variant == "klein":
-        needs_klein()
     base = tiny_base(tmp_path / "base", variant)
     whole, small = families.load(str(base)), families.load(str(base), base_bits=4)
     exact, rounded = predicted(whole), predicted(small)

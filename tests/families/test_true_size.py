@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import needs_klein, tiny_base
+from models import tiny_base
 from safetensors.torch import save_file
 from test_trainer import pictures, settled
 
@@ -89,8 +89,6 @@ GOLDEN = {
 
 
 def skeleton(line: str) -> dict[str, torch.nn.Module]:
-    if PUBLISHED[line][0] == "flux2":
-        needs_klein()
     facts = families.detect("pocket")  # a skeleton asks no fact
     return families.family_class(PUBLISHED[line][0]).skeleton(str(CONFIGS / line), facts)
 
