@@ -17,7 +17,6 @@ from finetune.families.parts import Parts
 from finetune.process import Process
 
 PIPELINE = "Flux2KleinPipeline"
-"""of diffusers, the first with this pipeline"""
 WEIGHTS = {
     "transformer": "diffusion_pytorch_model.safetensors",
     "vae": "diffusion_pytorch_model.safetensors",
