@@ -118,9 +118,11 @@ def read(components: Mapping[str, nn.Module]) -> Modules:
     return found
 
 
-def base_weights(components: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """canonical name -> frozen weight, of the modules that carry an adapter; as computed with where it is quantised."""
-    return {name: _weight(layer.get_base_layer()) for name, layer in _layers(components)}
+def base_squares(components: Mapping[str, nn.Module]) -> dict[str, float]:
+    """canonical name -> sum of squares of the frozen weight, of the modules that carry an adapter."""
+    # one at a time: of a quantised base all of them written out would not fit
+    weights = ((name, dequantize_module_weight(layer.get_base_layer())) for name, layer in _layers(components))
+    return {name: float(weight.detach().double().square().sum()) for name, weight in weights}
 
 
 def _layers(components: Mapping[str, nn.Module]) -> Iterator[tuple[str, Any]]:
@@ -172,13 +174,6 @@ def _written(config: Adapter, component: str) -> str | tuple[str, ...]:
 
 def _matches(name: str, pattern: str) -> bool:
     return fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")
-
-
-def _weight(layer: nn.Module) -> Tensor:
-    weight: Tensor = layer.get_parameter("weight")
-    if weight.is_floating_point():
-        return weight
-    return _copy(dequantize_module_weight(layer))
 
 
 def _copy(weight: Any) -> Tensor:

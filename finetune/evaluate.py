@@ -123,10 +123,10 @@ def caption_fit(placed: Sequence[Placed], latents: Latents, captions: Captions, 
     return Fit(best / len(tried), 1 / (others + 1))
 
 
-def relative_change(weights: Mapping[str, Tensor], changes: Mapping[str, Lora]) -> float:
-    """||dW|| / ||W|| over the modules an adapter changes."""
+def relative_change(squares: Mapping[str, float], changes: Mapping[str, Lora]) -> float:
+    """||dW|| / ||W|| over the modules an adapter changes; squares: of ||W|| of each."""
     moved = sum(float(_delta_square(change)) for change in changes.values())
-    whole = sum(float(weights[name].detach().double().square().sum()) for name in changes)
+    whole = sum(squares[name] for name in changes)
     return math.sqrt(moved / whole) if whole else 0.0
 
 

@@ -63,8 +63,14 @@ def live_name(name: str, paths: Collection[str]) -> str:
 def sites(components: Mapping[str, nn.Module]) -> dict[str, tuple[int, ...]]:
     """canonical name -> weight shape of every place in a base that can hold a change."""
     return {
-        canonical_name(component, path): tuple(module.weight.shape)
+        canonical_name(component, path): _shape(module)
         for component, whole in components.items()
         for path, module in whole.named_modules()
         if isinstance(module, nn.Linear | nn.Conv2d)
     }
+
+
+def _shape(module: nn.Linear | nn.Conv2d) -> tuple[int, ...]:
+    if isinstance(module, nn.Linear):  # whose weight may be packed in 4 bits
+        return module.out_features, module.in_features
+    return tuple(module.weight.shape)

@@ -15,7 +15,7 @@ from finetune.captions import mentions, without_trigger
 from finetune.dataset import Dataset, Placed
 from finetune.errors import DataError, RecipeError
 from finetune.families.base import Facts, large_encoders
-from finetune.families.parts import weight_files
+from finetune.families.parts import config, weight_files
 from finetune.families.quantised import weight_bytes
 from finetune.recipe import Loaded, Recipe
 from finetune.schedule import Schedule, by_bucket
@@ -260,20 +260,24 @@ def components(plan: Plan) -> list[Component]:
 
 def encoder_bytes(plan: Plan) -> dict[str, int]:
     """Weights of each large text encoder while it reads captions, before training; about, where it is quantised."""
-    where = Path(families.locate(plan.recipe.base))
-    bits, element = plan.recipe.data.text_encoder_bits, 2 if plan.recipe.train.precision != "fp32" else 4
-    found = {}
+    where, precision = Path(families.locate(plan.recipe.base)), plan.recipe.train.precision
+    element, found = 4 if precision == "fp32" else 2, {}
     for encoder in large_encoders(families.family_class(plan.facts.family)):
+        clip = str(config(where / encoder / "config.json").get("model_type")).startswith("clip")
+        bits = None if clip else plan.recipe.data.text_encoder_bits  # CLIP is small enough
         headers = [weights.read_header(file) for file in weight_files(where / encoder / "model.safetensors")]
         shapes = {name: shape for header in headers for name, shape in header.shapes.items()}
         held = sum(math.prod(s) for n, s in shapes.items() if bits and len(s) == 2 and not _NOT_QUANTISED.search(n))
         whole = sum(math.prod(shape) for shape in shapes.values()) - held
-        found[encoder] = whole * element + round(held * _QUANTISED_ELEMENT[bits or 8])
+        wide = sum(math.prod(s) for n, s in shapes.items() if _OVERFLOWS.search(n)) if precision == "fp16" else 0
+        found[encoder] = (whole + wide) * element + round(held * _QUANTISED_ELEMENT[bits or 8])
     return found
 
 
 _NOT_QUANTISED = re.compile(r"embed|shared|lm_head|\.wo\.|relative_attention_bias")
 """what transformers keeps: embeddings, the last layer, and of T5 what overflows"""
+_OVERFLOWS = re.compile(r"\.wo\.")
+"""of T5, which transformers keeps in float32 in place of float16"""
 _QUANTISED_ELEMENT = {8: 1.0, 4: 0.5 + 4 / 64}
 """bytes a weight; nf4 has a float32 scale for each 64"""
 

@@ -185,7 +185,7 @@ class Train(Table):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """of the arithmetic; what is trained stays float32. auto: bf16 or fp16 on a GPU, fp32 on a CPU"""
     base_bits: Literal[4] | None = None
-    """of the frozen denoiser's weights (nf4): a quarter of the memory; needs bitsandbytes. Default: the precision's"""
+    """of the frozen denoiser's weights (nf4): down to a quarter of the memory; needs bitsandbytes. Default: all"""
     gradient_checkpointing: bool = False
     """less memory for slower steps"""
     ema: Share = 0.0

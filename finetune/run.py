@@ -324,7 +324,7 @@ def judge(plan: Plan, family: Family, made: Made, machine: Machine, tell: Listen
         TrainError: nothing measurable changed.
     """
     parts = family.parts.loaded()
-    live, before, start = adapters.read(parts), adapters.base_weights(parts), start_of(plan, family)
+    live, before, start = adapters.read(parts), adapters.base_squares(parts), start_of(plan, family)
     for component in sorted({n.partition(".")[0] for n in live}):
         own = {n: c for n, c in live.items() if n.startswith(f"{component}.")}
         part = {n: less(c, start[n]) if n in start else c for n, c in own.items()}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from models import tiny_base
 from PIL import Image
 from safetensors import safe_open
@@ -87,13 +88,52 @@ def test_a_recipe_for_a_smaller_gpu_is_the_other_one_but_for_bits(name):
 
 # what else a GPU holds at 1024 px, in GiB; measured: the decoder's on a CPU, and what CUDA itself takes is a guess
 DECODING = {"qwen": 8.4, "sd15": 1.3, "sd21": 2.5}
-READING = {"flux": 8.9, "sd35": 8.9, "sd35 in 4 bits": 4.3, "zimage": 7.5, "qwen": 15.5, "klein": 7.5}
 GUESSED = {"zimage": 4 * 2**30}
 """activations that only a real step can tell, from the sizes of its blocks"""
 
 
+def _t5_xxl() -> torch.nn.Module:
+    sizes = {"vocab_size": 32128, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64}
+    return transformers.T5EncoderModel(transformers.T5Config(**sizes, feed_forward_proj="gated-gelu"))
+
+
+def _qwen3_4b() -> torch.nn.Module:
+    sizes = {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32}
+    config = transformers.Qwen3Config(vocab_size=151936, num_key_value_heads=8, head_dim=128, **sizes)
+    return transformers.Qwen3Model(config)
+
+
+def _qwen25_vl_7b() -> torch.nn.Module:
+    text = {"vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
+            "num_attention_heads": 28, "num_key_value_heads": 4}  # fmt: skip
+    vision = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 3584}
+    config = transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision)
+    return transformers.Qwen2_5_VLForConditionalGeneration(config)
+
+
+READERS = {
+    # the same -> its largest text encoder, and parameters as published
+    "sd35": (_t5_xxl, 4.76e9), "flux": (_t5_xxl, 4.76e9), "zimage": (_qwen3_4b, 4.02e9), "klein": (_qwen3_4b, 4.02e9),
+    "qwen": (_qwen25_vl_7b, 8.29e9),
+}  # fmt: skip
+
+
+def _reading(line: str, shown: plan.Plan, patch: pytest.MonkeyPatch) -> int:
+    """What `plan` says of the largest text encoder at its true size."""
+    if line not in READERS:
+        return 0
+    build, parameters = READERS[line]
+    with torch.device("meta"):
+        shapes = {name: tuple(tensor.shape) for name, tensor in build().named_parameters()}
+    assert sum(map(math.prod, shapes.values())) == pytest.approx(parameters, rel=0.01)
+    patch.setattr(weights, "read_header", lambda _: weights.Header({}, shapes, {}, 0))
+    found = plan.encoder_bytes(shown)
+    patch.undo()
+    return list(found.values())[-1]
+
+
 @pytest.mark.parametrize("name", [n for n in ADAPTERS if not n.startswith("pocket")])
-def test_a_recipe_fits_the_gpu_that_it_names(name, bases, tmp_path):
+def test_a_recipe_fits_the_gpu_that_it_names(name, bases, tmp_path, monkeypatch):
     """At the true size of its base: reading captions, training and painting, each with an eighth and 1 GiB to spare."""
     text = (shipped.RECIPES / f"{name}.toml").read_text(encoding="utf-8")
     gpu, what, size = re.search(r"^# GPU: (\d+) GB\. .*\b(UNet|transformer)\b.*?([\d.]+) GB", text, re.M).groups()  # type: ignore[union-attr]
@@ -110,7 +150,7 @@ def test_a_recipe_fits_the_gpu_that_it_names(name, bases, tmp_path):
     shown = plan.settle(recipe.load(Path(name), sets))
     [row] = [row for row in plan.components(shown) if row.name == part]
     assert float(size) == pytest.approx((row.weight_bytes - 4 * row.trainable) / 1e9, abs=0.06)
-    reading = READING.get(f"{line} in {shown.recipe.data.text_encoder_bits} bits", READING.get(line, 0.0))
+    reading = _reading(line, shown, monkeypatch) / 2**30
     activations = memory.activation_bytes(shown) or GUESSED[line]
     training = (sum(r.bytes for r in plan.components(shown) if r.trainable) + activations) / 2**30
     painting = row.weight_bytes / 2**30 + DECODING.get(line, 4.1)

@@ -45,13 +45,16 @@ def sample(order: Order) -> None:
     wanted, worn = _prompts(order), [_worn(text) for text in order.adapters]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = planning.precision(order.precision, "--precision")
-    family = _opened(order, torch.float32 if order.merged else DTYPES[precision])
+    family = _opened(order, DTYPES[precision])
     width, height = _size(order.size, family.facts)
     guidance = family.facts.guidance if order.guidance is None else order.guidance
     captions = cache.read_ahead(family, [*wanted, order.negative], device)
+    if order.merged and precision != "fp32":
+        family = _opened(order, torch.float32)
+        captions = cache.Captions(family, captions.known, device)
     pipeline = family.pipeline(order.scheduler, order.safety)
     sampler.wear(family, pipeline, worn, order.merged)
-    if order.merged:
+    if order.merged and precision != "fp32":
         for name in family.parts.loaded().keys() - {"vae"}:
             family.parts[name].to(DTYPES[precision])
     family.parts.to(device)

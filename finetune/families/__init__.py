@@ -65,10 +65,11 @@ def detect(base: str) -> "Facts":
 
 
 def _stored(where: Path, denoiser: str) -> str:
+    from finetune.families.checkpoints import UNET
     from finetune.families.parts import stored, weight_files
 
     if where.is_file():
-        return stored([where], "model.diffusion_model.")
+        return stored([where], UNET)
     return stored(weight_files(where / denoiser / "diffusion_pytorch_model.safetensors"))
 
 

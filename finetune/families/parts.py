@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from finetune import weights
 from finetune.errors import BaseError
-from finetune.families.quantised import keep_unpacked, quantise
+from finetune.families.quantised import quantise, settle
 
 _SAYS_NOTHING = ("dtype", "torch_dtype", "transformers_version", "architectures")
 """of a part's config: differs by library version and precision, and changes no output"""
@@ -101,7 +101,8 @@ def float_dtype(module: nn.Module) -> torch.dtype:
 def _owned(module: nn.Module) -> nn.Module:
     """What safetensors gives is mapped from the file, which may be overwritten: copy it."""
     for tensor in (*module.parameters(), *module.buffers()):
-        tensor.data = tensor.data.clone()
+        if tensor.is_floating_point():  # others were made by quantising, and have a second name for their bytes
+            tensor.data = tensor.data.clone()
     return module
 
 
@@ -136,7 +137,7 @@ def from_pretrained(kind: Any, path: Path, part: str, dtype: torch.dtype, bits: 
             f"{path / part}: {len(bad)} weights are missing or misshapen, {bad[0]} first", "fetch the base again"
         )
     found: nn.Module = module
-    keep_unpacked(found)
+    settle(found)
     return found
 
 
@@ -206,7 +207,8 @@ def fingerprint(module: nn.Module, *also: object) -> str:
     told = {k: v for k, v in facts.items() if not k.startswith("_") and k not in _SAYS_NOTHING}
     if also:
         told["also"] = also
-    return weights.digest(json.dumps(told, sort_keys=True, default=str) + weights.fingerprint(module.state_dict()))
+    held: Any = getattr(module, "unrounded", None) or weights.fingerprint(module.state_dict())
+    return weights.digest(json.dumps(told, sort_keys=True, default=str) + held)
 
 
 def never_read(layer: nn.Module) -> None:

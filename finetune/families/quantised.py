@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from finetune import weights
+
 _BLOCK = 64
 """weights that share a scale"""
 _OUTER = 256
@@ -36,6 +38,8 @@ def quantise(module: nn.Module, device: torch.device) -> None:
     """Round the layers' weights, one after the other, and move all of the module to the device."""
     from bitsandbytes.nn import Linear4bit, Params4bit
 
+    # how they are rounded may depend on the device in the last bit; what they were does not
+    module.unrounded = weights.fingerprint(module.state_dict())  # type: ignore[assignment]
     for name, layer in layers(module).items():
         how = {"quant_type": "nf4", "compress_statistics": True}
         made = Linear4bit(
@@ -46,13 +50,15 @@ def quantise(module: nn.Module, device: torch.device) -> None:
         made.never_read = getattr(layer, "never_read", False)
         module.set_submodule(name, made.to(device))
     module.to(device)
-    keep_unpacked(module)
+    settle(module)
     module.is_loaded_in_4bit = True  # type: ignore[assignment]  # peft asks
 
 
-def keep_unpacked(module: nn.Module) -> None:
-    """On a CPU, evaluation would pack weights of 4 bits another way, which rounds their scales for good."""
+def settle(module: nn.Module) -> None:
+    """Break two habits of 4-bit layers: on a CPU, evaluation packs their weights another way, which rounds the scales
+    for good; and layer and weight hold each other, so that their memory is not free when they are let go."""
     layers: Iterable[Any] = module.modules()
     for layer in layers:
         if hasattr(layer, "support_avx512bf16_for_cpu"):
             layer.support_avx512bf16_for_cpu = False
+            layer.weight.module = None

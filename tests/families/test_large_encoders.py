@@ -1,5 +1,6 @@
 """T5 and language models: loaded to read the captions, let go before training, in 8 or 4 bits when asked."""
 
+import dataclasses
 import gc
 import weakref
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from finetune import plan as planning
 from finetune.errors import RecipeError
 from finetune.events import Sampled
 from finetune.families import parts
-from finetune.families.base import read
+from finetune.families.base import large_encoders, read
 from finetune.recipe import Loaded
 
 LARGE = {
@@ -82,12 +83,25 @@ def test_in_fewer_bits_it_says_nearly_the_same_and_is_kept_apart(
 def test_the_plan_says_what_it_takes(variant: Variant, bits: int | None, tmp_path: Path) -> None:
     base = tiny_base(tmp_path / "base", variant)
     plan = settled(base, pictures(tmp_path / "data"), data__text_encoder_bits=bits)
-    module = families.load(str(base), text_bits=bits).parts[LARGE[variant]]
-    # what the plan takes for embeddings, by name, must be what was not quantised
-    held = sum(p.nbytes for p in module.parameters() if not p.is_floating_point())
-    scales = sum(m.weight.quant_state.absmax.nbytes for m in module.modules() if type(m).__name__ == "Linear4bit")
-    real = held + scales + sum(p.nbytes for p in module.parameters() if p.is_floating_point())
-    assert planning.encoder_bytes(plan)[LARGE[variant]] == pytest.approx(real, rel=0.02)
+    family, told = families.load(str(base), text_bits=bits), planning.encoder_bytes(plan)
+    assert told.keys() == set(large_encoders(family))
+    for encoder in told:
+        module = family.parts[encoder]
+        # what the plan takes for embeddings, by name, must be what was not quantised
+        scales = sum(m.weight.quant_state.absmax.nbytes for m in module.modules() if type(m).__name__ == "Linear4bit")
+        held = {p.untyped_storage()._cdata: p.nbytes for p in module.parameters()}
+        held |= {m.weight.CB.untyped_storage()._cdata: m.weight.CB.nbytes for m in module.modules()
+                 if type(m).__name__ == "Linear8bitLt" and m.weight.CB is not None}  # fmt: skip
+        assert told[encoder] == pytest.approx(sum(held.values()) + scales, rel=0.02), encoder
+
+
+def test_t5_in_fp16_is_counted_with_what_transformers_keeps_in_float32(tmp_path: Path) -> None:
+    base = tiny_base(tmp_path / "base", "flux")
+    plan = settled(base, pictures(tmp_path / "data"))
+    plan = dataclasses.replace(plan, recipe=recipe.replace(plan.recipe, train__precision="fp16"))
+    module = families.load(str(base), torch.float16).parts["text_encoder_2"]
+    assert {p.dtype for p in module.parameters()} == {torch.float16, torch.float32}
+    assert planning.encoder_bytes(plan)["text_encoder_2"] == sum(p.nbytes for p in module.parameters())
 
 
 def test_bits_for_a_base_without_a_large_encoder_are_refused(tmp_path: Path) -> None:
