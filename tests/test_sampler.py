@@ -382,6 +382,7 @@ def test_precision_and_bits_that_cannot_be_are_refused(flux, tiny, files, tmp_pa
     for more, words in (
         ((flux, "--base-bits", 4, "--merged"), "weights of 4 bits"),
         ((flux, "--text-encoder-bits", 5), "8 or 4"),
+        ((flux, "--base-bits", 8), "--base-bits 8"),
         ((tiny, "--precision", "fp16"), "--precision = fp16 needs a CUDA device"),
     ):
         code, said = sampled(capsys, *order, *more)

@@ -38,7 +38,7 @@ def sample(
         Precision, typer.Option(help="Of the arithmetic. auto: bf16 or fp16 on a GPU, fp32 on a CPU.")
     ] = Precision.auto,
     base_bits: Annotated[
-        int | None, typer.Option(min=4, max=4, help="4: the denoiser in down to a quarter of the memory (nf4).")
+        int | None, typer.Option(help="4: the denoiser (nf4), in down to a quarter of the memory.")
     ] = None,
     text_encoder_bits: Annotated[
         int | None, typer.Option(help="8 or 4, of a large text encoder (T5, a language model).")

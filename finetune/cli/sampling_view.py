@@ -95,7 +95,9 @@ def _opened(order: Order, dtype: torch.dtype) -> Family:
     if order.text_encoder_bits and not large_encoders(kind):
         raise InputError(f"--text-encoder-bits: {order.base} has no large text encoder", "leave it out")
     if order.text_encoder_bits not in (None, 4, 8):
-        raise InputError(f"--text-encoder-bits {order.text_encoder_bits}", "8 or 4")
+        raise InputError(f"--text-encoder-bits {order.text_encoder_bits}: a text encoder has 8 or 4", "8, or 4")
+    if order.base_bits not in (None, 4):
+        raise InputError(f"--base-bits {order.base_bits}: the denoiser has 4, or all of --precision", "4")
     if order.base_bits and order.merged:
         raise InputError("--merged: weights of 4 bits cannot take a change in", "leave out --merged or --base-bits")
     if (order.base_bits or order.text_encoder_bits) and find_spec("bitsandbytes") is None:

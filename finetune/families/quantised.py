@@ -38,9 +38,12 @@ def quantise(module: nn.Module, device: torch.device) -> None:
     """Round the layers' weights, one after the other, and move all of the module to the device."""
     from bitsandbytes.nn import Linear4bit, Params4bit
 
+    found = layers(module)
+    if not found:  # a single file's modules come again after they were let go
+        return
     # how they are rounded may depend on the device in the last bit; what they were does not
     module.unrounded = weights.fingerprint(module.state_dict())  # type: ignore[assignment]
-    for name, layer in layers(module).items():
+    for name, layer in found.items():
         how = {"quant_type": "nf4", "compress_statistics": True}
         made = Linear4bit(
             layer.in_features, layer.out_features, layer.bias is not None, layer.weight.dtype, device="meta", **how
