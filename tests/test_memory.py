@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 from models import Variant, tiny_base
-from test_trainer import bench, pictures
+from test_trainer import bench, pictures, settled
 
-from finetune import memory
+from finetune import memory, run
 from finetune.families.base import read
 
 VARIANTS: tuple[Variant, ...] = ("sd15", "sd21", "sdxl", "sd35", "flux", "qwen")
@@ -43,6 +43,24 @@ def test_recomputing_keeps_the_blocks_inputs_and_one_block(tmp_path: Path) -> No
         for on in (False, True)
     )
     assert whole and less and 0.2 * whole < less < 0.6 * whole  # four blocks
+
+
+def test_a_prior_is_kept_beside_and_blocks_are_recomputed_one_at_a_time(tmp_path: Path) -> None:
+    base, data = tiny_base(tmp_path / "base", "flux"), pictures(tmp_path / "data", [(256, 256)])
+    changes = {"data__resolution": 256, "train__gradient_checkpointing": True, "data__trigger": "sks"}
+    plain, held = (
+        memory.activation_bytes(bench(base, data, prior__mode=mode, **changes).plan) for mode in ("off", "self")
+    )
+    assert plain and held and plain < held < 2 * plain
+
+
+def test_recomputing_loads_nothing_that_was_let_go(tmp_path: Path) -> None:
+    base, data = tiny_base(tmp_path / "base", "sdxl"), pictures(tmp_path / "data")
+    plan = settled(base, data, train__gradient_checkpointing=True)
+    family, machine = run.open_base(plan), run.open_machine("fp32")
+    run.attach(plan, family, machine)
+    assert family.parts.loaded().keys() == {"unet"}
+    assert family.parts["unet"].is_gradient_checkpointing
 
 
 def test_a_prior_is_kept_beside_the_training_loss(tmp_path: Path) -> None:
