@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from finetune import adapters, families, lora, recipe, run, verify, weights
 from finetune import plan as planning
 from finetune.errors import RecipeError
+from finetune.families import quantised
 from finetune.families.base import Family, read
 from finetune.recipe import Loaded
 
@@ -114,15 +115,33 @@ def test_sites_and_sizes_are_those_of_the_base_in_full(variant: Variant, tmp_pat
     )
 
 
-def test_looking_at_the_model_does_not_change_it(tmp_path: Path) -> None:
+class Wide(nn.Module):
+    """Large enough for scales of scales, and for what bitsandbytes does on CPUs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(8, 256)
+        self.blocks = nn.ModuleList([nn.ModuleDict({"x": nn.Linear(256, 512)}) for _ in range(2)])
+
+
+def test_the_bytes_of_wide_layers_are_counted_with_all_their_scales() -> None:
+    module = Wide().bfloat16()
+    told = quantised.weight_bytes(module, 2)
+    quantised.quantise(module, torch.device("cpu"))
+    assert held_bytes(module) == told
+
+
+def test_looking_at_the_model_does_not_change_it() -> None:
     """On a CPU bitsandbytes would pack the weights for evaluation, and round the scales that training uses."""
-    family = families.load(str(tiny_base(tmp_path / "base", "flux")), torch.bfloat16, base_bits=4)
-    before = weights.fingerprint(family.parts["transformer"].state_dict())
+    module = Wide().bfloat16()
+    quantised.quantise(module, torch.device("cpu"))
+    module.eval()
+    layer, x = module.blocks[0]["x"], torch.randn(4, 32, 256, dtype=torch.bfloat16)  # type: ignore[index]
+    before, state = layer(x.clone().requires_grad_()), weights.fingerprint(module.state_dict())
     with torch.no_grad():
-        layer = next(m for m in family.parts["transformer"].modules() if isinstance(m, bitsandbytes.nn.Linear4bit))
-        layer(torch.randn(4, 32, layer.in_features, dtype=torch.bfloat16))  # type: ignore[call-overload]
-    predicted(family)
-    assert weights.fingerprint(family.parts["transformer"].state_dict()) == before
+        layer(x)
+    assert torch.equal(layer(x.clone().requires_grad_()), before)
+    assert weights.fingerprint(module.state_dict()) == state
 
 
 @pytest.mark.parametrize(
