@@ -238,7 +238,7 @@ class Recipe(Table):
     """of the adapter file. Default: the output folder's name"""
     base: Annotated[str, Field(min_length=1)]
     """`pocket`, a diffusers folder, a hub id (with @revision), or a .safetensors checkpoint; `BASE + FILE`: a base with
-    the denoiser's weights from a file, in diffusers' or the original code's names"""
+    the denoiser's weights from a file, in diffusers' or the original code's names, whatever else the file holds"""
     data: Data
     prior: Prior = Prior()
     adapter: Adapter = Adapter()

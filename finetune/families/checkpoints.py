@@ -33,6 +33,7 @@ SDXL_CLIP, SDXL_OPEN_CLIP = "conditioner.embedders.0.", "conditioner.embedders.1
 
 _TRAINED = "single files are read of Stable Diffusion 1.x, 2.x and XL, other families as diffusers folders"
 _WHOLE = "give a Stable Diffusion 1.x, 2.x or XL checkpoint that holds UNet, VAE and text encoders"
+_COMPOSED = 'write "BASE + FILE": a diffusers folder or hub id of that line, and this file for its denoiser'
 _ITS_BASE = "give the base it was made for; `finetune inspect` says what is in an adapter file"
 _SAY_IT = 'set objective.prediction to "epsilon" or "v": the page the base came from says which'
 
@@ -41,13 +42,13 @@ _FOREIGN = (
     (r"^emb_params$|^string_to_param|^clip_[lg]$", "a textual-inversion embedding", _ITS_BASE),
     (r"^control_model\.|controlnet_cond_embedding|^input_hint_block", "a ControlNet", _ITS_BASE),
     (r"motion_modules\.", "an AnimateDiff motion module", _ITS_BASE),
-    (r"joint_blocks\.\d", "a Stable Diffusion 3 checkpoint", _WHOLE),
-    (r"single_stream_modulation\.", "a FLUX.2 checkpoint", _WHOLE),
+    (r"joint_blocks\.\d", "a Stable Diffusion 3 checkpoint", _COMPOSED),
+    (r"single_stream_modulation\.", "a FLUX.2 checkpoint", _COMPOSED),
     (r"distilled_guidance_layer\.", "a Chroma checkpoint", _WHOLE),
-    (r"double_blocks\.\d+\.img_|single_transformer_blocks\.", "a FLUX checkpoint", _WHOLE),
-    (r"cap_embedder\.", "a Lumina or Z-Image checkpoint", _WHOLE),
+    (r"double_blocks\.\d+\.img_|single_transformer_blocks\.", "a FLUX checkpoint", _COMPOSED),
+    (r"cap_embedder\.", "a Lumina or Z-Image checkpoint", _COMPOSED),
     (r"^(model\.diffusion_model\.)?blocks\.\d+\.cross_attn\.", "a Wan or Sana checkpoint", _WHOLE),
-    (r"^(down|up)_blocks\.\d", "a bare UNet in diffusers names", _WHOLE),
+    (r"^(down|up)_blocks\.\d", "a bare UNet in diffusers names", _COMPOSED),
     (r"^(encoder|decoder)\.(conv_in|mid)", "a bare VAE", _WHOLE),
     (r"^(text_model|encoder\.layers|transformer\.resblocks)\b", "a bare text encoder", _WHOLE),
 )

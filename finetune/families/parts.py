@@ -23,6 +23,8 @@ _SAYS_NOTHING = ("dtype", "torch_dtype", "transformers_version", "architectures"
 OWN_FILE = "denoiser.safetensors"
 """in a denoiser's folder: weights that take the place of the base's own"""
 _ORIGINAL_PREFIX = re.compile(r"^(model\.)?diffusion_model\.")
+_OTHER_PARTS = ("text_encoders.", "conditioner.", "cond_stage_model.", "first_stage_model.", "vae.", "model_ema.")
+"""of a file that holds a whole model: those are the base's"""
 _OF_THIS_LINE = "give a file of this base's denoiser, as published or fine-tuned"
 _FLOATS = {"F32": "fp32", "BF16": "bf16", "F16": "fp16", "F8_E4M3": "fp8 (e4m3)", "F8_E5M2": "fp8 (e5m2)"}
 CLIP_VOCABULARY = ("vocab.json", "merges.txt")
@@ -177,7 +179,8 @@ def _from_own_file(kind: Any, folder: Path, dtype: torch.dtype) -> nn.Module:
     file = folder / OWN_FILE
     told = config(folder / "config.json")
     module = hollow(partial(kind.from_config, told))
-    tensors = {_ORIGINAL_PREFIX.sub("", name): tensor for name, tensor in weights.load(file).items()}
+    named = {name: tensor for name, tensor in weights.load(file).items() if not name.startswith(_OTHER_PARTS)}
+    tensors = {_ORIGINAL_PREFIX.sub("", name): tensor for name, tensor in named.items()}
     if tensors.keys() - module.state_dict().keys():
         convert = SINGLE_FILE_LOADABLE_CLASSES[kind.__name__]["checkpoint_mapping_fn"]
         # the converter of UNets wants the prefix, the others strip it, and FLUX.2's does not know it

@@ -66,8 +66,16 @@ def flux2(family: Family) -> dict[str, Tensor]:
     return made | {"final_layer.adaLN_modulation.1.weight": torch.cat([shift, scale])}
 
 
+def all_in_one(family: Family) -> dict[str, Tensor]:
+    """As user interfaces save a whole model; its other parts are not the base's, and not read."""
+    made = {f"model.diffusion_model.{name}": tensor for name, tensor in as_it_is(family).items()}
+    made |= {f"vae.{n}": t for n, t in family.parts["vae"].state_dict().items()}
+    return made | {f"text_encoders.clip_l.{n}": t for n, t in family.parts["text_encoder"].state_dict().items()}
+
+
 CASES: list[tuple[Variant, Callable[[Family], dict[str, Tensor]]]] = [
-    ("sdxl", as_it_is), ("sdxl", sgm), ("sd35", as_it_is), ("flux", prefixed), ("zimage", z_image), ("qwen", prefixed),
+    ("sdxl", as_it_is), ("sdxl", sgm), ("sd35", as_it_is), ("sd35", all_in_one), ("flux", prefixed),
+    ("flux", all_in_one), ("zimage", z_image), ("qwen", prefixed),
     ("klein", prefixed), ("klein", flux2),
 ]  # fmt: skip
 
