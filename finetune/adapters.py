@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 
 from finetune.draws import key
 from finetune.errors import RecipeError
+from finetune.families.quantised import dense
 from finetune.lora import Lora, Modules, canonical_name
 from finetune.recipe import Adapter
 
@@ -121,8 +121,8 @@ def read(components: Mapping[str, nn.Module]) -> Modules:
 def base_squares(components: Mapping[str, nn.Module]) -> dict[str, float]:
     """canonical name -> sum of squares of the frozen weight, of the modules that carry an adapter."""
     # one at a time: of a quantised base all of them written out would not fit
-    weights = ((name, dequantize_module_weight(layer.get_base_layer())) for name, layer in _layers(components))
-    return {name: float(weight.detach().double().square().sum()) for name, weight in weights}
+    weights = ((name, dense(layer.get_base_layer().weight)) for name, layer in _layers(components))
+    return {name: float(weight.double().square().sum()) for name, weight in weights}
 
 
 def _layers(components: Mapping[str, nn.Module]) -> Iterator[tuple[str, Any]]:

@@ -51,7 +51,7 @@ from finetune.metadata import About
 from finetune.plan import Plan
 from finetune.recipe import Loaded
 from finetune.trainer import Ranks, State, Step
-from finetune.verify import Report, misfits, verify
+from finetune.verify import Report, is_large, misfits, verify
 
 Listen = Callable[[Event], None]
 CPU = torch.device("cpu")
@@ -359,10 +359,12 @@ def export_adapter(
     exported = export.export(
         live, out / "adapter", name, wanted, plan.recipe.export.dtype, about(plan, name, identity), plan.recipe.base
     )
-    report = None
+    report, bits = None, plan.recipe.train.base_bits
+    if bits and not is_large(export.base_sites(plan.recipe.base)):
+        bits = None  # in full a file is proved by the outputs as well
     for file in (exported.diffusers, exported.universal):
         if file is not None:
-            report = verify(file, plan.recipe.base, live)
+            report = verify(file, plan.recipe.base, live, bits)
             _refuse(report, out)
     assert report is not None and exported.universal is not None
     differs = f", differs from the live model by {report.live:.1e}" if report.live is not None else ""

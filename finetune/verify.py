@@ -18,6 +18,7 @@ from torch import Tensor
 
 from finetune import families, layouts, shipped, weights
 from finetune.families.base import Facts, Family, Text, components, large_encoders
+from finetune.families.quantised import dense
 from finetune.lora import Modules, canonical_name, delta, live_name, norm, sites
 
 LARGE = 4_000_000_000
@@ -103,16 +104,17 @@ class Report:
     """worth knowing, and no failure"""
 
 
-def verify(file: Path, base: str, live: Modules | None = None) -> Report:
-    """`live`: what the file should hold, as trained.
+def verify(file: Path, base: str, live: Modules | None = None, base_bits: int | None = None) -> Report:
+    """`live`: what the file should hold, as trained. base_bits: open the base's denoiser in so many bits (4), and prove
+    the file as in a base that is large.
 
     Raises:
         BaseError: the file or the base cannot be read at all.
     """
     facts = families.detect(base)
     places = sites(families.family_class(facts.family).skeleton(families.locate(base), facts))
-    large = sum(math.prod(shape) for shape in places.values()) > LARGE
-    family = families.load(base, torch.bfloat16 if large else torch.float32, facts)
+    large = is_large(places) or base_bits is not None
+    family = families.load(base, torch.bfloat16 if large else torch.float32, facts, base_bits=base_bits)
     adapter = layouts.read(file, places, family.name)
     told = layouts.expected(adapter.metadata)
     should = (
@@ -155,6 +157,11 @@ def verify(file: Path, base: str, live: Modules | None = None) -> Report:
             *(f"stock diffusers warned: {w}" for w in measured.warned),
         ),
     )
+
+
+def is_large(places: Mapping[str, tuple[int, ...]]) -> bool:
+    """Of a base that can be changed at these places, name -> weight shape."""
+    return sum(math.prod(shape) for shape in places.values()) > LARGE
 
 
 def difference(a: Tensor, b: Tensor) -> float:
@@ -320,11 +327,12 @@ def _outputs(family: Family, asked: Mapping[str, Text]) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     side = family.facts.stride * 2
     cells = family.encode_images(torch.zeros(1, 3, side, side)).mean.shape[1:]
-    noisy = torch.randn(2, *cells, generator=generator)
+    device = next(family.parts[family.denoiser_name].parameters()).device  # of 4 bits: a GPU where there is one
+    noisy = torch.randn(2, *cells, generator=generator).to(device)
     texts = {e: asked[e] if e in asked else family.encode(e, _CAPTIONS) for e in family.encoders}
-    t = family.process.at(torch.tensor([0.25, 0.75], dtype=torch.float64))
+    t = family.process.at(torch.tensor([0.25, 0.75], dtype=torch.float64)).to(device)
     outputs = {encoder: _all_of(text) for encoder, text in texts.items() if encoder in family.presets}
-    return outputs | {family.denoiser_name: family.predict(noisy, t, family.combine(list(texts.values())))}
+    return outputs | {family.denoiser_name: family.predict(noisy, t, family.combine(list(texts.values()))).cpu()}
 
 
 def _all_of(text: Text) -> Tensor:
@@ -335,7 +343,7 @@ def _all_of(text: Text) -> Tensor:
 def _effect(family: Family, component: str, modules: Modules, before: Tensor, after: Tensor | None) -> Effect:
     inside = {n: lora for n, lora in modules.items() if n.startswith(f"{component}.") and norm(lora)}
     change = sum(norm(lora) ** 2 for lora in inside.values()) ** 0.5
-    whole = sum(float(weight_of(family, n).double().square().sum()) for n in inside) ** 0.5
+    whole = sum(float(dense(weight_of(family, n)).double().square().sum()) for n in inside) ** 0.5
     output = None if after is None else difference(after, before)
     return Effect(component, len(inside), change / whole if whole else 0.0, output)
 
@@ -349,7 +357,7 @@ def _stock_differences(
         for path, layer in whole.named_modules():
             if "verified" in getattr(layer, "lora_A", {}):
                 name = canonical_name(component, path)
-                change: Tensor = layer.get_delta_weight("verified")
+                change: Tensor = layer.get_delta_weight("verified").cpu()
                 lora = left.pop(name, None)
                 off = difference(change, delta(lora).reshape(change.shape) if lora else torch.zeros_like(change))
                 worst = max(worst, off)

@@ -68,6 +68,9 @@ def verify(
     file: Annotated[Path, typer.Argument(help="A LoRA file or PEFT directory, of any origin.")],
     base: BaseOption = "",
     run: Annotated[Path | None, typer.Option(help="The run folder that trained it, to compare with.")] = None,
+    base_bits: Annotated[
+        int | None, typer.Option(help="4: open the base's denoiser in nf4, where it would not fit in full.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Prove an adapter file in a fresh base.
@@ -76,12 +79,14 @@ def verify(
     Exit 0: verified; 5: it fails; 2: it cannot be read at all (truncated, pickled, no safetensors).
     """
     from finetune import layouts
-    from finetune.errors import VerifyError
+    from finetune.errors import InputError, VerifyError
     from finetune.verify import verify as check
 
+    if base_bits not in (None, 4):
+        raise InputError(f"--base-bits {base_bits}: the denoiser has 4, or all", "4")
     base = base or _base_of(file, run)
     live = layouts.read(run / "adapter" / "peft").modules if run else None
-    report = check(file, base, live)
+    report = check(file, base, live, base_bits)
     if as_json:
         typer.echo(json.dumps(asdict(report), indent=2))
     else:

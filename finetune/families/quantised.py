@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from finetune import weights
 
@@ -55,6 +55,17 @@ def quantise(module: nn.Module, device: torch.device) -> None:
     module.to(device)
     settle(module)
     module.is_loaded_in_4bit = True  # type: ignore[assignment]  # peft asks
+
+
+def dense(weight: Tensor) -> Tensor:
+    """A weight as it is computed with, packed in 4 bits or not."""
+    packed: Any = weight
+    if getattr(packed, "quant_state", None) is None:
+        return weight.detach()
+    from bitsandbytes.functional import dequantize_4bit
+
+    made: Tensor = dequantize_4bit(packed.data, packed.quant_state)
+    return made
 
 
 def settle(module: nn.Module) -> None:

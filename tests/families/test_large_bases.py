@@ -32,17 +32,31 @@ def made(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path, Mod
     return str(base), file, live
 
 
-def test_a_good_file_is_proved(made: tuple[str, Path, Modules]) -> None:
+@pytest.mark.parametrize("bits", [None, 4])
+def test_a_good_file_is_proved(made: tuple[str, Path, Modules], bits: int | None) -> None:
     base, file, live = made
-    report = verify.verify(file, base, live)
+    report = verify.verify(file, base, live, bits)
     assert report.ok, report.problems
     assert report.stock is not None and report.stock < 5e-3 and report.live is not None and report.live < 1e-6
     assert report.stock_output is None
     assert all(e.weight > 1e-4 and e.output and e.output > 1e-4 for e in report.effects)
 
 
+def test_in_4_bits_the_sizes_are_those_in_full_and_a_small_base_may_be_opened_so(
+    made: tuple[str, Path, Modules], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, file, live = made
+    few, full = (verify.verify(file, base, live, bits) for bits in (4, None))
+    for one, other in zip(few.effects, full.effects, strict=True):
+        assert one.weight == pytest.approx(other.weight, rel=0.1) and one.weight != other.weight
+    monkeypatch.undo()
+    report = verify.verify(file, base, live, 4)
+    assert report.ok and report.stock_output is None and verify.verify(file, base, live).stock_output is not None
+
+
+@pytest.mark.parametrize("bits", [None, 4])
 def test_a_weight_off_by_a_hundredth_a_lost_module_and_nothing_at_all_are_found(
-    made: tuple[str, Path, Modules], tmp_path: Path
+    made: tuple[str, Path, Modules], bits: int | None, tmp_path: Path
 ) -> None:
     base, file, live = made
     told = weights.read_header(file).metadata
@@ -50,12 +64,14 @@ def test_a_weight_off_by_a_hundredth_a_lost_module_and_nothing_at_all_are_found(
     tensors = load_file(file)
     tensors[up] = tensors[up] * 1.01
     save_file(tensors, tmp_path / "b.safetensors", told)
-    problems = verify.verify(tmp_path / "b.safetensors", base, live).problems
+    problems = verify.verify(tmp_path / "b.safetensors", base, live, bits).problems
     assert any("differs from the live model" in problem for problem in problems)
     stem = up.rpartition(".lora_")[0]
     tensors = {k: v for k, v in load_file(file).items() if not k.startswith(f"{stem}.")}
     save_file(tensors, tmp_path / "c.safetensors", told)
-    assert any("expected, and not in the file" in p for p in verify.verify(tmp_path / "c.safetensors", base).problems)
+    lost = verify.verify(tmp_path / "c.safetensors", base, None, bits)
+    assert any("expected, and not in the file" in problem for problem in lost.problems)
     nothing = {n: m._replace(up=torch.zeros_like(m.up)) for n, m in live.items()}
     save_file(layouts.diffusers(nothing, DTYPES["float32"]), tmp_path / "d.safetensors")
-    assert any("changes nothing" in p for p in verify.verify(tmp_path / "d.safetensors", base).problems)
+    idle = verify.verify(tmp_path / "d.safetensors", base, None, bits)
+    assert any("changes nothing" in problem for problem in idle.problems)

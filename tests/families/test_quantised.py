@@ -158,6 +158,28 @@ def test_a_run_ends_with_a_file_proved_on_the_base_in_full(variant: Variant, pre
     assert result.sheet.is_file() and verify.verify(result.path, str(base)).ok
 
 
+@pytest.mark.parametrize("large", [True, False])
+def test_only_a_large_base_is_opened_in_4_bits_to_prove_the_file(
+    large: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, data = tiny_base(tmp_path / "base", "flux"), pictures(tmp_path / "data")
+    plan = settled(base, data, train__base_bits=4, train__steps=2, optimizer__learning_rate=1e-2, sample__steps=1,
+                   sample__prompts=("a cup",))  # fmt: skip
+    monkeypatch.setattr(verify, "LARGE", 0 if large else 4e9)
+    held = []
+
+    def noted(*asked: Any, **more: Any) -> Any:
+        held.append(more.get("base_bits"))
+        return load(*asked, **more)
+
+    load = families.load
+    monkeypatch.setattr(verify.families, "load", noted)
+    loaded = Loaded(recipe.replace(plan.recipe, train__precision="bf16"), {}, Path("recipe.toml"))
+    report = run.run(loaded, tmp_path / "run", lambda _: None).report
+    assert report is not None and report.ok and (report.stock_output is None) == large
+    assert (4 in held) == large
+
+
 def test_what_cannot_be_held_in_4_bits_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text('base = "pocket"\n[data]\npath = "example:product"\n[adapter]\nmethod = "full"\n')
