@@ -387,7 +387,7 @@ def test_precision_and_bits_that_cannot_be_are_refused(flux, tiny, files, tmp_pa
     ):
         code, said = sampled(capsys, *order, *more)
         assert code == 2 and words in said, said
-    monkeypatch.setattr("finetune.cli.sampling_view.find_spec", lambda _: None)
+    monkeypatch.setattr("finetune.families.find_spec", lambda _: None)
     code, said = sampled(capsys, *order, flux, "--base-bits", 4)
     assert code == 2 and "need bitsandbytes" in said and "pip install" in said
     assert not (tmp_path / "out").exists()

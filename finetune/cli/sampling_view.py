@@ -1,7 +1,6 @@
 """Pictures to a folder, with a sheet of all of them. Imports torch."""
 
 from contextlib import nullcontext
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -100,10 +99,6 @@ def _opened(order: Order, dtype: torch.dtype) -> Family:
         raise InputError(f"--base-bits {order.base_bits}: the denoiser has 4, or all of --precision", "4")
     if order.base_bits and order.merged:
         raise InputError("--merged: weights of 4 bits cannot take a change in", "leave out --merged or --base-bits")
-    if (order.base_bits or order.text_encoder_bits) and find_spec("bitsandbytes") is None:
-        raise InputError(
-            "bits need bitsandbytes, which is not installed", "pip install 'finetune-diffusion[bitsandbytes]'"
-        )
     return families.load(order.base, dtype, facts, text_bits=order.text_encoder_bits, base_bits=order.base_bits)
 
 

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from importlib import import_module
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -82,10 +83,14 @@ def load(
     of the denoiser (4).
 
     Raises:
-        BaseError: as `detect`; or weights are missing, truncated or of the wrong shape.
+        BaseError: as `detect`; or weights are missing, truncated or of the wrong shape; or bits need bitsandbytes.
     """
     import torch
 
+    if (base_bits or text_bits) and find_spec("bitsandbytes") is None:
+        raise BaseError(
+            "bits need bitsandbytes, which is not installed", "pip install 'finetune-diffusion[bitsandbytes]'"
+        )
     facts = facts or detect(base)
     family = family_class(facts.family).load(locate(base), facts, dtype or torch.float32, text_bits)
     if base_bits:

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from test_trainer import bench, pictures
 
 from finetune import adapters, export, layouts, verify, weights
+from finetune.errors import BaseError
 from finetune.export import DTYPES
 from finetune.families.base import components
 from finetune.lora import Modules
@@ -75,3 +76,14 @@ def test_a_weight_off_by_a_hundredth_a_lost_module_and_nothing_at_all_are_found(
     save_file(layouts.diffusers(nothing, DTYPES["float32"]), tmp_path / "d.safetensors")
     idle = verify.verify(tmp_path / "d.safetensors", base, None, bits)
     assert any("changes nothing" in problem for problem in idle.problems)
+
+
+def test_without_bitsandbytes_4_bits_are_refused_in_a_sentence(
+    made: tuple[str, Path, Modules], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, file, live = made
+    monkeypatch.setattr("finetune.families.find_spec", lambda _: None)
+    with pytest.raises(BaseError, match="bits need bitsandbytes") as raised:
+        verify.verify(file, base, live, 4)
+    assert "pip install" in raised.value.hint
+    assert verify.verify(file, base, live).ok
