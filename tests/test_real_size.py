@@ -12,11 +12,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from diffusers import AutoencoderKL
 from models import tiny_base
 from safetensors.torch import save_file
+from test_recipes import DECODING
 from test_trainer import pictures
 
 from finetune import families
@@ -86,6 +88,28 @@ def write_base(folder: Path, line: str, dtype: torch.dtype) -> Path:
                 load_tokenizer(line, part=part).save_pretrained(folder / part)  # type: ignore[arg-type]
     (folder / "model_index.json").write_bytes((CONFIGS / line / "model_index.json").read_bytes())
     return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("line", "vae", "px"),
+    [("sd15", CONFIGS / "sd1" / "vae", 512), ("sd21", CONFIGS / "sd2" / "vae", 768), ("others", CONFIGS / "sdxl" / "vae", 1024),
+     ("others", TRUE / "flux-dev" / "vae", 1024), ("qwen", TRUE / "qwen-image" / "vae", 1024)],
+)  # fmt: skip
+def test_decoding_takes_what_the_recipes_gpus_are_counted_with(line: str, vae: Path, px: int, tmp_path: Path) -> None:
+    config = json.loads((vae / "config.json").read_text())
+    decoder = getattr(diffusers, config["_class_name"]).from_config(config).eval()
+    flat = config["_class_name"] != "AutoencoderKLQwenImage"
+    channels = config["latent_channels"] if flat else config["z_dim"]
+    latents = torch.zeros(1, channels, *([] if flat else [1]), px // 8, px // 8)
+    with torch.no_grad(), torch.profiler.profile(profile_memory=True) as seen:
+        decoder.decode(latents)
+    seen.export_chrome_trace(str(tmp_path / "trace.json"))
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    peak = max(e["args"]["Total Allocated"] for e in events if e.get("name") == "[memory]")
+    taken = (peak + sum(p.nbytes for p in decoder.parameters())) / 2**30
+    print(vae, f"{taken:.2f} GiB")  # noqa: T201 - shown with -s
+    assert taken == pytest.approx(DECODING[line], rel=0.05)
 
 
 def write_denoiser(base: Path, configs: Path) -> Path:
