@@ -28,7 +28,7 @@ import typer
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT / "data"), str(ROOT / "tests"), str(ROOT / "benchmarks")]
+sys.path[:0] = [str(ROOT / "data"), str(ROOT / "benchmarks")]
 
 import icons  # noqa: E402
 from drawn import draw, prompt  # noqa: E402
@@ -41,7 +41,7 @@ WORK = Path("build/learns")
 SEEDS = (0, 1, 2)
 INTRODUCTION = """`python benchmarks/learns.py` trains adapters on the pocket base with the shipped recipes, changes
 one setting at a time, and asks two judges what came of it: a classifier that knows objects, colours and styles
-(`tests/classifier.py`) and the pocket eyes (`finetune.likeness`). `product` and `style` are the bundled examples;
+(`benchmarks/referee/`) and the pocket eyes (`finetune.likeness`). `product` and `style` are the bundled examples;
 `product-2` and `style-2` are drawn by `benchmarks/unseen.py`, and no recipe was tuned on them. Values are means over
 seeds, with half of their range.
 
@@ -404,7 +404,7 @@ def measure(trial: Trial, work: Path) -> Measures:
 
 def look(subject: Subject, work: Path, adapter: Path | None) -> Measures:
     """Paint with and without the trigger, with and without the adapter, and ask the judges."""
-    import classifier
+    from referee import classifier
 
     referee, eyes, family = classifier.load(), likeness.Eyes.load(shipped.EYES), families.load("pocket")
     pipeline = family.pipeline()

@@ -21,12 +21,12 @@ import torch
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT / "data"), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT / "data")]
 
-import classifier  # noqa: E402
 import icons  # noqa: E402
 from build_pocket import LEGS  # noqa: E402
 from drawn import GUIDANCE, STEPS, draw, prompt  # noqa: E402
+from referee import classifier  # noqa: E402
 from render_pictures import picture  # noqa: E402
 
 from finetune import families, run, sampler, trainer  # noqa: E402

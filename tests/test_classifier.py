@@ -6,15 +6,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import classifier
 import icons
 import numpy as np
 import pytest
 import styles
 import torch
-import train_classifier
-from classifier import judge, load
 from PIL import Image, ImageDraw
+from referee import classifier, train_classifier
+from referee.classifier import judge, load
 from safetensors import safe_open
 
 from finetune import shipped

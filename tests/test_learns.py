@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from classifier import judge
 from PIL import Image
+from referee.classifier import judge
 
 from finetune import dataset, likeness, recipe, run, shipped
 from finetune.errors import TrainError

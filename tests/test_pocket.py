@@ -6,10 +6,10 @@ from pathlib import Path
 import icons
 import pytest
 import styles
-from classifier import Verdict
-from classifier import judge as referee
 from drawn import draw, prompt
 from PIL import Image
+from referee.classifier import Verdict
+from referee.classifier import judge as referee
 from safetensors import safe_open
 from transformers import CLIPTokenizer
 

@@ -1,4 +1,6 @@
-"""Trains the referee on renders made as it goes: `python tests/train_classifier.py tests/classifier.safetensors`.
+"""Trains the referee on renders made as it goes.
+
+    python benchmarks/referee/train_classifier.py benchmarks/referee/classifier.safetensors
 
 Unlike the base it sees every object on every colour, held-out pairs too, for it has to judge just those. Pictures are
 worn as a small diffusion model wears them: bent, soft, spotty, off in colour.
@@ -15,17 +17,20 @@ from typing import Annotated, NamedTuple
 import numpy as np
 import torch
 import typer
-from classifier import HEADS, SIDE_PX, Classifier, Network
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-sys.path.append(str(Path(__file__).parent.parent / "data"))
-import icons
-import styles
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "data"), str(ROOT / "benchmarks")]
 
-COMMAND = "python tests/train_classifier.py tests/classifier.safetensors"
+import icons  # noqa: E402
+import styles  # noqa: E402
+
+from referee.classifier import HEADS, SIDE_PX, Classifier, Network  # noqa: E402
+
+COMMAND = "python benchmarks/referee/train_classifier.py benchmarks/referee/classifier.safetensors"
 NAMES = {
     "objects": tuple(icons.OBJECTS), "background": tuple(icons.COLOURS), "ground": ("plain", *icons.PATTERNS),
     "style": ("plain", *styles.BRANDS, "other"),

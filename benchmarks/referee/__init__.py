@@ -1,0 +1,1 @@
+"""The independent judge of generated pictures, what trains it, and its weights."""
