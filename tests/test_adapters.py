@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from models import tiny_base
-from test_trainer import bench, pictures, settled
+from support.bases import tiny_base
+from support.bench import bench, settled
+from support.photos import pictures
 from torch import Tensor, nn
 from torch.testing import assert_close
 

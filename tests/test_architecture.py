@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support import TESTS
 
 import finetune
 
@@ -191,6 +192,39 @@ def test_files_and_functions_keep_to_a_size_that_can_be_read():
     )
     median, ninetieth = statistics.median(lengths), lengths[len(lengths) * 9 // 10]
     assert median < 12 and ninetieth < 40 and lengths[-1] < 80, (median, ninetieth, lengths[-1])
+
+
+def borrowed(tree: ast.AST, tests: set[str]) -> list[str]:
+    """The test modules that a module of tests takes something out of, wherever and however it does."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found += [f"{node.module or ''}.{alias.name}" for alias in node.names]
+    return [name for name in found if tests & set(name.split("."))]
+
+
+def test_no_test_takes_its_helpers_out_of_another_test():
+    modules = {path: ast.parse(path.read_text(encoding="utf-8")) for path in TESTS.rglob("*.py")}
+    tests = {path.stem for path in modules if path.stem.startswith("test_")}
+    assert len(tests) > 40
+    assert not {path.name: found for path, tree in modules.items() if (found := borrowed(tree, tests))}
+    for code in (
+        "from test_run import x",
+        "import families.test_sd as y",
+        "def f():\n    from families import test_sd",
+    ):
+        assert borrowed(ast.parse(code), tests), code
+
+
+def test_what_tests_are_made_of_runs_nothing_when_imported():
+    """Definitions, imports and names for values: no statement that acts on what is outside of it."""
+    harmless = (ast.FunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign, ast.Expr)
+    for path in (TESTS / "support").glob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            text = isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant)
+            assert isinstance(node, harmless) and not text, f"{path.name}:{node.lineno}"
 
 
 def test_files_are_named_for_what_they_are():

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import tiny_base
 from PIL import Image
-from test_resume import photos, short
+from support.bases import tiny_base
+from support.photos import photos
+from support.runs import short
 from torch import Tensor
 from torch.testing import assert_close
 from typer.testing import CliRunner

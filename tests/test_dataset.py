@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import typer
-from nasty_folder import build, cut_out, encoded, picture, turned, write_jsonl
+from support.nasty_folder import build, cut_out, encoded, picture, turned, write_jsonl
 from typer.testing import CliRunner, Result
 
 from finetune import batches, cache, dataset, images, plan, recipe

@@ -3,11 +3,11 @@
 import importlib.metadata
 import sys
 import tomllib
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from support import ROOT
 
 from finetune import cli, doctor, optimizers
 from finetune.errors import RunError
@@ -28,7 +28,7 @@ CORE = {
 @pytest.fixture(autouse=True)
 def requirements(monkeypatch) -> None:
     """Those of pyproject.toml as it is now: an editable install keeps those of its first day."""
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = [f"{r}; extra == '{name}'" for name, rs in project["optional-dependencies"].items() for r in rs]
     monkeypatch.setattr(doctor, "requires", lambda _: project["dependencies"] + extras)
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import tiny_base
-from test_trainer import BOTH, SQUARE, WIDE, Bench, bench, pictures
+from support.bases import tiny_base
+from support.bench import BOTH, Bench, bench
+from support.photos import SQUARE, WIDE, pictures
 from torch import nn
 from torch.testing import assert_close
 

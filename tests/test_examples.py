@@ -8,10 +8,11 @@ from types import ModuleType
 
 import pytest
 from PIL import Image, ImageChops
+from support import ROOT
 
 from finetune import dataset, shipped
 
-SCRIPT = Path(__file__).parent.parent / "data" / "draw_examples.py"
+SCRIPT = ROOT / "data" / "draw_examples.py"
 COUNTS = {"product": 6, "style": 16}
 
 

@@ -14,9 +14,10 @@ import pytest
 import torch
 import typer
 from diffusers import StableDiffusionPipeline
-from models import tiny_base
 from safetensors.torch import load_file, save_file
-from test_layouts import dense, kohya_file, random_lora
+from support.adapters import dense, random_lora
+from support.bases import tiny_base
+from support.kohya import kohya_file
 from torch import Tensor
 from typer.testing import CliRunner
 

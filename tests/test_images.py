@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nasty_folder import bomb, cut_out, encoded, picture, sixteen_bit, turned
 from PIL import Image, ImageCms, ImageDraw
+from support.nasty_folder import bomb, cut_out, encoded, picture, sixteen_bit, turned
 
 from finetune import images
 from finetune.errors import DataError

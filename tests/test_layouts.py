@@ -14,9 +14,11 @@ from typing import NamedTuple
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from models import tiny_base
 from packaging.version import Version
 from safetensors.torch import load_file, save_file
+from support.adapters import Deltas, dense, random_lora
+from support.bases import tiny_base
+from support.kohya import kohya_file
 from torch import Tensor, nn
 
 from finetune import layouts, weights
@@ -28,8 +30,6 @@ torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"  # peft 0.21 asks transformers 5.23
 )
-
-Deltas = dict[str, Tensor]
 
 
 class Base(NamedTuple):
@@ -67,18 +67,6 @@ def trained(places: dict[str, tuple[int, ...]], components: str, case: str, seed
     pattern, shape_of = CASES[case]
     names = [n for n in places if re.fullmatch(COMPONENTS[components], n) and re.fullmatch(pattern, n)]
     return {name: random_lora(places[name], *shape_of(n), seed + n) for n, name in enumerate(names)}
-
-
-def random_lora(shape: tuple[int, ...], rank: int, scale: float, seed: int) -> Lora:
-    generator = torch.Generator().manual_seed(seed)
-    up = (shape[0], rank) + (1, 1) * (len(shape) == 4)
-    return Lora(torch.randn(rank, *shape[1:], generator=generator), torch.randn(*up, generator=generator) * 0.3, scale)
-
-
-def dense(modules: Modules) -> Deltas:
-    """The reference, from the definition, and not by any code of ours."""
-    products = {n: m.scale * (m.up.double().flatten(1) @ m.down.double().flatten(1)) for n, m in modules.items()}
-    return {n: p.reshape(modules[n].up.shape[0], *modules[n].down.shape[1:]) for n, p in products.items()}
 
 
 def changes(before: nn.Module, after: nn.Module, component: str) -> Deltas:
@@ -301,16 +289,6 @@ def test_the_norm_is_that_of_the_dense_change(base: Base) -> None:
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
-
-
-def kohya_file(modules: Modules, prefix: str = "lora_te_") -> dict[str, Tensor]:
-    """As kohya's trainer writes it: true ranks, true alphas."""
-    tensors = {}
-    for name, lora in modules.items():
-        key = StableDiffusion.kohya_name(name).replace("lora_te_", prefix)
-        tensors |= {f"{key}.lora_down.weight": lora.down, f"{key}.lora_up.weight": lora.up}
-        tensors[f"{key}.alpha"] = torch.tensor(lora.scale * lora.rank)
-    return tensors
 
 
 def diffusers_old(modules: Modules) -> dict[str, Tensor]:

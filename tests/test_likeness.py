@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from models import _tokenizer
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from support.bases import clip_tokenizer
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model
 
@@ -42,7 +42,7 @@ def clip(tmp_path_factory) -> Path:
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8, initializer_factor=2.0))
     model.save_pretrained(folder)
     CLIPProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
-    _tokenizer(folder / "words").save_pretrained(folder)
+    clip_tokenizer(folder / "words").save_pretrained(folder)
     return folder
 
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import Variant, tiny_base
-from test_trainer import bench, pictures, settled
+from support.bases import Variant, tiny_base
+from support.bench import bench, settled
+from support.photos import pictures
 
 from finetune import memory, run
 from finetune.families.base import read

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from models import tiny_base
 from PIL import Image
+from support.bases import tiny_base
 
 from finetune import adapters, batches, export, layouts, pictures, recipe, run, trainer, weights
 from finetune import plan as planning

@@ -7,9 +7,10 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.training_utils import compute_snr
-from models import tiny_base
 from peft import LoraConfig
-from test_trainer import BOTH, bench, pictures
+from support.bases import tiny_base
+from support.bench import BOTH, bench
+from support.photos import pictures
 from torch import Tensor
 from torch.nn.functional import mse_loss
 from torch.testing import assert_close

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models import tiny_base
 from PIL import Image
+from support.bases import tiny_base
 
 from finetune import adapters, dataset, families, optimizers, recipe, run
 from finetune import plan as planning

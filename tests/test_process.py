@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
-from models import tiny_base
+from support.bases import tiny_base
 from torch.testing import assert_close
 
 from finetune import families, shipped

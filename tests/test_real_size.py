@@ -16,10 +16,10 @@ import diffusers
 import pytest
 import torch
 from diffusers import AutoencoderKL
-from models import tiny_base
 from safetensors.torch import save_file
+from support.bases import tiny_base
+from support.photos import pictures
 from test_recipes import DECODING
-from test_trainer import pictures
 
 from finetune import families
 from finetune.families.checkpoints import CONFIGS

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from models import tiny_base
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
+from support.bases import tiny_base
 
 from finetune import adapters, dataset, evaluate, families, memory, plan, recipe, run, shipped, weights
 from finetune.events import Event, Note, Stepped

@@ -1,7 +1,4 @@
-"""A run that is killed, damaged, changed or finished, and goes on. Run as a script, it hosts the runs that are killed.
-
-Also the bench that the other tests of whole runs stand on: pictures in three shapes, and short recipes on `pocket`.
-"""
+"""A run that is killed, damaged, changed or finished, and goes on. As a script it hosts the runs that are killed."""
 
 import json
 import os
@@ -17,90 +14,25 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from PIL import Image
+from support import ROOT, TESTS
+from support.photos import photos
+from support.runs import Stop, begin, saved_bytes, short, steps, stop_if
 
 from finetune import checkpoint, evaluate, families, recipe, run, shipped, trainer, weights
 from finetune import plan as planning
 from finetune.errors import RunError
-from finetune.events import Event, Resumed, Saved, Stepped, Warned
-from finetune.recipe import Adapter, Loaded, Recipe
+from finetune.events import Event, Resumed, Stepped, Warned
+from finetune.recipe import Adapter, Loaded
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning:bitsandbytes")
 
-SHAPES = ((64, 64), (64, 60), (40, 80), (80, 40), (70, 36))
 SEED = 20
-
-
-class Stop(Exception):
-    """The test has seen enough."""
-
-
-def photos(folder: Path, shapes: tuple[tuple[int, int], ...] = SHAPES) -> Path:
-    """Pictures of smooth random colours, each with its own caption."""
-    folder.mkdir(parents=True)
-    chance = random.Random(SEED)
-    for i, shape in enumerate(shapes):
-        coarse = Image.frombytes("RGB", (4, 4), chance.randbytes(48))
-        coarse.resize(shape, Image.Resampling.BICUBIC).save(folder / f"{i}.png")
-        (folder / f"{i}.txt").write_text(f"a sks cup number {i}")
-    return folder
-
-
-def short(data: Path, base: str = "pocket", **changes: object) -> Loaded:
-    """Few steps at few pixels; `train__steps=3` sets train.steps."""
-    small = Recipe.model_validate(
-        {
-            "name": "mug",
-            "base": base,
-            "data": {"path": data, "trigger": "sks", "resolution": 32},
-            "adapter": {"rank": 2, "targets": ("attn2.to_q", "attn2.to_v")},
-            "optimizer": {"learning_rate": 1e-2},
-            "train": {"steps": 4, "checkpoint_every": 2, "precision": "fp32"},
-            "sample": {"steps": 2, "prompts": ("a sks cup",)},
-        }
-    )
-    return Loaded(recipe.replace(small, **changes), {}, Path("short.toml"))
-
-
-def until(*last: Event | type[Event], seen: list[Event] | None = None) -> run.Listen:
-    """A listener that stops the run at an event: one like it in all that is not None."""
-
-    def listen(event: Event) -> None:
-        if seen is not None:
-            seen.append(event)
-        if any(type(event) is type(wanted) and event[0] == wanted[0] for wanted in last):
-            raise Stop
-
-    return listen
-
-
-def begin(loaded: Loaded, out: Path, saved: int, resume: bool = False) -> list[Event]:
-    """Train until the checkpoint of that step is written. Returns all that was told."""
-    seen: list[Event] = []
-    with pytest.raises(Stop):
-        run.run(loaded, out, until(Saved(saved, out), seen=seen), resume)
-    return seen
 
 
 def lose(loaded: Loaded, out: Path, step: int) -> None:
     """Train, and die after that step, before it can be saved."""
     with pytest.raises(Stop):
         run.run(loaded, out, lambda e: stop_if(isinstance(e, Stepped) and e.step == step))
-
-
-def stop_if(so: bool) -> None:
-    if so:
-        raise Stop
-
-
-def steps(events: list[Event]) -> list[tuple[int, float, float, dict[str, float]]]:
-    return [(e.step, e.loss, e.grad_norm, e.rates) for e in events if isinstance(e, Stepped)]
-
-
-def saved_bytes(out: Path, step: int) -> list[str]:
-    """Digests of all that a checkpoint holds, the manifest and the identity excepted."""
-    folder = out / "checkpoints" / f"step-{step:06d}"
-    return [weights.payload_sha256(path) for path in sorted(folder.glob("*.safetensors"))]
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +167,11 @@ def _exit(life: Callable[[], None]) -> int:
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("killed")
     photos(root / "photos")
-    done = subprocess.run([sys.executable, __file__, str(root)], capture_output=True, text=True, timeout=300)
+    path = os.pathsep.join([str(TESTS), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, __file__, str(root)], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True,
+        timeout=300,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (root / "said").write_text(done.stderr)
     return root

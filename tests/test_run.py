@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
-from models import tiny_base
 from PIL import Image
 from safetensors.torch import load_file
-from test_resume import Stop, begin, photos, saved_bytes, short, steps, stop_if
+from support.bases import tiny_base
+from support.photos import photos
+from support.runs import Stop, begin, saved_bytes, short, steps, stop_if
 from torch.testing import assert_close
 from typer.testing import CliRunner
 

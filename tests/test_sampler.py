@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models import tiny_base
 from PIL import Image, ImageFont
+from support.bases import tiny_base
 
 from finetune import cli, families, layouts, lora, sampler, shipped, weights
 from finetune.errors import VerifyError

@@ -1,111 +1,27 @@
-"""The loop itself; and the bench other tests train on: a tiny base, a few pictures, the run's own procedure."""
+"""The loop itself: steps, gradients, ways to compute, ranks, and the running mean."""
 
-import dataclasses
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from models import tiny_base
-from PIL import Image
 from safetensors.torch import load_file, save_file
+from support import ROOT, TESTS
+from support.bases import tiny_base
+from support.bench import BOTH, Bench, bench
+from support.photos import SQUARE, WIDE, pictures
 from torch import Tensor
 from torch.testing import assert_close
 
-from finetune import cache, evaluate, recipe, run, trainer
-from finetune import plan as planning
+from finetune import evaluate, trainer
 from finetune.batches import Batch, Batches
 from finetune.errors import TrainError
-from finetune.families.base import Family, components
-from finetune.recipe import Loaded, Recipe
-from finetune.trainer import Ranks, State, Step
-
-COLOURS = ("red", "green", "blue", "white", "black", "pink", "gray", "teal")
-SQUARE, WIDE = (128, 128), (256, 64)
-
-
-class Bench(NamedTuple):
-    plan: planning.Plan
-    family: Family
-    state: State
-    batches: Batches
-    machine: run.Machine
-    latents: evaluate.Latents
-    captions: cache.Captions
-
-    def train(self, until: int | None = None) -> list[Step]:
-        plan = self.plan if until is None else shorter(self.plan, until)
-        autocast = self.machine.autocast
-        return list(trainer.train(self.family, self.state, plan, self.batches, self.machine.ranks, autocast))
-
-    def step(self, k: int = 0) -> list[Batch]:
-        """The batches of step k, the training ones."""
-        return [batch for batch, _ in trainer.work(self.plan, self.batches, k, self.machine.ranks).pairs]
-
-    def gradients(self, k: int = 0) -> dict[str, Tensor]:
-        """Of step k, at the weights as they are."""
-        share = trainer.work(self.plan, self.batches, k, self.machine.ranks)
-        trainer.accumulate(self.family, self.state, share, self.plan.recipe, self.machine.ranks, self.machine.autocast)
-        return {n: p.grad.clone() for n, p in self.named().items() if p.grad is not None}
-
-    def named(self) -> dict[str, torch.nn.Parameter]:
-        return {f"{c}.{n}": p for c, parameters in self.state.trainable.items() for n, p in parameters.items()}
-
-    def weights(self) -> dict[str, Tensor]:
-        return {n: p.detach().clone() for n, p in self.named().items()}
-
-    def grow(self, size: float = 0.05) -> None:
-        """Give every trained weight a value, as after long training."""
-        generator = torch.Generator().manual_seed(1)
-        with torch.no_grad():
-            for p in self.state.parameters:
-                p.copy_(torch.randn(p.shape, generator=generator) * size)
-
-
-def bench(base: str | Path, data: str | Path, world: int = 1, **changes: object) -> Bench:
-    """The run's own procedure up to its loop; changes are recipe values: train__steps=3."""
-    plan = settled(base, data, world, **changes)
-    machine = run.open_machine(plan.recipe.train.precision)
-    family = run.open_base(plan)
-    made = run.encode(plan, family, machine, lambda _: None)
-    return Bench(plan, family, run.attach(plan, family, machine), made.batches, machine, made.latents, made.captions)
-
-
-def settled(base: str | Path, data: str | Path, world: int = 1, **changes: object) -> planning.Plan:
-    if "train__epochs" not in changes:
-        changes = {"train__steps": 3} | changes
-    # at 64 px the middle block of a tiny base attends to one token, and to_q learns nothing
-    changes = {"data__resolution": 128, "data__max_aspect": 4.0} | changes
-    few = {"adapter__targets": ("to_q", "to_v"), "adapter__text_encoder_targets": ("q_proj", "out_proj")}
-    changes = few | {"data__caption_dropout": 0.0, "adapter__rank": 4} | changes
-    wanted = Recipe.model_validate({"base": str(base), "data": {"path": str(data)}})
-    return planning.settle(Loaded(recipe.replace(wanted, **changes), {}, Path("recipe.toml")), world)
-
-
-def shorter(plan: planning.Plan, steps: int) -> planning.Plan:
-    """The same schedule, stopped early."""
-
-    class Shorter(planning.Plan):
-        steps = property(lambda self: steps)  # the learning-rate schedule asks for train.steps' own number
-
-    return Shorter(**{f.name: getattr(plan, f.name) for f in dataclasses.fields(plan)})
-
-
-def pictures(
-    folder: Path, sizes: Sequence[tuple[int, int]] = (SQUARE,) * 6, trigger: str = "sks", seed: int = 0
-) -> Path:
-    """A picture of noise per size, each with a caption of its own."""
-    folder.mkdir(parents=True)
-    for i, (width, height) in enumerate(sizes):
-        noise = np.random.default_rng((seed, i)).integers(0, 256, (height, width, 3), dtype=np.uint8)
-        Image.fromarray(noise).save(folder / f"{i:02d}.png")
-        (folder / f"{i:02d}.txt").write_text(f"{trigger} {COLOURS[i % 8]} thing {i}".strip())
-    return folder
+from finetune.families.base import components
+from finetune.trainer import Ranks
 
 
 @pytest.fixture(scope="module")
@@ -117,8 +33,6 @@ def sd15(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pictures(tmp_path_factory.mktemp("data") / "six")
 
-
-BOTH = ("denoiser", "text_encoder")
 
 # -- the loop ---------------------------------------------------------------------------------------------------------
 
@@ -323,8 +237,7 @@ def test_two_ranks_train_the_same_adapter_as_one(sd15: Path, tmp_path: Path) -> 
 
 
 def rank_environment() -> dict[str, str]:
-    here = Path(__file__).parent
-    path = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(TESTS), str(ROOT), os.environ.get("PYTHONPATH", "")])
     return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
-from models import tiny_base
 from safetensors.torch import load_file
-from test_trainer import BOTH, SQUARE, WIDE, Bench, bench, pictures, settled
+from support.bases import tiny_base
+from support.bench import BOTH, Bench, bench, settled
+from support.photos import SQUARE, WIDE, pictures
 from torch import Tensor
 from torch.testing import assert_close
 

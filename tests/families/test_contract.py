@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from models import tiny_base
-from test_trainer import bench, pictures
+from support.bases import tiny_base
+from support.bench import bench
+from support.photos import pictures
 from torch import Tensor
 from torch.testing import assert_close
 

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDPMScheduler, DiffusionPipeline, FluxPipeline, QwenImagePipeline
-from models import Variant, tiny_base
 from peft import LoraConfig
-from test_trainer import SQUARE, Bench, bench, pictures
+from support.bases import Variant, tiny_base
+from support.bench import Bench, bench
+from support.photos import SQUARE, pictures
 from torch import Tensor
 from torch.nn.functional import mse_loss
 from torch.testing import assert_close

@@ -9,8 +9,9 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub.utils import filter_repo_objects
-from models import tiny_base
-from test_trainer import pictures, settled
+from support.bases import tiny_base
+from support.bench import settled
+from support.photos import pictures
 from torch.testing import assert_close
 
 from finetune import families, layouts, sampler, verify

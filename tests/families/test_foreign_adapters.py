@@ -12,8 +12,8 @@ from diffusers.loaders.single_file_utils import (
     convert_flux_transformer_checkpoint_to_diffusers,
     convert_sd3_transformer_checkpoint_to_diffusers,
 )
-from models import Variant, tiny_base
 from safetensors.torch import save_file
+from support.bases import Variant, tiny_base
 from torch import Tensor
 from torch.testing import assert_close
 

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import Variant, tiny_base
 from safetensors.torch import load_file, save_file
-from test_trainer import bench, pictures
+from support.bases import Variant, tiny_base
+from support.bench import bench
+from support.photos import pictures
 
 from finetune import adapters, export, layouts, verify, weights
 from finetune.errors import BaseError

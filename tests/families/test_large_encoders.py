@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from models import Variant, tiny_base
-from test_trainer import pictures, settled
+from support.bases import Variant, tiny_base
+from support.bench import settled
+from support.photos import pictures
 from torch import Tensor
 
 from finetune import families, recipe, run, trainer

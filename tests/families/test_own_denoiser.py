@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import Variant, tiny_base
 from safetensors.torch import load_file, save_file
-from test_sdxl import in_sgm_names
-from test_trainer import pictures, settled
+from support.bases import Variant, tiny_base
+from support.bench import settled
+from support.originals import in_sgm_names
+from support.photos import pictures
 from torch import Tensor
 
 from finetune import families, recipe, run, shipped, weights

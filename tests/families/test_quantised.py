@@ -8,9 +8,10 @@ from typing import Any
 import bitsandbytes
 import pytest
 import torch
-from models import Variant, tiny_base
 from peft.utils.integrations import dequantize_module_weight
-from test_trainer import bench, pictures, settled
+from support.bases import Variant, tiny_base
+from support.bench import bench, settled
+from support.photos import pictures
 from torch import Tensor, nn
 
 from finetune import adapters, families, lora, recipe, run, verify, weights

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-from models import tiny_base
 from safetensors.torch import load_file, save_file
+from support.bases import tiny_base
 from torch import Tensor
 from torch.testing import assert_close
 from transformers import CLIPTextModel

@@ -9,11 +9,12 @@ import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
-from models import tiny_base
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from test_checkpoints import open_clip_to_ldm, unet_to_ldm, vae_to_ldm
-from test_trainer import bench, pictures
+from support.bases import tiny_base
+from support.bench import bench
+from support.originals import in_sgm_names, open_clip_to_ldm, vae_to_ldm
+from support.photos import pictures
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -22,7 +23,7 @@ from finetune.errors import BaseError, RecipeError
 from finetune.families import checkpoints
 from finetune.families.base import components, read
 from finetune.families.checkpoints import CONFIGS
-from finetune.families.sdxl import StableDiffusionXL, sgm_path
+from finetune.families.sdxl import StableDiffusionXL
 from finetune.recipe import Adapter
 
 CAPTIONS = ["a red cup", "", "a long caption, " * 40]
@@ -175,17 +176,6 @@ def test_modules_have_the_names_that_kohyas_files_have(full: dict[str, torch.nn.
         assert any(name.startswith(f"lora_te{number}_text_model_") for name in names)
 
 
-def in_sgm_names(unet: torch.nn.Module) -> dict[str, Tensor]:
-    places = {n for n, m in unet.named_modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)}
-    ours = {}
-    for name, tensor in unet.state_dict().items():
-        module, _, kind = name.rpartition(".")
-        # norms carry no adapter, so that their names are the test's own business
-        written = f"{sgm_path(module)}.{kind}" if module in places else _norm(name)
-        ours[f"model.diffusion_model.{written}"] = tensor
-    return ours
-
-
 def test_diffusers_converter_turns_every_name_back(base: Path) -> None:
     """An independent reading of the original code's names: a whole UNet there and back."""
     unet: Any = components(families.load(str(base)))["unet"]
@@ -193,10 +183,6 @@ def test_diffusers_converter_turns_every_name_back(base: Path) -> None:
     back = convert_ldm_unet_checkpoint(dict(ours), config=dict(unet.config))
     assert back.keys() == unet.state_dict().keys()
     assert all(torch.equal(back[name], tensor) for name, tensor in unet.state_dict().items())
-
-
-def _norm(name: str) -> str:
-    return name.replace("conv_norm_out", "out.0") if name.startswith("conv_norm_out") else unet_to_ldm(name)
 
 
 # -- one file ---------------------------------------------------------------------------------------------------------

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import tiny_base
 from safetensors.torch import save_file
-from test_trainer import pictures, settled
+from support.bases import tiny_base
+from support.bench import settled
+from support.photos import pictures
 
 from finetune import adapters, families, layouts, lora, recipe
 from finetune import plan as planning

@@ -97,13 +97,13 @@ def _unet_pipeline(path: Path, variant: Variant, scheduler: dict[str, object]) -
         "set_alpha_to_one": False, "steps_offset": 1, "prediction_type": _PREDICTION[variant],
     }  # fmt: skip
     made = DDIMScheduler(**(table | scheduler))
-    words = _tokenizer(path / "words")
+    words = clip_tokenizer(path / "words")
     if variant != "sdxl":
         text = CLIPTextModel(_text(variant))
         return StableDiffusionPipeline(vae, text, words, unet, made, None, None, requires_safety_checker=False)
     texts = [CLIPTextModel(_text("sd15")), CLIPTextModelWithProjection(_text("sd21", projection_dim=48))]
     # the second tokenizer of the real base fills captions up with token 0
-    others = _tokenizer(path / "words_2", pad="!")
+    others = clip_tokenizer(path / "words_2", pad="!")
     return StableDiffusionXLPipeline(vae, *texts, words, others, unet, made, add_watermarker=False)
 
 
@@ -128,7 +128,7 @@ def _sd3(path: Path, variant: Variant, scheduler: dict[str, object]) -> Any:
     return StableDiffusion3Pipeline(
         transformer, FlowMatchEulerDiscreteScheduler(**({"shift": 3.0} | scheduler)),
         _vae(16, scaling_factor=1.5305, shift_factor=0.0609, use_quant_conv=False, use_post_quant_conv=False),
-        texts[0], _tokenizer(path / "words"), texts[1], _tokenizer(path / "words_2", pad="!"),
+        texts[0], clip_tokenizer(path / "words"), texts[1], clip_tokenizer(path / "words_2", pad="!"),
         _t5(96), _t5_tokenizer(path / "words_3", 256),
     )  # fmt: skip
 
@@ -149,7 +149,7 @@ def _flux(path: Path, variant: Variant, scheduler: dict[str, object]) -> Any:
     return FluxPipeline(
         FlowMatchEulerDiscreteScheduler(**(dynamic | scheduler)),
         _vae(16, scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False),
-        CLIPTextModel(_text("sd15")), _tokenizer(path / "words"), _t5(64), _t5_tokenizer(path / "words_2", 512),
+        CLIPTextModel(_text("sd15")), clip_tokenizer(path / "words"), _t5(64), _t5_tokenizer(path / "words_2", 512),
         transformer,
     )  # fmt: skip
 
@@ -361,7 +361,7 @@ def _text(kind: str, **changes: object) -> CLIPTextConfig:
     )
 
 
-def _tokenizer(folder: Path, pad: str = "<|endoftext|>") -> CLIPTokenizer:
+def clip_tokenizer(folder: Path, pad: str = "<|endoftext|>") -> CLIPTokenizer:
     """CLIP's 256 byte symbols, each alone and ending a word, and no merges."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     rest = [b for b in range(256) if b not in printable]

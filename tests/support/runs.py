@@ -1,0 +1,64 @@
+"""Short whole runs on `pocket`: their recipe, where they are stopped, and what they told and saved."""
+
+from pathlib import Path
+
+import pytest
+
+from finetune import recipe, run, weights
+from finetune.events import Event, Saved, Stepped
+from finetune.recipe import Loaded, Recipe
+
+
+class Stop(Exception):
+    """The test has seen enough."""
+
+
+def short(data: Path, base: str = "pocket", **changes: object) -> Loaded:
+    """Few steps at few pixels; `train__steps=3` sets train.steps."""
+    small = Recipe.model_validate(
+        {
+            "name": "mug",
+            "base": base,
+            "data": {"path": data, "trigger": "sks", "resolution": 32},
+            "adapter": {"rank": 2, "targets": ("attn2.to_q", "attn2.to_v")},
+            "optimizer": {"learning_rate": 1e-2},
+            "train": {"steps": 4, "checkpoint_every": 2, "precision": "fp32"},
+            "sample": {"steps": 2, "prompts": ("a sks cup",)},
+        }
+    )
+    return Loaded(recipe.replace(small, **changes), {}, Path("short.toml"))
+
+
+def until(*last: Event | type[Event], seen: list[Event] | None = None) -> run.Listen:
+    """A listener that stops the run at an event: one like it in all that is not None."""
+
+    def listen(event: Event) -> None:
+        if seen is not None:
+            seen.append(event)
+        if any(type(event) is type(wanted) and event[0] == wanted[0] for wanted in last):
+            raise Stop
+
+    return listen
+
+
+def begin(loaded: Loaded, out: Path, saved: int, resume: bool = False) -> list[Event]:
+    """Train until the checkpoint of that step is written. Returns all that was told."""
+    seen: list[Event] = []
+    with pytest.raises(Stop):
+        run.run(loaded, out, until(Saved(saved, out), seen=seen), resume)
+    return seen
+
+
+def stop_if(so: bool) -> None:
+    if so:
+        raise Stop
+
+
+def steps(events: list[Event]) -> list[tuple[int, float, float, dict[str, float]]]:
+    return [(e.step, e.loss, e.grad_norm, e.rates) for e in events if isinstance(e, Stepped)]
+
+
+def saved_bytes(out: Path, step: int) -> list[str]:
+    """Digests of all that a checkpoint holds, the manifest and the identity excepted."""
+    folder = out / "checkpoints" / f"step-{step:06d}"
+    return [weights.payload_sha256(path) for path in sorted(folder.glob("*.safetensors"))]
