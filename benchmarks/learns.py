@@ -33,7 +33,9 @@ sys.path[:0] = [str(ROOT / "data"), str(ROOT / "benchmarks")]
 import icons  # noqa: E402
 from drawn import draw, prompt  # noqa: E402
 
-from finetune import dataset, families, likeness, recipe, run, shipped, weights  # noqa: E402
+from finetune import dataset, families, likeness, recipe, run
+from finetune import resources as shipped
+from finetune import tensors as weights  # noqa: E402
 from finetune.cli import hush  # noqa: E402
 from finetune.errors import FinetuneError  # noqa: E402
 

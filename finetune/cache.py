@@ -15,7 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from finetune import images, weights
+from finetune import images
+from finetune import tensors as weights
 from finetune.dataset import Example
 from finetune.errors import BaseError, DataError, RunError
 from finetune.families import base

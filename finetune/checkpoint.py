@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from finetune import weights
+from finetune import tensors as weights
 from finetune.errors import RunError
 from finetune.trainer import State
 

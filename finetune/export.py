@@ -11,7 +11,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from finetune import families, layouts, metadata, weights
+from finetune import families, layouts, metadata
+from finetune import tensors as weights
 from finetune.errors import BaseError, RunError, VerifyError
 from finetune.inspection import Inspection, inspect
 from finetune.lora import Modules, delta, sites

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from finetune import images, shipped
+from finetune import images
+from finetune import resources as shipped
 from finetune.errors import DataError
 from finetune.images import WHITE, Colour, Facts, Reason, Size, Unusable
 

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune import layouts, weights
+from finetune import layouts
+from finetune import tensors as weights
 from finetune.lora import Lora, norm
 
 

@@ -16,7 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from finetune import families, peft_config, weights
+from finetune import families, peft_config
+from finetune import tensors as weights
 from finetune.errors import BaseError, VerifyError
 from finetune.lora import COMPONENTS, Lora, Modules, canonical_name
 from finetune.peft_config import PeftConfig

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from finetune import weights
+from finetune import tensors as weights
 from finetune.errors import BaseError
 
 ENCODERS = {"clip": "CLIPModel", "dinov2": "Dinov2Model"}

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from finetune import sampler, shipped
+from finetune import resources as shipped
+from finetune import sampler
 from finetune.families.base import Family
 from finetune.machine import Machine
 from finetune.plan import Plan

@@ -10,7 +10,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from finetune import dataset, draws, families, images, optimizers, recipe, shipped, weights
+from finetune import dataset, draws, families, images, optimizers, recipe
+from finetune import resources as shipped
+from finetune import tensors as weights
 from finetune.captions import mentions, without_trigger
 from finetune.dataset import Dataset, Placed
 from finetune.errors import DataError, RecipeError

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from finetune import shipped
+from finetune import resources as shipped
 from finetune.errors import RecipeError
 
 Component = Literal["denoiser", "text_encoder", "text_encoder_2"]

@@ -24,11 +24,11 @@ from finetune import (
     recipe,
     rundir,
     sampler,
-    shipped,
     trainer,
-    weights,
-)  # fmt: skip
+)
 from finetune import plan as planning
+from finetune import resources as shipped
+from finetune import tensors as weights
 from finetune.errors import RecipeError, RunError, TrainError, VerifyError
 from finetune.events import (
     Advanced,

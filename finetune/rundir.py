@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 
-from finetune import __version__, layouts, recipe, weights
+from finetune import __version__, layouts, recipe
 from finetune import plan as planning
+from finetune import tensors as weights
 from finetune.adapters import Trainable
 from finetune.errors import FinetuneError, RunError
 from finetune.families.base import Family

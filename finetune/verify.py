@@ -16,7 +16,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from finetune import families, layouts, shipped, weights
+from finetune import families, layouts
+from finetune import resources as shipped
+from finetune import tensors as weights
 from finetune.families.base import Facts, Family, Text, components, large_encoders
 from finetune.families.quantised import dense
 from finetune.lora import Modules, canonical_name, delta, live_name, norm, sites

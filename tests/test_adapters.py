@@ -12,7 +12,9 @@ from support.photos import pictures
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from finetune import adapters, families, layouts, lora, shipped, weights
+from finetune import adapters, families, layouts, lora
+from finetune import resources as shipped
+from finetune import tensors as weights
 from finetune.errors import RecipeError
 from finetune.families.base import Family, components, read
 from finetune.lora import canonical_name, delta

@@ -14,9 +14,9 @@ import finetune
 ROOT = Path(finetune.__file__).parent
 FLOORS = (
     # a file may import from the floors below, and from the files before it on its own
-    ("errors", "events", "shipped", "finetune"),
+    ("errors", "events", "resources", "finetune"),
     ("recipe",),
-    ("draws", "process", "images", "lora", "weights", "folder", "captions", "dataset", "schedule"),
+    ("draws", "process", "images", "lora", "tensors", "folder", "captions", "dataset", "schedule"),
     (
         *(
             "families.quantised",

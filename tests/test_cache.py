@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.testing import assert_close
 from typer.testing import CliRunner
 
-from finetune import batches, cache, dataset, families, images, weights
+from finetune import batches, cache, dataset, families, images
 from finetune import plan as planning
+from finetune import tensors as weights
 from finetune.cache import CENTER, PLACES, Crop, Store, Wanted
 from finetune.cli import app
 from finetune.errors import DataError, RunError

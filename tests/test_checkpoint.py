@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from finetune import checkpoint, optimizers, recipe, weights
+from finetune import checkpoint, optimizers, recipe
+from finetune import tensors as weights
 from finetune.errors import RunError
 from finetune.trainer import State
 

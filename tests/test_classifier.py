@@ -16,7 +16,7 @@ from referee import classifier, train_classifier
 from referee.classifier import judge, load
 from safetensors import safe_open
 
-from finetune import shipped
+from finetune import resources as shipped
 
 needs_font = pytest.mark.skipif(not icons.FONT.exists(), reason="needs the font NotoColorEmoji")
 

@@ -12,7 +12,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from finetune import cli, errors, recipe, shipped
+from finetune import cli, errors, recipe
+from finetune import resources as shipped
 
 COMMANDS = {
     "quickstart": ("--out", "--style"),

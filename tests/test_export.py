@@ -21,7 +21,8 @@ from support.kohya import kohya_file
 from torch import Tensor
 from typer.testing import CliRunner
 
-from finetune import families, layouts, metadata, weights
+from finetune import families, layouts, metadata
+from finetune import tensors as weights
 from finetune.cli import files
 from finetune.errors import BaseError, FinetuneError, RunError, VerifyError
 from finetune.export import base_sites, convert, export, inspect, verify

@@ -21,7 +21,8 @@ from support.bases import tiny_base
 from support.kohya import kohya_file
 from torch import Tensor, nn
 
-from finetune import layouts, weights
+from finetune import layouts
+from finetune import tensors as weights
 from finetune.errors import BaseError, VerifyError
 from finetune.families.sd import StableDiffusion
 from finetune.lora import Lora, Modules, canonical_name, delta, live_name, norm, sites

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 from referee.classifier import judge
 
-from finetune import dataset, likeness, recipe, run, shipped
+from finetune import dataset, likeness, recipe, run
+from finetune import resources as shipped
 from finetune.errors import TrainError
 
 STEPS = {"product": 160, "style": 120}

@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 from support.bases import tiny_base
 
-from finetune import adapters, batches, export, layouts, pictures, recipe, run, trainer, weights
+from finetune import adapters, batches, export, layouts, pictures, recipe, run, trainer
 from finetune import plan as planning
+from finetune import tensors as weights
 from finetune.errors import FinetuneError, RecipeError, TrainError
 from finetune.events import Event, Sampled, Saved, Validated
 from finetune.families.base import Family, Moments, components

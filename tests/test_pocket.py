@@ -13,7 +13,8 @@ from referee.classifier import judge as referee
 from safetensors import safe_open
 from transformers import CLIPTokenizer
 
-from finetune import families, shipped
+from finetune import families
+from finetune import resources as shipped
 from finetune.likeness import Eyes, agreement
 
 MEGABYTE = 1_000_000

@@ -9,7 +9,8 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from support.bases import tiny_base
 from torch.testing import assert_close
 
-from finetune import families, shipped
+from finetune import families
+from finetune import resources as shipped
 from finetune.process import Line, Process, Shift, betas, discrete
 
 TABLE = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}

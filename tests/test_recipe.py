@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import pytest
 
-from finetune import recipe, shipped
+from finetune import recipe
+from finetune import resources as shipped
 from finetune.errors import RecipeError
 from finetune.recipe import Recipe
 

@@ -24,7 +24,9 @@ from support.runs import Stop, begin, saved_bytes, short, steps, stop_if
 from torch.testing import assert_close
 from typer.testing import CliRunner
 
-from finetune import checkpoint, evaluate, pictures, preflight, recipe, run, shipped, trainer, weights
+from finetune import checkpoint, evaluate, pictures, preflight, recipe, run, trainer
+from finetune import resources as shipped
+from finetune import tensors as weights
 from finetune.batches import Batches
 from finetune.cli import app, training_view
 from finetune.errors import DataError, FinetuneError, Interrupted, MemoryShortage, RunError, TrainError

@@ -10,7 +10,9 @@ import torch
 from PIL import Image, ImageFont
 from support.bases import tiny_base
 
-from finetune import cli, families, layouts, lora, sampler, shipped, weights
+from finetune import cli, families, layouts, lora, sampler
+from finetune import resources as shipped
+from finetune import tensors as weights
 from finetune.errors import VerifyError
 from finetune.families.base import components
 from finetune.families.unet import SCHEDULERS

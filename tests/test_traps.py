@@ -17,7 +17,8 @@ from support.photos import SQUARE, WIDE, pictures
 from torch import Tensor
 from torch.testing import assert_close
 
-from finetune import adapters, cache, checkpoint, draws, export, families, images, shipped, trainer, verify
+from finetune import adapters, cache, checkpoint, draws, export, families, images, trainer, verify
+from finetune import resources as shipped
 from finetune.batches import Batch
 from finetune.errors import DataError, RecipeError
 from finetune.families.base import Family, Moments, components, read

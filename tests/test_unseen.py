@@ -10,7 +10,8 @@ import unseen
 from PIL import Image
 from typer.testing import CliRunner
 
-from finetune import cli, dataset, shipped
+from finetune import cli, dataset
+from finetune import resources as shipped
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from finetune import recipe, shipped
+from finetune import recipe
+from finetune import resources as shipped
 from finetune.errors import RunError
 
 NAMES = {"product": "cup", "style": "brand"}

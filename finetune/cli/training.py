@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from finetune import recipe, shipped
+from finetune import recipe
+from finetune import resources as shipped
 
 Sets = Annotated[list[str] | None, typer.Option("--set", help="Another value: table.key=value. May be repeated.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -11,9 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from finetune import shipped
+from finetune import resources as shipped
 from finetune.errors import BaseError
-from finetune.shipped import PLUS
+from finetune.resources import PLUS
 
 if TYPE_CHECKING:
     import torch

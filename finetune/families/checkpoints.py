@@ -18,7 +18,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from finetune import weights
+from finetune import tensors as weights
 from finetune.errors import BaseError
 from finetune.families.parts import fill, hollow
 from finetune.process import Prediction

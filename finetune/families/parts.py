@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetune import weights
+from finetune import tensors as weights
 from finetune.errors import BaseError
 from finetune.families.quantised import quantise, settle
 

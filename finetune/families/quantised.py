@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetune import weights
+from finetune import tensors as weights
 
 _BLOCK = 64
 """weights that share a scale"""

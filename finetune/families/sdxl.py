@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, Self, cast
 import torch
 from torch import Tensor, nn
 
-from finetune import weights
+from finetune import tensors as weights
 from finetune.families import autoencoder, checkpoints, parts, unet
 from finetune.families.base import Facts, Moments, Original, Published, Text
 from finetune.families.parts import Parts

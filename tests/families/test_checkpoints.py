@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from finetune import shipped, weights
+from finetune import resources as shipped
+from finetune import tensors as weights
 from finetune.errors import BaseError
 from finetune.families import checkpoints
 from finetune.families.checkpoints import Variant, identify, load_checkpoint, load_tokenizer, open_checkpoint

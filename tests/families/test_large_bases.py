@@ -9,7 +9,8 @@ from support.bases import Variant, tiny_base
 from support.bench import bench
 from support.photos import pictures
 
-from finetune import adapters, export, layouts, verify, weights
+from finetune import adapters, export, layouts, verify
+from finetune import tensors as weights
 from finetune.errors import BaseError
 from finetune.export import DTYPES
 from finetune.families.base import components

@@ -14,8 +14,9 @@ from support.bench import bench, settled
 from support.photos import pictures
 from torch import Tensor, nn
 
-from finetune import adapters, families, lora, recipe, run, verify, weights
+from finetune import adapters, families, lora, recipe, run, verify
 from finetune import plan as planning
+from finetune import tensors as weights
 from finetune.errors import RecipeError
 from finetune.families import quantised
 from finetune.families.base import Family, read

@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.testing import assert_close
 from transformers import CLIPTextModel
 
-from finetune import families, sampler, shipped
+from finetune import families, sampler
+from finetune import resources as shipped
 from finetune.errors import BaseError
 from finetune.families.base import Family, components, read, save
 from finetune.families.sd import WEIGHTS

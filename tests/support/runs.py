@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from finetune import recipe, run, weights
+from finetune import recipe, run
+from finetune import tensors as weights
 from finetune.events import Event, Saved, Stepped
 from finetune.recipe import Loaded, Recipe
 
