@@ -190,7 +190,7 @@ def test_ctrl_c_exits_130(capsys, monkeypatch):
 def test_what_is_no_error_of_the_tree_is_our_bug_and_keeps_its_traceback():
     code = (
         "import sys; sys.argv[1:] = ['recipes', 'show', 'x']\n"
-        "from finetune import cli, recipe\n"
+        "from finetune import cli; from finetune import recipe\n"
         "def raising(*_): raise ZeroDivisionError('a bug of ours')\n"
         "recipe.find = raising\n"
         "cli.main()"

@@ -29,7 +29,8 @@ TRUE = Path(__file__).parent / "families" / "configs"
 SCRIPT = """
 import ctypes, json, sys, torch
 from pathlib import Path
-from finetune import cache, families, memory, plan as planning, recipe, run, trainer
+from finetune import cache, families, memory, plan as planning, run, trainer
+from finetune import recipe
 from finetune.families.base import Text
 torch.set_num_threads(2)
 cuda = torch.cuda.is_available()
