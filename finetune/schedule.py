@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from finetune.draws import permutation
+from finetune.diffusion.chance import permutation
 
 
 class View(NamedTuple):

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 
-from finetune import adapters, draws, optimizers
+from finetune import adapters, optimizers
 from finetune.adapters import Trainable
 from finetune.batches import Batch, Batches
+from finetune.diffusion import chance as draws
 from finetune.errors import TrainError
 from finetune.families.base import Family, read
 from finetune.plan import Plan

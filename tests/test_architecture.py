@@ -16,7 +16,7 @@ FLOORS = (
     # a file may import from the floors below, and from the files before it on its own
     ("errors", "events", "resources", "finetune"),
     ("recipe",),
-    ("draws", "process", "images", "lora", "tensors", "folder", "captions", "dataset", "schedule"),
+    ("diffusion.chance", "diffusion.process", "images", "lora", "tensors", "folder", "captions", "dataset", "schedule"),
     (
         *(
             "families.quantised",
@@ -132,7 +132,7 @@ def test_imports_point_down(name, path, tree):
     "name, code",
     [
         ("errors", "from finetune.recipe import Recipe"),
-        ("draws", "def f():\n    from finetune import plan"),
+        ("diffusion.chance", "def f():\n    from finetune import plan"),
         ("plan", "import finetune.cli.plan_view"),
         ("cache", "from finetune.plan import Plan"),
         ("recipe", "from finetune import dataset, errors"),

@@ -17,13 +17,14 @@ from support.photos import SQUARE, WIDE, pictures
 from torch import Tensor
 from torch.testing import assert_close
 
-from finetune import adapters, cache, checkpoint, draws, export, families, images, trainer, verify
+from finetune import adapters, cache, checkpoint, export, families, images, trainer, verify
 from finetune import resources as shipped
 from finetune.batches import Batch
+from finetune.diffusion import chance as draws
+from finetune.diffusion.process import betas, discrete
 from finetune.errors import DataError, RecipeError
 from finetune.families.base import Family, Moments, components, read
 from finetune.metadata import About
-from finetune.process import betas, discrete
 
 
 @pytest.fixture(scope="module")

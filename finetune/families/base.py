@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, cast
 import torch
 from torch import Tensor, nn
 
+from finetune.diffusion.process import Prediction, Process
 from finetune.families.parts import Parts, checkpoint_text
-from finetune.process import Prediction, Process
 
 
 class Facts(NamedTuple):

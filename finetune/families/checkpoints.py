@@ -19,9 +19,9 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from finetune import tensors as weights
+from finetune.diffusion.process import Prediction
 from finetune.errors import BaseError
 from finetune.families.parts import fill, hollow
-from finetune.process import Prediction
 
 Variant = Literal["sd1", "sd2", "sdxl"]
 Named = Mapping[str, Tensor]

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
+from finetune.diffusion.process import Line, Process, Shift
 from finetune.errors import BaseError
 from finetune.families.base import Original
-from finetune.process import Line, Process, Shift
 
 SCHEDULERS = {"euler": "FlowMatchEulerDiscreteScheduler"}
 PATCH = 2

@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from finetune.diffusion.process import Process
 from finetune.families import autoencoder, clip_t5, flow, parts
 from finetune.families.base import Facts, Moments, Original, Published, Text
 from finetune.families.parts import Parts
-from finetune.process import Process
 
 PIPELINE = "FluxPipeline"
 WEIGHTS = {

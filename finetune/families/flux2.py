@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
 
+from finetune.diffusion.process import Process
 from finetune.families import autoencoder, flow, language, parts
 from finetune.families.base import Facts, Moments, Original, Published, Text
 from finetune.families.parts import Parts
-from finetune.process import Process
 
 PIPELINE = "Flux2KleinPipeline"
 WEIGHTS = {

@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Literal, Self, cast
 import torch
 from torch import Tensor, nn
 
+from finetune.diffusion.process import Process
 from finetune.families import autoencoder, flow, language, parts
 from finetune.families.base import Facts, Moments, Original, Published, Text
 from finetune.families.parts import Parts
-from finetune.process import Process
 
 PIPELINE = "QwenImagePipeline"
 WEIGHTS = {

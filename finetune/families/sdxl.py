@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from finetune import tensors as weights
+from finetune.diffusion.process import Process
 from finetune.families import autoencoder, checkpoints, parts, unet
 from finetune.families.base import Facts, Moments, Original, Published, Text
 from finetune.families.parts import Parts
-from finetune.process import Process
 
 PIPELINE = "StableDiffusionXLPipeline"
 WEIGHTS = {

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from finetune.diffusion.process import Prediction, Process, betas, discrete
 from finetune.errors import BaseError
 from finetune.families.base import Facts
-from finetune.process import Prediction, Process, betas, discrete
 
 SCHEDULERS = {
     "ddim": "DDIMScheduler",

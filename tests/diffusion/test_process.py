@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from finetune import families
 from finetune import resources as shipped
-from finetune.process import Line, Process, Shift, betas, discrete
+from finetune.diffusion.process import Line, Process, Shift, betas, discrete
 
 TABLE = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 KINDS = pytest.mark.parametrize(

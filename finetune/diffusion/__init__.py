@@ -1,0 +1,1 @@
+"""The mathematics of diffusion, pure: noise schedules, targets, losses, and chance."""
