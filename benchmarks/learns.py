@@ -33,10 +33,11 @@ sys.path[:0] = [str(ROOT / "data"), str(ROOT / "benchmarks")]
 import icons  # noqa: E402
 from drawn import draw, prompt  # noqa: E402
 
-from finetune import dataset, families, likeness, recipe, run
+from finetune import families, likeness, recipe, run
 from finetune import resources as shipped
 from finetune import tensors as weights  # noqa: E402
 from finetune.cli import hush  # noqa: E402
+from finetune.data import dataset
 from finetune.errors import FinetuneError  # noqa: E402
 
 WORK = Path("build/learns")

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from finetune import dataset
+from finetune.data import dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "data"))
 

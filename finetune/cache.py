@@ -15,9 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from finetune import images
 from finetune import tensors as weights
-from finetune.dataset import Example
+from finetune.data import images
+from finetune.data.dataset import Example
 from finetune.errors import BaseError, DataError, RunError
 from finetune.families import base
 from finetune.families.base import Family, Moments, Text

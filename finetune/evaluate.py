@@ -7,9 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from finetune import adapters, cache, images
+from finetune import adapters, cache
 from finetune.cache import Captions, Crop
-from finetune.dataset import Placed
+from finetune.data import images
+from finetune.data.dataset import Placed
 from finetune.diffusion import chance as draws
 from finetune.families.base import Family, Moments, Text
 from finetune.lora import Lora

@@ -10,11 +10,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from finetune import dataset, families, images, optimizers, recipe
+from finetune import families, optimizers, recipe
 from finetune import resources as shipped
 from finetune import tensors as weights
-from finetune.captions import mentions, without_trigger
-from finetune.dataset import Dataset, Placed
+from finetune.data import dataset, images
+from finetune.data.captions import mentions, without_trigger
+from finetune.data.dataset import Dataset, Placed
 from finetune.diffusion import chance as draws
 from finetune.errors import DataError, RecipeError
 from finetune.families.base import Facts, large_encoders

@@ -16,7 +16,17 @@ FLOORS = (
     # a file may import from the floors below, and from the files before it on its own
     ("errors", "events", "resources", "finetune"),
     ("recipe",),
-    ("diffusion.chance", "diffusion.process", "images", "lora", "tensors", "folder", "captions", "dataset", "schedule"),
+    (
+        "diffusion.chance",
+        "diffusion.process",
+        "data.images",
+        "lora",
+        "tensors",
+        "data.folder",
+        "data.captions",
+        "data.dataset",
+        "schedule",
+    ),
     (
         *(
             "families.quantised",
@@ -53,9 +63,9 @@ IMPORTERS = {
     "huggingface_hub": ("families",),
     "rich": ("report", "cli."),
     "typer": ("cli",),
-    "PIL": ("images", "likeness", "sampler", "cli.sampling_view"),
-    "pydantic": ("recipe", "dataset"),
-    "tomlkit": ("recipe", "dataset"),
+    "PIL": ("data.images", "likeness", "sampler", "cli.sampling_view"),
+    "pydantic": ("recipe", "data.dataset"),
+    "tomlkit": ("recipe", "data.dataset"),
     "psutil": ("doctor",),
     "datasets": (),
     "torchvision": (),
@@ -135,7 +145,7 @@ def test_imports_point_down(name, path, tree):
         ("diffusion.chance", "def f():\n    from finetune import plan"),
         ("plan", "import finetune.cli.plan_view"),
         ("cache", "from finetune.plan import Plan"),
-        ("recipe", "from finetune import dataset, errors"),
+        ("recipe", "from finetune import errors; from finetune.data import dataset"),
     ],
 )
 def test_an_import_that_points_up_is_found_wherever_it_stands(name, code):

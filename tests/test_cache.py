@@ -16,14 +16,15 @@ from torch import Tensor
 from torch.testing import assert_close
 from typer.testing import CliRunner
 
-from finetune import batches, cache, dataset, families, images
+from finetune import batches, cache, families
 from finetune import plan as planning
 from finetune import tensors as weights
 from finetune.cache import CENTER, PLACES, Crop, Store, Wanted
 from finetune.cli import app
+from finetune.data import dataset, images
+from finetune.data.images import Bucket
 from finetune.errors import DataError, RunError
 from finetune.families.base import Family, Moments, components, read
-from finetune.images import Bucket
 from finetune.schedule import Micro, View
 
 CPU = torch.device("cpu")

@@ -7,8 +7,8 @@ import learns
 import pytest
 from learns import Measures, Trial
 
-from finetune import dataset
 from finetune import resources as shipped
+from finetune.data import dataset
 
 BASE = Measures(0.3, 0.9, 0.1, 0.8, 0.9, 0.3)
 GOOD = Measures(0.9, 0.9, 0.95, 0.07, 0.9, 0.2)

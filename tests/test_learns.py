@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 from referee.classifier import judge
 
-from finetune import dataset, likeness, recipe, run
+from finetune import likeness, recipe, run
 from finetune import resources as shipped
+from finetune.data import dataset
 from finetune.errors import TrainError
 
 STEPS = {"product": 160, "style": 120}

@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 from support.bases import tiny_base
 
-from finetune import adapters, dataset, families, optimizers, recipe, run
+from finetune import adapters, families, optimizers, recipe, run
 from finetune import plan as planning
 from finetune.cli import plan_view
+from finetune.data import dataset
 from finetune.errors import BaseError, DataError, RecipeError
 from finetune.families.base import components
 from finetune.plan import Component, Plan

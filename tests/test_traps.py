@@ -17,9 +17,10 @@ from support.photos import SQUARE, WIDE, pictures
 from torch import Tensor
 from torch.testing import assert_close
 
-from finetune import adapters, cache, checkpoint, export, families, images, trainer, verify
+from finetune import adapters, cache, checkpoint, export, families, trainer, verify
 from finetune import resources as shipped
 from finetune.batches import Batch
+from finetune.data import images
 from finetune.diffusion import chance as draws
 from finetune.diffusion.process import betas, discrete
 from finetune.errors import DataError, RecipeError

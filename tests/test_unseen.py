@@ -10,8 +10,9 @@ import unseen
 from PIL import Image
 from typer.testing import CliRunner
 
-from finetune import cli, dataset
+from finetune import cli
 from finetune import resources as shipped
+from finetune.data import dataset
 
 
 @pytest.fixture(scope="module")

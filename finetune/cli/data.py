@@ -10,8 +10,8 @@ import typer
 from finetune.errors import DataError
 
 if TYPE_CHECKING:
-    from finetune.captions import Kind
-    from finetune.images import Colour
+    from finetune.data.captions import Kind
+    from finetune.data.images import Colour
 
 MAX_ASPECT = 2.0
 """of buckets; the default of a recipe's data.max_aspect"""
@@ -49,8 +49,8 @@ def prepare(
 
     Upright, RGB, captioned; what cannot be used is named. The source is only read.
     """
-    from finetune import dataset
     from finetune.cli import data_view
+    from finetune.data import dataset
 
     made = dataset.prepare(
         source,
@@ -85,8 +85,8 @@ def check(
 
     Every file used or rejected with its reason, every caption as the model will read it. Exit 2 when anything is amiss.
     """
-    from finetune import dataset
     from finetune.cli import data_view
+    from finetune.data import dataset
 
     found = dataset.audit(
         path, trigger=trigger, class_word=class_word, template=template, allow_uncaptioned=allow_uncaptioned

@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from finetune import dataset, families, images
-from finetune.captions import Note
-from finetune.dataset import Audit, Dataset, Placed
-from finetune.folder import Rejected
+from finetune import families
+from finetune.data import dataset, images
+from finetune.data.captions import Note
+from finetune.data.dataset import Audit, Dataset, Placed
+from finetune.data.folder import Rejected
 
 RESOLUTION_PX = 512
 

@@ -29,7 +29,7 @@ def quickstart(out: Path, kind: str) -> None:
 
 
 def _prepare(kind: str, out: Path, console: Console) -> None:
-    from finetune import dataset
+    from finetune.data import dataset
 
     found = dataset.prepare(shipped.EXAMPLES / kind, out)
     console.print(f"           {len(found.examples)} images, trigger {found.trigger!r}; first caption: "

@@ -13,7 +13,8 @@ from support.photos import pictures
 from torch import Tensor
 from torch.testing import assert_close
 
-from finetune import adapters, export, families, images, lora, sampler, trainer, verify
+from finetune import adapters, export, families, lora, sampler, trainer, verify
+from finetune.data import images
 from finetune.families.base import Family, components, read, save
 from finetune.metadata import About
 from finetune.recipe import Adapter

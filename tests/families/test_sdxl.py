@@ -18,7 +18,8 @@ from support.photos import pictures
 from torch import Tensor
 from torch.testing import assert_close
 
-from finetune import adapters, families, images, lora
+from finetune import adapters, families, lora
+from finetune.data import images
 from finetune.errors import BaseError, RecipeError
 from finetune.families import checkpoints
 from finetune.families.base import components, read

@@ -21,11 +21,12 @@ from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from finetune import __version__, captions, folder, images
-from finetune.captions import TABLE, CaptionSource, Coverage, Kind, Note, Words
+from finetune import __version__
+from finetune.data import captions, folder, images
+from finetune.data.captions import TABLE, CaptionSource, Coverage, Kind, Note, Words
+from finetune.data.folder import MAX_ASPECT, MIN_SIDE_PX, Rejected, Rules
+from finetune.data.images import WHITE, Bucket, Colour, Facts, Size
 from finetune.errors import DataError, RunError
-from finetune.folder import MAX_ASPECT, MIN_SIDE_PX, Rejected, Rules
-from finetune.images import WHITE, Bucket, Colour, Facts, Size
 
 CARD = "dataset.toml"
 SPLIT_WORDS = "training|train|validation|valid|val|dev|testing|test|evaluation|eval"

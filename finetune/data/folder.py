@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from finetune import images
 from finetune import resources as shipped
+from finetune.data import images
+from finetune.data.images import WHITE, Colour, Facts, Reason, Size, Unusable
 from finetune.errors import DataError
-from finetune.images import WHITE, Colour, Facts, Reason, Size, Unusable
 
 MIN_SIDE_PX = 32
 MAX_ASPECT = 4.0

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from finetune.data.folder import Rejected
 from finetune.errors import DataError
-from finetune.folder import Rejected
 
 Kind = Literal["", "product", "style"]
 CaptionSource = Literal["sidecars", "metadata.jsonl", "metadata.csv", "template", "none"]

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image, ImageChops
 from support import ROOT
 
-from finetune import dataset
 from finetune import resources as shipped
+from finetune.data import dataset
 
 SCRIPT = ROOT / "data" / "draw_examples.py"
 COUNTS = {"product": 6, "style": 16}

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image, ImageCms, ImageDraw
 from support.nasty_folder import bomb, cut_out, encoded, picture, sixteen_bit, turned
 
-from finetune import images
+from finetune.data import images
+from finetune.data.images import Bucket, Size, Unusable
 from finetune.errors import DataError
-from finetune.images import Bucket, Size, Unusable
 
 PLANS = [(r * r, s, a) for r in (64, 500, 512, 768, 1024) for s in (8, 16, 64) for a in (1.0, 1.5, 2.0, 4.0)]
 
@@ -203,7 +203,7 @@ def test_every_format_opens_in_a_fresh_process(tmp_path: Path) -> None:
     for form in formats:
         options = {"save_all": True, "append_images": [picture(2)]} if form == "MPO" else {}
         saved(tmp_path, form.lower(), encoded(picture(1), form, **options))
-    code = "import sys; from pathlib import Path; from finetune import images\n"
+    code = "import sys; from pathlib import Path; from finetune.data import images\n"
     code += "print([images.inspect(p).format for p in sorted(Path(sys.argv[1]).iterdir())])"
     run = subprocess.run([sys.executable, "-W", "error", "-c", code, str(tmp_path)], capture_output=True, text=True)
     assert run.stdout.strip() == str(sorted(formats)), run.stderr

@@ -1,0 +1,1 @@
+"""What the user has: pictures, captions, prepared datasets."""
