@@ -13,9 +13,9 @@ from torch import Tensor
 
 from finetune import families, layouts, metadata
 from finetune import tensors as weights
+from finetune.adapters.lora import Modules, delta, sites
 from finetune.errors import BaseError, RunError, VerifyError
 from finetune.inspection import Inspection, inspect
-from finetune.lora import Modules, delta, sites
 from finetune.metadata import About
 from finetune.verify import TOLERANCE, Report, difference, misfits, quiet, verify, weight_of
 

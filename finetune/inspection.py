@@ -7,7 +7,7 @@ from pathlib import Path
 
 from finetune import layouts
 from finetune import tensors as weights
-from finetune.lora import Lora, norm
+from finetune.adapters.lora import Lora, norm
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from finetune import families, peft_config
 from finetune import tensors as weights
+from finetune.adapters.lora import COMPONENTS, Lora, Modules, canonical_name
 from finetune.errors import BaseError, VerifyError
-from finetune.lora import COMPONENTS, Lora, Modules, canonical_name
 from finetune.peft_config import PeftConfig
 
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from finetune import adapters, families
+from finetune import families
+from finetune.adapters import attach as adapters
 from finetune.families.base import Family, Text
 from finetune.families.parts import Parts
 from finetune.machine import DTYPES

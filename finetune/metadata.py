@@ -18,11 +18,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from finetune import __version__, families
+from finetune.adapters.lora import Modules
 from finetune.diffusion.process import Prediction
 from finetune.errors import RunError
 from finetune.families.base import Facts
 from finetune.layouts import MODULE_LIST, module_list
-from finetune.lora import Modules
 
 MAX_HEADER_BYTES = 1 << 20  # ComfyUI shows no metadata of longer headers
 

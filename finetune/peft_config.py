@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple, TypeVar
 
+from finetune.adapters.lora import Modules
 from finetune.errors import BaseError
-from finetune.lora import Modules
 
 T = TypeVar("T")
 

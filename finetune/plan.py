@@ -235,7 +235,7 @@ class Component(NamedTuple):
 
 def components(plan: Plan) -> list[Component]:
     """Exact counts, from the model's structure without its weights."""
-    from finetune import adapters
+    from finetune.adapters import attach as adapters
 
     family = families.family_class(plan.facts.family)
     modules = family.skeleton(families.locate(plan.recipe.base), plan.facts)

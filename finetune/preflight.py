@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from finetune import adapters, optimizers, trainer
+from finetune import optimizers, trainer
+from finetune.adapters import attach as adapters
 from finetune.batches import Batch, Batches
 from finetune.errors import MemoryShortage, TrainError
 from finetune.families.base import Family, read

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import torch
 
 from finetune import (
-    adapters,
     batches,
     cache,
     checkpoint,
@@ -29,6 +28,8 @@ from finetune import (
 from finetune import plan as planning
 from finetune import resources as shipped
 from finetune import tensors as weights
+from finetune.adapters import attach as adapters
+from finetune.adapters.lora import Modules, less, norm
 from finetune.errors import RecipeError, RunError, TrainError, VerifyError
 from finetune.events import (
     Advanced,
@@ -45,7 +46,6 @@ from finetune.events import (
 )  # fmt: skip
 from finetune.families.base import Family, checkpoint_gradients, large_encoders, save
 from finetune.interruption import Interruption, interruptible
-from finetune.lora import Modules, less, norm
 from finetune.machine import DTYPES, Machine, open_machine
 from finetune.metadata import About
 from finetune.plan import Plan

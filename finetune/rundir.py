@@ -15,7 +15,7 @@ import torch
 from finetune import __version__, layouts, recipe
 from finetune import plan as planning
 from finetune import tensors as weights
-from finetune.adapters import Trainable
+from finetune.adapters.attach import Trainable
 from finetune.errors import FinetuneError, RunError
 from finetune.families.base import Family
 from finetune.plan import Plan

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 
-from finetune import adapters, optimizers
-from finetune.adapters import Trainable
+from finetune import optimizers
+from finetune.adapters import attach as adapters
+from finetune.adapters.attach import Trainable
 from finetune.batches import Batch, Batches
 from finetune.diffusion import chance as draws
 from finetune.errors import TrainError

@@ -20,7 +20,7 @@ FLOORS = (
         "diffusion.chance",
         "diffusion.process",
         "data.images",
-        "lora",
+        "adapters.lora",
         "tensors",
         "data.folder",
         "data.captions",
@@ -39,7 +39,7 @@ FLOORS = (
         *("families.flow", "families.clip_t5", "families.language"),
         *("families.sd", "families.sdxl", "families.sd3", "families.flux", "families.zimage", "families.qwen_image"),
         "families.flux2",
-        *("families", "adapters", "optimizers"),
+        *("families", "adapters.attach", "optimizers"),
     ),
     (
         *("cache", "plan", "batches", "trainer", "checkpoint", "preflight", "evaluate", "likeness"),
@@ -55,7 +55,7 @@ FLOORS = (
 )
 ORDER = {name: at for at, name in enumerate(name for floor in FLOORS for name in floor)}
 IMPORTERS = {
-    "peft": ("adapters",),
+    "peft": ("adapters.attach",),
     "bitsandbytes": ("optimizers", "families.quantised"),
     "diffusers": ("families.",),
     "transformers": ("families.", "likeness"),

@@ -10,9 +10,10 @@ from support.photos import SQUARE, WIDE, pictures
 from torch import nn
 from torch.testing import assert_close
 
-from finetune import adapters, cache, evaluate, families
+from finetune import cache, evaluate, families
+from finetune.adapters import attach as adapters
+from finetune.adapters.lora import delta
 from finetune.families.base import components
-from finetune.lora import delta
 
 
 @pytest.fixture(scope="module")

@@ -23,12 +23,12 @@ from typer.testing import CliRunner
 
 from finetune import families, layouts, metadata
 from finetune import tensors as weights
+from finetune.adapters.lora import Lora, Modules, live_name
 from finetune.cli import files
 from finetune.errors import BaseError, FinetuneError, RunError, VerifyError
 from finetune.export import base_sites, convert, export, inspect, verify
 from finetune.families.base import components
 from finetune.families.sd import StableDiffusion
-from finetune.lora import Lora, Modules, live_name
 from finetune.metadata import About
 
 torch.set_num_threads(1)

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from finetune import layouts
 from finetune import tensors as weights
+from finetune.adapters.lora import Lora, Modules, canonical_name, delta, live_name, norm, sites
 from finetune.errors import BaseError, VerifyError
 from finetune.families.sd import StableDiffusion
-from finetune.lora import Lora, Modules, canonical_name, delta, live_name, norm, sites
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings(

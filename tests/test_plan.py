@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from support.bases import tiny_base
 
-from finetune import adapters, families, optimizers, recipe, run
+from finetune import families, optimizers, recipe, run
 from finetune import plan as planning
+from finetune.adapters import attach as adapters
 from finetune.cli import plan_view
 from finetune.data import dataset
 from finetune.errors import BaseError, DataError, RecipeError

@@ -10,13 +10,14 @@ import torch
 from PIL import Image, ImageFont
 from support.bases import tiny_base
 
-from finetune import cli, families, layouts, lora, sampler
+from finetune import cli, families, layouts, sampler
 from finetune import resources as shipped
 from finetune import tensors as weights
+from finetune.adapters import lora
+from finetune.adapters.lora import Lora, Modules
 from finetune.errors import VerifyError
 from finetune.families.base import components
 from finetune.families.unet import SCHEDULERS
-from finetune.lora import Lora, Modules
 from finetune.sampler import Shot, Worn
 
 pytestmark = [

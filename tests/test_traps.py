@@ -17,8 +17,9 @@ from support.photos import SQUARE, WIDE, pictures
 from torch import Tensor
 from torch.testing import assert_close
 
-from finetune import adapters, cache, checkpoint, export, families, trainer, verify
+from finetune import cache, checkpoint, export, families, trainer, verify
 from finetune import resources as shipped
+from finetune.adapters import attach as adapters
 from finetune.batches import Batch
 from finetune.data import images
 from finetune.diffusion import chance as draws

@@ -13,7 +13,9 @@ from support.photos import pictures
 from torch import Tensor
 from torch.testing import assert_close
 
-from finetune import adapters, export, families, lora, sampler, trainer, verify
+from finetune import export, families, sampler, trainer, verify
+from finetune.adapters import attach as adapters
+from finetune.adapters import lora
 from finetune.data import images
 from finetune.families.base import Family, components, read, save
 from finetune.metadata import About

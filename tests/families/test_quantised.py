@@ -14,9 +14,11 @@ from support.bench import bench, settled
 from support.photos import pictures
 from torch import Tensor, nn
 
-from finetune import adapters, families, lora, recipe, run, verify
+from finetune import families, recipe, run, verify
 from finetune import plan as planning
 from finetune import tensors as weights
+from finetune.adapters import attach as adapters
+from finetune.adapters import lora
 from finetune.errors import RecipeError
 from finetune.families import quantised
 from finetune.families.base import Family, read

@@ -18,7 +18,9 @@ from support.photos import pictures
 from torch import Tensor
 from torch.testing import assert_close
 
-from finetune import adapters, families, lora
+from finetune import families
+from finetune.adapters import attach as adapters
+from finetune.adapters import lora
 from finetune.data import images
 from finetune.errors import BaseError, RecipeError
 from finetune.families import checkpoints

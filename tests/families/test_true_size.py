@@ -12,10 +12,12 @@ from support.bases import tiny_base
 from support.bench import settled
 from support.photos import pictures
 
-from finetune import adapters, families, layouts, lora, recipe
+from finetune import families, layouts, recipe
 from finetune import plan as planning
+from finetune.adapters import attach as adapters
+from finetune.adapters import lora
+from finetune.adapters.lora import Lora
 from finetune.families.base import Facts
-from finetune.lora import Lora
 
 CONFIGS = Path(__file__).parent / "configs"
 PUBLISHED = {

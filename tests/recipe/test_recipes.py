@@ -15,9 +15,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from support.bases import tiny_base
 
-from finetune import adapters, evaluate, families, memory, plan, recipe, run
+from finetune import evaluate, families, memory, plan, recipe, run
 from finetune import resources as shipped
 from finetune import tensors as weights
+from finetune.adapters import attach as adapters
 from finetune.data import dataset
 from finetune.events import Event, Note, Stepped
 from finetune.families import checkpoints

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from finetune.lora import Lora, Modules
+from finetune.adapters.lora import Lora, Modules
 
 Deltas = dict[str, Tensor]
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from finetune.adapters.lora import Modules
 from finetune.families.sd import StableDiffusion
-from finetune.lora import Modules
 
 
 def kohya_file(modules: Modules, prefix: str = "lora_te_") -> dict[str, Tensor]:

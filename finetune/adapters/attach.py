@@ -13,10 +13,10 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from finetune.adapters.lora import Lora, Modules, canonical_name
 from finetune.diffusion.chance import key
 from finetune.errors import RecipeError
 from finetune.families.quantised import dense
-from finetune.lora import Lora, Modules, canonical_name
 from finetune.recipe import Adapter
 
 Trainable = dict[str, dict[str, nn.Parameter]]
