@@ -6,11 +6,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from finetune import cache
-from finetune.cache import Captions, Crop
 from finetune.data import images
 from finetune.data.captions import without_trigger
 from finetune.diffusion import chance as draws
+from finetune.encoding import cache
+from finetune.encoding.cache import Captions, Crop
 from finetune.families.base import Family, Moments, Text
 from finetune.plan import Plan, Pool
 from finetune.schedule import Micro

@@ -12,7 +12,8 @@ import torch
 from packaging.requirements import Requirement
 from torch import nn
 
-from finetune import cache, optimizers, recipe
+from finetune import optimizers, recipe
+from finetune.encoding import cache
 from finetune.errors import RunError
 
 LITTLE_DISK_BYTES, LITTLE_MEMORY_BYTES = 2 << 30, 4 << 30

@@ -7,13 +7,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from finetune import cache
 from finetune.adapters import attach as adapters
 from finetune.adapters.lora import Lora
-from finetune.cache import Captions, Crop
 from finetune.data import images
 from finetune.data.dataset import Placed
 from finetune.diffusion import chance as draws
+from finetune.encoding import cache
+from finetune.encoding.cache import Captions, Crop
 from finetune.families.base import Family, Moments, Text
 from finetune.trainer import Autocast, squared_error
 

@@ -11,7 +11,6 @@ import torch
 
 from finetune import (
     batches,
-    cache,
     checkpoint,
     evaluate,
     export,
@@ -30,6 +29,7 @@ from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.adapters import attach as adapters
 from finetune.adapters.lora import Modules, less, norm
+from finetune.encoding import cache
 from finetune.errors import RecipeError, RunError, TrainError, VerifyError
 from finetune.events import (
     Advanced,

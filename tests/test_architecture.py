@@ -42,7 +42,7 @@ FLOORS = (
         *("families", "adapters.attach", "optimizers"),
     ),
     (
-        *("cache", "plan", "batches", "trainer", "checkpoint", "preflight", "evaluate", "likeness"),
+        *("encoding.cache", "plan", "batches", "trainer", "checkpoint", "preflight", "evaluate", "likeness"),
         *("peft_config", "layouts", "metadata", "inspection", "verify", "export", "sampler"),
         *("interruption", "machine", "memory", "pictures", "rundir"),
     ),
@@ -144,7 +144,7 @@ def test_imports_point_down(name, path, tree):
         ("errors", "from finetune.recipe import Recipe"),
         ("diffusion.chance", "def f():\n    from finetune import plan"),
         ("plan", "import finetune.cli.plan_view"),
-        ("cache", "from finetune.plan import Plan"),
+        ("encoding.cache", "from finetune.plan import Plan"),
         ("recipe", "from finetune import errors; from finetune.data import dataset"),
     ],
 )

@@ -10,9 +10,10 @@ from support.photos import SQUARE, WIDE, pictures
 from torch import nn
 from torch.testing import assert_close
 
-from finetune import cache, evaluate, families
+from finetune import evaluate, families
 from finetune.adapters import attach as adapters
 from finetune.adapters.lora import delta
+from finetune.encoding import cache
 from finetune.families.base import components
 
 

@@ -29,7 +29,8 @@ TRUE = Path(__file__).parent / "families" / "configs"
 SCRIPT = """
 import ctypes, json, sys, torch
 from pathlib import Path
-from finetune import cache, families, memory, plan as planning, run, trainer
+from finetune import families, memory, plan as planning, run, trainer
+from finetune.encoding import cache
 from finetune import recipe
 from finetune.families.base import Text
 torch.set_num_threads(2)

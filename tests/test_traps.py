@@ -17,13 +17,14 @@ from support.photos import SQUARE, WIDE, pictures
 from torch import Tensor
 from torch.testing import assert_close
 
-from finetune import cache, checkpoint, export, families, trainer, verify
+from finetune import checkpoint, export, families, trainer, verify
 from finetune import resources as shipped
 from finetune.adapters import attach as adapters
 from finetune.batches import Batch
 from finetune.data import images
 from finetune.diffusion import chance as draws
 from finetune.diffusion.process import betas, discrete
+from finetune.encoding import cache
 from finetune.errors import DataError, RecipeError
 from finetune.families.base import Family, Moments, components, read
 from finetune.metadata import About

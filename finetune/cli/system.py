@@ -41,7 +41,7 @@ def doctor() -> None:
 @cache.command("info")
 def cache_info(root: CacheRoot = None) -> None:
     """Where the cache is, and what it holds."""
-    from finetune import cache as store
+    from finetune.encoding import cache as store
 
     found = store.usage(root or store.default_root())
     typer.echo(f"{found.root}: {found.images} images, {found.captions} captions, {found.bytes / 2**20:.1f} MiB")
@@ -50,7 +50,7 @@ def cache_info(root: CacheRoot = None) -> None:
 @cache.command("clear")
 def cache_clear(root: CacheRoot = None) -> None:
     """Remove all of it; it is made again when needed."""
-    from finetune import cache as store
+    from finetune.encoding import cache as store
 
     found = store.usage(root or store.default_root())
     store.clear(found.root)

@@ -16,13 +16,14 @@ from torch import Tensor
 from torch.testing import assert_close
 from typer.testing import CliRunner
 
-from finetune import batches, cache, families
+from finetune import batches, families
 from finetune import plan as planning
 from finetune import tensors as weights
-from finetune.cache import CENTER, PLACES, Crop, Store, Wanted
 from finetune.cli import app
 from finetune.data import dataset, images
 from finetune.data.images import Bucket
+from finetune.encoding import cache
+from finetune.encoding.cache import CENTER, PLACES, Crop, Store, Wanted
 from finetune.errors import DataError, RunError
 from finetune.families.base import Family, Moments, components, read
 from finetune.schedule import Micro, View
