@@ -30,10 +30,10 @@ from referee import classifier  # noqa: E402
 from render_pictures import picture  # noqa: E402
 
 from finetune import families, run, sampler, trainer  # noqa: E402
-from finetune import plan as planning  # noqa: E402
 from finetune import recipe as recipes  # noqa: E402
 from finetune.cli import hush  # noqa: E402
 from finetune.families.base import Family  # noqa: E402
+from finetune.planning import plan as planning  # noqa: E402
 from finetune.sampler import Shot  # noqa: E402
 
 PAIRS, TWOS, COPIES = 300, 100, 100

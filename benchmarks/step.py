@@ -26,10 +26,10 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import nn
 
-from finetune import plan as planning
 from finetune import recipe, run, trainer
 from finetune.cli import hush
 from finetune.families.base import components
+from finetune.planning import plan as planning
 from finetune.trainer import Ranks
 
 SETS = ['prior.mode="off"', "train.batch=4", "train.steps=100000", "adapter.rank=8", 'adapter.components=["denoiser"]',

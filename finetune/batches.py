@@ -12,8 +12,8 @@ from finetune.diffusion import chance as draws
 from finetune.encoding import cache
 from finetune.encoding.cache import Captions, Crop
 from finetune.families.base import Family, Moments, Text
-from finetune.plan import Plan, Pool
-from finetune.schedule import Micro
+from finetune.planning.plan import Plan, Pool
+from finetune.planning.schedule import Micro
 
 
 class Batch(NamedTuple):

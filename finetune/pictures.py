@@ -7,7 +7,7 @@ from finetune import resources as shipped
 from finetune import sampler
 from finetune.families.base import Family
 from finetune.machine import Machine
-from finetune.plan import Plan
+from finetune.planning.plan import Plan
 from finetune.sampler import Picture, Read, Shot
 
 

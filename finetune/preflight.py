@@ -13,7 +13,7 @@ from finetune.adapters import attach as adapters
 from finetune.batches import Batch, Batches
 from finetune.errors import MemoryShortage, TrainError
 from finetune.families.base import Family, read
-from finetune.plan import Plan
+from finetune.planning.plan import Plan
 from finetune.trainer import Autocast, Ranks, State, Work
 
 MEMORY_LEVERS = (

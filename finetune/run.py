@@ -24,7 +24,6 @@ from finetune import (
     sampler,
     trainer,
 )
-from finetune import plan as planning
 from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.adapters import attach as adapters
@@ -48,7 +47,8 @@ from finetune.families.base import Family, checkpoint_gradients, large_encoders,
 from finetune.interruption import Interruption, interruptible
 from finetune.machine import DTYPES, Machine, open_machine
 from finetune.metadata import About
-from finetune.plan import Plan
+from finetune.planning import plan as planning
+from finetune.planning.plan import Plan
 from finetune.recipe import Loaded
 from finetune.trainer import Ranks, State, Step
 from finetune.verify import Report, is_large, misfits, verify

@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 
 from finetune import __version__, layouts, recipe
-from finetune import plan as planning
 from finetune import tensors as weights
 from finetune.adapters.attach import Trainable
 from finetune.errors import FinetuneError, RunError
 from finetune.families.base import Family
-from finetune.plan import Plan
+from finetune.planning import plan as planning
+from finetune.planning.plan import Plan
 
 MAY_CHANGE = (
     "name", "train.steps", "train.epochs", "train.checkpoint_every", "train.keep_last", "train.patience",

@@ -23,7 +23,7 @@ from finetune.batches import Batch, Batches
 from finetune.diffusion import chance as draws
 from finetune.errors import TrainError
 from finetune.families.base import Family, read
-from finetune.plan import Plan
+from finetune.planning.plan import Plan
 from finetune.recipe import Recipe
 
 Item = TypeVar("Item")

@@ -25,7 +25,7 @@ FLOORS = (
         "data.folder",
         "data.captions",
         "data.dataset",
-        "schedule",
+        "planning.schedule",
     ),
     (
         *(
@@ -42,9 +42,9 @@ FLOORS = (
         *("families", "adapters.attach", "optimizers"),
     ),
     (
-        *("encoding.cache", "plan", "batches", "trainer", "checkpoint", "preflight", "evaluate", "likeness"),
+        *("encoding.cache", "planning.plan", "batches", "trainer", "checkpoint", "preflight", "evaluate", "likeness"),
         *("peft_config", "layouts", "metadata", "inspection", "verify", "export", "sampler"),
-        *("interruption", "machine", "memory", "pictures", "rundir"),
+        *("interruption", "machine", "planning.activations", "pictures", "rundir"),
     ),
     ("run", "doctor"),
     (
@@ -142,9 +142,9 @@ def test_imports_point_down(name, path, tree):
     "name, code",
     [
         ("errors", "from finetune.recipe import Recipe"),
-        ("diffusion.chance", "def f():\n    from finetune import plan"),
-        ("plan", "import finetune.cli.plan_view"),
-        ("encoding.cache", "from finetune.plan import Plan"),
+        ("diffusion.chance", "def f():\n    from finetune.planning import plan"),
+        ("planning.plan", "import finetune.cli.plan_view"),
+        ("encoding.cache", "from finetune.planning.plan import Plan"),
         ("recipe", "from finetune import errors; from finetune.data import dataset"),
     ],
 )

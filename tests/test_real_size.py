@@ -29,7 +29,9 @@ TRUE = Path(__file__).parent / "families" / "configs"
 SCRIPT = """
 import ctypes, json, sys, torch
 from pathlib import Path
-from finetune import families, memory, plan as planning, run, trainer
+from finetune import families, run, trainer
+from finetune.planning import activations as memory
+from finetune.planning import plan as planning
 from finetune.encoding import cache
 from finetune import recipe
 from finetune.families.base import Text

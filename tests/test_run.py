@@ -33,7 +33,7 @@ from finetune.errors import DataError, FinetuneError, Interrupted, MemoryShortag
 from finetune.events import Event, Note, Sampled, Stage, Stepped, Validated
 from finetune.families.base import Family, Moments, components
 from finetune.families.sd import StableDiffusion
-from finetune.plan import Plan
+from finetune.planning.plan import Plan
 from finetune.recipe import Adapter, Loaded
 from finetune.trainer import Ranks, State, Work
 

@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from finetune import recipe
-from finetune.plan import Component, Plan, encoder_bytes
+from finetune.planning.plan import Component, Plan, encoder_bytes
 from finetune.preflight import Measured
 
 

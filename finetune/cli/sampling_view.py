@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.progress import track
 
 from finetune import families, layouts, sampler
-from finetune import plan as planning
 from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.encoding import cache
 from finetune.errors import BaseError, InputError, RunError
 from finetune.families.base import Facts, Family, large_encoders
 from finetune.machine import DTYPES
+from finetune.planning import plan as planning
 from finetune.sampler import Shot, Worn
 
 

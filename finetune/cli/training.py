@@ -69,9 +69,9 @@ def plan(
 ) -> None:
     """Say all that a run would do; do nothing."""
     loaded = recipe.load(path, sets or [])
-    from finetune import memory
-    from finetune import plan as planning
     from finetune.cli import plan_view
+    from finetune.planning import activations as memory
+    from finetune.planning import plan as planning
 
     settled = planning.settle(loaded, gpus)
     rows, kept = planning.components(settled), memory.activation_bytes(settled)

@@ -12,13 +12,14 @@ import typer
 from support.nasty_folder import build, cut_out, encoded, picture, turned, write_jsonl
 from typer.testing import CliRunner, Result
 
-from finetune import batches, plan, recipe
+from finetune import batches, recipe
 from finetune.cli import data
 from finetune.data import dataset, images
 from finetune.data.captions import TABLE, TABLES, fill, inject, without_trigger
 from finetune.encoding import cache
 from finetune.errors import DataError, RunError
 from finetune.families.base import Moments
+from finetune.planning import plan
 
 
 @pytest.fixture

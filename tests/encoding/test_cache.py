@@ -17,7 +17,6 @@ from torch.testing import assert_close
 from typer.testing import CliRunner
 
 from finetune import batches, families
-from finetune import plan as planning
 from finetune import tensors as weights
 from finetune.cli import app
 from finetune.data import dataset, images
@@ -26,7 +25,8 @@ from finetune.encoding import cache
 from finetune.encoding.cache import CENTER, PLACES, Crop, Store, Wanted
 from finetune.errors import DataError, RunError
 from finetune.families.base import Family, Moments, components, read
-from finetune.schedule import Micro, View
+from finetune.planning import plan as planning
+from finetune.planning.schedule import Micro, View
 
 CPU = torch.device("cpu")
 SQUARE, WIDE = Bucket(64, 64), Bucket(96, 48)

@@ -15,11 +15,11 @@ from support.photos import pictures
 from torch import Tensor
 
 from finetune import families, recipe, run, trainer
-from finetune import plan as planning
 from finetune.errors import RecipeError
 from finetune.events import Sampled
 from finetune.families import parts
 from finetune.families.base import large_encoders, read
+from finetune.planning import plan as planning
 from finetune.recipe import Loaded
 
 LARGE = {
@@ -115,7 +115,7 @@ def test_bits_without_bitsandbytes_are_refused_before_anything_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base, data = tiny_base(tmp_path / "base", "flux"), pictures(tmp_path / "data")
-    monkeypatch.setattr("finetune.plan.find_spec", lambda _: None)
+    monkeypatch.setattr("finetune.planning.plan.find_spec", lambda _: None)
     with pytest.raises(RecipeError, match="needs bitsandbytes"):
         settled(base, data, data__text_encoder_bits=4)
 

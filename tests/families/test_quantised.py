@@ -15,13 +15,13 @@ from support.photos import pictures
 from torch import Tensor, nn
 
 from finetune import families, recipe, run, verify
-from finetune import plan as planning
 from finetune import tensors as weights
 from finetune.adapters import attach as adapters
 from finetune.adapters import lora
 from finetune.errors import RecipeError
 from finetune.families import quantised
 from finetune.families.base import Family, read
+from finetune.planning import plan as planning
 from finetune.recipe import Loaded
 
 VARIANTS: tuple[Variant, ...] = ("sd15", "sdxl", "sd35", "flux", "zimage", "qwen", "klein")
@@ -189,6 +189,6 @@ def test_what_cannot_be_held_in_4_bits_is_refused(tmp_path: Path, monkeypatch: p
     path.write_text('base = "pocket"\n[data]\npath = "example:product"\n[adapter]\nmethod = "full"\n')
     with pytest.raises(RecipeError, match=r'train\.base_bits: has no effect with adapter\.method = "full"'):
         recipe.load(path, ["train.base_bits=4"])
-    monkeypatch.setattr("finetune.plan.find_spec", lambda _: None)
+    monkeypatch.setattr("finetune.planning.plan.find_spec", lambda _: None)
     with pytest.raises(RecipeError, match=r"train\.base_bits needs bitsandbytes"):
         settled("pocket", pictures(tmp_path / "data"), train__base_bits=4)

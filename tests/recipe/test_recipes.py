@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from support.bases import tiny_base
 
-from finetune import evaluate, families, memory, plan, recipe, run
+from finetune import evaluate, families, recipe, run
 from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.adapters import attach as adapters
@@ -23,6 +23,8 @@ from finetune.data import dataset
 from finetune.events import Event, Note, Stepped
 from finetune.families import checkpoints
 from finetune.families.base import components
+from finetune.planning import activations as memory
+from finetune.planning import plan
 
 pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute:UserWarning")
 SHIPPED = sorted(p.stem for p in shipped.RECIPES.glob("*.toml"))

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from finetune import evaluate, recipe, run, trainer
-from finetune import plan as planning
 from finetune.batches import Batch, Batches
 from finetune.encoding import cache
 from finetune.families.base import Family
+from finetune.planning import plan as planning
 from finetune.recipe import Loaded, Recipe
 from finetune.trainer import State, Step
 

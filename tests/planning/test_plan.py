@@ -13,13 +13,13 @@ from PIL import Image
 from support.bases import tiny_base
 
 from finetune import families, optimizers, recipe, run
-from finetune import plan as planning
 from finetune.adapters import attach as adapters
 from finetune.cli import plan_view
 from finetune.data import dataset
 from finetune.errors import BaseError, DataError, RecipeError
 from finetune.families.base import components
-from finetune.plan import Component, Plan
+from finetune.planning import plan as planning
+from finetune.planning.plan import Component, Plan
 from finetune.preflight import Measured
 
 

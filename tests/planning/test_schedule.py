@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from finetune.schedule import Micro, Schedule, by_bucket
+from finetune.planning.schedule import Micro, Schedule, by_bucket
 
 BUCKETS = [(1,), (2,), (5,), (6,), (7, 3), (1, 1), (4, 1, 9), (2, 3, 5, 7), (16,)]
 AWKWARD = [*itertools.product(BUCKETS, (1, 2, 3, 4, 5), (1, 2, 3), (1, 2, 4))]

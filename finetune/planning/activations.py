@@ -18,7 +18,7 @@ from finetune.adapters import attach as adapters
 from finetune.families.base import Family, Text
 from finetune.families.parts import Parts
 from finetune.machine import DTYPES
-from finetune.plan import Plan
+from finetune.planning.plan import Plan
 
 
 def activation_bytes(plan: Plan) -> int | None:

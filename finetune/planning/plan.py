@@ -21,8 +21,8 @@ from finetune.errors import DataError, RecipeError
 from finetune.families.base import Facts, large_encoders
 from finetune.families.parts import config, weight_files
 from finetune.families.quantised import weight_bytes
+from finetune.planning.schedule import Schedule, by_bucket
 from finetune.recipe import Loaded, Recipe
-from finetune.schedule import Schedule, by_bucket
 
 DEFAULT_STEPS = 1000
 DEFAULT_PROMPTS = 4

@@ -1,0 +1,1 @@
+"""All that a run will do, known before anything heavy is loaded."""
