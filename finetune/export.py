@@ -11,12 +11,13 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from finetune import families, layouts, metadata
+from finetune import families
 from finetune import tensors as weights
 from finetune.adapters.lora import Modules, delta, sites
 from finetune.errors import BaseError, RunError, VerifyError
-from finetune.inspection import Inspection, inspect
-from finetune.metadata import About
+from finetune.files import layouts, metadata
+from finetune.files.inspection import Inspection, inspect
+from finetune.files.metadata import About
 from finetune.verify import TOLERANCE, Report, difference, misfits, quiet, verify, weight_of
 
 __all__ = ["About", "Exported", "Inspection", "Merged", "Report", "convert", "export", "inspect", "merge", "verify"]

@@ -15,7 +15,6 @@ from finetune import (
     evaluate,
     export,
     families,
-    layouts,
     optimizers,
     pictures,
     preflight,
@@ -44,9 +43,10 @@ from finetune.events import (
     Warned,
 )  # fmt: skip
 from finetune.families.base import Family, checkpoint_gradients, large_encoders, save
+from finetune.files import layouts
+from finetune.files.metadata import About
 from finetune.interruption import Interruption, interruptible
 from finetune.machine import DTYPES, Machine, open_machine
-from finetune.metadata import About
 from finetune.planning import plan as planning
 from finetune.planning.plan import Plan
 from finetune.recipe import Loaded

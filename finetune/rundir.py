@@ -12,11 +12,12 @@ from pathlib import Path
 
 import torch
 
-from finetune import __version__, layouts, recipe
+from finetune import __version__, recipe
 from finetune import tensors as weights
 from finetune.adapters.attach import Trainable
 from finetune.errors import FinetuneError, RunError
 from finetune.families.base import Family
+from finetune.files import layouts
 from finetune.planning import plan as planning
 from finetune.planning.plan import Plan
 

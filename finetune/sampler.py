@@ -8,11 +8,11 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from finetune import layouts
 from finetune.adapters import lora
 from finetune.errors import VerifyError
 from finetune.evaluate import quiet
 from finetune.families.base import Family, Text, components, read
+from finetune.files import layouts
 from finetune.trainer import Autocast
 
 SHOWN_PX = 192

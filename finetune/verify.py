@@ -16,12 +16,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from finetune import families, layouts
+from finetune import families
 from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.adapters.lora import Modules, canonical_name, delta, live_name, norm, sites
 from finetune.families.base import Facts, Family, Text, components, large_encoders
 from finetune.families.quantised import dense
+from finetune.files import layouts
 
 LARGE = 4_000_000_000
 """weights from which a base is opened in bf16, where outputs with the change merged in could not be compared (T17)"""

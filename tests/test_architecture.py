@@ -43,7 +43,7 @@ FLOORS = (
     ),
     (
         *("encoding.cache", "planning.plan", "batches", "trainer", "checkpoint", "preflight", "evaluate", "likeness"),
-        *("peft_config", "layouts", "metadata", "inspection", "verify", "export", "sampler"),
+        *("files.peft_config", "files.layouts", "files.metadata", "files.inspection", "verify", "export", "sampler"),
         *("interruption", "machine", "planning.activations", "pictures", "rundir"),
     ),
     ("run", "doctor"),

@@ -21,7 +21,7 @@ from support.kohya import kohya_file
 from torch import Tensor
 from typer.testing import CliRunner
 
-from finetune import families, layouts, metadata
+from finetune import families
 from finetune import tensors as weights
 from finetune.adapters.lora import Lora, Modules, live_name
 from finetune.cli import files
@@ -29,7 +29,8 @@ from finetune.errors import BaseError, FinetuneError, RunError, VerifyError
 from finetune.export import base_sites, convert, export, inspect, verify
 from finetune.families.base import components
 from finetune.families.sd import StableDiffusion
-from finetune.metadata import About
+from finetune.files import layouts, metadata
+from finetune.files.metadata import About
 
 torch.set_num_threads(1)
 

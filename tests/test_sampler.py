@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageFont
 from support.bases import tiny_base
 
-from finetune import cli, families, layouts, sampler
+from finetune import cli, families, sampler
 from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.adapters import lora
@@ -18,6 +18,7 @@ from finetune.adapters.lora import Lora, Modules
 from finetune.errors import VerifyError
 from finetune.families.base import components
 from finetune.families.unet import SCHEDULERS
+from finetune.files import layouts
 from finetune.sampler import Shot, Worn
 
 pytestmark = [

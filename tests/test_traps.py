@@ -27,7 +27,7 @@ from finetune.diffusion.process import betas, discrete
 from finetune.encoding import cache
 from finetune.errors import DataError, RecipeError
 from finetune.families.base import Family, Moments, components, read
-from finetune.metadata import About
+from finetune.files.metadata import About
 
 
 @pytest.fixture(scope="module")

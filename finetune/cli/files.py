@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from finetune.inspection import Inspection
+    from finetune.files.inspection import Inspection
     from finetune.verify import Report
 
 _SHOWN = 8  # lines of a list on the one screen; --json has all
@@ -78,8 +78,8 @@ def verify(
     Read it strictly, load it as users do, and measure what it does.
     Exit 0: verified; 5: it fails; 2: it cannot be read at all (truncated, pickled, no safetensors).
     """
-    from finetune import layouts
     from finetune.errors import InputError, VerifyError
+    from finetune.files import layouts
     from finetune.verify import verify as check
 
     if base_bits not in (None, 4):
@@ -101,7 +101,7 @@ def inspect(
     as_json: JsonOption = False,
 ) -> None:
     """Show what an adapter file holds; needs no base."""
-    from finetune.inspection import inspect as look
+    from finetune.files.inspection import inspect as look
 
     found = look(file)
     if as_json:
@@ -112,8 +112,8 @@ def inspect(
 
 def _base_of(file: Path, run: Path | None) -> str:
     """The run's base, or that of the run folder the file lies in, or what the file says."""
-    from finetune import layouts
     from finetune.errors import BaseError
+    from finetune.files import layouts
 
     for folder in ([run] if run else []) + [file.parent.parent, file]:
         if (folder / "recipe.toml").is_file():

@@ -9,12 +9,13 @@ from PIL.Image import Image
 from rich.console import Console
 from rich.progress import track
 
-from finetune import families, layouts, sampler
+from finetune import families, sampler
 from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.encoding import cache
 from finetune.errors import BaseError, InputError, RunError
 from finetune.families.base import Facts, Family, large_encoders
+from finetune.files import layouts
 from finetune.machine import DTYPES
 from finetune.planning import plan as planning
 from finetune.sampler import Shot, Worn

@@ -12,7 +12,7 @@ from support.photos import pictures
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from finetune import families, layouts
+from finetune import families
 from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.adapters import attach as adapters
@@ -20,6 +20,7 @@ from finetune.adapters import lora
 from finetune.adapters.lora import canonical_name, delta
 from finetune.errors import RecipeError
 from finetune.families.base import Family, components, read
+from finetune.files import layouts
 from finetune.recipe import Adapter
 
 BOTH = ("denoiser", "text_encoder")

@@ -18,7 +18,7 @@ from finetune.adapters import attach as adapters
 from finetune.adapters import lora
 from finetune.data import images
 from finetune.families.base import Family, components, read, save
-from finetune.metadata import About
+from finetune.files.metadata import About
 from finetune.recipe import Adapter
 
 BASES: dict[str, dict[str, Callable[[Path], Path]]] = {

@@ -14,9 +14,10 @@ from support.bench import settled
 from support.photos import pictures
 from torch.testing import assert_close
 
-from finetune import families, layouts, sampler, verify
+from finetune import families, sampler, verify
 from finetune.errors import RecipeError
 from finetune.families.base import Family, read
+from finetune.files import layouts
 
 
 @pytest.fixture(scope="module")

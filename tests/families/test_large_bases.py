@@ -9,14 +9,15 @@ from support.bases import Variant, tiny_base
 from support.bench import bench
 from support.photos import pictures
 
-from finetune import export, layouts, verify
+from finetune import export, verify
 from finetune import tensors as weights
 from finetune.adapters import attach as adapters
 from finetune.adapters.lora import Modules
 from finetune.errors import BaseError
 from finetune.export import DTYPES
 from finetune.families.base import components
-from finetune.metadata import About
+from finetune.files import layouts
+from finetune.files.metadata import About
 
 
 @pytest.fixture(autouse=True)

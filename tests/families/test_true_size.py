@@ -12,11 +12,12 @@ from support.bases import tiny_base
 from support.bench import settled
 from support.photos import pictures
 
-from finetune import families, layouts, recipe
+from finetune import families, recipe
 from finetune.adapters import attach as adapters
 from finetune.adapters import lora
 from finetune.adapters.lora import Lora
 from finetune.families.base import Facts
+from finetune.files import layouts
 from finetune.planning import plan as planning
 
 CONFIGS = Path(__file__).parent / "configs"

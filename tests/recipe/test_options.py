@@ -13,13 +13,14 @@ import torch
 from PIL import Image
 from support.bases import tiny_base
 
-from finetune import batches, export, layouts, pictures, recipe, run, trainer
+from finetune import batches, export, pictures, recipe, run, trainer
 from finetune import tensors as weights
 from finetune.adapters import attach as adapters
 from finetune.adapters.lora import Lora
 from finetune.errors import FinetuneError, RecipeError, TrainError
 from finetune.events import Event, Sampled, Saved, Validated
 from finetune.families.base import Family, Moments, components
+from finetune.files import layouts
 from finetune.planning import plan as planning
 from finetune.planning.plan import Plan
 from finetune.trainer import State

@@ -16,11 +16,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from finetune import families, peft_config
+from finetune import families
 from finetune import tensors as weights
 from finetune.adapters.lora import COMPONENTS, Lora, Modules, canonical_name
 from finetune.errors import BaseError, VerifyError
-from finetune.peft_config import PeftConfig
+from finetune.files import peft_config
+from finetune.files.peft_config import PeftConfig
 
 
 class AdapterFile(NamedTuple):

@@ -22,7 +22,7 @@ from finetune.adapters.lora import Modules
 from finetune.diffusion.process import Prediction
 from finetune.errors import RunError
 from finetune.families.base import Facts
-from finetune.layouts import MODULE_LIST, module_list
+from finetune.files.layouts import MODULE_LIST, module_list
 
 MAX_HEADER_BYTES = 1 << 20  # ComfyUI shows no metadata of longer headers
 

@@ -21,11 +21,11 @@ from support.bases import tiny_base
 from support.kohya import kohya_file
 from torch import Tensor, nn
 
-from finetune import layouts
 from finetune import tensors as weights
 from finetune.adapters.lora import Lora, Modules, canonical_name, delta, live_name, norm, sites
 from finetune.errors import BaseError, VerifyError
 from finetune.families.sd import StableDiffusion
+from finetune.files import layouts
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings(

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune import layouts
 from finetune import tensors as weights
 from finetune.adapters.lora import Lora, norm
+from finetune.files import layouts
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Adapter files: names, layouts, metadata. No base is opened here."""
