@@ -13,7 +13,6 @@ from finetune import (
     batches,
     checkpoint,
     evaluate,
-    export,
     families,
     optimizers,
     pictures,
@@ -49,9 +48,10 @@ from finetune.interruption import Interruption, interruptible
 from finetune.machine import DTYPES, Machine, open_machine
 from finetune.planning import plan as planning
 from finetune.planning.plan import Plan
+from finetune.proof import export
+from finetune.proof.verify import Report, is_large, misfits, verify
 from finetune.recipe import Loaded
 from finetune.trainer import Ranks, State, Step
-from finetune.verify import Report, is_large, misfits, verify
 
 Listen = Callable[[Event], None]
 CPU = torch.device("cpu")

@@ -43,7 +43,15 @@ FLOORS = (
     ),
     (
         *("encoding.cache", "planning.plan", "batches", "trainer", "checkpoint", "preflight", "evaluate", "likeness"),
-        *("files.peft_config", "files.layouts", "files.metadata", "files.inspection", "verify", "export", "sampler"),
+        *(
+            "files.peft_config",
+            "files.layouts",
+            "files.metadata",
+            "files.inspection",
+            "proof.verify",
+            "proof.export",
+            "sampler",
+        ),
         *("interruption", "machine", "planning.activations", "pictures", "rundir"),
     ),
     ("run", "doctor"),

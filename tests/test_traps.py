@@ -17,7 +17,7 @@ from support.photos import SQUARE, WIDE, pictures
 from torch import Tensor
 from torch.testing import assert_close
 
-from finetune import checkpoint, export, families, trainer, verify
+from finetune import checkpoint, families, trainer
 from finetune import resources as shipped
 from finetune.adapters import attach as adapters
 from finetune.batches import Batch
@@ -28,6 +28,7 @@ from finetune.encoding import cache
 from finetune.errors import DataError, RecipeError
 from finetune.families.base import Family, Moments, components, read
 from finetune.files.metadata import About
+from finetune.proof import export, verify
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from finetune.files.inspection import Inspection
-    from finetune.verify import Report
+    from finetune.proof.verify import Report
 
 _SHOWN = 8  # lines of a list on the one screen; --json has all
 
@@ -51,7 +51,7 @@ def export(
 
     Whoever made it; with --base it is also proved in that base.
     """
-    from finetune.export import convert
+    from finetune.proof.export import convert
 
     if layout is Layout.merged and not base:
         base = _run_base(source)
@@ -80,7 +80,7 @@ def verify(
     """
     from finetune.errors import InputError, VerifyError
     from finetune.files import layouts
-    from finetune.verify import verify as check
+    from finetune.proof.verify import verify as check
 
     if base_bits not in (None, 4):
         raise InputError(f"--base-bits {base_bits}: the denoiser has 4, or all", "4")

@@ -13,12 +13,13 @@ from support.photos import pictures
 from torch import Tensor
 from torch.testing import assert_close
 
-from finetune import export, families, sampler, trainer, verify
+from finetune import families, sampler, trainer
 from finetune.adapters import attach as adapters
 from finetune.adapters import lora
 from finetune.data import images
 from finetune.families.base import Family, components, read, save
 from finetune.files.metadata import About
+from finetune.proof import export, verify
 from finetune.recipe import Adapter
 
 BASES: dict[str, dict[str, Callable[[Path], Path]]] = {

@@ -17,7 +17,7 @@ from torch.testing import assert_close
 
 from finetune import trainer
 from finetune.batches import Batch
-from finetune.verify import difference
+from finetune.proof.verify import difference
 
 Reference = Callable[[Any, Batch], tuple[Tensor, Tensor]]
 """(stock pipeline, batch) -> prediction and target"""

@@ -14,10 +14,11 @@ from support.bench import settled
 from support.photos import pictures
 from torch.testing import assert_close
 
-from finetune import families, sampler, verify
+from finetune import families, sampler
 from finetune.errors import RecipeError
 from finetune.families.base import Family, read
 from finetune.files import layouts
+from finetune.proof import verify
 
 
 @pytest.fixture(scope="module")

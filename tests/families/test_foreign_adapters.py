@@ -17,12 +17,13 @@ from support.bases import Variant, tiny_base
 from torch import Tensor
 from torch.testing import assert_close
 
-from finetune import families, verify
+from finetune import families
 from finetune.adapters import attach as adapters
 from finetune.adapters import lora
 from finetune.adapters.lora import Lora, Modules, delta
-from finetune.export import base_sites
 from finetune.files import layouts
+from finetune.proof import verify
+from finetune.proof.export import base_sites
 
 VARIANTS: tuple[Variant, ...] = ("flux", "sd35", "zimage", "qwen", "klein")
 RANK, ALPHA = 4, 2.0

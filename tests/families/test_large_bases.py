@@ -9,15 +9,15 @@ from support.bases import Variant, tiny_base
 from support.bench import bench
 from support.photos import pictures
 
-from finetune import export, verify
 from finetune import tensors as weights
 from finetune.adapters import attach as adapters
 from finetune.adapters.lora import Modules
 from finetune.errors import BaseError
-from finetune.export import DTYPES
 from finetune.families.base import components
 from finetune.files import layouts
 from finetune.files.metadata import About
+from finetune.proof import export, verify
+from finetune.proof.export import DTYPES
 
 
 @pytest.fixture(autouse=True)

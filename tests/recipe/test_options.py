@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from support.bases import tiny_base
 
-from finetune import batches, export, pictures, recipe, run, trainer
+from finetune import batches, pictures, recipe, run, trainer
 from finetune import tensors as weights
 from finetune.adapters import attach as adapters
 from finetune.adapters.lora import Lora
@@ -23,6 +23,7 @@ from finetune.families.base import Family, Moments, components
 from finetune.files import layouts
 from finetune.planning import plan as planning
 from finetune.planning.plan import Plan
+from finetune.proof import export
 from finetune.trainer import State
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")

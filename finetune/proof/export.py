@@ -18,7 +18,7 @@ from finetune.errors import BaseError, RunError, VerifyError
 from finetune.files import layouts, metadata
 from finetune.files.inspection import Inspection, inspect
 from finetune.files.metadata import About
-from finetune.verify import TOLERANCE, Report, difference, misfits, quiet, verify, weight_of
+from finetune.proof.verify import TOLERANCE, Report, difference, misfits, quiet, verify, weight_of
 
 __all__ = ["About", "Exported", "Inspection", "Merged", "Report", "convert", "export", "inspect", "merge", "verify"]
 

@@ -26,11 +26,11 @@ from finetune import tensors as weights
 from finetune.adapters.lora import Lora, Modules, live_name
 from finetune.cli import files
 from finetune.errors import BaseError, FinetuneError, RunError, VerifyError
-from finetune.export import base_sites, convert, export, inspect, verify
 from finetune.families.base import components
 from finetune.families.sd import StableDiffusion
 from finetune.files import layouts, metadata
 from finetune.files.metadata import About
+from finetune.proof.export import base_sites, convert, export, inspect, verify
 
 torch.set_num_threads(1)
 

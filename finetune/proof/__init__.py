@@ -1,0 +1,1 @@
+"""Adapter files held against a base: export, and verification."""
