@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from finetune import resources as shipped
-from finetune import sampler
 from finetune.families.base import Family
 from finetune.machine import Machine
 from finetune.planning.plan import Plan
-from finetune.sampler import Picture, Read, Shot
+from finetune.sampling import sampler
+from finetune.sampling.sampler import Picture, Read, Shot
 
 
 def draw(plan: Plan, family: Family, pipeline: Any, machine: Machine, texts: Read | None = None) -> list[Picture]:

@@ -9,19 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from finetune import (
-    batches,
-    checkpoint,
-    evaluate,
-    families,
-    optimizers,
-    pictures,
-    preflight,
-    recipe,
-    rundir,
-    sampler,
-    trainer,
-)
+from finetune import batches, checkpoint, evaluate, families, optimizers, pictures, preflight, recipe, rundir, trainer
 from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.adapters import attach as adapters
@@ -51,6 +39,7 @@ from finetune.planning.plan import Plan
 from finetune.proof import export
 from finetune.proof.verify import Report, is_large, misfits, verify
 from finetune.recipe import Loaded
+from finetune.sampling import sampler
 from finetune.trainer import Ranks, State, Step
 
 Listen = Callable[[Event], None]

@@ -9,7 +9,7 @@ from PIL.Image import Image
 from rich.console import Console
 from rich.progress import track
 
-from finetune import families, sampler
+from finetune import families
 from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.encoding import cache
@@ -18,7 +18,8 @@ from finetune.families.base import Facts, Family, large_encoders
 from finetune.files import layouts
 from finetune.machine import DTYPES
 from finetune.planning import plan as planning
-from finetune.sampler import Shot, Worn
+from finetune.sampling import sampler
+from finetune.sampling.sampler import Shot, Worn
 
 
 class Order(NamedTuple):

@@ -14,11 +14,12 @@ from support.bench import settled
 from support.photos import pictures
 from torch.testing import assert_close
 
-from finetune import families, sampler
+from finetune import families
 from finetune.errors import RecipeError
 from finetune.families.base import Family, read
 from finetune.files import layouts
 from finetune.proof import verify
+from finetune.sampling import sampler
 
 
 @pytest.fixture(scope="module")

@@ -22,12 +22,13 @@ from torch import Tensor
 from torch.testing import assert_close
 from transformers import CLIPTextModel
 
-from finetune import families, sampler
+from finetune import families
 from finetune import resources as shipped
 from finetune.errors import BaseError
 from finetune.families.base import Family, components, read, save
 from finetune.families.sd import WEIGHTS
 from finetune.families.unet import SCHEDULERS
+from finetune.sampling import sampler
 
 VARIANTS = ("sd15", "sd21")
 

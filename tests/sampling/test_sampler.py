@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageFont
 from support.bases import tiny_base
 
-from finetune import cli, families, sampler
+from finetune import cli, families
 from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.adapters import lora
@@ -19,7 +19,8 @@ from finetune.errors import VerifyError
 from finetune.families.base import components
 from finetune.families.unet import SCHEDULERS
 from finetune.files import layouts
-from finetune.sampler import Shot, Worn
+from finetune.sampling import sampler
+from finetune.sampling.sampler import Shot, Worn
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"),
