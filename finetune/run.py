@@ -9,13 +9,14 @@ from typing import NamedTuple
 
 import torch
 
-from finetune import batches, checkpoint, evaluate, families, optimizers, pictures, preflight, recipe, rundir, trainer
+from finetune import batches, checkpoint, families, optimizers, pictures, preflight, recipe, rundir, trainer
 from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.adapters import attach as adapters
 from finetune.adapters.lora import Modules, less, norm
 from finetune.encoding import cache
 from finetune.errors import RecipeError, RunError, TrainError, VerifyError
+from finetune.evaluation import effect as evaluate
 from finetune.events import (
     Advanced,
     Event,

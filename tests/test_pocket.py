@@ -15,7 +15,7 @@ from transformers import CLIPTokenizer
 
 from finetune import families
 from finetune import resources as shipped
-from finetune.likeness import Eyes, agreement
+from finetune.evaluation.similarity import Eyes, agreement
 
 MEGABYTE = 1_000_000
 ASKED = icons.held_out_pairs()[::26]

@@ -24,12 +24,13 @@ from support.runs import Stop, begin, saved_bytes, short, steps, stop_if
 from torch.testing import assert_close
 from typer.testing import CliRunner
 
-from finetune import checkpoint, evaluate, pictures, preflight, recipe, run, trainer
+from finetune import checkpoint, pictures, preflight, recipe, run, trainer
 from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.batches import Batches
 from finetune.cli import app, training_view
 from finetune.errors import DataError, FinetuneError, Interrupted, MemoryShortage, RunError, TrainError
+from finetune.evaluation import effect as evaluate
 from finetune.events import Event, Note, Sampled, Stage, Stepped, Validated
 from finetune.families.base import Family, Moments, components
 from finetune.families.sd import StableDiffusion

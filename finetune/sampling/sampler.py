@@ -10,7 +10,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from finetune.adapters import lora
 from finetune.errors import VerifyError
-from finetune.evaluate import quiet
+from finetune.evaluation.effect import quiet
 from finetune.families.base import Family, Text, components, read
 from finetune.files import layouts
 from finetune.trainer import Autocast

@@ -15,11 +15,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from support.bases import tiny_base
 
-from finetune import evaluate, families, recipe, run
+from finetune import families, recipe, run
 from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.adapters import attach as adapters
 from finetune.data import dataset
+from finetune.evaluation import effect as evaluate
 from finetune.events import Event, Note, Stepped
 from finetune.families import checkpoints
 from finetune.families.base import components

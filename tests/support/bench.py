@@ -7,9 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from finetune import evaluate, recipe, run, trainer
+from finetune import recipe, run, trainer
 from finetune.batches import Batch, Batches
 from finetune.encoding import cache
+from finetune.evaluation import effect as evaluate
 from finetune.families.base import Family
 from finetune.planning import plan as planning
 from finetune.recipe import Loaded, Recipe

@@ -16,9 +16,9 @@ from support.bases import clip_tokenizer
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model
 
-from finetune import likeness
 from finetune.errors import BaseError
-from finetune.likeness import Eyes, Lens
+from finetune.evaluation import similarity as likeness
+from finetune.evaluation.similarity import Eyes, Lens
 
 try:
     from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil as BitProcessor

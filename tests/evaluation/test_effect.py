@@ -10,10 +10,11 @@ from support.photos import SQUARE, WIDE, pictures
 from torch import nn
 from torch.testing import assert_close
 
-from finetune import evaluate, families
+from finetune import families
 from finetune.adapters import attach as adapters
 from finetune.adapters.lora import delta
 from finetune.encoding import cache
+from finetune.evaluation import effect as evaluate
 from finetune.families.base import components
 
 
