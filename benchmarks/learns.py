@@ -33,13 +33,14 @@ sys.path[:0] = [str(ROOT / "data"), str(ROOT / "benchmarks")]
 import icons  # noqa: E402
 from drawn import draw, prompt  # noqa: E402
 
-from finetune import families, recipe, run
+from finetune import families, recipe
 from finetune import resources as shipped
 from finetune import tensors as weights  # noqa: E402
 from finetune.cli import hush  # noqa: E402
 from finetune.data import dataset
 from finetune.errors import FinetuneError  # noqa: E402
 from finetune.evaluation import similarity as likeness
+from finetune.training import run
 
 WORK = Path("build/learns")
 SEEDS = (0, 1, 2)

@@ -26,11 +26,13 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import nn
 
-from finetune import recipe, run, trainer
+from finetune import recipe
 from finetune.cli import hush
 from finetune.families.base import components
 from finetune.planning import plan as planning
-from finetune.trainer import Ranks
+from finetune.training import loop as trainer
+from finetune.training import run
+from finetune.training.loop import Ranks
 
 SETS = ['prior.mode="off"', "train.batch=4", "train.steps=100000", "adapter.rank=8", 'adapter.components=["denoiser"]',
         'adapter.targets="attention"', "train.precision=fp32"]  # fmt: skip

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 
-from finetune.trainer import Autocast, Ranks
+from finetune.training.loop import Autocast, Ranks
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

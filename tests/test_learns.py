@@ -9,11 +9,12 @@ import pytest
 from PIL import Image
 from referee.classifier import judge
 
-from finetune import recipe, run
+from finetune import recipe
 from finetune import resources as shipped
 from finetune.data import dataset
 from finetune.errors import TrainError
 from finetune.evaluation import similarity as likeness
+from finetune.training import run
 
 STEPS = {"product": 160, "style": 120}
 COLOURS = ["purple", "black", "brown", "teal"]

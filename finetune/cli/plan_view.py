@@ -8,7 +8,7 @@ from rich.table import Table
 
 from finetune import recipe
 from finetune.planning.plan import Component, Plan, encoder_bytes
-from finetune.preflight import Measured
+from finetune.training.preflight import Measured
 
 
 def show(plan: Plan, components: list[Component], measured: Measured | None, activations: int | None = None) -> None:

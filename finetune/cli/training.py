@@ -77,7 +77,7 @@ def plan(
     rows, kept = planning.components(settled), memory.activation_bytes(settled)
     measured = None
     if measure:
-        from finetune import run
+        from finetune.training import run
 
         measured = run.measure(settled)
     if as_json:

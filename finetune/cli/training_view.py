@@ -9,7 +9,7 @@ from finetune import recipe
 from finetune.events import Event
 from finetune.recipe import Loaded
 from finetune.report import JsonLines, Screen, TensorBoard, everyone
-from finetune.run import Result, run
+from finetune.training.run import Result, run
 
 
 def train(loaded: Loaded, out: Path, resume: bool) -> Result:

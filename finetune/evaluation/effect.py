@@ -15,7 +15,7 @@ from finetune.diffusion import chance as draws
 from finetune.encoding import cache
 from finetune.encoding.cache import Captions, Crop
 from finetune.families.base import Family, Moments, Text
-from finetune.trainer import Autocast, squared_error
+from finetune.training.loop import Autocast, squared_error
 
 LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
 """shares of the noise path at which losses are taken"""

@@ -13,7 +13,7 @@ from finetune.errors import VerifyError
 from finetune.evaluation.effect import quiet
 from finetune.families.base import Family, Text, components, read
 from finetune.files import layouts
-from finetune.trainer import Autocast
+from finetune.training.loop import Autocast
 
 SHOWN_PX = 192
 """least side of a picture in a sheet; smaller ones are enlarged"""

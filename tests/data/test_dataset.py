@@ -12,7 +12,7 @@ import typer
 from support.nasty_folder import build, cut_out, encoded, picture, turned, write_jsonl
 from typer.testing import CliRunner, Result
 
-from finetune import batches, recipe
+from finetune import recipe
 from finetune.cli import data
 from finetune.data import dataset, images
 from finetune.data.captions import TABLE, TABLES, fill, inject, without_trigger
@@ -20,6 +20,7 @@ from finetune.encoding import cache
 from finetune.errors import DataError, RunError
 from finetune.families.base import Moments
 from finetune.planning import plan
+from finetune.training import batches
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.testing import assert_close
 from typer.testing import CliRunner
 
-from finetune import batches, families
+from finetune import families
 from finetune import tensors as weights
 from finetune.cli import app
 from finetune.data import dataset, images
@@ -27,6 +27,7 @@ from finetune.errors import DataError, RunError
 from finetune.families.base import Family, Moments, components, read
 from finetune.planning import plan as planning
 from finetune.planning.schedule import Micro, View
+from finetune.training import batches
 
 CPU = torch.device("cpu")
 SQUARE, WIDE = Bucket(64, 64), Bucket(96, 48)

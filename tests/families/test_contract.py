@@ -13,7 +13,7 @@ from support.photos import pictures
 from torch import Tensor
 from torch.testing import assert_close
 
-from finetune import families, trainer
+from finetune import families
 from finetune.adapters import attach as adapters
 from finetune.adapters import lora
 from finetune.data import images
@@ -22,6 +22,7 @@ from finetune.files.metadata import About
 from finetune.proof import export, verify
 from finetune.recipe import Adapter
 from finetune.sampling import sampler
+from finetune.training import loop as trainer
 
 BASES: dict[str, dict[str, Callable[[Path], Path]]] = {
     "sd": {

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 from torch.testing import assert_close
 
-from finetune import trainer
-from finetune.batches import Batch
 from finetune.proof.verify import difference
+from finetune.training import loop as trainer
+from finetune.training.batches import Batch
 
 Reference = Callable[[Any, Batch], tuple[Tensor, Tensor]]
 """(stock pipeline, batch) -> prediction and target"""

@@ -14,13 +14,15 @@ from support.bench import settled
 from support.photos import pictures
 from torch import Tensor
 
-from finetune import families, recipe, run, trainer
+from finetune import families, recipe
 from finetune.errors import RecipeError
 from finetune.events import Sampled
 from finetune.families import parts
 from finetune.families.base import large_encoders, read
 from finetune.planning import plan as planning
 from finetune.recipe import Loaded
+from finetune.training import loop as trainer
+from finetune.training import run
 
 LARGE = {
     "flux": "text_encoder_2", "sd35": "text_encoder_3", "zimage": "text_encoder", "qwen": "text_encoder",

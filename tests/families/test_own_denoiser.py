@@ -13,12 +13,13 @@ from support.originals import in_sgm_names
 from support.photos import pictures
 from torch import Tensor
 
-from finetune import families, recipe, run
+from finetune import families, recipe
 from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.errors import BaseError
 from finetune.families.base import Family
 from finetune.recipe import Loaded
+from finetune.training import run
 
 
 def as_it_is(family: Family) -> dict[str, Tensor]:

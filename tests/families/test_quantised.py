@@ -14,7 +14,7 @@ from support.bench import bench, settled
 from support.photos import pictures
 from torch import Tensor, nn
 
-from finetune import families, recipe, run
+from finetune import families, recipe
 from finetune import tensors as weights
 from finetune.adapters import attach as adapters
 from finetune.adapters import lora
@@ -24,6 +24,7 @@ from finetune.families.base import Family, read
 from finetune.planning import plan as planning
 from finetune.proof import verify
 from finetune.recipe import Loaded
+from finetune.training import run
 
 VARIANTS: tuple[Variant, ...] = ("sd15", "sdxl", "sd35", "flux", "zimage", "qwen", "klein")
 

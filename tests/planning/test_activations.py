@@ -8,9 +8,9 @@ from support.bases import Variant, tiny_base
 from support.bench import bench, settled
 from support.photos import pictures
 
-from finetune import run
 from finetune.families.base import read
 from finetune.planning import activations as memory
+from finetune.training import run
 
 VARIANTS: tuple[Variant, ...] = ("sd15", "sd21", "sdxl", "sd35", "flux", "qwen")
 

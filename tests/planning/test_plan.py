@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from support.bases import tiny_base
 
-from finetune import families, optimizers, recipe, run
+from finetune import families, optimizers, recipe
 from finetune.adapters import attach as adapters
 from finetune.cli import plan_view
 from finetune.data import dataset
@@ -20,7 +20,8 @@ from finetune.errors import BaseError, DataError, RecipeError
 from finetune.families.base import components
 from finetune.planning import plan as planning
 from finetune.planning.plan import Component, Plan
-from finetune.preflight import Measured
+from finetune.training import run
+from finetune.training.preflight import Measured
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from support.bases import tiny_base
 
-from finetune import batches, pictures, recipe, run, trainer
+from finetune import recipe
 from finetune import tensors as weights
 from finetune.adapters import attach as adapters
 from finetune.adapters.lora import Lora
@@ -24,7 +24,10 @@ from finetune.files import layouts
 from finetune.planning import plan as planning
 from finetune.planning.plan import Plan
 from finetune.proof import export
-from finetune.trainer import State
+from finetune.training import batches, run
+from finetune.training import loop as trainer
+from finetune.training import samples as pictures
+from finetune.training.loop import State
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 FEW = 'adapter.targets=["to_q"]'

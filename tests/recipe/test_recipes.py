@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from support.bases import tiny_base
 
-from finetune import families, recipe, run
+from finetune import families, recipe
 from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.adapters import attach as adapters
@@ -26,6 +26,7 @@ from finetune.families import checkpoints
 from finetune.families.base import components
 from finetune.planning import activations as memory
 from finetune.planning import plan
+from finetune.training import run
 
 pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute:UserWarning")
 SHIPPED = sorted(p.stem for p in shipped.RECIPES.glob("*.toml"))

@@ -7,14 +7,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from finetune import recipe, run, trainer
-from finetune.batches import Batch, Batches
+from finetune import recipe
 from finetune.encoding import cache
 from finetune.evaluation import effect as evaluate
 from finetune.families.base import Family
 from finetune.planning import plan as planning
 from finetune.recipe import Loaded, Recipe
-from finetune.trainer import State, Step
+from finetune.training import loop as trainer
+from finetune.training import run
+from finetune.training.batches import Batch, Batches
+from finetune.training.loop import State, Step
 
 BOTH = ("denoiser", "text_encoder")
 

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from finetune import recipe, run
+from finetune import recipe
 from finetune import tensors as weights
 from finetune.events import Event, Saved, Stepped
 from finetune.recipe import Loaded, Recipe
+from finetune.training import run
 
 
 class Stop(Exception):

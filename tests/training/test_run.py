@@ -24,10 +24,9 @@ from support.runs import Stop, begin, saved_bytes, short, steps, stop_if
 from torch.testing import assert_close
 from typer.testing import CliRunner
 
-from finetune import checkpoint, pictures, preflight, recipe, run, trainer
+from finetune import recipe
 from finetune import resources as shipped
 from finetune import tensors as weights
-from finetune.batches import Batches
 from finetune.cli import app, training_view
 from finetune.errors import DataError, FinetuneError, Interrupted, MemoryShortage, RunError, TrainError
 from finetune.evaluation import effect as evaluate
@@ -36,7 +35,11 @@ from finetune.families.base import Family, Moments, components
 from finetune.families.sd import StableDiffusion
 from finetune.planning.plan import Plan
 from finetune.recipe import Adapter, Loaded
-from finetune.trainer import Ranks, State, Work
+from finetune.training import checkpoint, preflight, run
+from finetune.training import loop as trainer
+from finetune.training import samples as pictures
+from finetune.training.batches import Batches
+from finetune.training.loop import Ranks, State, Work
 
 LENGTH = 40
 BIN = [sys.executable, "-m", "finetune"]

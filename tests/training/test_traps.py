@@ -17,10 +17,9 @@ from support.photos import SQUARE, WIDE, pictures
 from torch import Tensor
 from torch.testing import assert_close
 
-from finetune import checkpoint, families, trainer
+from finetune import families
 from finetune import resources as shipped
 from finetune.adapters import attach as adapters
-from finetune.batches import Batch
 from finetune.data import images
 from finetune.diffusion import chance as draws
 from finetune.diffusion.process import betas, discrete
@@ -29,6 +28,9 @@ from finetune.errors import DataError, RecipeError
 from finetune.families.base import Family, Moments, components, read
 from finetune.files.metadata import About
 from finetune.proof import export, verify
+from finetune.training import checkpoint
+from finetune.training import loop as trainer
+from finetune.training.batches import Batch
 
 
 @pytest.fixture(scope="module")

@@ -19,12 +19,12 @@ from torch.optim import Optimizer
 from finetune import optimizers
 from finetune.adapters import attach as adapters
 from finetune.adapters.attach import Trainable
-from finetune.batches import Batch, Batches
 from finetune.diffusion import chance as draws
 from finetune.errors import TrainError
 from finetune.families.base import Family, read
 from finetune.planning.plan import Plan
 from finetune.recipe import Recipe
+from finetune.training.batches import Batch, Batches
 
 Item = TypeVar("Item")
 Autocast = Callable[[], AbstractContextManager[Any]]

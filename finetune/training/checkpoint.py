@@ -12,7 +12,7 @@ from torch import Tensor
 
 from finetune import tensors as weights
 from finetune.errors import RunError
-from finetune.trainer import State
+from finetune.training.loop import State
 
 FORMAT = 1
 _FILES = ("trainable.safetensors", "optimizer.safetensors", "state.json")

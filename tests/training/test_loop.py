@@ -17,12 +17,12 @@ from support.photos import SQUARE, WIDE, pictures
 from torch import Tensor
 from torch.testing import assert_close
 
-from finetune import trainer
-from finetune.batches import Batch, Batches
 from finetune.errors import TrainError
 from finetune.evaluation import effect as evaluate
 from finetune.families.base import components
-from finetune.trainer import Ranks
+from finetune.training import loop as trainer
+from finetune.training.batches import Batch, Batches
+from finetune.training.loop import Ranks
 
 
 @pytest.fixture(scope="module")

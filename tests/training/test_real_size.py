@@ -29,7 +29,9 @@ TRUE = Path(__file__).parent / "families" / "configs"
 SCRIPT = """
 import ctypes, json, sys, torch
 from pathlib import Path
-from finetune import families, run, trainer
+from finetune import families
+from finetune.training import run
+from finetune.training import loop as trainer
 from finetune.planning import activations as memory
 from finetune.planning import plan as planning
 from finetune.encoding import cache

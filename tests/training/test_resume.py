@@ -18,7 +18,7 @@ from support import ROOT, TESTS
 from support.photos import photos
 from support.runs import Stop, begin, saved_bytes, short, steps, stop_if
 
-from finetune import checkpoint, families, recipe, run, trainer
+from finetune import families, recipe
 from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.errors import RunError
@@ -26,6 +26,8 @@ from finetune.evaluation import effect as evaluate
 from finetune.events import Event, Resumed, Stepped, Warned
 from finetune.planning import plan as planning
 from finetune.recipe import Adapter, Loaded
+from finetune.training import checkpoint, run
+from finetune.training import loop as trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning:bitsandbytes")
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from finetune import batches, checkpoint, families, optimizers, pictures, preflight, recipe, rundir, trainer
+from finetune import families, optimizers, recipe
 from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.adapters import attach as adapters
@@ -33,7 +33,6 @@ from finetune.events import (
 from finetune.families.base import Family, checkpoint_gradients, large_encoders, save
 from finetune.files import layouts
 from finetune.files.metadata import About
-from finetune.interruption import Interruption, interruptible
 from finetune.machine import DTYPES, Machine, open_machine
 from finetune.planning import plan as planning
 from finetune.planning.plan import Plan
@@ -41,7 +40,12 @@ from finetune.proof import export
 from finetune.proof.verify import Report, is_large, misfits, verify
 from finetune.recipe import Loaded
 from finetune.sampling import sampler
-from finetune.trainer import Ranks, State, Step
+from finetune.training import batches, checkpoint, preflight
+from finetune.training import folder as rundir
+from finetune.training import loop as trainer
+from finetune.training import samples as pictures
+from finetune.training.loop import Ranks, State, Step
+from finetune.training.stop import Interruption, interruptible
 
 Listen = Callable[[Event], None]
 CPU = torch.device("cpu")

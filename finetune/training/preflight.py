@@ -8,13 +8,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from finetune import optimizers, trainer
+from finetune import optimizers
 from finetune.adapters import attach as adapters
-from finetune.batches import Batch, Batches
 from finetune.errors import MemoryShortage, TrainError
 from finetune.families.base import Family, read
 from finetune.planning.plan import Plan
-from finetune.trainer import Autocast, Ranks, State, Work
+from finetune.training import loop as trainer
+from finetune.training.batches import Batch, Batches
+from finetune.training.loop import Autocast, Ranks, State, Work
 
 MEMORY_LEVERS = (
     "in this order: train.gradient_checkpointing = true; a smaller train.batch with a larger train.accumulate; "

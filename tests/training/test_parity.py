@@ -16,7 +16,7 @@ from torch.nn.functional import mse_loss
 from torch.testing import assert_close
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from finetune.batches import Batch
+from finetune.training.batches import Batch
 
 STEPS = 10
 DENOISER_RATE, TEXT_RATE, DECAY = 1e-3, 3e-4, 0.02

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from finetune import checkpoint, optimizers, recipe
+from finetune import optimizers, recipe
 from finetune import tensors as weights
 from finetune.errors import RunError
-from finetune.trainer import State
+from finetune.training import checkpoint
+from finetune.training.loop import State
 
 IDENTITY = {"base": "ab12", "adapter.rank": "4"}
 
