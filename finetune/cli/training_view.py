@@ -8,7 +8,7 @@ from rich.console import Console
 from finetune import recipe
 from finetune.events import Event
 from finetune.recipe import Loaded
-from finetune.report import JsonLines, Screen, TensorBoard, everyone
+from finetune.reporting.listeners import JsonLines, Screen, TensorBoard, everyone
 from finetune.training.run import Result, run
 
 

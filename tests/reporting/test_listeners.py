@@ -23,7 +23,7 @@ from finetune.events import (
     Validated,
     Warned,
 )  # fmt: skip
-from finetune.report import JsonLines, Screen, TensorBoard, everyone
+from finetune.reporting.listeners import JsonLines, Screen, TensorBoard, everyone
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*distutils.*:DeprecationWarning")
 

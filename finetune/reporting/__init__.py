@@ -1,0 +1,1 @@
+"""Events to a progress bar, JSON lines and TensorBoard."""
