@@ -33,20 +33,20 @@ sys.path[:0] = [str(ROOT / "data"), str(ROOT / "benchmarks")]
 import icons  # noqa: E402
 from drawn import draw, prompt  # noqa: E402
 
-from finetune import families, recipe
-from finetune import resources as shipped
+from finetune import families, recipe  # noqa: E402
+from finetune import resources as shipped  # noqa: E402
 from finetune import tensors as weights  # noqa: E402
 from finetune.cli import hush  # noqa: E402
-from finetune.data import dataset
+from finetune.data import dataset  # noqa: E402
 from finetune.errors import FinetuneError  # noqa: E402
-from finetune.evaluation import similarity as likeness
-from finetune.training import run
+from finetune.evaluation import similarity as likeness  # noqa: E402
+from finetune.training import run  # noqa: E402
 
 WORK = Path("build/learns")
 SEEDS = (0, 1, 2)
 INTRODUCTION = """`python benchmarks/learns.py` trains adapters on the pocket base with the shipped recipes, changes
 one setting at a time, and asks two judges what came of it: a classifier that knows objects, colours and styles
-(`benchmarks/referee/`) and the pocket eyes (`finetune.evaluation.similarity`). `product` and `style` are the bundled examples;
+(`benchmarks/referee/`) and the pocket eyes. `product` and `style` are the bundled examples;
 `product-2` and `style-2` are drawn by `benchmarks/unseen.py`, and no recipe was tuned on them. Values are means over
 seeds, with half of their range.
 

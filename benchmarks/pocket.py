@@ -29,15 +29,15 @@ from drawn import GUIDANCE, STEPS, draw, prompt  # noqa: E402
 from referee import classifier  # noqa: E402
 from render_pictures import picture  # noqa: E402
 
-from finetune import families
+from finetune import families  # noqa: E402
 from finetune import recipe as recipes  # noqa: E402
 from finetune.cli import hush  # noqa: E402
 from finetune.families.base import Family  # noqa: E402
 from finetune.planning import plan as planning  # noqa: E402
 from finetune.sampling import sampler  # noqa: E402
 from finetune.sampling.sampler import Shot  # noqa: E402
-from finetune.training import loop as trainer
-from finetune.training import run
+from finetune.training import loop as trainer  # noqa: E402
+from finetune.training import run  # noqa: E402
 
 PAIRS, TWOS, COPIES = 300, 100, 100
 

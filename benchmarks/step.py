@@ -29,10 +29,10 @@ from torch import nn
 from finetune import recipe
 from finetune.cli import hush
 from finetune.families.base import components
+from finetune.machine import Ranks
 from finetune.planning import plan as planning
 from finetune.training import loop as trainer
 from finetune.training import run
-from finetune.training.loop import Ranks
 
 SETS = ['prior.mode="off"', "train.batch=4", "train.steps=100000", "adapter.rank=8", 'adapter.components=["denoiser"]',
         'adapter.targets="attention"', "train.precision=fp32"]  # fmt: skip

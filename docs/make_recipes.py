@@ -1,6 +1,6 @@
 """Write docs/recipes.md from the schema: python docs/make_recipes.py
 
-The sentence after each field in `finetune/recipe.py` is its documentation; a test fails when the page is stale.
+The sentence after each field in `finetune/recipe/` is its documentation; a test fails when the page is stale.
 """
 
 import ast

@@ -1,8 +1,8 @@
 """What training computes, to the bit: short runs of every family through the command line, as digests.
 
-`python tests/bits.py OUT.json` records them; tests/test_bits.py compares with tests/bits.json on a machine that computes
-alike. The command line is all it knows of the package, so it runs on every version of it, and shows that two agree:
-`PYTHONPATH=OTHER_CHECKOUT python tests/bits.py other.json`.
+`python tests/bits.py OUT.json` records them; tests/test_bits.py compares with tests/bits.json on a machine that
+computes alike. The command line is all it knows of the package, so it runs on every version of it, and shows that two
+agree: `PYTHONPATH=OTHER_CHECKOUT python tests/bits.py other.json`.
 """
 
 import contextlib
@@ -79,7 +79,7 @@ def record(name: str, root: Path) -> dict[str, object]:
         "losses": [e["loss"] for e in steps],
         "prior losses": [e["prior_loss"] for e in steps],
         "held out": [e["loss"] for e in events if e["event"] == "validated"],
-        "adapter": {str(f.relative_to(out / "adapter")): _payload(f) for f in sorted(out.glob("adapter/**/*.safetensors"))},
+        "adapter": {str(f.relative_to(out)): _payload(f) for f in sorted(out.glob("adapter/**/*.safetensors"))},
         "pictures": {str(f.relative_to(out)): _pixels(f) for f in sorted(out.glob("sample*/**/*.png"))},
     }  # fmt: skip
 

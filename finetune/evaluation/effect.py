@@ -5,17 +5,18 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from finetune.adapters import attach as adapters
 from finetune.adapters.lora import Lora
 from finetune.data import images
 from finetune.data.dataset import Placed
 from finetune.diffusion import chance as draws
+from finetune.diffusion.loss import squared_error
 from finetune.encoding import cache
 from finetune.encoding.cache import Captions, Crop
-from finetune.families.base import Family, Moments, Text
-from finetune.training.loop import Autocast, squared_error
+from finetune.families.base import Moments, Text, evaluation_mode
+from finetune.machine import Autocast
 
 LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
 """shares of the noise path at which losses are taken"""
@@ -87,7 +88,7 @@ def losses(
     """
     shown = shown or [p.example.caption for p in placed]
     bands: dict[str, float] = {}
-    with quiet(captions.family), autocast():
+    with evaluation_mode(captions.family), autocast():
         texts = {c: captions.read([c]) for c in dict.fromkeys(shown)}
         for level in LEVELS:
             found = [_loss(captions, p, latents, texts[c], level) for p, c in zip(placed, shown, strict=True)]
@@ -114,7 +115,7 @@ def caption_fit(placed: Sequence[Placed], latents: Latents, captions: Captions, 
         return None
     tried = draws.permutation(len(placed), "learnt")[:TRIED_IMAGES]
     best = 0
-    with quiet(captions.family), autocast():
+    with evaluation_mode(captions.family), autocast():
         for i in tried:
             own = placed[i].example.caption
             order = draws.permutation(len(said), "others", i)
@@ -144,7 +145,7 @@ def distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
 def output_change(shown: Sequence[str], shape: tuple[int, int, int], captions: Captions, autocast: Autocast) -> float:
     """||with - without|| / ||without|| of the prediction for these captions, at seeded noise over the levels."""
     moved, whole, family = 0.0, 0.0, captions.family
-    with quiet(family), autocast():
+    with evaluation_mode(family), autocast():
         for i, level in enumerate(LEVELS):
             caption, t = shown[i % len(shown)], _at(captions, level)
             noise = draws.normal((1, *shape), draws.key("effect", i)).to(captions.device)
@@ -154,23 +155,6 @@ def output_change(shown: Sequence[str], shape: tuple[int, int, int], captions: C
             moved += float((with_it - without).square().sum())
             whole += float(without.square().sum())
     return math.sqrt(moved / whole) if whole else math.inf
-
-
-class quiet:
-    """Evaluation mode for every part in memory inside the block, and as it was after."""
-
-    def __init__(self, family: Family) -> None:
-        self.modules: list[tuple[nn.Module, bool]] = [
-            (m, m.training) for part in family.parts.loaded().values() for m in part.modules()
-        ]
-
-    def __enter__(self) -> None:
-        for module, _ in self.modules:
-            module.training = False
-
-    def __exit__(self, *_: object) -> None:
-        for module, was in self.modules:
-            module.training = was
 
 
 def _at(captions: Captions, level: float) -> Tensor:

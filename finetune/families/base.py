@@ -247,3 +247,20 @@ def checkpoint_gradients(family: Family, names: Iterable[str]) -> None:
             cast(Any, family.parts[name]).enable_gradient_checkpointing()
         else:
             checkpoint_text(family.parts[name])
+
+
+class evaluation_mode:
+    """Evaluation mode for every part in memory inside the block, and as it was after."""
+
+    def __init__(self, family: Family) -> None:
+        self.modules: list[tuple[nn.Module, bool]] = [
+            (m, m.training) for part in family.parts.loaded().values() for m in part.modules()
+        ]
+
+    def __enter__(self) -> None:
+        for module, _ in self.modules:
+            module.training = False
+
+    def __exit__(self, *_: object) -> None:
+        for module, was in self.modules:
+            module.training = was

@@ -10,10 +10,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from finetune.adapters import lora
 from finetune.errors import VerifyError
-from finetune.evaluation.effect import quiet
-from finetune.families.base import Family, Text, components, read
+from finetune.families.base import Family, Text, components, evaluation_mode, read
 from finetune.files import layouts
-from finetune.training.loop import Autocast
+from finetune.machine import Autocast
 
 SHOWN_PX = 192
 """least side of a picture in a sheet; smaller ones are enlarged"""
@@ -83,7 +82,7 @@ def render(
     Leaves modules, their dtypes and torch's random state as they were.
     """
     texts = texts or (lambda prompt: read(family, [prompt]))
-    with torch.no_grad(), torch.random.fork_rng(), quiet(family), autocast():
+    with torch.no_grad(), torch.random.fork_rng(), evaluation_mode(family), autocast():
         text, negative = (texts(said).each(lambda part: part.to(device)) for said in (shot.prompt, shot.negative))
         asked = family.painting(text, negative, shot.guidance)
         painted = pipeline(

@@ -6,10 +6,10 @@ group weigh every sample alike.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,14 +20,14 @@ from finetune import optimizers
 from finetune.adapters import attach as adapters
 from finetune.adapters.attach import Trainable
 from finetune.diffusion import chance as draws
+from finetune.diffusion.loss import squared_error
 from finetune.errors import TrainError
 from finetune.families.base import Family, read
+from finetune.machine import Autocast, Ranks
 from finetune.planning.plan import Plan
 from finetune.recipe import Recipe
 from finetune.training.batches import Batch, Batches
 
-Item = TypeVar("Item")
-Autocast = Callable[[], AbstractContextManager[Any]]
 FEW_POSITIONS = 256
 """of latents, up to which attention written out beats the fused one on a CPU, whose backward pass is slow for few"""
 
@@ -66,28 +66,6 @@ class Work(NamedTuple):
 
     pairs: list[tuple[Batch, Batch | None]]
     samples: int
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """Who else trains; alone, summing is the identity."""
-
-    rank: int = 0
-    world: int = 1
-
-    def turned(self, items: Sequence[Item]) -> list[Item]:
-        """From another place on for each rank: each makes its own share first, then finds the others' made."""
-        start = len(items) * self.rank // self.world
-        return [*items[start:], *items[:start]]
-
-    def sum(self, tensors: Sequence[Tensor]) -> None:
-        """Sum each tensor over the ranks, in place, in one message."""
-        if self.world == 1:
-            return
-        flat = torch.cat([t.reshape(-1).float() for t in tensors])
-        torch.distributed.all_reduce(flat)
-        for tensor, summed in zip(tensors, torch.split(flat, [t.numel() for t in tensors]), strict=True):
-            tensor.copy_(summed.view_as(tensor))
 
 
 def train(
@@ -184,11 +162,6 @@ def objective(family: Family, batch: Batch, config: Recipe) -> tuple[Tensor, Ten
     with torch.no_grad(), adapters.detached(family.parts.loaded()):
         own = preserved()
     return losses, squared_error(preserved(), own)
-
-
-def squared_error(output: Tensor, target: Tensor) -> Tensor:
-    """Mean over each sample, in float32: (b, ...) -> (b,)."""
-    return (output.float() - target.float()).square().flatten(1).mean(1)
 
 
 def gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:

@@ -12,10 +12,11 @@ from finetune import optimizers
 from finetune.adapters import attach as adapters
 from finetune.errors import MemoryShortage, TrainError
 from finetune.families.base import Family, read
+from finetune.machine import Autocast, Ranks
 from finetune.planning.plan import Plan
 from finetune.training import loop as trainer
 from finetune.training.batches import Batch, Batches
-from finetune.training.loop import Autocast, Ranks, State, Work
+from finetune.training.loop import State, Work
 
 MEMORY_LEVERS = (
     "in this order: train.gradient_checkpointing = true; a smaller train.batch with a larger train.accumulate; "

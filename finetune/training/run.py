@@ -33,7 +33,7 @@ from finetune.events import (
 from finetune.families.base import Family, checkpoint_gradients, large_encoders, save
 from finetune.files import layouts
 from finetune.files.metadata import About
-from finetune.machine import DTYPES, Machine, open_machine
+from finetune.machine import DTYPES, Machine, Ranks, open_machine
 from finetune.planning import plan as planning
 from finetune.planning.plan import Plan
 from finetune.proof import export
@@ -44,7 +44,7 @@ from finetune.training import batches, checkpoint, preflight
 from finetune.training import folder as rundir
 from finetune.training import loop as trainer
 from finetune.training import samples as pictures
-from finetune.training.loop import Ranks, State, Step
+from finetune.training.loop import State, Step
 from finetune.training.stop import Interruption, interruptible
 
 Listen = Callable[[Event], None]

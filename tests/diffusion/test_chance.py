@@ -38,7 +38,7 @@ def test_a_draw_is_the_same_in_every_version_and_process() -> None:
 
 def test_another_process_draws_the_same() -> None:
     """Python's own hash() differs from process to process."""
-    code = "from finetune.diffusion.chance import draw, permutation; print(draw(1, 'a.png', 2, .5, True), permutation(5, 'x'))"
+    code = "from finetune.diffusion.chance import *; print(draw(1, 'a.png', 2, .5, True), permutation(5, 'x'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"{draw(1, 'a.png', 2, 0.5, True)} {permutation(5, 'x')}"
 

@@ -15,7 +15,7 @@ from finetune.adapters import attach as adapters
 from finetune.adapters.lora import delta
 from finetune.encoding import cache
 from finetune.evaluation import effect as evaluate
-from finetune.families.base import components
+from finetune.families.base import components, evaluation_mode
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_quiet_gives_each_module_its_own_mode_back_even_after_an_error(trained: 
     first = next(m for m in unet.modules() if isinstance(m, nn.Dropout))
     first.eval()
     before = [m.training for m in unet.modules()]
-    with pytest.raises(KeyboardInterrupt), evaluate.quiet(trained.family):
+    with pytest.raises(KeyboardInterrupt), evaluation_mode(trained.family):
         assert not any(m.training for m in unet.modules())
         raise KeyboardInterrupt
     assert [m.training for m in unet.modules()] == before

@@ -21,6 +21,7 @@ from finetune.errors import FinetuneError, RecipeError, TrainError
 from finetune.events import Event, Sampled, Saved, Validated
 from finetune.families.base import Family, Moments, components
 from finetune.files import layouts
+from finetune.machine import Machine
 from finetune.planning import plan as planning
 from finetune.planning.plan import Plan
 from finetune.proof import export
@@ -73,7 +74,7 @@ class Place:
             self.loaded[name].parts.load()
         return copy.deepcopy(self.loaded[name])
 
-    def begin(self, plan: Plan) -> tuple[Family, run.Machine, run.Made, State]:
+    def begin(self, plan: Plan) -> tuple[Family, Machine, run.Made, State]:
         """Everything but the loop."""
         family, machine = self.family(plan), run.open_machine(plan.recipe.train.precision)
         made = run.encode(plan, family, machine, lambda _: None)

@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 from support.bases import tiny_base
+from support.sizes import DECODING
 
 from finetune import families, recipe
 from finetune import resources as shipped
@@ -35,7 +36,7 @@ TINY = {
     "pocket": "sd15", "sd15": "sd15", "sd21": "sd21", "sdxl": "sdxl", "sd35": "sd35", "flux": "flux",
     "zimage": "zimage", "qwen": "qwen", "klein": "klein",
 }  # fmt: skip
-CONFIGS, OURS = Path(__file__).parent / "families" / "configs", checkpoints.CONFIGS
+CONFIGS, OURS = Path(__file__).parents[1] / "families" / "configs", checkpoints.CONFIGS
 TRUE = {
     # the same -> the published configs
     "sd15": OURS / "sd1", "sd21": OURS / "sd2", "sdxl": OURS / "sdxl", "sd35": CONFIGS / "sd3.5-medium",
@@ -94,8 +95,7 @@ def test_a_recipe_for_a_smaller_gpu_is_the_other_one_but_for_bits(name):
     assert {n.partition("-")[0] for n in SMALLER} == large and len(SMALLER) == 2 * len(large)
 
 
-# what else a GPU holds at 1024 px, in GiB; measured: the decoder's on a CPU, and what CUDA itself takes is a guess
-DECODING = {"qwen": 8.4, "sd15": 1.3, "sd21": 2.5, "others": 4.1}  # as tests/test_real_size.py measures it
+# what else a GPU holds at 1024 px; what CUDA itself takes is a guess
 GUESSED = {"zimage": 4 * 2**30}
 """activations that only a real step can tell, from the sizes of its blocks"""
 

@@ -11,6 +11,7 @@ from finetune import recipe
 from finetune.encoding import cache
 from finetune.evaluation import effect as evaluate
 from finetune.families.base import Family
+from finetune.machine import Machine
 from finetune.planning import plan as planning
 from finetune.recipe import Loaded, Recipe
 from finetune.training import loop as trainer
@@ -26,7 +27,7 @@ class Bench(NamedTuple):
     family: Family
     state: State
     batches: Batches
-    machine: run.Machine
+    machine: Machine
     latents: evaluate.Latents
     captions: cache.Captions
 

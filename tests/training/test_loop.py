@@ -20,9 +20,9 @@ from torch.testing import assert_close
 from finetune.errors import TrainError
 from finetune.evaluation import effect as evaluate
 from finetune.families.base import components
+from finetune.machine import Ranks
 from finetune.training import loop as trainer
 from finetune.training.batches import Batch, Batches
-from finetune.training.loop import Ranks
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +179,7 @@ def test_a_compiled_denoiser_gives_the_same_losses(sd15: Path, data: Path) -> No
 # -- ranks ------------------------------------------------------------------------------------------------------------
 
 
-class Apart(trainer.Ranks):
+class Apart(Ranks):
     """One of two ranks that does not talk."""
 
     def sum(self, tensors: Sequence[Tensor]) -> None: ...

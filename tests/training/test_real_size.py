@@ -19,13 +19,13 @@ from diffusers import AutoencoderKL
 from safetensors.torch import save_file
 from support.bases import tiny_base
 from support.photos import pictures
-from test_recipes import DECODING
+from support.sizes import DECODING
 
 from finetune import families
 from finetune.families.checkpoints import CONFIGS
 
 RECOMPUTED = "gradient_checkpointing = true\n"
-TRUE = Path(__file__).parent / "families" / "configs"
+TRUE = Path(__file__).parents[1] / "families" / "configs"
 SCRIPT = """
 import ctypes, json, sys, torch
 from pathlib import Path
@@ -99,8 +99,9 @@ def write_base(folder: Path, line: str, dtype: torch.dtype) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "vae", "px"),
-    [("sd15", CONFIGS / "sd1" / "vae", 512), ("sd21", CONFIGS / "sd2" / "vae", 768), ("others", CONFIGS / "sdxl" / "vae", 1024),
-     ("others", TRUE / "flux-dev" / "vae", 1024), ("qwen", TRUE / "qwen-image" / "vae", 1024)],
+    [("sd15", CONFIGS / "sd1" / "vae", 512), ("sd21", CONFIGS / "sd2" / "vae", 768),
+     ("others", CONFIGS / "sdxl" / "vae", 1024), ("others", TRUE / "flux-dev" / "vae", 1024),
+     ("qwen", TRUE / "qwen-image" / "vae", 1024)],
 )  # fmt: skip
 def test_decoding_takes_what_the_recipes_gpus_are_counted_with(line: str, vae: Path, px: int, tmp_path: Path) -> None:
     config = json.loads((vae / "config.json").read_text())

@@ -24,6 +24,7 @@ from finetune import tensors as weights
 from finetune.errors import RunError
 from finetune.evaluation import effect as evaluate
 from finetune.events import Event, Resumed, Stepped, Warned
+from finetune.machine import Ranks
 from finetune.planning import plan as planning
 from finetune.recipe import Adapter, Loaded
 from finetune.training import checkpoint, run
@@ -104,7 +105,7 @@ def live(loaded: Loaded, folder: Path, name: str, resume: bool, death: Death | N
     """One life of a run: until its death, if it has one."""
     shown: dict[int, list[object]] = {}
 
-    def watched(plan: planning.Plan, batches: object, step: int, ranks: trainer.Ranks) -> trainer.Work:
+    def watched(plan: planning.Plan, batches: object, step: int, ranks: Ranks) -> trainer.Work:
         share = work(plan, batches, step, ranks)  # type: ignore[arg-type]
         shown[step + 1] = [(batch.names, batch.captions, batch.t.tolist()) for batch, _ in share.pairs]
         return share

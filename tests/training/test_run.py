@@ -33,13 +33,14 @@ from finetune.evaluation import effect as evaluate
 from finetune.events import Event, Note, Sampled, Stage, Stepped, Validated
 from finetune.families.base import Family, Moments, components
 from finetune.families.sd import StableDiffusion
+from finetune.machine import Machine, Ranks
 from finetune.planning.plan import Plan
 from finetune.recipe import Adapter, Loaded
 from finetune.training import checkpoint, preflight, run
 from finetune.training import loop as trainer
 from finetune.training import samples as pictures
 from finetune.training.batches import Batches
-from finetune.training.loop import Ranks, State, Work
+from finetune.training.loop import State, Work
 
 LENGTH = 40
 BIN = [sys.executable, "-m", "finetune"]
@@ -331,7 +332,7 @@ def states(monkeypatch: pytest.MonkeyPatch) -> list[State]:
     found: list[State] = []
     attach = run.attach
 
-    def kept(plan: Plan, family: Family, machine: run.Machine) -> State:
+    def kept(plan: Plan, family: Family, machine: Machine) -> State:
         found.append(attach(plan, family, machine))
         return found[-1]
 
