@@ -243,6 +243,13 @@ def test_a_prompt_that_was_not_foreseen_makes_the_same_picture(flux):
     assert Session(families.load(str(flux))).generate(SMALL).image.tobytes() == foreseen.image.tobytes()
 
 
+def test_an_encoder_that_stays_reads_each_prompt_once_too(tiny, encoded):
+    session = Session(families.load(tiny))
+    for seed in (1, 2):
+        session.generate(SMALL._replace(seed=seed))
+    assert sorted(encoded) == [("text_encoder", ""), ("text_encoder", SMALL.prompt)]
+
+
 def test_an_adapter_of_the_text_encoder_changes_prompts_that_were_read_before(tiny, files):
     session = Session(families.load(tiny))
     base = pixels(session.generate(SMALL))
