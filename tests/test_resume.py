@@ -24,7 +24,7 @@ from finetune.errors import RunError
 from finetune.events import Event, Resumed, Stepped, Warned
 from finetune.recipe import Adapter, Loaded
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning:bitsandbytes")
+pytestmark = [pytest.mark.filterwarnings("ignore:.*:UserWarning:bitsandbytes"), pytest.mark.whole]
 
 SEED = 20
 
