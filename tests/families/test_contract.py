@@ -1,13 +1,12 @@
 """What every family owes. `contract` is all of it, for a base of any family: import it for one of your own."""
 
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from support.bases import tiny_base
+from families.cases import CASES, Case, small_base
 from support.bench import bench
 from support.photos import pictures
 from torch import Tensor
@@ -24,37 +23,6 @@ from finetune.recipe import Adapter
 from finetune.sampling import sampler
 from finetune.training import loop as trainer
 
-BASES: dict[str, dict[str, Callable[[Path], Path]]] = {
-    "sd": {
-        "sd15": lambda path: tiny_base(path, "sd15"),
-        "sd21": lambda path: tiny_base(path, "sd21"),
-    },
-    "sdxl": {
-        "sdxl": lambda path: tiny_base(path, "sdxl"),
-        "sdxl v": lambda path: tiny_base(
-            path, "sdxl", prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"
-        ),
-    },
-    "sd3": {
-        "sd3": lambda path: tiny_base(path, "sd3"),
-        "sd3.5": lambda path: tiny_base(path, "sd35"),
-    },
-    "flux": {
-        "dev": lambda path: tiny_base(path, "flux"),
-        "schnell": lambda path: tiny_base(path, "schnell"),
-    },
-    "zimage": {
-        "zimage": lambda path: tiny_base(path, "zimage"),
-        "turbo": lambda path: tiny_base(path, "turbo"),
-    },
-    "qwen_image": {
-        "qwen": lambda path: tiny_base(path, "qwen"),
-    },
-    "flux2": {
-        "klein base": lambda path: tiny_base(path, "klein"),
-        "klein": lambda path: tiny_base(path, "klein-distilled"),
-    },
-}
 ENDS = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
 """of the noise path"""
 CAPTIONS = ["a red cup", "", "a long caption, " * 80]
@@ -251,14 +219,10 @@ def _probe(family: Family) -> tuple[Tensor, Tensor, object]:
         return noise, family.process.at(torch.tensor([0.3])), read(family, ["a cup"])
 
 
-@pytest.mark.parametrize(("family", "variant"), [(f, v) for f, bases in BASES.items() for v in bases])
-def test_the_family_keeps_the_contract(tmp_path: Path, family: str, variant: str) -> None:
-    base = BASES[family][variant](tmp_path / "base")
+@pytest.mark.parametrize("case", CASES, ids=[f"{case.family}-{case.name}" for case in CASES])
+def test_the_family_keeps_the_contract(tmp_path: Path, case: Case) -> None:
+    base = small_base(case, tmp_path / "base")
     (tmp_path / "out").mkdir()
     with torch.no_grad():
-        assert families.detect(str(base)).family == family
+        assert families.detect(str(base)).family == case.family
     contract(str(base), tmp_path / "out")
-
-
-def test_every_family_of_ours_is_held_to_it() -> None:
-    assert BASES.keys() == families.FAMILIES.keys()
