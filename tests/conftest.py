@@ -9,7 +9,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
-from support.whole import is_whole
+
+pytest.register_assert_rewrite("support")  # a helper that asserts says what it found, as a test does
+
+from support.whole import is_whole  # noqa: E402
 
 torch.set_num_threads(1)  # tiny tensors: threads only wait on one another
 
