@@ -8,6 +8,7 @@ from typing import Any
 import bitsandbytes
 import pytest
 import torch
+from families.cases import USUAL, Case, small_base
 from peft.utils.integrations import dequantize_module_weight
 from support.bases import Variant, tiny_base
 from support.bench import bench, settled
@@ -25,8 +26,6 @@ from finetune.planning import plan as planning
 from finetune.proof import verify
 from finetune.recipe import Loaded
 from finetune.training import run
-
-VARIANTS: tuple[Variant, ...] = ("sd15", "sdxl", "sd35", "flux", "zimage", "qwen", "klein")
 
 
 def predicted(family: Family) -> Tensor:
@@ -47,9 +46,9 @@ def held_bytes(module: nn.Module) -> int:
     return sum(t.nbytes for t in tensors if t is not None)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_blocks_are_held_in_4_bits_as_the_plan_counts_them(variant: Variant, tmp_path: Path) -> None:
-    base = tiny_base(tmp_path / "base", variant)
+@pytest.mark.parametrize("case", USUAL, ids=[case.name for case in USUAL])
+def test_blocks_are_held_in_4_bits_as_the_plan_counts_them(case: Case, tmp_path: Path) -> None:
+    base = small_base(case, tmp_path / "base")
     whole, small = families.load(str(base)), families.load(str(base), base_bits=4)
     exact, rounded = predicted(whole), predicted(small)
     assert 0 < float((exact - rounded).norm() / exact.norm()) < 0.4
