@@ -92,19 +92,18 @@ class TrainingEffect(NamedTuple):
 
 
 class Verified(NamedTuple):
-    """An exported file was opened in a fresh base and compared with what was trained."""
+    """An exported file was opened in a fresh base, and does what was trained."""
 
     path: Path
-    ok: bool
     expected: int
     """modules"""
     hit: int
-    missed: tuple[str, ...]
-    unused: tuple[str, ...]
-    """keys"""
     live: float | None
-    """worst module's difference to the live model, relative to its change; None: not compared"""
-    problems: tuple[str, ...]
+    """worst module's difference to the trained one, relative to its change; None: not compared"""
+    outputs: float | None
+    """how far its outputs are from the trained model's, as a share of what training changed in them; None: not compared"""
+    stock_output: float | None
+    """how far those of stock diffusers are from our reader's, as such a share; None: the base is rounded to bfloat16"""
     findings: tuple[str, ...]
     """worth knowing, and no failure"""
 

@@ -131,8 +131,10 @@ def _effect(effect: TrainingEffect) -> str:
 
 def _verified(report: Verified) -> str:
     found = f"{report.hit} of {report.expected} modules found"
-    differs = f", differs from the live model by {report.live:.1e}" if report.live is not None else ""
-    return f"verified: {report.path.name} opened in a fresh base, {found}{differs}"
+    if report.outputs is not None:
+        rounded = ", the base's rounding to bfloat16 included" if report.stock_output is None else ""
+        found += f", differs from the trained model's outputs by {report.outputs:.1e} of the change{rounded}"
+    return f"verified: {report.path.name} opened in a fresh base, {found}"
 
 
 class _Loss(ProgressColumn):

@@ -20,7 +20,7 @@ from finetune.families.base import Family, checkpoint_gradients, large_encoders
 from finetune.files import layouts
 from finetune.machine import DTYPES, Machine, open_machine
 from finetune.planning.plan import Plan
-from finetune.proof import export
+from finetune.proof import export, outputs
 from finetune.proof.verify import misfits
 from finetune.training import batches
 from finetune.training.folder import RunFolder, Unwritten, identify, shapes
@@ -90,7 +90,8 @@ def encode(plan: Plan, family: Family, device: Machine) -> Generator[Event, None
     store = cache.Store(plan.recipe.data.cache or cache.default_root())
     wanted = device.ranks.turned(batches.wanted(plan))
     frozen = [encoder for encoder in family.encoders if encoder not in plan.recipe.adapter.components]
-    captions = device.ranks.turned(batches.captions(plan)) if frozen else []
+    shown = [*batches.captions(plan), *(outputs.CAPTIONS if large_encoders(family) else ())]
+    captions = device.ranks.turned(list(dict.fromkeys(shown))) if frozen else []
     yield Stage("encoding images", len(wanted))
     family.parts.load("vae").to(device.device, "vae")
     latents = yield from _advancing(cache.encode_images(store, family, wanted, device.device))

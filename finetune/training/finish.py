@@ -17,9 +17,9 @@ from finetune.evaluation import effect as evaluate
 from finetune.events import Event, Finished, Note, Sampled, Stage, TrainingEffect, Verified, Warned
 from finetune.families.base import save
 from finetune.files.metadata import About
-from finetune.machine import Machine, Ranks
+from finetune.machine import DTYPES, Machine, Ranks
 from finetune.planning.plan import Plan
-from finetune.proof import export
+from finetune.proof import export, outputs
 from finetune.proof.verify import Report, is_large, verify
 from finetune.sampling import sampler
 from finetune.training import samples as pictures
@@ -33,13 +33,23 @@ def finish(run: Run) -> Events:
     if run.plan.recipe.adapter.method == "lora":
         effect = yield from judge(run)
         live = adapters.read(run.family.parts.loaded())
+        adapters.check_read(run.state.trainable, live)
+        trained = outputs_of(run)
         run.family.parts.release(*run.family.parts)
-        finished = (yield from export_adapter(run, live))._replace(effect=effect)
+        finished = (yield from export_adapter(run, live, trained))._replace(effect=effect)
     else:
         run.family.parts.to(CPU)
         finished = yield from export_pipeline(run)
     run.folder.end(run.plan)
     yield finished
+
+
+def outputs_of(run: Run) -> outputs.Reference:
+    """What the trained model gives for fixed inputs, to hold the file against; it can be trained no more after this."""
+    config = run.plan.recipe
+    large = is_large(export.base_sites(config.base))
+    known, precision = run.data.captions.known, DTYPES[config.train.precision]
+    return outputs.reference(run.family, known, precision, config.train.base_bits, large)
 
 
 def judge(run: Run) -> Generator[Event, None, TrainingEffect]:
@@ -85,7 +95,7 @@ def moved(run: Run) -> dict[str, float]:
     return found
 
 
-def export_adapter(run: Run, live: Modules) -> Generator[Event, None, Finished]:
+def export_adapter(run: Run, live: Modules, trained: outputs.Reference) -> Generator[Event, None, Finished]:
     """Write every layout, verify each in a fresh base, and draw the final sheet from the file itself."""
     plan, config, out = run.plan, run.plan.recipe.export, run.folder.path
     made = export.export(
@@ -97,10 +107,8 @@ def export_adapter(run: Run, live: Modules) -> Generator[Event, None, Finished]:
     verified = None
     for file in (made.diffusers, made.universal):
         if file is not None:
-            report = verify(file, plan.recipe.base, live, bits)
-            verified = _told(file, report)
+            verified = _passed(file, verify(file, plan.recipe.base, live, bits, trained), out)
             yield verified
-            _refuse(report, out)
     assert made.universal is not None
     if made.merged:
         yield Note(f"merged: rounding to {config.dtype} lost {made.merged.lost:.2%} of the change")
@@ -109,19 +117,15 @@ def export_adapter(run: Run, live: Modules) -> Generator[Event, None, Finished]:
     return Finished(run.state.step, "done", made.universal, sheet, verified)
 
 
-def _told(file: Path, report: Report) -> Verified:
-    return Verified(
-        file, report.ok, report.expected, report.hit, report.missed, report.unused, report.live, report.problems,
-        report.findings,
-    )  # fmt: skip
-
-
-def _refuse(report: Report, out: Path) -> None:
+def _passed(file: Path, report: Report, out: Path) -> Verified:
     if not report.ok:
         raise VerifyError(
             f"{report.file} does not do what was trained: {report.problems[0]}",
             f"the trained weights are safe in {out / 'adapter' / 'peft'}; please report this",
         )
+    return Verified(
+        file, report.expected, report.hit, report.live, report.outputs, report.stock_output, report.findings
+    )
 
 
 def export_pipeline(run: Run) -> Generator[Event, None, Finished]:

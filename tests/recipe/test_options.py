@@ -187,13 +187,12 @@ def what_is_written(place: Place, sets: list[str]) -> object:
     modules = {n: m._replace(up=m.up + 0.01) for n, m in adapters.read(components(family)).items()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(finish, "verify", lambda *_: None)
-        patch.setattr(finish, "_told", lambda *_: None)
-        patch.setattr(finish, "_refuse", lambda *_: None)
+        patch.setattr(finish, "_passed", lambda *_: None)
         patch.setattr(finish, "final_sheet", lambda *_: out)
         folder = RunFolder(out / "mug")
         folder.identity = {"base": "0" * 64}
         run = Run(plan, folder, None, family, None, State({}, None))  # type: ignore[arg-type]
-        unheard(finish.export_adapter(run, modules))
+        unheard(finish.export_adapter(run, modules, None))  # type: ignore[arg-type]
     files = sorted(p for p in (out / "mug" / "adapter").rglob("*") if p.is_file() and "peft" not in p.parts)
     heads = [weights.read_header(p) for p in files if p.parent.name == "adapter" and p.suffix == ".safetensors"]
     told = [{k: v for k, v in h.metadata.items() if k in ("modelspec.title", "modelspec.license")} for h in heads]

@@ -215,7 +215,7 @@ def test_a_shipped_recipe_plans_trains_exports_and_verifies(name, bases, data, t
     assert steps[0].rates == {c: pytest.approx(r) for c, r in _peaks(shown, trained).items()}
     assert (steps[0].prior_loss is not None) == (loaded.recipe.prior.mode != "off")
     report = result.report
-    assert report is not None and report.ok and not report.unused and report.hit == report.expected > 0
+    assert report is not None and report.hit == report.expected > 0
     assert report in told and told[-1] is result
     assert result.path == tmp_path / "run" / "adapter" / "run.safetensors" and result.sheet.is_file()
     _holds_what_was_trained(result.path, rows, shown)

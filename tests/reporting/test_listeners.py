@@ -38,7 +38,7 @@ def step(n: int, loss: float = 0.5, prior: float | None = None, skipped: bool = 
 
 
 EFFECT = TrainingEffect(0.5, 0.25, CaptionFit(0.9, 0.2), None, {"unet": 0.0123}, 0.345)
-VERIFIED = Verified(Path("run/adapter/mug.safetensors"), True, 14, 14, (), (), 0.0, (), ())
+VERIFIED = Verified(Path("run/adapter/mug.safetensors"), 14, 14, 0.0, 2e-5, 1e-5, ())
 END = Finished(3, "done", Path("a"), Path("b"))
 A_RUN: list[Event] = [
     Note("a fact"), Stage("encoding images", 2), Advanced(1), Advanced(2), Stage("training", 3), step(1, 0.9),
@@ -157,7 +157,7 @@ def test_without_a_terminal_there_are_plain_lines_and_no_control_characters():
     assert "step 2: the loss was not finite; nothing was changed" in text
     assert "weights moved: unet 1.23%; prediction changed by 34.5%; " in text
     assert "loss on the training images 0.5000 -> 0.2500" in text
-    assert "verified: mug.safetensors opened in a fresh base, 14 of 14 modules found" in text
+    assert "verified: mug.safetensors opened in a fresh base, 14 of 14 modules found, differs from the" in text
     assert "held out at step 2: 0.4000" in text and "saved step 2" in text and "pictures: run/samples" in text
 
 

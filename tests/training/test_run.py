@@ -220,6 +220,25 @@ def ctrl_c(when: Callable[[Event], bool], number: int = signal.SIGINT) -> Listen
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_it_computes_waits_for_the_step_whoever_reads(
+    data: Path, tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a plain loop reads, which handles no signal itself."""
+    step, seen = Batches.step, list[int]()
+
+    def interrupted(batches: Batches, k: int, ranks: Ranks) -> StepBatches:
+        if k == 2:
+            os.kill(os.getpid(), number)
+        return step(batches, k, ranks)
+
+    monkeypatch.setattr(Batches, "step", interrupted)
+    with pytest.raises(Interrupted, match="after step 3; the state is saved"):
+        for event in run.run(short(data, train__steps=6), tmp_path / "out"):
+            seen += [event.step] if isinstance(event, Stepped) else []
+    assert seen == [1, 2, 3]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_the_loop_saves_the_step_and_says_how_to_go_on(data: Path, tmp_path: Path, number: int) -> None:
     out = tmp_path / "my run"
     loaded = short(data, train__steps=6)
