@@ -11,7 +11,7 @@ from support.photos import pictures
 
 from finetune.families.base import read
 from finetune.planning import activations as memory
-from finetune.training import run
+from finetune.training import begin
 
 # what is guessed is no sum of shapes; Stable Diffusion 2 has another kind of attention than its family's usual one
 VARIANTS = [case.variant for case in CASES if (case.usual or case.variant == "sd21") and not case.guessed_activations]
@@ -63,8 +63,8 @@ def test_a_prior_is_kept_beside_and_blocks_are_recomputed_one_at_a_time(tmp_path
 def test_recomputing_loads_nothing_that_was_let_go(tmp_path: Path) -> None:
     base, data = tiny_base(tmp_path / "base", "sdxl"), pictures(tmp_path / "data")
     plan = settled(base, data, train__gradient_checkpointing=True)
-    family, machine = run.open_base(plan), run.open_machine("fp32")
-    run.attach(plan, family, machine)
+    family, device = begin.open_base(plan), begin.open_machine("fp32")
+    begin.attach(plan, family, device)
     assert family.parts.loaded().keys() == {"unet"}
     assert family.parts["unet"].is_gradient_checkpointing
 

@@ -267,7 +267,9 @@ def test_stock_diffusers_and_our_strict_reader_load_the_same_adapter(tiny, files
 @pytest.mark.parametrize("variant", ["sd15", "sdxl", "sd35", "flux", "zimage", "qwen", "klein"])
 def test_pictures_of_one_batch_are_those_made_one_by_one(variant, tmp_path):
     session = Session(families.load(str(tiny_base(tmp_path / variant, variant))))
-    requests = [SMALL._replace(prompt=p, seed=s, steps=2, guidance=3.0) for p, s in (("a cup", 1), ("a longer prompt", 2))]
+    requests = [
+        SMALL._replace(prompt=p, seed=s, steps=2, guidance=3.0) for p, s in (("a cup", 1), ("a longer prompt", 2))
+    ]
     together, alone = session.generate_together(requests), [session.generate(request) for request in requests]
     for one, other in zip(together, alone, strict=True):
         assert abs(pixels(one) - pixels(other)).max() <= 1

@@ -17,7 +17,6 @@ from finetune.proof import export, verify
 from finetune.recipe import Adapter
 from finetune.sampling.request import SampleRequest
 from finetune.sampling.session import Session
-from finetune.training import loop as trainer
 from support.bench import bench
 from support.photos import pictures
 
@@ -162,7 +161,7 @@ def two_steps_train_and_every_layout_holds_them(base: str, out: Path) -> None:
               adapter__alpha=2.0, adapter__targets="attention+ff", adapter__text_encoder_targets="attention",
               optimizer__learning_rate=1e-3, objective__distilled=True)  # fmt: skip
     before = b.weights()
-    steps = list(trainer.train(b.family, b.state, b.plan, b.batches, b.machine.ranks, b.machine.autocast))
+    steps = b.train()
     assert len(steps) == 2 and not any(s.skipped for s in steps)
     changed = {n.partition(".")[0] for n, w in b.weights().items() if not torch.equal(w, before[n])}
     assert changed == set(b.state.trainable)
