@@ -90,9 +90,7 @@ def load(
 
     _check_bits(base_bits, text_bits)
     if (base_bits or text_bits) and find_spec("bitsandbytes") is None:
-        raise BaseError(
-            "bits need bitsandbytes, which is not installed", "pip install 'finetune-diffusion[bitsandbytes]'"
-        )
+        raise BaseError("weights in 4 or 8 bits need bitsandbytes, which is not installed", "pip install bitsandbytes")
     facts = facts or detect(base)
     family = family_class(facts.family).load(locate(base), facts, dtype or torch.float32, text_bits)
     if base_bits:

@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from finetune.choices import Precision
 from finetune.errors import BaseError, InputError
 from finetune.recipe import Sample
 
 if TYPE_CHECKING:
     from finetune.families.base import Facts
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
 STEPS: int = Sample.model_fields["steps"].default
 """Denoising steps, unless said otherwise: those of a recipe's sheet."""
 

@@ -14,7 +14,7 @@ from finetune import tensors as weights
 from finetune.adapters import lora
 from finetune.encoding import cache
 from finetune.encoding.cache import Captions
-from finetune.errors import InputError, VerifyError
+from finetune.errors import InputError, VerifyError, action
 from finetune.families.base import Facts, Family, Text, components, evaluation_mode, large_encoders
 from finetune.families.parts import current_device
 from finetune.files import layouts
@@ -192,7 +192,9 @@ def _read_strictly(file: Path, shapes: dict[str, tuple[int, ...]], family: Famil
     mismatches = [n for n, module in found.modules.items() if tuple(lora.delta(module).shape) != shapes[n]]
     problems = [*found.problems, *(f"{n}: not of the base's shape" for n in mismatches)]
     if problems:
-        raise VerifyError(f"{file}: {problems[0]}", f"finetune verify {file} --base {family.base}")
+        raise VerifyError(
+            f"{file}: {problems[0]}", "see all that is wrong with it", action("verify", file=file, base=family.base)
+        )
     return found.modules
 
 

@@ -13,7 +13,7 @@ from finetune import families, optimizers
 from finetune.adapters import attach as adapters
 from finetune.adapters.lora import Modules, norm
 from finetune.encoding import cache
-from finetune.errors import RecipeError
+from finetune.errors import RecipeError, action
 from finetune.evaluation.effect import Latents
 from finetune.events import Advanced, Event, Note, Returned, Stage, unheard
 from finetune.families.base import Family, checkpoint_gradients, large_encoders
@@ -160,7 +160,8 @@ def start_of(plan: Plan, family: Family) -> Modules:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise RecipeError(
             f"adapter.init_from: {path.name}: {(problems or ['it holds no changes'])[0]}{more}",
-            f"finetune verify {path} --base {plan.recipe.base}",
+            "see all that is wrong with it",
+            action("verify", file=path, base=plan.recipe.base),
         )
     # readers' sake puts zero changes into files of ours
     return {name: change for name, change in found.modules.items() if norm(change)}

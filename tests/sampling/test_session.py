@@ -15,7 +15,7 @@ from finetune import cli, families
 from finetune import tensors as weights
 from finetune.adapters import lora
 from finetune.adapters.lora import Lora, Modules
-from finetune.errors import InputError, VerifyError
+from finetune.errors import InputError, VerifyError, action
 from finetune.families.base import components
 from finetune.families.flux import Flux
 from finetune.families.sd import StableDiffusion
@@ -203,7 +203,7 @@ def test_an_adapter_for_another_base_is_refused(tiny, tmp_path):
         weights.write(layouts.diffusers(modules, torch.float32), file, {})
         with pytest.raises(VerifyError, match=str(file)) as caught:
             adapted(tiny, [AdapterWeight(file)])
-        assert "finetune verify" in caught.value.hint
+        assert caught.value.action == action("verify", file=file, base=tiny)
 
 
 # --- opened once -----------------------------------------------------------------------------------------------------

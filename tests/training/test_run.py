@@ -22,12 +22,15 @@ from support.command import ran
 from support.photos import photos
 from support.runs import Listen, Stop, begin, saved_bytes, short, steps, stop_if, train
 from torch.testing import assert_close
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from finetune import recipe
 from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.cli import app, training_view
+from finetune.cli.options import Output
+from finetune.cli.wording import written
 from finetune.errors import DataError, FinetuneError, Interrupted, MemoryShortage, RunError, TrainError
 from finetune.evaluation import effect as evaluate
 from finetune.events import Event, Finished, Note, Sampled, Stage, Stepped, Validated
@@ -126,21 +129,21 @@ def test_a_folder_that_holds_a_run_is_refused_with_both_ways_out_and_untouched(f
     before = contents(finished.out)
     error = refused(finished.loaded, finished.out, RunError)
     assert "holds a run already" in error.problem
-    assert "--resume" in error.hint and f"{finished.out}-2" in error.hint
+    assert "`resume`" in error.hint and f"{finished.out}-2" in error.hint
     assert contents(finished.out) == before
 
 
 def test_by_the_command_too_nothing_is_written(finished: Done) -> None:
     before = contents(finished.out)
     with pytest.raises(RunError):
-        training_view.train(finished.loaded, finished.out, False)
+        training_view.train(finished.loaded, finished.out, False, Output())
     assert contents(finished.out) == before
 
 
 def test_a_folder_with_something_else_in_it_is_refused(data: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     error = refused(short(data), tmp_path, RunError)
-    assert "is not empty" in error.problem and "another --out" in error.hint
+    assert "is not empty" in error.problem and "another `out`" in error.hint
     assert contents(tmp_path) == {"thesis.txt": b"mine"}
 
 
@@ -148,7 +151,7 @@ def test_a_folder_with_something_else_in_it_is_refused(data: Path, tmp_path: Pat
 def test_a_file_in_place_of_the_folder_is_refused(data: Path, tmp_path: Path, inside: str) -> None:
     (tmp_path / "file").write_text("mine")
     error = refused(short(data), tmp_path / "file" / inside, RunError)
-    assert str(tmp_path / "file") in error.problem and "another --out" in error.hint
+    assert str(tmp_path / "file") in error.problem and "another `out`" in error.hint
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -201,7 +204,7 @@ def test_a_disk_that_fills_while_training_costs_no_checkpoint(
     monkeypatch.setattr(weights, "write_bytes", full_at_4)
     with pytest.raises(RunError, match=r"cannot save step 4 .*No space left") as stopped:
         train(short(data, train__steps=6), out)
-    assert "--resume" in stopped.value.hint
+    assert "resume=True" in stopped.value.advice
     found, damage = checkpoint.newest(out / "checkpoints")
     assert found is not None and found.step == 2 and not damage
     assert "cannot save step 4" in outcome(out)
@@ -247,7 +250,8 @@ def test_a_signal_in_the_loop_saves_the_step_and_says_how_to_go_on(data: Path, t
     assert signal.getsignal(number) is before
     assert stopped.value.exit_code == 130
     assert "after step 3" in stopped.value.problem and "saved" in stopped.value.problem
-    words = shlex.split(stopped.value.hint)
+    assert stopped.value.action is not None
+    words = shlex.split(written(stopped.value.action, get_command(app)))
     assert words == ["finetune", "train", str(out / "recipe.toml"), "--out", str(out), "--resume"]
     found, _ = checkpoint.newest(out / "checkpoints")
     assert found is not None and found.step == 3
@@ -269,8 +273,8 @@ def test_stopped_before_the_first_step_the_same_command_works_again(data: Path, 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(training_view, "Screen", lambda _: _Ctrl(stage))
         with pytest.raises(Interrupted, match="before the first") as stopped:
-            training_view.train(loaded, out, False)
-    assert stopped.value.exit_code == 130 and stopped.value.hint == "the same command again"
+            training_view.train(loaded, out, False, Output())
+    assert stopped.value.exit_code == 130 and stopped.value.hint == "start it again"
     assert sorted(contents(out)) == ["events.jsonl"]
     begin(loaded, out, 2)
 
@@ -279,7 +283,7 @@ def test_stopped_between_the_recipe_and_the_first_step_the_printed_command_works
     out, loaded = tmp_path / "out", short(data)
     with pytest.raises(Interrupted, match="before the first") as stopped:
         train(loaded, out, ctrl_c(lambda e: isinstance(e, Note) and "pre-flight" in e.text))
-    assert "--resume" in stopped.value.hint
+    assert "resume=True" in stopped.value.advice
     seen = begin(recipe.load(out / "recipe.toml"), out, 2, resume=True)
     assert [e.step for e in seen if isinstance(e, Stepped)] == [1, 2]
 
