@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from finetune.families.base import Family, Text, evaluation_mode, large_encoders
+from finetune.families.base import Conditioning, Family, Text, as_prompts, evaluation_mode, large_encoders
 from finetune.families.quantised import write_out
 
 CAPTIONS = ("a photo of a mug on a table", "")
@@ -78,7 +78,7 @@ def in_float32(family: Family) -> None:
 def encoded(family: Family) -> Inputs:
     """The inputs, captions read by the large encoders now; then these are unloaded."""
     large = large_encoders(family)
-    texts = {encoder: family.encode(encoder, CAPTIONS) for encoder in large}
+    texts = {encoder: family.encode(encoder, as_prompts(CAPTIONS)) for encoder in large}
     family.parts.release(*large)
     return _inputs(family, texts)
 
@@ -87,10 +87,13 @@ def encoded(family: Family) -> Inputs:
 def compute(family: Family, inputs: Inputs) -> dict[str, Tensor]:
     """component -> its output: of each text encoder that can be trained, and of the denoiser."""
     device = next(family.parts[family.denoiser_name].parameters()).device  # of 4 bits: a GPU where there is one
-    made = {e: inputs.texts[e] if e in inputs.texts else family.encode(e, CAPTIONS) for e in family.encoders}
+    made = {
+        e: inputs.texts[e] if e in inputs.texts else family.encode(e, as_prompts(CAPTIONS)) for e in family.encoders
+    }
     texts = {e: text.each(lambda part: part.to(device)) for e, text in made.items()}
     family.guidance = inputs.guidance
-    output = family.predict(inputs.noisy.to(device), inputs.t.to(device), family.combine(list(texts.values())))
+    given = Conditioning(family.combine(list(texts.values())))
+    output = family.predict(inputs.noisy.to(device), inputs.t.to(device), given)
     outputs = {encoder: _all_of(text).cpu() for encoder, text in texts.items() if encoder in family.presets}
     return outputs | {family.denoiser_name: output.cpu()}
 
