@@ -20,7 +20,7 @@ from finetune import families
 from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.adapters.lora import Modules, canonical_name, delta, live_name, norm, sites
-from finetune.families.base import Facts, Family, Text, components, large_encoders
+from finetune.families.base import Conditioning, Facts, Family, Prompt, Text, components, large_encoders
 from finetune.families.quantised import dense
 from finetune.files import layouts
 
@@ -314,13 +314,13 @@ def weight_of(family: Family, name: str) -> torch.nn.Parameter:
     return component.get_submodule(live_name(name, paths)).get_parameter("weight")
 
 
-_CAPTIONS = ("a photo of a mug on a table", "")
+_PROMPTS = (Prompt("a photo of a mug on a table"), Prompt(""))
 
 
 def _asked(family: Family) -> dict[str, Text]:
     """What the encoders that no adapter changes make of the captions; then they are let go."""
     large = large_encoders(family)
-    made = {encoder: family.encode(encoder, _CAPTIONS) for encoder in large}
+    made = {encoder: family.encode(encoder, _PROMPTS) for encoder in large}
     family.parts.release(*large)
     return made
 
@@ -332,10 +332,11 @@ def _outputs(family: Family, asked: Mapping[str, Text]) -> dict[str, Tensor]:
     cells = family.encode_images(torch.zeros(1, 3, side, side)).mean.shape[1:]
     device = next(family.parts[family.denoiser_name].parameters()).device  # of 4 bits: a GPU where there is one
     noisy = torch.randn(2, *cells, generator=generator).to(device)
-    texts = {e: asked[e] if e in asked else family.encode(e, _CAPTIONS) for e in family.encoders}
+    texts = {e: asked[e] if e in asked else family.encode(e, _PROMPTS) for e in family.encoders}
     t = family.process.at(torch.tensor([0.25, 0.75], dtype=torch.float64)).to(device)
+    given = Conditioning(family.combine(list(texts.values())))
     outputs = {encoder: _all_of(text) for encoder, text in texts.items() if encoder in family.presets}
-    return outputs | {family.denoiser_name: family.predict(noisy, t, family.combine(list(texts.values()))).cpu()}
+    return outputs | {family.denoiser_name: family.predict(noisy, t, given).cpu()}
 
 
 def _all_of(text: Text) -> Tensor:

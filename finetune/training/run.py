@@ -30,7 +30,7 @@ from finetune.events import (
     Validated,
     Warned,
 )  # fmt: skip
-from finetune.families.base import Family, checkpoint_gradients, large_encoders, save
+from finetune.families.base import Family, Prompt, checkpoint_gradients, large_encoders, save
 from finetune.files import layouts
 from finetune.files.metadata import About
 from finetune.machine import DTYPES, Machine, Ranks, open_machine
@@ -115,15 +115,15 @@ def encode(plan: Plan, family: Family, machine: Machine, tell: Listen) -> Made:
     store = cache.Store(plan.recipe.data.cache or cache.default_root())
     wanted = machine.ranks.turned(batches.wanted(plan))
     frozen = [encoder for encoder in family.encoders if encoder not in plan.recipe.adapter.components]
-    captions = machine.ranks.turned(batches.captions(plan)) if frozen else []
+    prompts = machine.ranks.turned(batches.prompts(plan)) if frozen else []
     tell(Stage("encoding images", len(wanted)))
     family.parts.load("vae").to(machine.device, "vae")
     latents = cache.encode_images(store, family, wanted, machine.device, lambda n: tell(Advanced(n)))
     texts = {}
     for encoder in frozen:
-        tell(Stage(f"encoding captions, {encoder}" if len(frozen) > 1 else "encoding captions", len(captions)))
+        tell(Stage(f"encoding captions, {encoder}" if len(frozen) > 1 else "encoding captions", len(prompts)))
         family.parts.load(encoder).to(machine.device, encoder)
-        texts[encoder] = cache.encode_texts(store, family, encoder, captions, lambda n: tell(Advanced(n)))
+        texts[encoder] = cache.encode_texts(store, family, encoder, prompts, lambda n: tell(Advanced(n)))
         family.parts.to(CPU, encoder)
     family.parts.to(CPU, "vae")
     tell(Note(f"cache: {store.hits} found, {store.misses} encoded, in {store.root}"))
@@ -329,9 +329,9 @@ def judge(plan: Plan, family: Family, made: Made, machine: Machine, tell: Listen
                 f"training had no measurable effect on the {component}: its weights moved by {moved:.1e} of their size",
                 "raise optimizer.learning_rate or train.steps",
             )
-    captions = [p.example.caption for p in plan.train.placed]
+    prompts = [Prompt.of(p.example) for p in plan.train.placed]
     shape = tuple(next(iter(made.latents.values())).mean.shape)
-    output = evaluate.output_change(captions, shape, made.captions, machine.autocast)  # type: ignore[arg-type]
+    output = evaluate.output_change(prompts, shape, made.captions, machine.autocast)
     if output < evaluate.NO_EFFECT:
         raise TrainError(
             f"training had no measurable effect: the prediction changed by {output:.1e}",

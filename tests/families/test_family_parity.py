@@ -27,7 +27,7 @@ def sdxl(pipe: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
     tokens, _, pooled, _ = pipe.encode_prompt(list(batch.captions), do_classifier_free_guidance=False)
     ids = [pipe._get_add_time_ids((h, w), (top, left), (high, wide), torch.float32, 48)
-           for h, w, top, left, high, wide in batch.frames.tolist()]  # fmt: skip
+           for h, w, top, left, high, wide in batch.size.tolist()]  # fmt: skip
     noisy = scheduler.add_noise(batch.latents, batch.noise, batch.t)
     told = {"text_embeds": pooled, "time_ids": torch.cat(ids)}
     predicted = pipe.unet(noisy, batch.t, encoder_hidden_states=tokens, added_cond_kwargs=told).sample

@@ -19,7 +19,7 @@ from finetune import families, recipe
 from finetune.errors import RecipeError
 from finetune.events import Sampled
 from finetune.families import parts
-from finetune.families.base import large_encoders, read
+from finetune.families.base import Conditioning, Prompt, large_encoders, read
 from finetune.planning import plan as planning
 from finetune.recipe import Loaded
 from finetune.training import loop as trainer
@@ -69,7 +69,7 @@ def test_in_fewer_bits_it_says_nearly_the_same_and_is_kept_apart(
     part = LARGE[variant]
     before = small.fingerprint(part)
     with torch.no_grad():
-        exact, rounded = (f.encode(part, ["a red cup"]).tokens for f in (whole, small))
+        exact, rounded = (f.encode(part, [Prompt("a red cup")]).tokens for f in (whole, small))
     assert small.fingerprint(part) == before  # the cache knows its captions again
     assert 0 < float((exact - rounded).norm() / exact.norm()) < close
     assert whole.fingerprint(part) != small.fingerprint(part)
@@ -126,9 +126,9 @@ def test_captions_of_other_lengths_are_filled_up_and_masked_in_a_batch(tmp_path:
     noisy = torch.randn(2, 16, 8, 8, generator=torch.Generator().manual_seed(0))
     t = torch.tensor([0.3, 0.7])
     with torch.no_grad():
-        both = family.predict(noisy, t, read(family, ["a", "a much longer caption of many words"]))
+        both = family.predict(noisy, t, Conditioning(read(family, ["a", "a much longer caption of many words"])))
         alone: list[Tensor] = [
-            family.predict(noisy[i : i + 1], t[i : i + 1], read(family, [c]))
+            family.predict(noisy[i : i + 1], t[i : i + 1], Conditioning(read(family, [c])))
             for i, c in enumerate(["a", "a much longer caption of many words"])
         ]
     torch.testing.assert_close(both, torch.cat(alone), rtol=1e-4, atol=1e-5)

@@ -21,7 +21,7 @@ from finetune.adapters import attach as adapters
 from finetune.adapters import lora
 from finetune.errors import RecipeError
 from finetune.families import quantised
-from finetune.families.base import Family, read
+from finetune.families.base import Conditioning, Family, read
 from finetune.planning import plan as planning
 from finetune.proof import verify
 from finetune.recipe import Loaded
@@ -32,7 +32,7 @@ def predicted(family: Family) -> Tensor:
     cells = family.encode_images(torch.zeros(1, 3, 64, 64)).mean.shape[1:]
     noisy = torch.randn(2, *cells, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        return family.predict(noisy, torch.tensor([0.3, 0.7]), read(family, ["a cup", "a red cup"]))
+        return family.predict(noisy, torch.tensor([0.3, 0.7]), Conditioning(read(family, ["a cup", "a red cup"])))
 
 
 def held_bytes(module: nn.Module) -> int:

@@ -25,7 +25,7 @@ from transformers import CLIPTextModel
 from finetune import families
 from finetune import resources as shipped
 from finetune.errors import BaseError
-from finetune.families.base import Family, components, read, save
+from finetune.families.base import Conditioning, Family, components, read, save
 from finetune.families.sd import WEIGHTS
 from finetune.families.unet import SCHEDULERS
 from finetune.sampling import sampler
@@ -314,7 +314,7 @@ def test_images_are_encoded_and_noise_predicted_as_by_the_stock_parts(
         text = read(ours, ["a", "b"])
         t = torch.tensor([3, 700])
         expected = stock.unet(latents, t, encoder_hidden_states=text.tokens).sample
-        assert_close(ours.predict(latents, t, text), expected, rtol=0, atol=1e-5)
+        assert_close(ours.predict(latents, t, Conditioning(text)), expected, rtol=0, atol=1e-5)
 
 
 def test_a_picture_is_the_stock_pipelines_picture(pair: tuple[Family, StableDiffusionPipeline]) -> None:
