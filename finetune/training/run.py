@@ -36,7 +36,7 @@ from finetune.files.metadata import About
 from finetune.machine import DTYPES, Machine, Ranks, open_machine
 from finetune.planning import plan as planning
 from finetune.planning.plan import Plan
-from finetune.proof import export
+from finetune.proof import export, outputs
 from finetune.proof.verify import Report, is_large, misfits, verify
 from finetune.recipe import Loaded
 from finetune.sampling import sampler
@@ -115,7 +115,8 @@ def encode(plan: Plan, family: Family, machine: Machine, tell: Listen) -> Made:
     store = cache.Store(plan.recipe.data.cache or cache.default_root())
     wanted = machine.ranks.turned(batches.wanted(plan))
     frozen = [encoder for encoder in family.encoders if encoder not in plan.recipe.adapter.components]
-    prompts = machine.ranks.turned(batches.prompts(plan)) if frozen else []
+    shown = [*batches.prompts(plan), *(outputs.PROMPTS if large_encoders(family) else ())]
+    prompts = machine.ranks.turned(list({prompt.key: prompt for prompt in shown}.values())) if frozen else []
     tell(Stage("encoding images", len(wanted)))
     family.parts.load("vae").to(machine.device, "vae")
     latents = cache.encode_images(store, family, wanted, machine.device, lambda n: tell(Advanced(n)))
@@ -301,8 +302,12 @@ def finish(
     if config.adapter.method == "lora":
         learnt = judge(plan, family, made, machine, tell)
         live = adapters.read(family.parts.loaded())
+        adapters.check_read(state.trainable, live)
+        large = is_large(export.base_sites(config.base))
+        precision, bits = DTYPES[config.train.precision], config.train.base_bits
+        trained = outputs.reference(family, made.captions.known, precision, bits, large)
         family.parts.release(*family.parts)
-        result = export_adapter(plan, live, out, name, identity, learnt, tell)
+        result = export_adapter(plan, live, trained, out, name, identity, learnt, tell)
     else:
         family.parts.to(CPU)
         result = export_pipeline(plan, family, out, name, tell)
@@ -346,8 +351,9 @@ def judge(plan: Plan, family: Family, made: Made, machine: Machine, tell: Listen
 
 
 def export_adapter(
-    plan: Plan, live: Modules, out: Path, name: str, identity: dict[str, str], learnt: evaluate.Learnt, tell: Listen
-) -> Result:
+    plan: Plan, live: Modules, trained: outputs.Reference, out: Path, name: str, identity: dict[str, str],
+    learnt: evaluate.Learnt, tell: Listen,
+) -> Result:  # fmt: skip
     """Write every layout, verify each in a fresh base, and draw the final sheet from the file itself."""
     wanted = {"universal", *plan.recipe.export.layouts}
     exported = export.export(
@@ -358,11 +364,12 @@ def export_adapter(
         bits = None  # in full a file is proved by the outputs as well
     for file in (exported.diffusers, exported.universal):
         if file is not None:
-            report = verify(file, plan.recipe.base, live, bits)
+            report = verify(file, plan.recipe.base, live, bits, trained)
             _refuse(report, out)
     assert report is not None and exported.universal is not None
-    differs = f", differs from the live model by {report.live:.1e}" if report.live is not None else ""
-    tell(Note(f"verified: opened in a fresh base, {report.hit} of {report.expected} modules found{differs}"))
+    rounded = ", the base's rounding to bfloat16 included" if report.stock_output is None else ""
+    differs = f"differs from the trained model's outputs by {report.outputs or 0:.1e} of the change{rounded}"
+    tell(Note(f"verified: opened in a fresh base, {report.hit} of {report.expected} modules found, {differs}"))
     if exported.merged:
         tell(Note(f"merged: rounding to {plan.recipe.export.dtype} lost {exported.merged.lost:.2%} of the change"))
     sheet = final_sheet(plan, exported.universal, out)

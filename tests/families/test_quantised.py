@@ -164,7 +164,7 @@ def test_a_run_ends_with_a_file_proved_on_the_base_in_full(variant: Variant, pre
 
 
 @pytest.mark.parametrize("large", [True, False])
-def test_only_a_large_base_is_opened_in_4_bits_to_prove_the_file(
+def test_the_file_is_proved_in_a_base_held_in_4_bits_and_in_a_small_one_by_its_outputs(
     large: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base, data = tiny_base(tmp_path / "base", "flux"), pictures(tmp_path / "data")
@@ -182,7 +182,7 @@ def test_only_a_large_base_is_opened_in_4_bits_to_prove_the_file(
     loaded = Loaded(recipe.replace(plan.recipe, train__precision="bf16"), {}, Path("recipe.toml"))
     report = run.run(loaded, tmp_path / "run", lambda _: None).report
     assert report is not None and report.ok and (report.stock_output is None) == large
-    assert (4 in held) == large
+    assert 4 in held and report.outputs is not None and (report.outputs < 1e-3) == (not large)
 
 
 def test_what_cannot_be_held_in_4_bits_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
