@@ -3,7 +3,6 @@
 import dataclasses
 import os
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,13 +32,13 @@ from finetune.events import (
 from finetune.families.base import Family, Prompt, checkpoint_gradients, large_encoders, save
 from finetune.files import layouts
 from finetune.files.metadata import About
-from finetune.machine import DTYPES, Machine, Ranks, open_machine
+from finetune.machine import DTYPES, Machine, open_machine
 from finetune.planning import plan as planning
 from finetune.planning.plan import Plan
 from finetune.proof import export, outputs
 from finetune.proof.verify import Report, is_large, misfits, verify
 from finetune.recipe import Loaded
-from finetune.sampling import sampler
+from finetune.sampling.session import Session
 from finetune.training import batches, checkpoint, preflight
 from finetune.training import folder as rundir
 from finetune.training import loop as trainer
@@ -286,7 +285,7 @@ def observe(plan: Plan, family: Family, made: Made, machine: Machine, out: Path,
     if config.sample.every and step % config.sample.every == 0:
         folder = out / "samples" / f"step-{step:06d}"
         family.parts.to(machine.device, "vae")
-        drawn = pictures.draw(plan, family, family.pipeline(), machine, lambda prompt: made.captions.read([prompt]))
+        drawn = pictures.draw(plan, Session(family, made.captions, machine.device, machine.autocast))
         family.parts.to(CPU, "vae")
         tell(Sampled(step, tuple(pictures.write(plan, drawn, folder, {"step": str(step)}))))
 
@@ -401,8 +400,8 @@ def export_pipeline(plan: Plan, family: Family, out: Path, name: str, tell: List
         if moved < evaluate.NO_EFFECT:
             raise TrainError(f"training had no measurable effect on the {component}", "raise optimizer.learning_rate")
     tell(Note(f"written and read back equal: {folder}"))
-    cpu = Machine(CPU, Ranks(), nullcontext, None)
-    rows = [(label, pictures.draw(plan, f, f.pipeline(), cpu)) for label, f in (("base", base), (name, again))]
+    sessions = {label: Session.of(one, pictures.prompts(plan), CPU) for label, one in (("base", base), (name, again))}
+    rows = [(label, pictures.draw(plan, session)) for label, session in sessions.items()]
     sheet = pictures.write_sheet(plan, rows, out, {})
     tell(Sampled(plan.steps, (sheet,)))
     return Result(folder, sheet, None, None)
@@ -410,19 +409,10 @@ def export_pipeline(plan: Plan, family: Family, out: Path, name: str, tell: List
 
 def final_sheet(plan: Plan, file: Path, out: Path) -> Path:
     """Base row and adapter row at the same seeds, the adapter read from its file by stock diffusers."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    machine = Machine(device, Ranks(), nullcontext, None)
-    family = open_base(plan)
-    captions = cache.read_ahead(family, [*plan.recipe.sample.prompts, plan.recipe.sample.negative], device)
-    pipeline = family.pipeline()
-    family.parts.to(device)
-
-    def row() -> list[sampler.Picture]:
-        return pictures.draw(plan, family, pipeline, machine, lambda prompt: captions.read([prompt]))
-
-    rows = [("base", row())]
-    pipeline.load_lora_weights(str(file.parent), weight_name=file.name)
-    rows.append((file.stem, row()))
+    session = Session.of(open_base(plan), pictures.prompts(plan))
+    rows = [("base", pictures.draw(plan, session))]
+    session.load_by_diffusers(file)
+    rows.append((file.stem, pictures.draw(plan, session)))
     facts = {"adapter": file.name, "adapter_sha256": weights.file_sha256(file)}
     return pictures.write_sheet(plan, rows, out, facts)
 

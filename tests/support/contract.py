@@ -1,6 +1,5 @@
 """What every family owes. `contract` is all of it, for a base of any family: import it for one of your own."""
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ from finetune.families.base import Conditioning, Family, components, read, save
 from finetune.files.metadata import About
 from finetune.proof import export, verify
 from finetune.recipe import Adapter
-from finetune.sampling import sampler
+from finetune.sampling.request import SampleRequest
+from finetune.sampling.session import Session
 from finetune.training import loop as trainer
 from support.bench import bench
 from support.photos import pictures
@@ -148,10 +148,8 @@ def parts_are_saved_and_known_again(family: Family, folder: Path) -> None:
 
 def the_pipeline_draws(family: Family) -> None:
     side = family.facts.stride
-    shot = sampler.Shot("a cup", 3, steps=2, width=side, height=side)
-    pictures = [
-        sampler.render(family, family.pipeline(), shot, torch.device("cpu"), nullcontext).image for _ in range(2)
-    ]
+    shot = SampleRequest("a cup", 3, steps=2, width=side, height=side)
+    pictures = [Session(family).generate(shot).image for _ in range(2)]
     assert pictures[0].size == (side, side) and pictures[0].tobytes() == pictures[1].tobytes()
     asked = family.painting(read(family, [shot.prompt]), read(family, [shot.negative]), shot.guidance)
     chance = torch.Generator().manual_seed(shot.seed)
@@ -185,10 +183,9 @@ def two_steps_train_and_every_layout_holds_them(base: str, out: Path) -> None:
     with torch.no_grad():
         assert_close(merged.predict(*_probe(merged)), b.family.predict(*_probe(b.family)), rtol=0, atol=1e-4)
     opened = families.load(base)
-    pipeline = opened.pipeline()
-    pipeline.load_lora_weights(str(out / "adapter"), weight_name="two.safetensors")
-    live, again = (_picture(f, p) for f, p in ((b.family, b.family.pipeline()), (opened, pipeline)))
-    plain = _picture(families.load(base), families.load(base).pipeline())
+    reopened = Session(opened)
+    reopened.load_by_diffusers(out / "adapter" / "two.safetensors")
+    live, again, plain = (_picture(s) for s in (Session(b.family), reopened, Session(families.load(base))))
     assert (live - again).abs().max() <= 1 < (live - plain).abs().max()
 
 
@@ -203,11 +200,11 @@ def _adapter(family: Family, targets: str, text: str = "attention") -> Adapter:
     return Adapter.model_validate(told)
 
 
-def _picture(family: Family, pipeline: Any) -> Tensor:
+def _picture(session: Session) -> Tensor:
     """In steps of brightness."""
-    side = 2 * family.facts.stride
-    shot = sampler.Shot("a cup", 3, steps=2, width=side, height=side)
-    made = sampler.render(family, pipeline, shot, torch.device("cpu"), nullcontext).image
+    side = 2 * session.family.facts.stride
+    shot = SampleRequest("a cup", 3, steps=2, width=side, height=side)
+    made = session.generate(shot).image
     return torch.frombuffer(bytearray(made.tobytes()), dtype=torch.uint8).int()
 
 
