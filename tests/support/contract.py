@@ -11,7 +11,7 @@ from finetune import families
 from finetune.adapters import attach as adapters
 from finetune.adapters import lora
 from finetune.data import images
-from finetune.families.base import Family, components, read, save
+from finetune.families.base import Conditioning, Family, components, read, save
 from finetune.files.metadata import About
 from finetune.proof import export, verify
 from finetune.recipe import Adapter
@@ -97,12 +97,12 @@ def captions_are_encoded(family: Family) -> None:
 
 def the_denoiser_predicts(family: Family, latents: Tensor) -> None:
     t = family.process.at(ENDS)
-    text = read(family, CAPTIONS[:2])
+    given = Conditioning(read(family, CAPTIONS[:2]))
     with torch.no_grad():
-        output = family.predict(latents, t, text)
+        output = family.predict(latents, t, given)
         assert output.shape == latents.shape and bool(output.isfinite().all())
-        assert not torch.allclose(output, family.predict(latents, t.flip(0), text), atol=1e-5)
-        assert not torch.allclose(output, family.predict(latents, t, read(family, ["x", "y"])), atol=1e-6)
+        assert not torch.allclose(output, family.predict(latents, t.flip(0), given), atol=1e-5)
+        assert not torch.allclose(output, family.predict(latents, t, Conditioning(read(family, ["x", "y"]))), atol=1e-6)
 
 
 def targets_are_found(base: str, family: Family) -> None:
@@ -129,7 +129,9 @@ def all_that_can_be_trained_learns(base: str) -> None:
     side = 2 * fresh.facts.stride
     cells = fresh.encode_images(torch.zeros(1, 3, side, side)).mean
     noise = torch.randn(cells.shape, generator=torch.Generator().manual_seed(0))
-    fresh.predict(noise, fresh.process.at(torch.tensor([0.3])), read(fresh, ["a cup"])).square().sum().backward()
+    fresh.predict(
+        noise, fresh.process.at(torch.tensor([0.3])), Conditioning(read(fresh, ["a cup"]))
+    ).square().sum().backward()
     assert not [n for n, p in parameters.items() if p.grad is None or not p.grad.any()]
 
 
@@ -205,9 +207,9 @@ def _picture(session: Session) -> Tensor:
     return torch.frombuffer(bytearray(made.tobytes()), dtype=torch.uint8).int()
 
 
-def _probe(family: Family) -> tuple[Tensor, Tensor, object]:
+def _probe(family: Family) -> tuple[Tensor, Tensor, Conditioning]:
     cells = images.Bucket(family.facts.stride, family.facts.stride)
     latents = family.encode_images(torch.zeros(1, 3, cells.height, cells.width)).mean
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        return noise, family.process.at(torch.tensor([0.3])), read(family, ["a cup"])
+        return noise, family.process.at(torch.tensor([0.3])), Conditioning(read(family, ["a cup"]))
