@@ -128,8 +128,8 @@ def _image_table(view: View) -> Table:
     counted = any(row.tokens is not None for row in view.rows)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("file", overflow="fold")
-    table.add_column("caption trained on", overflow="fold", ratio=1)
-    for name in ("size", f"bucket at {view.resolution}", "cropped", *(["tokens"] if counted else [])):
+    table.add_column("final caption", overflow="fold", ratio=1)
+    for name in ("size", f"trained at {view.resolution}", "cropped", *(["tokens"] if counted else [])):
         table.add_column(name, justify="right", no_wrap=True)
     for row in view.rows:
         example, bucket, loss, _ = row.placed

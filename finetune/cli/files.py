@@ -137,24 +137,24 @@ def _advice(report: "Report") -> "tuple[str] | tuple[str, Action]":
 
 
 def _output(change: float | None) -> str:
-    return "" if change is None else f", output by {change:.2e}"
+    return "" if change is None else f", output by {change:.2%}"
 
 
 def _show_report(report: "Report") -> None:
     rows = [
         ("layout", report.layout),
-        ("modules", f"{report.hit} of {report.expected} expected"),
+        ("modules", f"{report.hit} of {report.expected} expected were found"),
         ("unused keys", str(len(report.unused))),
         ("rank", _counts(report.ranks)),
         ("alpha", _counts(report.alphas)),
     ]
     rows += [
-        (e.component, f"{e.modules} modules change; weights by {e.weight:.2e}{_output(e.output)}")
+        (e.component, f"{e.modules} modules changed: weights by {e.weight:.2%}{_output(e.output)}")
         for e in report.effects
     ]
     rows += [
-        ("in stock diffusers", _off(report.stock, "not loaded")),
-        ("against the live model", _off(report.live, "no run given")),
+        ("stock diffusers", _off(report.stock, "did not load it")),
+        ("trained model", _off(report.live, "not compared; name its run with --run")),
     ]
     table = _table(f"{report.file} on {report.base}", rows)
     _print(table, [f"problem: {p}" for p in report.problems[:_SHOWN]], len(report.problems) - _SHOWN)
@@ -210,4 +210,4 @@ def _counts(values: dict[str, int]) -> str:
 
 
 def _off(value: float | None, otherwise: str) -> str:
-    return otherwise if value is None else f"worst module differs by {value:.1e}"
+    return otherwise if value is None else f"the same; the worst module differs by {value:.1e}"

@@ -140,10 +140,12 @@ def spoken(trigger: str | None, class_word: str | None, template: str | None) ->
     """
     for name, word in (("trigger", trigger), ("class word", class_word), ("template", template)):
         if word is not None and not word.strip():
-            raise DataError(f"the {name} is blank", "write a word, or leave it away")
+            raise DataError(f"the {name} is blank", "write a word, or leave it out")
     unknown = set(re.findall(r"\{(\w*)\}", template or "")) - {"trigger", "class_word"}
     if unknown:
-        raise DataError(f"the template has {{{min(unknown)}}}", "it may have {trigger} and {class_word}")
+        raise DataError(
+            f"unknown placeholder {{{min(unknown)}}} in the template", "use {trigger} and {class_word} only"
+        )
     return Words(*(word and " ".join(word.split()) for word in (trigger, class_word, template)))
 
 

@@ -331,7 +331,7 @@ def next_step(path: Path, found: Audit) -> tuple[str, Action]:
         return "remove these files, or prepare a dataset without them", action("prepare", source=path, out="DIR")
     words = {} if found.prepared else {"trigger": found.card.trigger, "class_word": found.card.class_word}
     if len(found.problems) + len(found.rejected) > 1:
-        return "each problem above says what is wrong; check again", action("check", path=path, **words)
+        return "correct each problem above, then check again", action("check", path=path, **words)
     if found.wordless:
         words = {name: word or example for (name, word), example in zip(words.items(), ("sks", "mug"), strict=True)}
         return "check again with your own words (keys of [data] in a recipe)", action("check", path=path, **words)
@@ -345,7 +345,7 @@ def _refuse_out(source: Path, out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} is not empty", "choose another `out`, or remove it first")
     if out.resolve().is_relative_to(source.resolve()):
-        raise DataError(f"{out} lies inside {source}, which is not to be changed", "choose an `out` beside it")
+        raise DataError(f"{out} lies inside {source}, which is not to be changed", "choose an `out` outside of it")
 
 
 def _write(found: Audit, card: Card, out: Path, background: Colour) -> None:

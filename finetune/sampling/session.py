@@ -15,7 +15,7 @@ from finetune.adapters import lora
 from finetune.encoding import cache
 from finetune.encoding.cache import Captions
 from finetune.errors import InputError, VerifyError, action
-from finetune.families.base import Facts, Family, Text, components, evaluation_mode, large_encoders
+from finetune.families.base import Facts, Family, Text, as_prompts, components, evaluation_mode, large_encoders
 from finetune.families.parts import current_device
 from finetune.files import layouts
 from finetune.machine import DTYPES, Autocast
@@ -115,7 +115,8 @@ class Session:
     def read(self, prompts: Iterable[str]) -> None:
         """Encode those prompts that large text encoders have not read yet, and unload these encoders again."""
         known = dict(self.captions.known)
-        unread = [p for p in prompts for e in large_encoders(self.family) if p not in known.get(e, ())]
+        large = large_encoders(self.family)
+        unread = [p for p in as_prompts(list(prompts)) if any(p.key not in known.get(e, ()) for e in large)]
         if unread:
             for encoder, texts in cache.read_ahead(self.family, unread, self.device).known.items():
                 known[encoder] = {**known.get(encoder, {}), **texts}

@@ -16,7 +16,7 @@ from finetune.encoding import cache
 from finetune.errors import RecipeError, action
 from finetune.evaluation.effect import Latents
 from finetune.events import Advanced, Event, Note, Returned, Stage, unheard
-from finetune.families.base import Family, as_prompts, checkpoint_gradients, large_encoders
+from finetune.families.base import Family, checkpoint_gradients, large_encoders
 from finetune.files import layouts
 from finetune.machine import DTYPES, Machine, open_machine
 from finetune.planning.plan import Plan
@@ -90,7 +90,7 @@ def encode(plan: Plan, family: Family, device: Machine) -> Generator[Event, None
     store = cache.Store(plan.recipe.data.cache or cache.default_root())
     wanted = device.ranks.turned(batches.wanted(plan))
     frozen = [encoder for encoder in family.encoders if encoder not in plan.recipe.adapter.components]
-    shown = as_prompts([*batches.prompts(plan), *(outputs.CAPTIONS if large_encoders(family) else ())])
+    shown = [*batches.prompts(plan), *(outputs.PROMPTS if large_encoders(family) else ())]
     prompts = device.ranks.turned(list({prompt.key: prompt for prompt in shown}.values())) if frozen else []
     yield Stage("encoding images", len(wanted))
     family.parts.load("vae").to(device.device, "vae")

@@ -372,7 +372,7 @@ def test_quiet_commands_print_the_one_line_that_says_what_came_out(tmp_path, cap
             "1",
             "--out",
             tmp_path / "p",
-        ): "1 pictures in .*",
+        ): "1 picture in .*",
     }.items():
         code, out, err = said(capsys, "--quiet", *command)
         assert code == 0 and not err and re.fullmatch(last, out.rstrip("\n")), (command, out, err)

@@ -219,9 +219,9 @@ def encoded(monkeypatch) -> list[tuple[str, str]]:
 
 
 def noted_captions(encode, seen):
-    def noted(family, encoder, captions):
-        seen.extend((encoder, caption) for caption in captions)
-        return encode(family, encoder, captions)
+    def noted(family, encoder, prompts):
+        seen.extend((encoder, prompt.caption) for prompt in prompts)
+        return encode(family, encoder, prompts)
 
     return noted
 
@@ -375,7 +375,7 @@ def test_the_bases_safety_checker_stays_on_unless_it_is_switched_off_and_noted(s
         ("--size", "-64x64", "at least 64"),
         ("--scheduler", "eular", "one of ddim, ddpm"),
         ("--text-encoder-bits", "8", "has no large text encoder"),
-        ("--adapter", "nothing.safetensors:0.5", "no file nothing.safetensors"),
+        ("--adapter", "nothing.safetensors:0.5", "no adapter file nothing.safetensors"),
     ],
 )
 def test_what_cannot_be_sampled_is_refused_before_a_picture_is_made(option, value, words, tiny, tmp_path, capsys):
