@@ -79,6 +79,5 @@ def hush() -> None:
         os.environ.setdefault(variable, "error")
     for variable in ("HF_HUB_DISABLE_PROGRESS_BARS", "TF_CPP_MIN_LOG_LEVEL"):
         os.environ.setdefault(variable, "1")
-    for library in ("bitsandbytes", "accelerate"):
-        logging.getLogger(library).setLevel(logging.ERROR)
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
