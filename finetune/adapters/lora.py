@@ -26,9 +26,6 @@ Modules = dict[str, Lora]
 """canonical module name -> its change. A name is the component, a dot and the module's path in diffusers' own naming; a
 text encoder's path always has its `text_model` level, which transformers >= 5.6 dropped but no reader did"""
 
-COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2")
-"""that adapters change, as files name them"""
-
 
 def delta(lora: Lora) -> Tensor:
     """The dense change of the weight, (out, in) or (out, in, k, k), computed in float64, float32."""

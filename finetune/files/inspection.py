@@ -1,5 +1,6 @@
 """What an adapter file is, from the file alone."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -84,9 +85,11 @@ def _part(name: str, lora: Lora) -> Part:
 
 
 def _component(name: str) -> str:
-    kohya = {"lora_unet": "unet", "lora_te": "text_encoder", "lora_te1": "text_encoder"}
-    head = name.partition(".")[0]
-    return next((c for prefix, c in kohya.items() if head.startswith(f"{prefix}_")), head)
+    kohya = re.match(r"lora_(?:unet|te(\d*))_", name)
+    if kohya is None:
+        return name.partition(".")[0]
+    number = kohya[1]
+    return "unet" if number is None else "text_encoder" + (f"_{number}" if number not in ("", "1") else "")
 
 
 def _counted(ranks: Iterable[int]) -> dict[str, int]:

@@ -7,7 +7,7 @@ Forge); the rules below are what all of them read with the same result. B1, B4 n
 import itertools
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from finetune import families
 from finetune import tensors as weights
-from finetune.adapters.lora import COMPONENTS, Lora, Modules, canonical_name
+from finetune.adapters.lora import Lora, Modules, canonical_name
 from finetune.errors import BaseError, VerifyError
 from finetune.files import peft_config
 from finetune.files.peft_config import PeftConfig
@@ -137,7 +137,7 @@ def _completion(modules: Modules) -> Modules:
     layers: dict[str, int] = {}
     for name, lora in modules.items():
         if found := re.fullmatch(
-            r"(text_encoder(?:_2)?\.text_model\.encoder\.layers\.\d+)\.(self_attn\.\w+|mlp\.fc[12])", name
+            r"(text_encoder(?:_\d+)?\.text_model\.encoder\.layers\.\d+)\.(self_attn\.\w+|mlp\.fc[12])", name
         ):
             # CLIP's projections are square: fc2 maps back to their width
             layers[found[1]] = lora.down.shape[1] if found[2] == "mlp.fc1" else lora.up.shape[0]
@@ -170,7 +170,15 @@ def read(path: Path, names: Collection[str] | None = None, family: str = "") -> 
         return _read_folder(path, names, family)
     header = weights.read_header(path)
     configs = peft_config.parse_flat(header.metadata.get(DIFFUSERS_CONFIG, "{}"), f"{path}, {DIFFUSERS_CONFIG}")
-    return _parse(weights.load(path), header.metadata, names, family, configs)
+    return _parse(weights.load(path), header.metadata, names, family, configs.get)
+
+
+def components(family: str) -> tuple[str, ...]:
+    """Names of all that an adapter of this family may change, and of its other text encoders; "": of any family."""
+    kinds = [
+        families.family_class(name) for name in ([family] if family in families.registry() else families.registry())
+    ]
+    return tuple(dict.fromkeys(c for kind in kinds for c in (kind.denoiser_name, *kind.presets, *kind.encoders)))
 
 
 def expected(metadata: Mapping[str, str]) -> dict[str, tuple[int, float]]:
@@ -181,7 +189,6 @@ def expected(metadata: Mapping[str, str]) -> dict[str, tuple[int, float]]:
     return {
         name: (int(peft_config.number(rank, where)), peft_config.number(alpha, where))
         for name, (rank, alpha) in pairs.items()
-        if name.partition(".")[0] in COMPONENTS
     }
 
 
@@ -204,22 +211,27 @@ def _parse(
     metadata: Mapping[str, str],
     names: Collection[str] | None,
     family: str,
-    configs: Mapping[str, PeftConfig],
+    config_of: Callable[[str], PeftConfig | None],
     component: str = "",
 ) -> AdapterFile:
+    """config_of: how PEFT scales a component; component: the one that the file is of, when it does not say itself."""
     known = names if names is not None else expected(metadata)
-    spellings = _spellings(known, family or metadata.get("finetune.family", ""))
+    family = family or metadata.get("finetune.family", "")
+    spellings = _spellings(known, family)
+    heads = tuple(dict.fromkeys([*(name.partition(".")[0] for name in known), *components(family)]))
     found, unused = _group(tensors)
     modules: Modules = {}
     problems = [_what_it_is(key) for key in unused]
     for raw, module in sorted(found.items()):  # sorted: a list, so that found may shrink
         places = spellings.get(raw) or spellings.get(_bare(raw))
-        name = places[0].name if places else raw if module.layout == "kohya" else _plain_name(raw, component, known)
+        name = (
+            places[0].name if places else raw if module.layout == "kohya" else _plain_name(raw, component, known, heads)
+        )
         if known and name not in known:
             problems.append(f"{raw}: the base has no such module")
             unused += found.pop(raw).keys
             continue
-        lora = _lora(raw, name, module, configs)
+        lora = _lora(raw, name, module, config_of)
         if isinstance(lora, str):
             problems.append(lora)
             continue
@@ -271,7 +283,7 @@ def _scheme(raw: str, carrier: str, part: str) -> str:
     return "diffusers-old"
 
 
-def _lora(raw: str, name: str, module: _Found, configs: Mapping[str, PeftConfig]) -> Lora | str:
+def _lora(raw: str, name: str, module: _Found, config_of: Callable[[str], PeftConfig | None]) -> Lora | str:
     """The change, or what is wrong with it."""
     parts = module.parts
     missing = [role for role in ("down", "up") if role not in parts]
@@ -288,7 +300,7 @@ def _lora(raw: str, name: str, module: _Found, configs: Mapping[str, PeftConfig]
         return f"{raw}: down {tuple(down.shape)} and up {tuple(up.shape)} do not fit each other"
     rank = down.shape[0]
     component, _, path = name.partition(".")
-    config = configs.get(component)
+    config = config_of(component)
     if config is not None and module.layout != "kohya":
         if config.rank(path) != rank:
             return f"{raw}: rank {rank}, but its configuration says {config.rank(path)}"
@@ -297,16 +309,17 @@ def _lora(raw: str, name: str, module: _Found, configs: Mapping[str, PeftConfig]
     return Lora(down, up, float(alpha) / rank) if alpha.numel() == 1 else f"{raw}: its .alpha is not one number"
 
 
-def _plain_name(raw: str, component: str, known: Collection[str]) -> str:
-    """A dotted name as files write it -> canonical; `component` when the file does not say."""
+def _plain_name(raw: str, component: str, known: Collection[str], heads: Sequence[str]) -> str:
+    """A dotted name as files write it -> canonical; `component` when the file does not say. heads: components that a
+    name may begin with; one more of a kind (`transformer_2`) is a component as well, that the base may not have."""
     path = raw.removeprefix("base_model.model.").removeprefix("diffusion_model.").replace(".processor.", ".")
     head, _, rest = path.partition(".")
-    if head in COMPONENTS:
+    if head in heads or re.sub(r"_\d+$", "", head) in heads:
         component, path = head, rest
     elif not component:
         text = re.search(r"(^|\.)encoder\.layers\.", path)
         guess = "transformer" if _TRANSFORMER.match(path) else "unet"
-        component = "text_encoder" if text else next((c for c in COMPONENTS if f"{c}.{path}" in known), guess)
+        component = "text_encoder" if text else next((c for c in heads if f"{c}.{path}" in known), guess)
     last = path.rpartition(".")[2]
     if component.startswith("text_encoder") and last in _OLD_TEXT:
         path = path.removesuffix(last) + _OLD_TEXT[last]
@@ -332,8 +345,9 @@ def _spellings(names: Collection[str], family: str) -> dict[str, list[_Place]]:
     fused: dict[str, list[tuple[int, str]]] = {}
     for name in names:
         right = known.kohya_name(name)
-        for spelled in (*_misspelt(name, right), right):
-            index[spelled] = [_Place(name, right)]
+        for spelled in _misspelt(name, right):
+            index.setdefault(spelled, [_Place(name, right)])  # of two denoisers, the first
+        index[right] = [_Place(name, right)]
         if original := known.original(name):
             fused.setdefault(original.name, []).append((original.piece, name))
     for written, pieces in fused.items():
@@ -361,7 +375,7 @@ def _misspelt(name: str, right: str) -> list[str]:
     component, _, path = name.partition(".")
     if component == "unet":
         return ["lora_unet_" + path.replace(".", "_")]
-    if component == "transformer":
+    if not component.startswith("text_encoder"):
         return [prefix + path.replace(".", "_") for prefix in ("lora_transformer_", "lora_unet_", "lycoris_")]
     spelled = [right, right.replace("lora_te_", "lora_te1_", 1)]
     return [*spelled, *(one.replace("_text_model_", "_", 1) for one in spelled)]
@@ -415,24 +429,40 @@ def _read_folder(folder: Path, names: Collection[str] | None, family: str) -> Ad
     inside = adapter_in(folder)
     if inside != folder:
         return read(inside, names, family)
-    children = [folder / c for c in COMPONENTS if (folder / c / PEFT_CONFIG).is_file()] or [folder]
-    files = [_read_peft(child, names, family) for child in children]
+    whole = (folder / PEFT_CONFIG).is_file()
+    inner = [child for child in _peft_folders(folder) if not whole or child.name in components(family)]
+    own = [_read_peft(folder, names, family, folder.name if folder.name in components(family) else "")] if whole else []
+    files = [*own, *(_read_peft(child, names, family, child.name) for child in inner)]
     modules = {n: lora for file in files for n, lora in file.modules.items()}
-    joined = [tuple(x for file in files for x in getattr(file, f)) for f in ("problems", "doubts", "unused")]
-    return AdapterFile(modules, "peft", files[0].metadata, *joined)
+    problems, doubts, unused = (
+        tuple(x for f in files for x in getattr(f, k)) for k in ("problems", "doubts", "unused")
+    )
+    family = family or files[0].metadata.get("finetune.family", "")
+    strange = [child.name for child in inner if family and child.name not in components(family)]
+    problems += tuple(
+        f"{name}: {family} has no such component, only {', '.join(components(family))}" for name in strange
+    )
+    return AdapterFile(modules, "peft", files[0].metadata, problems, doubts, unused)
 
 
 def adapter_in(folder: Path) -> Path:
     """Where, in a run folder, an adapter folder or a hub download, the adapter is."""
-    if (folder / PEFT_CONFIG).is_file() or any((folder / c / PEFT_CONFIG).is_file() for c in COMPONENTS):
-        return folder
-    for inside in (folder / "adapter" / "peft", folder / "peft", folder / "pytorch_lora_weights.safetensors"):
-        if inside.exists():
-            return inside
-    raise BaseError(f"no adapter in {folder}", "give a LoRA file, a PEFT directory or a run folder")
+    inside = (folder / "adapter" / "peft", folder / "peft", folder / "pytorch_lora_weights.safetensors")
+    if not (folder / PEFT_CONFIG).is_file():
+        for place in inside:
+            if place.exists():
+                return place
+        if not _peft_folders(folder):
+            raise BaseError(f"no adapter in {folder}", "give a LoRA file, a PEFT directory or a run folder")
+    return folder
 
 
-def _read_peft(folder: Path, names: Collection[str] | None, family: str) -> AdapterFile:
+def _peft_folders(folder: Path) -> list[Path]:
+    """One a component."""
+    return sorted(file.parent for file in folder.glob(f"*/{PEFT_CONFIG}"))
+
+
+def _read_peft(folder: Path, names: Collection[str] | None, family: str, component: str) -> AdapterFile:
     try:
         text = (folder / PEFT_CONFIG).read_text(encoding="utf-8")
     except OSError as e:
@@ -442,6 +472,4 @@ def _read_peft(folder: Path, names: Collection[str] | None, family: str) -> Adap
     pickled = folder / "adapter_model.bin"
     file = folder / PEFT_WEIGHTS if not pickled.is_file() or (folder / PEFT_WEIGHTS).is_file() else pickled
     header = weights.read_header(file)
-    component = folder.name if folder.name in COMPONENTS else ""
-    configs = dict.fromkeys(COMPONENTS, config)
-    return _parse(weights.load(file), header.metadata, names, family, configs, component)
+    return _parse(weights.load(file), header.metadata, names, family, lambda _: config, component)

@@ -382,7 +382,7 @@ def test_a_tucker_convolution_is_read_exactly(tmp_path: Path) -> None:
 def test_the_order_of_keys_changes_nothing(base: Base, tmp_path: Path) -> None:
     tensors = kohya_file(trained(base.places, "both", "mixed ranks and alphas"))
     orders = [sorted(tensors), sorted(tensors, reverse=True), sorted(tensors, key=lambda k: hash((k, 1)))]
-    found = [layouts._parse({k: tensors[k] for k in order}, {}, base.places, "sd", {}) for order in orders]
+    found = [layouts._parse({k: tensors[k] for k in order}, {}, base.places, "sd", lambda _: None) for order in orders]
     for other in found[1:]:
         assert other._replace(modules={}) == found[0]._replace(modules={})
         assert all(torch.equal(delta(other.modules[n]), delta(m)) for n, m in found[0].modules.items())
