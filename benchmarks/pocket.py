@@ -13,6 +13,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,7 +38,7 @@ from finetune.planning import plan as planning  # noqa: E402
 from finetune.sampling import sampler  # noqa: E402
 from finetune.sampling.sampler import Shot  # noqa: E402
 from finetune.training import loop as trainer  # noqa: E402
-from finetune.training import run  # noqa: E402
+from finetune.training.begin import begin  # noqa: E402
 
 PAIRS, TWOS, COPIES = 300, 100, 100
 
@@ -179,7 +180,7 @@ def seconds_a_picture(family: Family) -> Row:
     for seed in range(6):
         began = time.perf_counter()
         shot = Shot("a red apple on a blue background", seed, "", STEPS, GUIDANCE, side, side)
-        sampler.render(family, pipeline, shot, torch.device("cpu"), run.nullcontext)
+        sampler.render(family, pipeline, shot, torch.device("cpu"), nullcontext)
         taken.append(time.perf_counter() - began)
     return Row(f"one picture of {STEPS} steps, median of 5", statistics.median(taken[1:]), 2.0, "s", at_most=True)
 
@@ -187,11 +188,8 @@ def seconds_a_picture(family: Family) -> Row:
 def seconds_a_step(base: str) -> Row:
     """A step of the shipped product recipe, batch 4, prior and text encoder included."""
     plan = planning.settle(recipes.load(Path("pocket-product"), [f"base={base}", "train.steps=12"]))
-    machine = run.open_machine(plan.recipe.train.precision)
-    family = families.load(base)
-    made = run.encode(plan, family, machine, lambda _: None)
-    state = run.attach(plan, family, machine)
-    steps = trainer.train(family, state, plan, made.batches, machine.ranks, machine.autocast)
+    run = begin(plan)
+    steps = trainer.train(run.state, run.data.batches, plan.recipe, run.device)
     taken = [step.seconds for step in steps]
     return Row("one LoRA step, batch 4, median", statistics.median(taken[2:]), 0.5, "s", at_most=True)
 

@@ -13,9 +13,9 @@ import finetune
 
 ROOT = Path(finetune.__file__).parent
 FLOORS = (
-    "errors", "events", "finetune", "resources", "machine", "tensors", "recipe", "diffusion", "data", "families",
-    "adapters", "optimizers", "encoding", "planning", "files", "proof", "sampling", "evaluation", "training",
-    "reporting", "doctor", "cli", "__main__",
+    "errors", "events", "reporting", "finetune", "resources", "machine", "tensors", "recipe", "diffusion", "data",
+    "families", "adapters", "optimizers", "encoding", "planning", "files", "proof", "sampling", "evaluation",
+    "training", "doctor", "cli", "__main__",
 )  # fmt: skip
 """folders and the few files beside them, from the ground up: each may import from those before it, and within itself"""
 IMPORTERS = {

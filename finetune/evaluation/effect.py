@@ -15,6 +15,7 @@ from finetune.diffusion import chance as draws
 from finetune.diffusion.loss import squared_error
 from finetune.encoding import cache
 from finetune.encoding.cache import Captions, Crop
+from finetune.events import CaptionFit, TrainingEffect
 from finetune.families.base import Moments, Text, evaluation_mode
 from finetune.machine import Autocast
 
@@ -37,45 +38,22 @@ class Losses(NamedTuple):
     """level -> mean over images"""
 
 
-class Fit(NamedTuple):
-    """For how many images, of those tried, their own caption predicts them better than other images' captions."""
-
-    share: float
-    chance: float
-    """the share that captions dealt out blindly would have"""
-
-
-class Learnt(NamedTuple):
-    """What training did to the prediction of its own images, at fixed noise, with the base as the measure."""
-
-    base: float
-    """mean squared error"""
-    adapted: float
-    base_fit: Fit | None
-    """None: all captions are the same"""
-    adapted_fit: Fit | None
-
-    @property
-    def gain(self) -> float:
-        """Share of the base's loss that training took away."""
-        return 1 - self.adapted / self.base
-
-    def doubts(self) -> list[str]:
-        """What speaks against this having worked, each with the likely cause."""
-        found = []
-        if self.gain < LITTLE_GAIN:
-            found.append(
-                f"the training images are predicted only {self.gain:.1%} better than by the base: "
-                "more train.steps, or another optimizer.learning_rate"
-            )
-        if self.base_fit and self.base_fit.share < 2 * self.base_fit.chance:
-            found.append(
-                f"to the base, only {self.base_fit.share:.0%} of the captions fit their own image best "
-                f"({self.base_fit.chance:.0%} would by chance): are they mixed up, or too vague?"
-            )
-        elif self.base_fit and self.adapted_fit and self.adapted_fit.share < 0.5 * self.base_fit.share:
-            found.append("captions matter less than they did to the base: trained too long, or too fast?")
-        return found
+def warnings(effect: TrainingEffect) -> list[str]:
+    """What speaks against training having worked, each with the likely cause."""
+    found = []
+    if effect.gain < LITTLE_GAIN:
+        found.append(
+            f"the training images are predicted only {effect.gain:.1%} better than by the base: "
+            "more train.steps, or another optimizer.learning_rate"
+        )
+    if effect.base_fit and effect.base_fit.share < 2 * effect.base_fit.chance:
+        found.append(
+            f"to the base, only {effect.base_fit.share:.0%} of the captions fit their own image best "
+            f"({effect.base_fit.chance:.0%} would by chance): are they mixed up, or too vague?"
+        )
+    elif effect.base_fit and effect.adapted_fit and effect.adapted_fit.share < 0.5 * effect.base_fit.share:
+        found.append("captions matter less than they did to the base: trained too long, or too fast?")
+    return found
 
 
 @torch.no_grad()
@@ -96,18 +74,28 @@ def losses(
     return Losses(sum(bands.values()) / len(bands), bands)
 
 
-def learnt(placed: Sequence[Placed], latents: Latents, captions: Captions, autocast: Autocast) -> Learnt:
-    """The first images of a fixed shuffle, adapter off and on."""
+def measure_effect(
+    moved: dict[str, float], placed: Sequence[Placed], latents: Latents, captions: Captions, autocast: Autocast
+) -> TrainingEffect:
+    """On the first images of a fixed shuffle, adapter off and on.
+
+    moved: component -> how far its weights moved, as `relative_change` measures it.
+    """
     tried = [placed[i] for i in draws.permutation(len(placed), "learnt")[:TRIED_IMAGES]]
+    shown, shape = [p.example.caption for p in placed], tuple(next(iter(latents.values())).mean.shape)
+    output = output_change(shown, shape, captions, autocast)
     with adapters.detached(captions.family.parts.loaded()):
         base = losses(tried, latents, captions, autocast).mean
         base_fit = caption_fit(placed, latents, captions, autocast)
     adapted = losses(tried, latents, captions, autocast).mean
-    return Learnt(base, adapted, base_fit, caption_fit(placed, latents, captions, autocast))
+    adapted_fit = caption_fit(placed, latents, captions, autocast)
+    return TrainingEffect(base, adapted, base_fit, adapted_fit, moved, output)
 
 
 @torch.no_grad()
-def caption_fit(placed: Sequence[Placed], latents: Latents, captions: Captions, autocast: Autocast) -> Fit | None:
+def caption_fit(
+    placed: Sequence[Placed], latents: Latents, captions: Captions, autocast: Autocast
+) -> CaptionFit | None:
     """Each image's own caption against a few of the others', at the same noise; None without two captions."""
     said = list(dict.fromkeys(p.example.caption for p in placed))
     others = min(len(said) - 1, TRIED_CAPTIONS)
@@ -124,7 +112,7 @@ def caption_fit(placed: Sequence[Placed], latents: Latents, captions: Captions, 
             for level in LEVELS[1:]:
                 errors += torch.stack([_loss(captions, placed[i], latents, text, level) for text in texts])
             best += int(errors.argmin() == 0)
-    return Fit(best / len(tried), 1 / (others + 1))
+    return CaptionFit(best / len(tried), 1 / (others + 1))
 
 
 def relative_change(squares: Mapping[str, float], changes: Mapping[str, Lora]) -> float:
@@ -142,7 +130,7 @@ def distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
 
 
 @torch.no_grad()
-def output_change(shown: Sequence[str], shape: tuple[int, int, int], captions: Captions, autocast: Autocast) -> float:
+def output_change(shown: Sequence[str], shape: tuple[int, ...], captions: Captions, autocast: Autocast) -> float:
     """||with - without|| / ||without|| of the prediction for these captions, at seeded noise over the levels."""
     moved, whole, family = 0.0, 0.0, captions.family
     with evaluation_mode(family), autocast():

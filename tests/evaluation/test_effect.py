@@ -111,11 +111,11 @@ def test_the_output_change_is_that_of_the_prediction_and_zero_without_one(traine
 def test_an_untrained_adapter_is_seen_to_have_learnt_nothing(trained: Bench, tmp_path: Path) -> None:
     b = bench(trained.plan.recipe.base, pictures(tmp_path / "data", [SQUARE] * 2), adapter__components=BOTH)
     args = (b.plan.train.placed, b.latents, b.captions, b.machine.autocast)
-    found = evaluate.learnt(*args)
-    assert found.gain == 0.0 and found.adapted == found.base and found.doubts()
+    found = evaluate.measure_effect({}, *args)
+    assert found.gain == 0.0 and found.adapted == found.base and evaluate.warnings(found)
     live, before = adapters.read(components(b.family)), adapters.base_squares(components(b.family))
     assert evaluate.relative_change(before, live) == 0.0 < evaluate.NO_EFFECT
     b.grow(0.3)  # and one that does something, as such; the base is still the measure
-    other = evaluate.learnt(*args)
+    other = evaluate.measure_effect({}, *args)
     assert other.base == found.base and other.adapted == losses(b).mean != found.adapted
     assert other.gain == pytest.approx(1 - other.adapted / other.base)

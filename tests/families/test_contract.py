@@ -22,7 +22,6 @@ from finetune.files.metadata import About
 from finetune.proof import export, verify
 from finetune.recipe import Adapter
 from finetune.sampling import sampler
-from finetune.training import loop as trainer
 
 BASES: dict[str, dict[str, Callable[[Path], Path]]] = {
     "sd": {
@@ -198,7 +197,7 @@ def two_steps_train_and_every_layout_holds_them(base: str, out: Path) -> None:
               adapter__alpha=2.0, adapter__targets="attention+ff", adapter__text_encoder_targets="attention",
               optimizer__learning_rate=1e-3, objective__distilled=True)  # fmt: skip
     before = b.weights()
-    steps = list(trainer.train(b.family, b.state, b.plan, b.batches, b.machine.ranks, b.machine.autocast))
+    steps = b.train()
     assert len(steps) == 2 and not any(s.skipped for s in steps)
     changed = {n.partition(".")[0] for n, w in b.weights().items() if not torch.equal(w, before[n])}
     assert changed == set(b.state.trainable)

@@ -11,6 +11,7 @@ from support.bases import Variant, tiny_base
 from support.bench import settled
 from support.originals import in_sgm_names
 from support.photos import pictures
+from support.runs import train
 from torch import Tensor
 
 from finetune import families, recipe
@@ -19,7 +20,6 @@ from finetune import tensors as weights
 from finetune.errors import BaseError
 from finetune.families.base import Family
 from finetune.recipe import Loaded
-from finetune.training import run
 
 
 def as_it_is(family: Family) -> dict[str, Tensor]:
@@ -106,8 +106,8 @@ def test_a_run_on_it_is_proved_and_names_no_path(tmp_path: Path) -> None:
     plan = settled(base, pictures(tmp_path / "data"), train__steps=2, sample__steps=1, sample__prompts=("a",))
     written = f"{base} + {tmp_path / 'tune.safetensors'}"
     loaded = Loaded(recipe.replace(plan.recipe, base=written), {}, Path("recipe.toml"))
-    result = run.run(loaded, tmp_path / "run", lambda _: None)
-    assert result.report is not None and result.report.ok
+    result = train(loaded, tmp_path / "run")
+    assert result.report is not None and result.report.hit == result.report.expected
     told = weights.read_header(result.path).metadata
     assert told["finetune.base"] == "base + tune.safetensors" == shipped.public_name(written)
     assert str(tmp_path) not in str(told)

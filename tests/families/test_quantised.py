@@ -12,6 +12,7 @@ from peft.utils.integrations import dequantize_module_weight
 from support.bases import Variant, tiny_base
 from support.bench import bench, settled
 from support.photos import pictures
+from support.runs import train
 from torch import Tensor, nn
 
 from finetune import families, recipe
@@ -24,7 +25,6 @@ from finetune.families.base import Family, read
 from finetune.planning import plan as planning
 from finetune.proof import verify
 from finetune.recipe import Loaded
-from finetune.training import run
 
 VARIANTS: tuple[Variant, ...] = ("sd15", "sdxl", "sd35", "flux", "zimage", "qwen", "klein")
 
@@ -159,8 +159,8 @@ def test_a_run_ends_with_a_file_proved_on_the_base_in_full(variant: Variant, pre
                    sample__steps=2, train__checkpoint_every=2, sample__prompts=("a cup",), prior__mode="self",
                    data__trigger="sks", train__gradient_checkpointing=True, validation__count=1)  # fmt: skip
     loaded = Loaded(recipe.replace(plan.recipe, train__precision=precision), {}, Path("recipe.toml"))
-    result = run.run(loaded, tmp_path / "run", lambda _: None)
-    assert result.report is not None and result.report.ok and result.report.live == 0.0
+    result = train(loaded, tmp_path / "run")
+    assert result.report is not None and result.report.live == 0.0
     assert result.sheet.is_file() and verify.verify(result.path, str(base)).ok
 
 
@@ -181,8 +181,8 @@ def test_the_file_is_proved_in_a_base_held_in_4_bits_and_in_a_small_one_by_its_o
     load = families.load
     monkeypatch.setattr(verify.families, "load", noted)
     loaded = Loaded(recipe.replace(plan.recipe, train__precision="bf16"), {}, Path("recipe.toml"))
-    report = run.run(loaded, tmp_path / "run", lambda _: None).report
-    assert report is not None and report.ok and (report.stock_output is None) == large
+    report = train(loaded, tmp_path / "run").report
+    assert report is not None and (report.stock_output is None) == large
     assert 4 in held and report.outputs is not None and (report.outputs < 1e-3) == (not large)
 
 
@@ -191,6 +191,6 @@ def test_what_cannot_be_held_in_4_bits_is_refused(tmp_path: Path, monkeypatch: p
     path.write_text('base = "pocket"\n[data]\npath = "example:product"\n[adapter]\nmethod = "full"\n')
     with pytest.raises(RecipeError, match=r'train\.base_bits: has no effect with adapter\.method = "full"'):
         recipe.load(path, ["train.base_bits=4"])
-    monkeypatch.setattr("finetune.planning.plan.find_spec", lambda _: None)
+    monkeypatch.setattr("finetune.planning.plan.find_spec")
     with pytest.raises(RecipeError, match=r"train\.base_bits needs bitsandbytes"):
         settled("pocket", pictures(tmp_path / "data"), train__base_bits=4)

@@ -10,7 +10,7 @@ from support.photos import pictures
 
 from finetune.families.base import read
 from finetune.planning import activations as memory
-from finetune.training import run
+from finetune.training import begin
 
 VARIANTS: tuple[Variant, ...] = ("sd15", "sd21", "sdxl", "sd35", "flux", "qwen")
 
@@ -61,8 +61,8 @@ def test_a_prior_is_kept_beside_and_blocks_are_recomputed_one_at_a_time(tmp_path
 def test_recomputing_loads_nothing_that_was_let_go(tmp_path: Path) -> None:
     base, data = tiny_base(tmp_path / "base", "sdxl"), pictures(tmp_path / "data")
     plan = settled(base, data, train__gradient_checkpointing=True)
-    family, machine = run.open_base(plan), run.open_machine("fp32")
-    run.attach(plan, family, machine)
+    family, device = begin.open_base(plan), begin.open_machine("fp32")
+    begin.attach(plan, family, device)
     assert family.parts.loaded().keys() == {"unet"}
     assert family.parts["unet"].is_gradient_checkpointing
 
