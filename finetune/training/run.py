@@ -424,7 +424,7 @@ def about(plan: Plan, name: str, identity: dict[str, str]) -> About:
     """What the exported file says of itself; no path of this machine."""
     data, config = plan.data, plan.recipe
     public = recipe.replace(config, data__path=Path(data.root.name), data__cache=None)
-    if config.prior.path:
+    if config.prior.mode == "images":
         public = recipe.replace(public, prior__path=Path(config.prior.path.name))
     if config.adapter.init_from:
         public = recipe.replace(public, adapter__init_from=Path(config.adapter.init_from.name))
