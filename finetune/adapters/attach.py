@@ -18,7 +18,7 @@ from finetune.adapters.lora import Lora, Modules, canonical_name
 from finetune.diffusion.chance import key
 from finetune.errors import RecipeError, VerifyError
 from finetune.families.quantised import dense
-from finetune.recipe import Adapter
+from finetune.recipe import Adapter, FullWeights, LowRank
 
 Trainable = dict[str, dict[str, nn.Parameter]]
 """component -> name in that component -> parameter, float32"""
@@ -165,9 +165,9 @@ def _layers(components: Mapping[str, nn.Module]) -> Iterator[tuple[str, Any]]:
                 yield canonical_name(component, path), layer
 
 
-def _lora(module: nn.Module, presets: Mapping[str, tuple[str, ...]], config: Adapter, component: str) -> None:
+def _lora(module: nn.Module, presets: Mapping[str, tuple[str, ...]], config: LowRank, component: str) -> None:
     chosen = targets(module, presets, _written(config, component))
-    scale = (config.alpha or config.rank) / config.rank
+    scale = config.alpha / config.rank
     ranks = {n: r for p, r in config.ranks.items() for n in chosen if _matches(n, p)}
     lora = LoraConfig(
         r=config.rank, lora_alpha=config.rank * scale, target_modules=chosen, lora_dropout=config.dropout,
@@ -178,19 +178,17 @@ def _lora(module: nn.Module, presets: Mapping[str, tuple[str, ...]], config: Ada
     inject_adapter_in_model(lora, module)
 
 
-def _full(module: nn.Module, presets: Mapping[str, tuple[str, ...]], config: Adapter, component: str) -> None:
+def _full(module: nn.Module, presets: Mapping[str, tuple[str, ...]], config: FullWeights, component: str) -> None:
     module.requires_grad_(True)
 
 
-METHODS: dict[str, Callable[[nn.Module, Mapping[str, tuple[str, ...]], Adapter, str], None]] = {
-    "lora": _lora,
-    "full": _full,
-}
+METHODS: dict[str, Callable[..., None]] = {"lora": _lora, "full": _full}
+"""each takes a module, its presets, its own table of the recipe, and the component's name"""
 
 
 def check_ranks(components: Mapping[str, nn.Module], presets: Presets, config: Adapter) -> None:
     """Raises RecipeError when a pattern of adapter.ranks matches no target of any trained component."""
-    if not config.ranks:
+    if not isinstance(config, LowRank) or not config.ranks:
         return
     names = [n for c, module in components.items() for n in targets(module, presets[c], _written(config, c))]
     idle = [p for p in config.ranks if not any(_matches(n, p) for n in names)]
@@ -201,7 +199,7 @@ def check_ranks(components: Mapping[str, nn.Module], presets: Presets, config: A
         )
 
 
-def _written(config: Adapter, component: str) -> str | tuple[str, ...]:
+def _written(config: LowRank, component: str) -> str | tuple[str, ...]:
     return config.text_encoder_targets if component.startswith("text_encoder") else config.targets
 
 

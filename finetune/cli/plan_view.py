@@ -28,7 +28,6 @@ def lines(
     config, visits, facts = plan.recipe, plan.visits(), plan.facts
     images, low, high = plan.train.schedule.images, min(visits.values()), max(visits.values())
     each = f"{low}" if low == high else f"{low} to {high}"
-    alpha = config.adapter.alpha or config.adapter.rank
     said = [
         f"base       {facts.described()}; read from {facts.evidence}",
         f"identity   {images} images x {plan.samples / images:g} visits = {plan.samples} samples"
@@ -41,8 +40,9 @@ def lines(
         said.append(f"prior      {plan.prior.schedule.images} class images, as many views as the training images")
     if config.prior.mode == "self":
         said.append("prior      the base's own prediction, on every training view without the trigger")
-    if config.adapter.method == "lora":
-        said.append(f"scale      alpha / rank = {alpha:g} / {config.adapter.rank} = {alpha / config.adapter.rank:g}")
+    if isinstance(config.adapter, recipe.LowRank):
+        alpha, rank = config.adapter.alpha, config.adapter.rank
+        said.append(f"scale      alpha / rank = {alpha:g} / {rank} = {alpha / rank:g}")
     state = sum(c.bytes for c in components)
     on_top = "activations come on top" if activations is None else f"about {_size(activations)} of activations on top"
     said.append(f"memory     {_size(state)} of weights, gradients and optimizer state, exactly; {on_top}")

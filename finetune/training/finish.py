@@ -180,7 +180,7 @@ def about(run: Run) -> About:
     """What the exported file says of itself; no path of this machine."""
     plan, data, config, identity = run.plan, run.plan.data, run.plan.recipe, run.folder.identity
     public = recipe.replace(config, data__path=Path(data.root.name), data__cache=None)
-    if config.prior.path:
+    if config.prior.mode == "images":
         public = recipe.replace(public, prior__path=Path(config.prior.path.name))
     if config.adapter.init_from:
         public = recipe.replace(public, adapter__init_from=Path(config.adapter.init_from.name))

@@ -20,7 +20,7 @@ from finetune.data import images
 from finetune.families.base import Family, components, read, save
 from finetune.files.metadata import About
 from finetune.proof import export, verify
-from finetune.recipe import Adapter
+from finetune.recipe import LoRA
 from finetune.sampling import sampler
 
 BASES: dict[str, dict[str, Callable[[Path], Path]]] = {
@@ -229,9 +229,9 @@ def _components(base: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _adapter(family: Family, targets: str, text: str = "attention") -> Adapter:
+def _adapter(family: Family, targets: str, text: str = "attention") -> LoRA:
     told = {"rank": 2, "components": _components(family.base), "targets": targets, "text_encoder_targets": text}
-    return Adapter.model_validate(told)
+    return LoRA.model_validate(told)
 
 
 def _picture(family: Family, pipeline: Any) -> Tensor:

@@ -27,7 +27,7 @@ from finetune.families import checkpoints
 from finetune.families.base import components, read
 from finetune.families.checkpoints import CONFIGS
 from finetune.families.sdxl import StableDiffusionXL
-from finetune.recipe import Adapter
+from finetune.recipe import LoRA
 
 CAPTIONS = ["a red cup", "", "a long caption, " * 40]
 BOTH_TEXTS = ("denoiser", "text_encoder", "text_encoder_2")
@@ -277,7 +277,7 @@ def test_a_distilled_base_needs_a_word(tmp_path: Path) -> None:
 
 
 def test_adapters_of_a_recipe_start_at_nothing(base: Path) -> None:
-    wanted = Adapter.model_validate({"rank": 2, "components": BOTH_TEXTS, "targets": "all"})
+    wanted = LoRA.model_validate({"rank": 2, "components": BOTH_TEXTS, "targets": "all"})
     family = families.load(str(base))
     before = read(family, CAPTIONS)
     adapters.attach(components(family), family.presets, wanted, 0)
