@@ -59,7 +59,7 @@ class Change(Protocol):
         ...
 
 
-AdapterState = Mapping[str, Change]
+AdapterState = dict[str, Change]
 """canonical module name -> its change. A name is the component, a dot and the module's path in diffusers' own naming; a
 text encoder's path always has its `text_model` level, which transformers >= 5.6 dropped but no reader did"""
 

@@ -251,11 +251,11 @@ def components(plan: Plan) -> list[Component]:
     rows, before = [], list[int]()
     for name in modules:
         sizes = [p.numel() for p in trainable.get(name, {}).values()]
-        frozen = held[name] if config.method == "lora" or not sizes else 0
+        frozen = held[name] if isinstance(config, recipe.LowRank) or not sizes else 0
         kept = optimizers.state_bytes(plan.recipe.optimizer.name, before)
         before += sizes
         state = optimizers.state_bytes(plan.recipe.optimizer.name, before) - kept  # what parameters share counts once
-        carried = len(sizes) // 2 if config.method == "lora" else 0
+        carried = adapters.changed_modules(modules[name])
         weight = frozen + 4 * sum(sizes)
         mean = 4 * sum(sizes) if plan.recipe.train.ema else 0
         rows.append(Component(name, total[name], sum(sizes), carried, weight, 4 * sum(sizes), state, mean))

@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from finetune.adapters import lora
+from finetune.adapters.change import sites
 from finetune.errors import VerifyError
 from finetune.families.base import Family, Text, components, evaluation_mode, read
 from finetune.files import layouts
@@ -58,10 +58,10 @@ def wear(family: Family, pipeline: Any, adapters: Sequence[Worn], merged: bool) 
         VerifyError: a file cannot be read whole for this base.
     """
     names = [f"adapter_{i}" for i in range(len(adapters))]
-    sites = lora.sites(components(family))  # before an adapter hides some of them
+    places = sites(components(family))  # before an adapter hides some of them
     for name, worn in zip(names, adapters, strict=True):
-        found = layouts.read(worn.path, sites, family.name)
-        misfits = [n for n, module in found.modules.items() if tuple(lora.delta(module).shape) != sites[n]]
+        found = layouts.read(worn.path, places, family.name)
+        misfits = [n for n, module in found.modules.items() if module.shape != places[n]]
         problems = [*found.problems, *(f"{n}: not of the base's shape" for n in misfits)]
         if problems:
             raise VerifyError(f"{worn.path}: {problems[0]}", f"finetune verify {worn.path} --base {family.base}")

@@ -15,7 +15,7 @@ from torch.testing import assert_close
 
 from finetune import families
 from finetune.adapters import attach as adapters
-from finetune.adapters import lora
+from finetune.adapters.change import sites
 from finetune.data import images
 from finetune.families.base import Family, components, read, save
 from finetune.files.metadata import About
@@ -83,7 +83,7 @@ def facts_agree_with_the_weights(base: str, family: Family) -> None:
     assert (float(alpha[-1]) == 0.0) == facts.zero_snr
     assert family.denoiser_name in components(family)
     skeleton = type(family).skeleton(base, facts)
-    assert lora.sites(skeleton) == lora.sites(components(family))
+    assert sites(skeleton) == sites(components(family))
     assert all(p.is_meta for module in skeleton.values() for p in module.parameters())
     for component in components(family).values():
         assert not component.training and not any(p.requires_grad for p in component.parameters())

@@ -20,7 +20,7 @@ from torch.testing import assert_close
 
 from finetune import families
 from finetune.adapters import attach as adapters
-from finetune.adapters import lora
+from finetune.adapters.change import sites
 from finetune.data import images
 from finetune.errors import BaseError, RecipeError
 from finetune.families import checkpoints
@@ -170,7 +170,7 @@ def test_the_true_size_is_the_published_one(full: dict[str, torch.nn.Module]) ->
 
 
 def test_modules_have_the_names_that_kohyas_files_have(full: dict[str, torch.nn.Module]) -> None:
-    places = lora.sites(full)
+    places = sites(full)
     assert GOLDEN.keys() <= places.keys()
     assert {name: StableDiffusionXL.kohya_name(name) for name in GOLDEN} == GOLDEN
     names = {StableDiffusionXL.kohya_name(name) for name in places}
@@ -220,7 +220,7 @@ def test_one_file_is_the_model_it_was_written_from(base: Path, one_file: Path) -
         expected, found = theirs.parts[part].state_dict(), ours.parts[part].state_dict()
         assert expected.keys() == found.keys() and all(torch.equal(expected[n], found[n]) for n in expected), part
     assert_close(read(ours, CAPTIONS), read(theirs, CAPTIONS), rtol=0, atol=0)
-    assert lora.sites(StableDiffusionXL.skeleton(str(one_file), facts)) == lora.sites(components(theirs))
+    assert sites(StableDiffusionXL.skeleton(str(one_file), facts)) == sites(components(theirs))
 
 
 def test_one_file_says_that_it_predicts_v_and_ends_in_noise(one_file: Path) -> None:

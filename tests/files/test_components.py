@@ -12,12 +12,12 @@ from support.adapters import random_lora
 
 from finetune import families
 from finetune import tensors as weights
-from finetune.adapters.lora import Modules
+from finetune.adapters.change import AdapterState
+from finetune.adapters.lora import delta
 from finetune.families.qwen_image import QwenImage
 from finetune.families.sd import StableDiffusion
 from finetune.files import layouts
 from finetune.files.inspection import inspect
-from finetune.proof import export
 
 PATHS = ("transformer_blocks.0.attn.to_q", "transformer_blocks.1.attn.to_k")
 ATTENTION = {"attention": ("to_q", "to_k")}
@@ -43,21 +43,21 @@ def plugged_in(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(families.FAMILIES, kind.name, f"{__name__}:{kind.__name__}")
 
 
-def adapter(*components: str) -> Modules:
+def adapter(*components: str) -> AdapterState:
     names = [f"{component}.{path}" for component in components for path in PATHS]
     return {name: random_lora((8, 8), 2, 0.5, i) for i, name in enumerate(names)}
 
 
-def shapes(modules: Modules) -> dict[str, tuple[int, ...]]:
+def shapes(modules: AdapterState) -> dict[str, tuple[int, ...]]:
     return {name: (8, 8) for name in modules}
 
 
-def as_peft(modules: Modules, out: Path, family: str) -> Path:
+def as_peft(modules: AdapterState, out: Path, family: str) -> Path:
     layouts.write_peft(modules, out / "peft", {"format": "pt", "finetune.family": family})
     return out / "peft"
 
 
-def as_file(modules: Modules, out: Path, family: str) -> Path:
+def as_file(modules: AdapterState, out: Path, family: str) -> Path:
     told = {"format": "pt", "finetune.family": family, layouts.MODULE_LIST: layouts.module_list(modules)}
     weights.write(layouts.universal(modules, torch.float32, family), out / "a.safetensors", told)
     return out / "a.safetensors"
@@ -66,7 +66,7 @@ def as_file(modules: Modules, out: Path, family: str) -> Path:
 @pytest.mark.parametrize("write", [as_peft, as_file])
 @pytest.mark.parametrize(("family", "components"), [("two", ("transformer", "transformer_2")), ("priors", ("prior",))])
 def test_every_component_of_the_family_is_read_back(
-    family: str, components: tuple[str, ...], write: Callable[[Modules, Path, str], Path], tmp_path: Path
+    family: str, components: tuple[str, ...], write: Callable[[AdapterState, Path, str], Path], tmp_path: Path
 ) -> None:
     modules = adapter(*components)
     where = write(modules, tmp_path, family)
@@ -75,7 +75,7 @@ def test_every_component_of_the_family_is_read_back(
         assert (found.problems, found.unused) == ((), ())
         assert found.modules.keys() == modules.keys()
         for name, lora in modules.items():
-            torch.testing.assert_close(export.delta(found.modules[name]), export.delta(lora))
+            torch.testing.assert_close(delta(found.modules[name]), delta(lora))
     assert inspect(where).components == dict.fromkeys(components, 2)
 
 
@@ -87,7 +87,7 @@ def test_a_files_own_list_names_every_component() -> None:
 @pytest.mark.parametrize("write", [as_peft, as_file])
 @pytest.mark.parametrize("component", ["transformer_2", "prior", "text_encoder_3", "controlnet"])
 def test_a_component_that_the_base_has_not_is_a_problem_with_its_name(
-    component: str, write: Callable[[Modules, Path, str], Path], tmp_path: Path
+    component: str, write: Callable[[AdapterState, Path, str], Path], tmp_path: Path
 ) -> None:
     modules = adapter("transformer", component)
     where = write(modules, tmp_path, "qwen_image")

@@ -18,9 +18,9 @@ from finetune.cli import plan_view
 from finetune.data import dataset
 from finetune.errors import BaseError, DataError, RecipeError
 from finetune.families.base import components
+from finetune.machine import DTYPES
 from finetune.planning import plan as planning
 from finetune.planning.plan import Component, Plan
-from finetune.training import run
 from finetune.training.preflight import Measured
 
 
@@ -185,7 +185,7 @@ def test_bytes_are_those_of_the_real_objects(variant, sets, bases, photos):
     plan = planned(photos, f"base={bases[variant]}", "data.resolution=128", *sets)
     rows = {row.name: row for row in planning.components(plan)}
     config = plan.recipe
-    family = families.load(config.base, run.DTYPES[config.train.precision])
+    family = families.load(config.base, DTYPES[config.train.precision])
     assert rows.keys() == components(family).keys()
     total = {n: sum(p.numel() for p in m.parameters()) for n, m in components(family).items()}
     trained = {n: family.parts[n] for n in adapters.component_names(config.adapter, family.denoiser_name)}
