@@ -61,7 +61,7 @@ def optimizer_steps(name: str) -> Finding:
     """One real step on the device that would train; the large parameter takes the 8-bit path."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     parameter = nn.Parameter(torch.ones(64, 128, device=device))
-    config = recipe.Optimizer.model_validate({"name": name, "learning_rate": 0.1})
+    config = recipe.optimizer(name, learning_rate=0.1)
     try:
         optimizer = optimizers.build(config, [("unet", [parameter], 0.1)])
         parameter.grad = torch.ones_like(parameter)

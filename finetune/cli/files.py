@@ -10,6 +10,8 @@ from finetune.choices import Dtype, Layout
 from finetune.cli.options import AsJson, Output, Quiet
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.table import Table
 
     from finetune.errors import Action
@@ -161,14 +163,21 @@ def _show_report(report: "Report") -> None:
     _print(None, [f"note: {f}" for f in report.findings[:_SHOWN]], len(report.findings) - _SHOWN)
 
 
+def _size(norms: "Sequence[float | None]") -> str:
+    """Of a whole component's change, where it does not depend on the base."""
+    told = [norm for norm in norms if norm is not None]
+    return f", change {sum(norm * norm for norm in told) ** 0.5:.3g}" if len(told) == len(norms) else ""
+
+
 def _show_inspection(found: "Inspection") -> None:
     norms = {c: [p.norm for p in found.modules if p.module.startswith((c, f"lora_{c[:2]}"))] for c in found.components}
     rows = [
         ("layout", found.layout),
+        ("method", found.method),
         ("size", f"{found.size_bytes / 1e6:.2f} MB, {found.tensors} tensors, {_counts(found.dtypes)}"),
         ("rank", _counts(found.ranks)),
         ("rank as trained", _counts(found.trained_ranks) if found.trained_ranks.keys() != found.ranks.keys() else ""),
-        *((c, f"{n} modules, change {sum(x * x for x in norms[c]) ** 0.5:.3g}") for c, n in found.components.items()),
+        *((c, f"{n} modules{_size(norms[c])}") for c, n in found.components.items()),
         ("trigger", found.trigger),
         ("base", " ".join(filter(None, (found.base, found.base_version)))),
         ("licence", found.license),

@@ -84,11 +84,13 @@ def _trained(plan: Plan, components: list[Component]) -> str:
     trained = [c for c in components if c.trainable]
     names = ", ".join(f"{c.name} ({c.modules} modules)" if c.modules else c.name for c in trained)
     count = sum(c.trainable for c in trained)
-    if config.method != "lora":
+    if not isinstance(config, recipe.LowRank):
         return f"all weights of {names}: {count:,} parameters"
-    alpha = config.alpha or config.rank
-    scale = f"alpha / rank = {alpha:g} / {config.rank} = {alpha / config.rank:g}"
-    return f"a LoRA in {names}: {count:,} parameters; scaled by {scale}"
+    scale = f"alpha / rank = {config.alpha:g} / {config.rank} = {config.alpha / config.rank:g}"
+    return f"{_METHODS.get(config.method, config.method)} in {names}: {count:,} parameters; scaled by {scale}"
+
+
+_METHODS = {"lora": "a LoRA", "dora": "a DoRA"}
 
 
 def _verdict(needed: int, device: str, free: int) -> str:

@@ -15,7 +15,7 @@ Group = tuple[str, list[nn.Parameter], float]
 """component, its parameters, its learning rate"""
 
 
-def build(config: recipe.Optimizer, groups: Sequence[Group]) -> Optimizer:
+def build(config: recipe.AdamW | recipe.AdamW8bit, groups: Sequence[Group]) -> Optimizer:
     """An optimizer with one parameter group per component, named by it.
 
     Raises:

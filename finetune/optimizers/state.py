@@ -65,8 +65,8 @@ class _Packer:
             return held
         if isinstance(held, Tensor):
             return self.tensor(held, path)
-        if type(held) in (list, tuple):
-            return {type(held).__name__: [self.node(one, f"{path}/{i}") for i, one in enumerate(held)]}  # type: ignore[arg-type]
+        if isinstance(held, list | tuple) and type(held) in (list, tuple):
+            return {type(held).__name__: [self.node(one, f"{path}/{i}") for i, one in enumerate(held)]}
         if isinstance(held, dict) and all(type(name) in (int, str) for name in held):
             return {"dict": [[name, self.node(one, f"{path}/{name}")] for name, one in held.items()]}
         self.refuse(path, type(held).__name__)

@@ -108,8 +108,7 @@ def settle(loaded: Loaded, world: int = 1) -> Plan:
         data__trigger=data.trigger or None,
         data__class_word=data.class_word or None,
         data__resolution=resolution,
-        adapter__alpha=wanted.adapter.alpha or float(wanted.adapter.rank),
-        adapter__init_from=wanted.adapter.init_from.resolve() if wanted.adapter.init_from else None,
+        **({"adapter__init_from": wanted.adapter.init_from.resolve()} if wanted.adapter.init_from else {}),
         objective__prediction=facts.prediction,
         objective__density=_density(facts, wanted),
         objective__guidance=1.0 if facts.guided and wanted.objective.guidance is None else wanted.objective.guidance,
@@ -120,7 +119,8 @@ def settle(loaded: Loaded, world: int = 1) -> Plan:
         sample__prompts=tuple(p.replace("{trigger}", data.trigger or "").strip() for p in prompts),
     )
     for key in recipe.keys():
-        if recipe.value(resolved, key) != recipe.value(wanted, key) and key not in sources:
+        changed = recipe.value(resolved, key) != recipe.value(wanted, key)
+        if key not in sources and (changed or (key == "adapter.alpha" and recipe.value(wanted, key))):
             sources[key] = "derived"
     return Plan(resolved, sources, facts, data, train, prior, tuple(held_out), micros)
 
@@ -251,11 +251,11 @@ def components(plan: Plan) -> list[Component]:
     rows, before = [], list[int]()
     for name in modules:
         sizes = [p.numel() for p in trainable.get(name, {}).values()]
-        frozen = held[name] if config.method == "lora" or not sizes else 0
+        frozen = held[name] if isinstance(config, recipe.LowRank) or not sizes else 0
         kept = optimizers.state_bytes(plan.recipe.optimizer.name, before)
         before += sizes
         state = optimizers.state_bytes(plan.recipe.optimizer.name, before) - kept  # what parameters share counts once
-        carried = len(sizes) // 2 if config.method == "lora" else 0
+        carried = adapters.changed_modules(modules[name])
         weight = frozen + 4 * sum(sizes)
         mean = 4 * sum(sizes) if plan.recipe.train.ema else 0
         rows.append(Component(name, total[name], sum(sizes), carried, weight, 4 * sum(sizes), state, mean))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from finetune import families
 from finetune import tensors as weights
-from finetune.adapters.lora import Modules, delta, sites
+from finetune.adapters.change import AdapterState, Change, sites
 from finetune.choices import Dtype, Layout
 from finetune.errors import BaseError, RunError, VerifyError, action
 from finetune.files import layouts, metadata
@@ -46,7 +46,13 @@ class Exported(NamedTuple):
 
 
 def export(
-    modules: Modules, out_dir: Path, name: str, wanted: Collection[Layout], dtype: Dtype, about: About, base: str = ""
+    modules: AdapterState,
+    out_dir: Path,
+    name: str,
+    wanted: Collection[Layout],
+    dtype: Dtype,
+    about: About,
+    base: str = "",
 ) -> Exported:
     """Write an adapter folder: peft/ and README.md always; NAME.safetensors and NAME.json, NAME-diffusers.safetensors
     and merged/ as wanted. `base` is what merged/ is made from.
@@ -122,13 +128,13 @@ def convert(source: Path, layout: Layout, out: Path, base: str = "", dtype: Dtyp
     return worst
 
 
-def merge(modules: Modules, base: str, folder: Path, dtype: Dtype) -> Merged:
+def merge(modules: AdapterState, base: str, folder: Path, dtype: Dtype) -> Merged:
     """A diffusers pipeline with the change inside: added in float32 to freshly loaded weights, rounded once."""
     family = families.load(base, torch.float32)
     wrong, whole = 0.0, 0.0
-    for name, lora in sorted(modules.items()):
+    for name, one in sorted(modules.items()):
         weight = weight_of(family, name)
-        change = delta(lora).reshape(weight.shape)
+        change = one.delta(weight.data.reshape(one.shape)).reshape(weight.shape)
         exact = weight.data + change
         wrong += float((exact.to(DTYPES[dtype]).double() - weight.data.double() - change.double()).square().sum())
         whole += float(change.double().square().sum())
@@ -147,7 +153,7 @@ def base_sites(base: str) -> dict[str, tuple[int, ...]]:
 
 
 def write_file(
-    modules: Modules, path: Path, layout: Literal["universal", "diffusers"], dtype: Dtype, about: About
+    modules: AdapterState, path: Path, layout: Literal["universal", "diffusers"], dtype: Dtype, about: About
 ) -> Path:
     """One safetensors file with its metadata; a universal one gets its sidecar beside it."""
     tensors = (
@@ -161,7 +167,7 @@ def write_file(
     return path
 
 
-def write_peft(modules: Modules, folder: Path, name: str, about: About) -> Path:
+def write_peft(modules: AdapterState, folder: Path, name: str, about: About) -> Path:
     """The PEFT directory, whole or not at all."""
     told: dict[str, Tensor] = {}  # the hash of one component's file would not be the other's
     own = {k: v for k, v in metadata.build(about, modules, name, told).items() if k.startswith("finetune.")}
@@ -206,7 +212,7 @@ def _about(adapter: layouts.AdapterFile, base: str) -> About:
     )  # fmt: skip
 
 
-def _reopened(modules: Modules, out: Path, dtype: Dtype) -> float:
+def _reopened(modules: AdapterState, out: Path, dtype: Dtype) -> float:
     """The worst relative difference between the modules and what `out` holds of them."""
     again = layouts.read(out, list(modules) + [n for n in layouts.uniform(modules) if n not in modules])
     missing = [name for name in modules if name not in again.modules]
@@ -214,12 +220,18 @@ def _reopened(modules: Modules, out: Path, dtype: Dtype) -> float:
         raise VerifyError(
             f"{out} was written wrong: {(*again.problems, *missing)[0]}", "this is a bug: please report it"
         )
-    worst = max(difference(delta(again.modules[name]), delta(lora)) for name, lora in modules.items())
+    worst = max(_differ(again.modules[name], change) for name, change in modules.items())
     if worst > 10 * TOLERANCE[DTYPES[dtype]]:
         raise VerifyError(
             f"{out} differs from its source by {worst:.1e}, more than {dtype} explains", "export it as float32"
         )
     return worst
+
+
+def _differ(one: Change, other: Change) -> float:
+    """Of what two changes do to some weight of their shape."""
+    weight = torch.randn(other.shape, generator=torch.Generator().manual_seed(0))
+    return difference(one.delta(weight), other.delta(weight))
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from PIL import Image
 from finetune import families
 from finetune import resources as shipped
 from finetune import tensors as weights
-from finetune.adapters import lora
+from finetune.adapters.change import AdapterState, sites
 from finetune.encoding import cache
 from finetune.encoding.cache import Captions
 from finetune.errors import InputError, VerifyError, action
@@ -94,7 +94,7 @@ class Session:
         if not adapters:
             return
         names = [f"adapter_{i}" for i in range(len(adapters))]
-        shapes = lora.sites(components(self.family))  # before an adapter hides some of them
+        shapes = sites(components(self.family))  # before an adapter hides some of them
         for name, adapter in zip(names, adapters, strict=True):
             changes = _read_strictly(adapter.path, shapes, self.family)
             state = layouts.universal(changes, torch.float32, self.family.name)
@@ -188,9 +188,9 @@ def _load(base: str, info: Facts, options: SessionOptions, dtype: torch.dtype) -
     return families.load(base, dtype, info, text_bits=options.text_encoder_bits, base_bits=options.base_bits)
 
 
-def _read_strictly(file: Path, shapes: dict[str, tuple[int, ...]], family: Family) -> lora.Modules:
+def _read_strictly(file: Path, shapes: dict[str, tuple[int, ...]], family: Family) -> AdapterState:
     found = layouts.read(file, shapes, family.name)
-    mismatches = [n for n, module in found.modules.items() if tuple(lora.delta(module).shape) != shapes[n]]
+    mismatches = [n for n, module in found.modules.items() if module.shape != shapes[n]]
     problems = [*found.problems, *(f"{n}: not of the base's shape" for n in mismatches)]
     if problems:
         raise VerifyError(

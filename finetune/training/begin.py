@@ -11,7 +11,7 @@ import torch
 
 from finetune import families, optimizers
 from finetune.adapters import attach as adapters
-from finetune.adapters.lora import Modules, norm
+from finetune.adapters.change import AdapterState
 from finetune.encoding import cache
 from finetune.errors import RecipeError, action
 from finetune.evaluation.effect import Latents
@@ -144,7 +144,7 @@ def attach(plan: Plan, family: Family, device: Machine) -> State:
     return state
 
 
-def start_of(plan: Plan, family: Family) -> Modules:
+def start_of(plan: Plan, family: Family) -> AdapterState:
     """What adapter.init_from holds; nothing without it.
 
     Raises:
@@ -164,4 +164,4 @@ def start_of(plan: Plan, family: Family) -> Modules:
             action("verify", file=path, base=plan.recipe.base),
         )
     # readers' sake puts zero changes into files of ours
-    return {name: change for name, change in found.modules.items() if norm(change)}
+    return {name: change for name, change in found.modules.items() if not change.is_zero()}

@@ -7,7 +7,7 @@ from finetune import families, recipe
 from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.adapters import attach as adapters
-from finetune.adapters.lora import Modules, less
+from finetune.adapters.change import AdapterState
 from finetune.errors import TrainError, VerifyError
 from finetune.evaluation import effect as evaluate
 from finetune.events import Event, Finished, Note, Sampled, Stage, TrainingEffect, Verified, Warned
@@ -26,7 +26,7 @@ from finetune.training.stop import Events
 def finish(run: Run) -> Events:
     """Measure the change, write the file, open it again in a fresh base, and prove it. The last event is Finished."""
     yield Stage("proving", 0)
-    if run.plan.recipe.adapter.method == "lora":
+    if isinstance(run.plan.recipe.adapter, recipe.LowRank):
         effect = yield from judge(run)
         live = adapters.read(run.family.parts.loaded())
         adapters.check_read(run.state.trainable, live)
@@ -76,12 +76,10 @@ def moved(run: Run) -> dict[str, float]:
         TrainError: one did not.
     """
     parts = run.family.parts.loaded()
-    live, before, start = adapters.read(parts), adapters.base_squares(parts), start_of(run.plan, run.family)
-    found = {}
-    for component in sorted({n.partition(".")[0] for n in live}):
-        own = {n: c for n, c in live.items() if n.startswith(f"{component}.")}
-        part = {n: less(c, start[n]) if n in start else c for n, c in own.items()}
-        found[component] = evaluate.relative_change(before, part)
+    norms, found = adapters.movement(parts, start_of(run.plan, run.family)), {}
+    for component in sorted({name.partition(".")[0] for name in norms}):
+        inside = [sizes for name, sizes in norms.items() if name.startswith(f"{component}.")]
+        found[component] = evaluate.relative_change(inside)
         if found[component] < evaluate.NO_EFFECT:
             raise TrainError(
                 f"training had no measurable effect on the {component}: "
@@ -91,7 +89,7 @@ def moved(run: Run) -> dict[str, float]:
     return found
 
 
-def export_adapter(run: Run, live: Modules, trained: outputs.Reference) -> Generator[Event, None, Finished]:
+def export_adapter(run: Run, live: AdapterState, trained: outputs.Reference) -> Generator[Event, None, Finished]:
     """Write every layout, verify each in a fresh base, and draw the final sheet from the file itself."""
     plan, config, out = run.plan, run.plan.recipe.export, run.folder.path
     made = export.export(
@@ -167,7 +165,7 @@ def about(run: Run) -> About:
     """What the exported file says of itself; no path of this machine."""
     plan, data, config, identity = run.plan, run.plan.data, run.plan.recipe, run.folder.identity
     public = recipe.replace(config, data__path=Path(data.root.name), data__cache=None)
-    if config.prior.path:
+    if config.prior.mode == "images":
         public = recipe.replace(public, prior__path=Path(config.prior.path.name))
     if config.adapter.init_from:
         public = recipe.replace(public, adapter__init_from=Path(config.adapter.init_from.name))

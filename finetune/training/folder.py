@@ -188,7 +188,7 @@ def _bytes_needed(plan: Plan) -> int:
     rows = planning.components(plan)
     trained = sum(4 * c.trainable for c in rows)
     state = trained + sum(c.optimizer_bytes + c.mean_bytes for c in rows)
-    whole = plan.recipe.adapter.method == "full" or "merged" in plan.recipe.export.layouts
+    whole = not isinstance(plan.recipe.adapter, recipe.LowRank) or "merged" in plan.recipe.export.layouts
     pipeline = 2 * sum(4 * c.parameters for c in rows) if whole else 0
     return state * (plan.recipe.train.keep_last + 1) + 3 * trained + pipeline + _SURPLUS_BYTES
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from finetune import families, recipe
 from finetune import tensors as weights
 from finetune.adapters import attach as adapters
-from finetune.adapters import lora
+from finetune.adapters.change import sites
 from finetune.errors import RecipeError
 from finetune.families import quantised
 from finetune.families.base import Conditioning, Family, read
@@ -115,7 +115,7 @@ def test_sites_and_sizes_are_those_of_the_base_in_full(variant: Variant, tmp_pat
     squares, others = adapters.base_squares(found), adapters.base_squares(wanted)
     assert squares.keys() == others.keys()
     assert all(squares[n] == pytest.approx(others[n], rel=0.1) and squares[n] != others[n] for n in others)
-    assert lora.sites({name: families.load(str(base), base_bits=4).parts[name]}) == lora.sites(
+    assert sites({name: families.load(str(base), base_bits=4).parts[name]}) == sites(
         {name: families.load(str(base)).parts[name]}
     )
 

@@ -14,8 +14,8 @@ from finetune import optimizers, recipe
 from finetune.errors import RunError
 
 
-def config(**settings: Any) -> recipe.Optimizer:
-    return recipe.Optimizer.model_validate(settings)
+def config(**settings: Any) -> recipe.AnyOptimizer:
+    return recipe.optimizer(**settings)
 
 
 def factors(steps: int, **settings: Any) -> list[float]:

@@ -53,7 +53,7 @@ def schedule_free(groups: Any) -> Optimizer:
 
 
 def entry(name: str) -> Callable[[Any], Optimizer]:
-    config = recipe.Optimizer.model_validate({"name": name})
+    config = recipe.optimizer(name)
     return lambda groups: optimizers.build(config, [(g["name"], g["params"], g["lr"]) for g in groups])
 
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import string
 import subprocess
 import sys
@@ -174,19 +175,49 @@ NASTY = {
     ),
     "a prior that is off": Nasty(
         SOUND + '[prior]\npath = "mugs"\nweight = 2.0\nprompt = "a mug"',
-        [(f"prior.{k}: has no effect", 'prior.mode = "off"') for k in ("path", "weight", "prompt")],
+        [
+            ('prior.path: no such key with prior.mode = "off"', 'it belongs to prior.mode = "images"'),
+            ("prior.weight: no such key", 'it belongs to prior.mode = "images" or "self"'),
+            ("prior.prompt: no such key", 'it belongs to prior.mode = "images"'),
+        ],
+    ),
+    "a typo in a table that chooses its keys": Nasty(
+        SOUND + '[adapter]\nmethod = "full"\nrnak = 8\ncomponets = ["denoiser"]\nlearning_rate = 1.0\nzzz = 1',
+        [
+            ("adapter.rnak: no such key with", 'did you mean adapter.rank, of adapter.method = "lora"?'),
+            ("adapter.componets: no such key; did you mean adapter.components?",),
+            ("adapter.learning_rate: no such key; did you mean optimizer.learning_rate?",),
+            ('adapter.zzz: no such key with adapter.method = "full"',),
+        ],
+    ),
+    "a choice that there is not, and the other keys of its table": Nasty(
+        SOUND
+        + '[adapter]\nmethod = "loar"\nrank = "8"\n[prior]\nmode = 3\nweight = 1.0\n[optimizer]\nname = ["adamw"]',
+        [
+            ("adapter.method", '"loar" is not one of "lora", "full"; did you mean "lora"?'),
+            ("adapter.rank: needs a whole number", "leave out the quotes"),
+            ("prior.mode", '3 is not one of "off", "images", "self"'),
+            ("prior.weight: no such key",),
+            ("optimizer.name", '["adamw"] is not one of "adamw", "adamw8bit"'),
+        ],
     ),
     "a prior of images without images": Nasty(
         SOUND + '[prior]\nmode = "images"', [("prior.path: missing", "needs a folder of class images")]
     ),
     "a prior of its own with images": Nasty(
         SOUND + '[prior]\nmode = "self"\npath = "mugs"\nprompt = "a mug"',
-        [("prior.path: has no effect", '"self"'), ("prior.prompt: has no effect", '"self"')],
+        [
+            (f'prior.{k}: no such key with prior.mode = "self"', 'belongs to prior.mode = "images"')
+            for k in ("path", "prompt")
+        ],
     ),
     "an adapter's settings without an adapter": Nasty(
         SOUND + '[adapter]\nmethod = "full"\nrank = 8\nalpha = 4\ndropout = 0.1\n[prior]\nmode = "self"\n'
         '[export]\nlayouts = ["merged"]',
-        [(f"adapter.{k}: has no effect", 'adapter.method = "full"') for k in ("rank", "alpha", "dropout")]
+        [
+            (f'adapter.{k}: no such key with adapter.method = "full"', 'belongs to adapter.method = "lora"')
+            for k in ("rank", "alpha", "dropout")
+        ]
         + [("export.layouts: has no effect",), ("prior.mode", "needs an adapter that can be switched off")],
     ),
     "settings of a part that is not trained": Nasty(
@@ -444,8 +475,9 @@ def test_keys_walk_the_whole_schema():
     schema = Recipe.model_json_schema()
     told = []
     for name, entry in schema["properties"].items():
-        table = schema["$defs"].get(json.dumps(entry).partition("#/$defs/")[2].partition('"')[0], {})
-        told += [f"{name}.{inner}" for inner in table["properties"]] if "properties" in table else [name]
+        tables = [schema["$defs"][ref] for ref in re.findall(r"#/\$defs/(\w+)", json.dumps(entry))]
+        told += [f"{name}.{inner}" for table in tables for inner in table.get("properties", ())] or [name]
+    told = list(dict.fromkeys(told))
     assert found == told and len(found) == len(set(found)) > 45
     values = recipe.load(Path("pocket-product")).recipe
     assert [recipe.value(values, key) for key in found][1] == "pocket"

@@ -14,7 +14,8 @@ from support.bases import tiny_base
 from finetune import cli, families
 from finetune import tensors as weights
 from finetune.adapters import lora
-from finetune.adapters.lora import Lora, Modules
+from finetune.adapters.change import AdapterState, live_name, sites
+from finetune.adapters.lora import Lora
 from finetune.errors import InputError, VerifyError, action
 from finetune.families.base import components
 from finetune.families.flux import Flux
@@ -61,7 +62,7 @@ def flux(tmp_path):
     return tiny_base(tmp_path / "flux", "flux")
 
 
-def adapter(seed: int, rank: int = 2) -> Modules:
+def adapter(seed: int, rank: int = 2) -> AdapterState:
     """A strong random change of some attention projections of both components."""
     chance = torch.Generator().manual_seed(seed)
     names = {
@@ -149,7 +150,7 @@ def change(family, name: str) -> torch.Tensor:
     """What the live adapters add to the output of a linear module, as a weight: W x for each unit x."""
     component = name.partition(".")[0]
     module = components(family)[component].get_submodule(
-        lora.live_name(name, dict(components(family)[component].named_modules()))
+        live_name(name, dict(components(family)[component].named_modules()))
     )
     units = torch.eye(module.in_features)
     with torch.no_grad():
@@ -186,7 +187,7 @@ def test_merged_is_live_and_leaves_no_adapter_behind(tiny, files):
     assert not [n for c in components(family).values() for n, _ in c.named_parameters() if "lora" in n]
     for name in adapter(1):
         component, _, path = name.partition(".")
-        path = lora.live_name(name, dict(untouched.parts[component].named_modules()))
+        path = live_name(name, dict(untouched.parts[component].named_modules()))
         moved = (components(family)[component].get_submodule(path).weight
                  - untouched.parts[component].get_submodule(path).weight)  # fmt: skip
         expected = 0.7 * lora.delta(adapter(1)[name]) - 0.4 * lora.delta(adapter(2)[name])
@@ -408,11 +409,11 @@ def test_a_large_base_is_sampled_in_few_bits_and_its_text_encoder_is_let_go_firs
 
 
 def test_a_large_base_wears_an_adapter_in_few_bits_and_merged_in_bf16(flux, tmp_path, capsys):
-    sites = lora.sites({"transformer": families.load(str(flux)).parts["transformer"]})
+    places = sites({"transformer": families.load(str(flux)).parts["transformer"]})
     generator = torch.Generator().manual_seed(0)
     changes = {
         name: Lora(torch.randn(2, shape[1], generator=generator), torch.randn(shape[0], 2, generator=generator), 0.1)
-        for name, shape in sites.items() if name.endswith(("to_q", "to_v"))
+        for name, shape in places.items() if name.endswith(("to_q", "to_v"))
     }  # fmt: skip
     weights.write(layouts.universal(changes, torch.float32, "flux"), tmp_path / "a.safetensors", {})
     order = ("--base", flux, "--prompt", "a cup", "--steps", 1, "--size", "64x64", "--precision", "bf16")

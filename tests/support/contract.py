@@ -9,12 +9,12 @@ from torch.testing import assert_close
 
 from finetune import families
 from finetune.adapters import attach as adapters
-from finetune.adapters import lora
+from finetune.adapters.change import sites
 from finetune.data import images
 from finetune.families.base import Conditioning, Family, components, read, save
 from finetune.files.metadata import About
 from finetune.proof import export, verify
-from finetune.recipe import Adapter
+from finetune.recipe import LoRA
 from finetune.sampling.request import SampleRequest
 from finetune.sampling.session import Session
 from support.bench import bench
@@ -49,7 +49,7 @@ def facts_agree_with_the_weights(base: str, family: Family) -> None:
     assert (float(alpha[-1]) == 0.0) == facts.zero_snr
     assert family.denoiser_name in components(family)
     skeleton = type(family).skeleton(base, facts)
-    assert lora.sites(skeleton) == lora.sites(components(family))
+    assert sites(skeleton) == sites(components(family))
     assert all(p.is_meta for module in skeleton.values() for p in module.parameters())
     for component in components(family).values():
         assert not component.training and not any(p.requires_grad for p in component.parameters())
@@ -194,9 +194,9 @@ def _components(base: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _adapter(family: Family, targets: str, text: str = "attention") -> Adapter:
+def _adapter(family: Family, targets: str, text: str = "attention") -> LoRA:
     told = {"rank": 2, "components": _components(family.base), "targets": targets, "text_encoder_targets": text}
-    return Adapter.model_validate(told)
+    return LoRA.model_validate(told)
 
 
 def _picture(session: Session) -> Tensor:

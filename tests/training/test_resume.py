@@ -26,7 +26,7 @@ from finetune.evaluation import effect as evaluate
 from finetune.events import Event, Resumed, Stepped, Warned
 from finetune.machine import Ranks, open_machine
 from finetune.planning import plan as planning
-from finetune.recipe import Adapter, Loaded
+from finetune.recipe import FullWeights, Loaded
 from finetune.training import checkpoint
 from finetune.training.batches import Batches, StepBatches
 from finetune.training.folder import RunFolder
@@ -225,7 +225,7 @@ def test_after_a_kill_nothing_half_written_is_left(killed: Path) -> None:
 # --- the same, for each kind of state -------------------------------------------------------------------------------
 
 
-FULL = Adapter(method="full", components=("text_encoder",))
+FULL = FullWeights(components=("text_encoder",))
 KINDS: dict[str, dict[str, object]] = {
     # 128 x 64 is the least that bitsandbytes keeps in 8 bits
     "adamw8bit": {"optimizer__name": "adamw8bit", "adapter__rank": 128},

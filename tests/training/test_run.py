@@ -40,7 +40,7 @@ from finetune.machine import Machine, Ranks
 from finetune.planning import plan as planning
 from finetune.planning.plan import Plan
 from finetune.proof import export
-from finetune.recipe import Adapter, Loaded
+from finetune.recipe import Adapter, FullWeights, Loaded, LoRA
 from finetune.training import begin as beginning
 from finetune.training import checkpoint, preflight, run
 from finetune.training import loop as trainer
@@ -437,9 +437,7 @@ def test_a_latent_that_is_not_finite_names_its_picture(
     begin(short(data, data__cache=tmp_path / "cache"), tmp_path / "out", 2)  # and the same command works again
 
 
-@pytest.mark.parametrize(
-    "adapter", [Adapter(rank=2), Adapter(method="full", components=("text_encoder",))], ids=["lora", "full"]
-)
+@pytest.mark.parametrize("adapter", [LoRA(rank=2), FullWeights(components=("text_encoder",))], ids=["lora", "full"])
 def test_a_run_that_changed_nothing_fails(adapter: Adapter, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     loaded = short(data, train__steps=1, optimizer__learning_rate=0.0, adapter=adapter)
@@ -565,9 +563,7 @@ def test_sampling_and_validation_do_not_disturb_training(
 ) -> None:
     """Same losses, same bytes; modes, dtypes, what is trained and torch's random state as they were."""
     both = ("denoiser", "text_encoder")
-    adapter = (
-        Adapter(rank=2, dropout=0.3, components=both) if method == "lora" else Adapter(method="full", components=both)
-    )
+    adapter = LoRA(rank=2, dropout=0.3, components=both) if method == "lora" else FullWeights(components=both)
     base = "pocket" if method == "lora" else str(tiny_base(tmp_path / "base", "sd15"))
     loaded = short(data, base, adapter=adapter, validation__count=1, optimizer__learning_rate=1e-3)
     if method == "full":
@@ -652,7 +648,7 @@ def test_the_final_adapter_row_is_drawn_from_the_exported_file(finished: Done, t
 
 def test_all_of_a_denoiser_is_trained_saved_as_a_pipeline_and_read_back_equal(data: Path, tmp_path: Path) -> None:
     base, out = str(tiny_base(tmp_path / "base", "sd15")), tmp_path / "out"
-    loaded = short(data, base, adapter=Adapter(method="full"), optimizer__learning_rate=1e-3, data__resolution=64)
+    loaded = short(data, base, adapter=FullWeights(), optimizer__learning_rate=1e-3, data__resolution=64)
     result = train(loaded, out)
     assert result.path == out / "adapter" / "mug"
     again = UNet2DConditionModel.from_pretrained(result.path, subfolder="unet").state_dict()
@@ -680,7 +676,7 @@ def test_with_ema_it_is_the_mean_that_is_exported_and_the_last_weights_that_are_
 ) -> None:
     base, out = str(tiny_base(tmp_path / "base", "sd15")), tmp_path / "out"
     loaded = short(
-        data, base, adapter=Adapter(method="full"), optimizer__learning_rate=1e-3, data__resolution=64, train__ema=0.9
+        data, base, adapter=FullWeights(), optimizer__learning_rate=1e-3, data__resolution=64, train__ema=0.9
     )
     result = train(loaded, out)
     written = UNet2DConditionModel.from_pretrained(result.path, subfolder="unet").state_dict()

@@ -1,0 +1,169 @@
+"""Recipes read and written: TOML, `--set`, and where each value came from. Every problem is reported at once."""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from finetune import resources as shipped
+from finetune.errors import RecipeError
+from finetune.recipe import rules
+from finetune.recipe.explain import sentences
+from finetune.recipe.schema import AnyOptimizer, Recipe
+from finetune.recipe.tables import Tagged, written
+
+R = TypeVar("R", bound=Recipe)
+
+
+class Loaded(NamedTuple):
+    recipe: Recipe
+    sources: dict[str, str]
+    """key path -> "file" or "--set"; every other value is a default"""
+    origin: Path
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
+    """Read a recipe (a file, or the name of a shipped one), then apply `table.key=value` overrides.
+
+    Raises:
+        RecipeError: names every wrong key and value at once.
+    """
+    origin = find(path)
+    raw = _read(origin)
+    problems: list[str] = []
+    overridden = [_override(raw, item, problems) for item in overrides]
+    for key, rival in (("train.steps", "epochs"), ("train.epochs", "steps")):
+        if key in overridden and f"train.{rival}" not in overridden and isinstance(raw["train"], dict):
+            raw["train"].pop(rival, None)  # the nearer word wins; two --set contradict each other
+    sources = {key: "--set" if any(_within(key, w) for w in overridden) else "file" for key, _ in rules.leaves(raw)}
+    problems += rules.conflicts(raw)
+    recipe = None
+    try:
+        recipe = Recipe.model_validate(raw)
+    except ValidationError as e:
+        problems += sentences(e)
+    if problems or recipe is None:
+        raise _refusal(origin, problems)
+    return Loaded(recipe, sources, origin)
+
+
+def find(path: Path) -> Path:
+    """A file as it is, or the shipped recipe of that name.
+
+    Raises:
+        RecipeError: neither exists.
+    """
+    if path.is_file():
+        return path
+    if path.is_dir():
+        inside = sorted(path.glob("*.toml"))
+        hint = f"did you mean {inside[0]}?" if inside else "`finetune recipes list` names the shipped ones"
+        raise RecipeError(f"{path} is a folder, not a recipe", hint)
+    names = {p.stem: p for p in sorted(shipped.RECIPES.glob("*.toml"))}
+    if str(path) in names:
+        return names[str(path)]
+    near = difflib.get_close_matches(path.stem, names, 1)
+    hint = f"did you mean {near[0]}?" if near else "`finetune recipes list` names the shipped ones"
+    raise RecipeError(f"no recipe {path}: not a file, not a shipped recipe", hint)
+
+
+def replace(recipe: R, **changes: object) -> R:
+    """The recipe with other values, checked as if they had been written: `replace(r, train__steps=3)` sets train.steps.
+
+    Raises:
+        RecipeError: a key that there is not, or a value that it cannot have.
+    """
+    raw = written(recipe)
+    for key, new in changes.items():
+        *tables, last = key.split("__")
+        table = raw
+        for name in tables:
+            table = table.setdefault(name, {})
+        table[last] = new
+    try:
+        return type(recipe).model_validate(raw)
+    except ValidationError as e:
+        raise _refusal("recipe", sentences(e)) from e
+
+
+def optimizer(name: str = "adamw", **options: object) -> AnyOptimizer:
+    """The table of an optimizer, by its name."""
+    return TypeAdapter[AnyOptimizer](Annotated[AnyOptimizer, Tagged("name")]).validate_python({"name": name, **options})
+
+
+def dumps(recipe: Recipe) -> str:
+    """TOML that `load` reads back to the same recipe; settings that are off or have no effect are left out."""
+    import tomlkit
+
+    tables = recipe.model_dump(mode="json", exclude_none=True)
+    for key, _ in rules.idle(tables):
+        table, _, name = key.partition(".")
+        del tables[table][name]
+    if not tables["adapter"].get("ranks"):
+        tables["adapter"].pop("ranks", None)
+    if recipe.train.epochs is not None:
+        tables["train"].pop("steps", None)  # counted from the epochs, whose last step may be a short one
+    return tomlkit.dumps(tables)
+
+
+def _refusal(origin: Path | str, problems: Sequence[str]) -> RecipeError:
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    hint = "docs/recipes.md says what each key means; `finetune recipes list` names recipes that work"
+    return RecipeError(f"{origin}: {count}\n  " + "\n  ".join(problems), hint)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise RecipeError(f"{path} is not UTF-8 text (byte {e.start})", "save it as UTF-8") from e
+    except OSError as e:
+        raise RecipeError(f"cannot read {path}: {e.strerror}", "check its permissions") from e
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as e:
+        line = re.search(r"line (\d+)", str(e))
+        shown = f"\n  {text.splitlines()[int(line[1]) - 1].strip()}" if line else ""
+        raise RecipeError(f"{path} is not TOML: {e}{shown}", _toml_hint(str(e))) from e
+
+
+def _toml_hint(fault: str) -> str:
+    if "Cannot" in fault:
+        return "each key, and each [table], may be written once"
+    if "backslash" in fault.lower() or "Unescaped" in fault or "hex" in fault:
+        return r"in a path write / or \\, or put the text in single quotes"
+    return 'key = value, one a line; text in quotes, "so"; true and false in small letters'
+
+
+def _override(raw: dict[str, Any], item: str, problems: list[str]) -> str:
+    """Set one value in the raw tables. Returns its key path, "" when there is none."""
+    key, equals, text = item.partition("=")
+    key, text = key.strip(), text.strip()
+    *tables, last = key.split(".")
+    if not equals or not all((*tables, last)):
+        problems.append(f"--set {item!r}: write it as table.key=value")
+        return ""
+    table = raw
+    for name in tables:
+        inner = table.setdefault(name, {})
+        if not isinstance(inner, dict):
+            problems.append(f"--set {key}: {name!r} is a value, not a table")
+            return key
+        table = inner
+    try:
+        read = tomllib.loads(f"x = {text}")
+    except tomllib.TOMLDecodeError:
+        read = {"x": text}
+    if len(read) > 1:
+        problems.append(f"--set {key}: more than one value in {text!r}: one --set for each")
+    table[last] = read["x"]
+    return key
+
+
+def _within(key: str, written: str) -> bool:
+    """A key path is the written one, lies in the written table, or is the table that holds it."""
+    return bool(written) and (f"{key}.".startswith(f"{written}.") or f"{written}.".startswith(f"{key}."))
