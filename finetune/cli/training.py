@@ -11,7 +11,7 @@ from finetune import recipe as recipe_files
 from finetune import resources as shipped
 from finetune.cli.options import AsJson, Output, Quiet
 
-Sets = Annotated[list[str] | None, typer.Option("--set", help="Change one value: table.key=value. May be repeated.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="Override one value: table.key=value. May be repeated.")]
 RecipeFile = Annotated[Path, typer.Argument(help="A recipe file, or the name of a shipped recipe.")]
 RecipeName = Annotated[Path, typer.Argument(help="A name that `recipes list` shows.")]
 

@@ -84,7 +84,7 @@ def load(found: Found, state: State) -> None:
         raise RunError(
             f"{found.path} was written by another version of finetune (checkpoint format {content['format']}, "
             f"{FORMAT} here)",
-            "end this run with the version that began it, or start again with another --out",
+            "end this run with the version that began it, or start again with another `out`",
         )
     saved = weights.load(found.path / "trainable.safetensors")
     ours = _named(state)
