@@ -65,7 +65,7 @@ def wear(family: Family, pipeline: Any, adapters: Sequence[Worn], merged: bool) 
         problems = [*found.problems, *(f"{n}: not of the base's shape" for n in misfits)]
         if problems:
             raise VerifyError(f"{worn.path}: {problems[0]}", f"finetune verify {worn.path} --base {family.base}")
-        pipeline.load_lora_weights(layouts.universal(found.modules, torch.float32, family.name), adapter_name=name)
+        pipeline.load_lora_weights(layouts.for_pipeline(found.modules, torch.float32, family.name), adapter_name=name)
     if adapters:
         pipeline.set_adapters(names, [worn.weight for worn in adapters])
     if adapters and merged:
