@@ -1,5 +1,11 @@
 """The layouts that adapters are read and written in, each from the file that knows it."""
 
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from finetune.adapters.change import AdapterState
 from finetune.files.diffusers import diffusers, uniform
 from finetune.files.kohya import universal
 from finetune.files.names import components
@@ -8,5 +14,16 @@ from finetune.files.read import DIFFUSERS_CONFIG, MODULE_LIST, AdapterFile, adap
 
 __all__ = [
     "DIFFUSERS_CONFIG", "MODULE_LIST", "PEFT_CONFIG", "PEFT_WEIGHTS", "AdapterFile", "adapter_in", "components",
-    "diffusers", "expected", "module_list", "read", "uniform", "universal", "write_peft",
+    "diffusers", "expected", "for_pipeline", "main_layout", "module_list", "read", "uniform", "universal", "write_peft",
 ]  # fmt: skip
+
+
+def main_layout(modules: AdapterState) -> Literal["universal", "diffusers"]:
+    """The widest read one that holds these changes as they were trained."""
+    return "universal" if all(change.of_lora() for change in modules.values()) else "diffusers"
+
+
+def for_pipeline(modules: AdapterState, dtype: torch.dtype, family: str) -> dict[str, Tensor]:
+    """Tensors that stock diffusers loads. Raises VerifyError when there are none that it applies exactly."""
+    plain = main_layout(modules) == "universal"
+    return universal(modules, dtype, family) if plain else diffusers(modules, dtype)

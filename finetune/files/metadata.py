@@ -159,7 +159,7 @@ def _kohya(about: About, modules: AdapterState, name: str, rank: int) -> dict[st
     return {
         "ss_base_model_version": about.base_version,
         "ss_v2": str(about.base_version.startswith("sd_v2")),
-        "ss_network_module": "networks.lora",
+        "ss_network_module": "networks.lora" if all(change.of_lora() for change in modules.values()) else "",
         "ss_network_dim": str(rank),
         "ss_network_alpha": str(float(rank)),
         "ss_network_args": json.dumps(arguments),

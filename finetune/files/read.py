@@ -163,7 +163,8 @@ def _change(name: str, module: _Tensors, config_of: Callable[[str], PeftConfig |
     fitting = [method for method in METHODS.values() if own <= method.ROLES]
     kind, method = next(((k, m) for k, m in METHODS.items() if own == m.ROLES), ("", None))
     if method is None:
-        missing = sorted(fitting[0].ROLES - own) if fitting else sorted(own)
+        nearest = min((method.ROLES for method in fitting), key=len, default=own)
+        missing = sorted(nearest - own) or sorted(own)
         return f"its {missing[0]} tensor is missing"
     bad = [role for role, tensor in sorted(roles.items()) if not bool(tensor.isfinite().all())]
     if bad:
@@ -192,6 +193,8 @@ def _doubts(found: Mapping[str, _Tensors], index: Mapping[str, Sequence[Meaning]
         doubts.append(f"{len(misspelt)} modules named like {misspelt[0]}: kohya and LyCORIS know it as {right} only")
     if unets and not any("alpha" in found[raw].roles for raw in unets):
         doubts.append("no .alpha on any module: taken as alpha = rank here, LyCORIS refuses the file")
+    if any("magnitude" in found[raw].roles for raw in kohya):
+        doubts.append("DoRA as dora_scale: right in LyCORIS; diffusers and kohya drop it, ComfyUI, Forge misapply it")
     if any("alpha" in m.roles for m in found.values() if m.layout != "kohya"):
         doubts.append("an .alpha beside dotted names: diffusers refuses the file")
     return doubts
@@ -214,8 +217,6 @@ def _layout(found: Mapping[str, _Tensors], modules: AdapterState) -> str:
 
 
 def _what_it_is(key: str) -> str:
-    if key.endswith((".dora_scale", ".lora_magnitude_vector", ".lora_magnitude_vector.weight")):
-        return f"{key}: a DoRA magnitude, which this version does not read and most programs misapply"
     if re.search(r"\.(hada|lokr)_\w+$", key):
         return f"{key}: {'LoHa' if 'hada' in key else 'LoKr'}, not LoRA"
     if key.endswith(".alpha"):

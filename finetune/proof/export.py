@@ -193,8 +193,12 @@ def model_card(name: str, about: About, wanted: Sequence[str]) -> str:
     lines = [f"- {what}: {told}" for what, told in facts if told]
     use = f"`{name}.safetensors` works as it is in diffusers, ComfyUI, A1111, Forge, kohya and LyCORIS, at weight 1:"
     load = f'pipeline.load_lora_weights(".", weight_name="{name}.safetensors")'
+    if "universal" not in wanted:
+        use = f"`{name}-diffusers.safetensors` works in diffusers, at weight 1:"
+        load = load.replace(name, f"{name}-diffusers")
     master = "`peft/` is the lossless master, from which finetune exports any other layout."
-    body = [*lines, "", *([use, "", "```python", load, "```", ""] if "universal" in wanted else []), master, ""]
+    shown = [use, "", "```python", load, "```", ""] if {"universal", "diffusers"} & {*wanted} else []
+    body = [*lines, "", *shown, master, ""]
     return "\n".join(front + body)
 
 

@@ -97,7 +97,7 @@ class Session:
         shapes = sites(components(self.family))  # before an adapter hides some of them
         for name, adapter in zip(names, adapters, strict=True):
             changes = _read_strictly(adapter.path, shapes, self.family)
-            state = layouts.universal(changes, torch.float32, self.family.name)
+            state = layouts.for_pipeline(changes, torch.float32, self.family.name)
             self.pipeline.load_lora_weights(state, adapter_name=name)
         self.pipeline.set_adapters(names, [adapter.weight for adapter in adapters])
         if merged:

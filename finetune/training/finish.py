@@ -12,6 +12,7 @@ from finetune.errors import TrainError, VerifyError
 from finetune.evaluation import effect as evaluate
 from finetune.events import Event, Finished, Note, Sampled, Stage, TrainingEffect, Verified, Warned
 from finetune.families.base import save
+from finetune.files import layouts
 from finetune.files.metadata import About
 from finetune.machine import DTYPES
 from finetune.planning.plan import Plan
@@ -92,9 +93,8 @@ def moved(run: Run) -> dict[str, float]:
 def export_adapter(run: Run, live: AdapterState, trained: outputs.Reference) -> Generator[Event, None, Finished]:
     """Write every layout, verify each in a fresh base, and draw the final sheet from the file itself."""
     plan, config, out = run.plan, run.plan.recipe.export, run.folder.path
-    made = export.export(
-        live, out / "adapter", name_of(run), {"universal", *config.layouts}, config.dtype, about(run), plan.recipe.base
-    )
+    wanted = {layouts.main_layout(live), *(layout for layout in config.layouts if layout != "universal")}
+    made = export.export(live, out / "adapter", name_of(run), wanted, config.dtype, about(run), plan.recipe.base)
     bits = plan.recipe.train.base_bits
     if bits and not is_large(export.base_sites(plan.recipe.base)):
         bits = None  # in full a file is proved by the outputs as well
@@ -103,12 +103,13 @@ def export_adapter(run: Run, live: AdapterState, trained: outputs.Reference) -> 
         if file is not None:
             verified = _passed(file, verify(file, plan.recipe.base, live, bits, trained), out)
             yield verified
-    assert made.universal is not None
+    file = made.universal or made.diffusers
+    assert file is not None
     if made.merged:
         yield Note(f"merged: rounding to {config.dtype} lost {made.merged.lost:.2%} of the change")
-    sheet = final_sheet(plan, made.universal, out)
+    sheet = final_sheet(plan, file, out)
     yield Sampled(plan.steps, (sheet,))
-    return Finished(run.state.step, "done", made.universal, sheet, verified)
+    return Finished(run.state.step, "done", file, sheet, verified)
 
 
 def _passed(file: Path, report: Report, out: Path) -> Verified:

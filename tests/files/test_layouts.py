@@ -392,9 +392,8 @@ def test_the_order_of_keys_changes_nothing(base: Base, tmp_path: Path) -> None:
 
 def test_what_is_no_plain_lora_is_named(base: Base, tmp_path: Path) -> None:
     tensors = kohya_file(trained(base.places, "unet", "alpha is not the rank"))
-    key = next(k for k in tensors if k.endswith(".alpha")).removesuffix(".alpha")
+    next(k for k in tensors if k.endswith(".alpha")).removesuffix(".alpha")
     foreign = {
-        f"{key}.dora_scale": (torch.ones(4, 1), "DoRA"),
         "lora_unet_x.hada_w1_a": (torch.ones(2, 2), "LoHa"),
         "lora_unet_x.lokr_w1": (torch.ones(2, 2), "LoKr"),
         "bundle_emb.x.string_to_param": (torch.ones(2), "not a LoRA tensor"),
@@ -406,11 +405,11 @@ def test_what_is_no_plain_lora_is_named(base: Base, tmp_path: Path) -> None:
         assert len(found.problems) == 1 and said in found.problems[0] and name in found.unused
 
 
-def test_a_dora_or_loha_peft_directory_is_refused_by_name(base: Base, tmp_path: Path) -> None:
+def test_a_peft_directory_of_another_method_is_refused_by_name(base: Base, tmp_path: Path) -> None:
     layouts.write_peft(trained(base.places, "unet", "rslora"), tmp_path, {})
     file = tmp_path / "unet" / "adapter_config.json"
     written = json.loads(file.read_text())
-    for change, said in (({"use_dora": True}, "DoRA"), ({"peft_type": "LOHA"}, "LOHA"), ({"r": "four"}, "'four'")):
+    for change, said in (({"peft_type": "LOHA"}, "LOHA"), ({"r": "four"}, "'four'")):
         file.write_text(json.dumps(written | change))
         with pytest.raises(BaseError, match=said):
             layouts.read(tmp_path, base.places)

@@ -15,6 +15,7 @@ from torch import nn
 
 from finetune.adapters import attach as adapters
 from finetune.adapters.change import AdapterState
+from finetune.adapters.methods import METHODS
 from finetune.errors import VerifyError
 from finetune.events import Verified
 from finetune.families.base import components
@@ -57,6 +58,7 @@ OVERLOOKED: dict[str, tuple[Method, str]] = {
 
 def trained(data: Path, base: str, method: Method, patched: pytest.MonkeyPatch) -> Bench:
     patched.setattr(adapters, "_inject", method)
+    patched.setattr(adapters, "METHODS", {"lora": METHODS["lora"]})  # nobody reads what is not LoRA's
     b = bench(base, data, data__resolution=64, adapter__targets=("attn1.to_q", "attn1.to_out.0"))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -101,6 +103,7 @@ def test_a_run_does_not_call_a_file_verified_that_lacks_what_was_trained(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(adapters, "_inject", dora)
+    monkeypatch.setattr(adapters, "METHODS", {"lora": METHODS["lora"]})
     told: list[Any] = []
     with pytest.raises(VerifyError, match=r"not in what is exported, unet.*lora_magnitude_vector"):
         train(short(data), tmp_path / "out", told.append)

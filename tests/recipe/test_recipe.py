@@ -184,7 +184,7 @@ NASTY = {
     "a typo in a table that chooses its keys": Nasty(
         SOUND + '[adapter]\nmethod = "full"\nrnak = 8\ncomponets = ["denoiser"]\nlearning_rate = 1.0\nzzz = 1',
         [
-            ("adapter.rnak: no such key with", 'did you mean adapter.rank, of adapter.method = "lora"?'),
+            ("adapter.rnak: no such key with", 'did you mean adapter.rank, of adapter.method = "lora" or "dora"?'),
             ("adapter.componets: no such key; did you mean adapter.components?",),
             ("adapter.learning_rate: no such key; did you mean optimizer.learning_rate?",),
             ('adapter.zzz: no such key with adapter.method = "full"',),
@@ -194,7 +194,7 @@ NASTY = {
         SOUND
         + '[adapter]\nmethod = "loar"\nrank = "8"\n[prior]\nmode = 3\nweight = 1.0\n[optimizer]\nname = ["adamw"]',
         [
-            ("adapter.method", '"loar" is not one of "lora", "full"; did you mean "lora"?'),
+            ("adapter.method", '"loar" is not one of "lora", "dora", "full"; did you mean "lora"?'),
             ("adapter.rank: needs a whole number", "leave out the quotes"),
             ("prior.mode", '3 is not one of "off", "images", "self"'),
             ("prior.weight: no such key",),
