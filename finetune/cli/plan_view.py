@@ -7,7 +7,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from finetune import recipe
-from finetune.planning.plan import Component, Plan, encoder_bytes
+from finetune.planning.footprint import Component, encoder_bytes
+from finetune.planning.plan import Plan
 from finetune.training.preflight import Measured
 
 

@@ -17,7 +17,7 @@ from finetune.errors import BaseError, InputError, RunError
 from finetune.families.base import Facts, Family, large_encoders
 from finetune.files import layouts
 from finetune.machine import DTYPES
-from finetune.planning import plan as planning
+from finetune.planning.resolve import precision as resolve_precision
 from finetune.sampling import sampler
 from finetune.sampling.sampler import Shot, Worn
 
@@ -48,7 +48,7 @@ def sample(order: Order) -> None:
     console = Console()
     wanted, worn = _prompts(order), [_worn(text) for text in order.adapters]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    precision = planning.precision(order.precision, "--precision")
+    precision = resolve_precision(order.precision, "--precision")
     family = _opened(order, DTYPES[precision])
     width, height = _size(order.size, family.facts)
     guidance = family.facts.guidance if order.guidance is None else order.guidance

@@ -71,10 +71,11 @@ def plan(
     loaded = recipe.load(path, sets or [])
     from finetune.cli import plan_view
     from finetune.planning import activations as memory
+    from finetune.planning import footprint
     from finetune.planning import plan as planning
 
     settled = planning.settle(loaded, gpus)
-    rows, kept = planning.components(settled), memory.activation_bytes(settled)
+    rows, kept = footprint.components(settled), memory.activation_bytes(settled)
     measured = None
     if measure:
         from finetune.training import run

@@ -1,6 +1,7 @@
 """What the user wrote, typed and frozen: read from TOML and `--set`, checked whole, torch never imported."""
 
 from finetune.recipe.load import Loaded, dumps, find, load, optimizer, replace
+from finetune.recipe.resolved import ResolvedRecipe, derived, without_paths
 from finetune.recipe.schema import (
     AdamW,
     AdamW8bit,
@@ -47,10 +48,12 @@ __all__ = [
     "OwnPrediction",
     "Prior",
     "Recipe",
+    "ResolvedRecipe",
     "Sample",
     "Table",
     "Train",
     "Validation",
+    "derived",
     "dumps",
     "find",
     "keys",
@@ -58,4 +61,5 @@ __all__ = [
     "optimizer",
     "replace",
     "value",
+    "without_paths",
 ]

@@ -23,6 +23,7 @@ from finetune.recipe.tables import (
 )
 
 Component = Literal["denoiser", "text_encoder", "text_encoder_2"]
+Pixels = Annotated[int, Field(ge=16, le=8192)]
 
 
 class Data(Table):
@@ -32,7 +33,7 @@ class Data(Table):
     """the word that calls the subject or style; injected once into captions that lack it"""
     class_word: Text | None = None
     """what the subject is (mug, dog): captions are written with it where there are none"""
-    resolution: Annotated[int, Field(ge=16, le=8192)] | None = None
+    resolution: Pixels | None = None
     """px; buckets hold this squared. Default: the base's own"""
     max_aspect: Annotated[float, Field(ge=1, le=4)] = 2.0
     """longest side / shortest side of the most extreme bucket; 1 gives square crops only"""

@@ -12,7 +12,8 @@ from finetune.diffusion import chance as draws
 from finetune.encoding import cache
 from finetune.encoding.cache import Captions, Crop
 from finetune.families.base import Family, Moments, Text
-from finetune.planning.plan import Plan, Pool
+from finetune.planning.plan import Plan
+from finetune.planning.pools import Pool
 from finetune.planning.schedule import Micro
 
 

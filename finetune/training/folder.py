@@ -18,7 +18,7 @@ from finetune.adapters.attach import Trainable
 from finetune.errors import FinetuneError, RunError
 from finetune.families.base import Family
 from finetune.files import layouts
-from finetune.planning import plan as planning
+from finetune.planning import footprint
 from finetune.planning.plan import Plan
 
 MAY_CHANGE = (
@@ -104,7 +104,7 @@ def outcome_noted(out: Path) -> Iterator[None]:
 
 def _bytes_needed(plan: Plan) -> int:
     """Checkpoints, one more while it is written, and the exported files."""
-    rows = planning.components(plan)
+    rows = footprint.components(plan)
     trained = sum(4 * c.trainable for c in rows)
     state = trained + sum(c.optimizer_bytes + c.mean_bytes for c in rows)
     whole = plan.recipe.adapter.method == "full" or "merged" in plan.recipe.export.layouts

@@ -18,7 +18,6 @@ def draw(plan: Plan, family: Family, pipeline: Any, machine: Machine, texts: Rea
 def shots(plan: Plan) -> list[Shot]:
     """The recipe's prompts, each with its own seed, the same for the whole run."""
     wanted, side = plan.recipe.sample, plan.recipe.data.resolution
-    assert side is not None and wanted.guidance is not None
     side = side // plan.facts.stride * plan.facts.stride
     return [
         Shot(prompt, wanted.seed + i, wanted.negative, wanted.steps, wanted.guidance, side, side)

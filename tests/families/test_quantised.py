@@ -21,7 +21,7 @@ from finetune.adapters import lora
 from finetune.errors import RecipeError
 from finetune.families import quantised
 from finetune.families.base import Family, read
-from finetune.planning import plan as planning
+from finetune.planning import footprint
 from finetune.proof import verify
 from finetune.recipe import Loaded
 from finetune.training import run
@@ -58,7 +58,7 @@ def test_blocks_are_held_in_4_bits_as_the_plan_counts_them(variant: Variant, tmp
     assert {kind for n, kind in kinds.items() if "blocks." in n or n.startswith("layers.")} == {"Linear4bit"}
     assert {kind for n, kind in kinds.items() if n.count(".") < 2} <= {"Linear"}
     plan = settled(base, pictures(tmp_path / "data"), train__base_bits=4)
-    row = planning.components(plan)[0]
+    row = footprint.components(plan)[0]
     assert held_bytes(module) == row.weight_bytes - 4 * row.trainable
     assert row.parameters == sum(p.numel() for p in whole.parts[whole.denoiser_name].parameters())
 
@@ -191,6 +191,6 @@ def test_what_cannot_be_held_in_4_bits_is_refused(tmp_path: Path, monkeypatch: p
     path.write_text('base = "pocket"\n[data]\npath = "example:product"\n[adapter]\nmethod = "full"\n')
     with pytest.raises(RecipeError, match=r'train\.base_bits: has no effect with adapter\.method = "full"'):
         recipe.load(path, ["train.base_bits=4"])
-    monkeypatch.setattr("finetune.planning.plan.find_spec", lambda _: None)
+    monkeypatch.setattr("finetune.planning.resolve.find_spec", lambda _: None)
     with pytest.raises(RecipeError, match=r"train\.base_bits needs bitsandbytes"):
         settled("pocket", pictures(tmp_path / "data"), train__base_bits=4)

@@ -18,6 +18,7 @@ from finetune.adapters import lora
 from finetune.adapters.lora import Lora
 from finetune.families.base import Facts
 from finetune.files import layouts
+from finetune.planning import footprint
 from finetune.planning import plan as planning
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -137,7 +138,7 @@ def test_the_plan_counts_the_bytes_of_true_size_exactly(line: str, tmp_path: Pat
     plan = settled(tiny, pictures(tmp_path / "data"), adapter__targets="attention+ff", adapter__rank=16,
                    train__precision="bf16")  # fmt: skip
     real = _pretend(plan, line)
-    [row] = planning.components(real)
+    [row] = footprint.components(real)
     shapes = lora.sites(skeleton(line))
     adapter = sum(16 * (shapes[name][0] + shapes[name][1]) for name in GOLDEN[line])
     assert (row.name, row.parameters, row.trainable) == ("transformer", PUBLISHED[line][1], adapter)

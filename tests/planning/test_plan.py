@@ -18,8 +18,11 @@ from finetune.cli import plan_view
 from finetune.data import dataset
 from finetune.errors import BaseError, DataError, RecipeError
 from finetune.families.base import components
+from finetune.planning import footprint
 from finetune.planning import plan as planning
-from finetune.planning.plan import Component, Plan
+from finetune.planning.footprint import Component
+from finetune.planning.plan import Plan
+from finetune.planning.resolve import precision
 from finetune.training import run
 from finetune.training.preflight import Measured
 
@@ -73,7 +76,7 @@ def test_the_screen_shows_every_setting_that_has_a_value_and_wraps_only_values(p
     monkeypatch.setenv("COLUMNS", "100")
     prompts = 'sample.prompts=["a very long prompt of a mug on a wooden table", "another one [bold]in brackets[/bold]"]'
     plan = planned(photos, "train.batch=2", prompts, "data.trigger=sks")
-    plan_view.show(plan, planning.components(plan), None)
+    plan_view.show(plan, footprint.components(plan), None)
     shown = capsys.readouterr().out
     table, _, rest = shown.partition("bucket, px")
     for key in recipe.keys():
@@ -183,7 +186,7 @@ WEIGHED = [
 @pytest.mark.parametrize("variant, sets", WEIGHED, ids=[f"{v}-{len(s)}-{'.'.join(s)[-30:]}" for v, s in WEIGHED])
 def test_bytes_are_those_of_the_real_objects(variant, sets, bases, photos):
     plan = planned(photos, f"base={bases[variant]}", "data.resolution=128", *sets)
-    rows = {row.name: row for row in planning.components(plan)}
+    rows = {row.name: row for row in footprint.components(plan)}
     config = plan.recipe
     family = families.load(config.base, run.DTYPES[config.train.precision])
     assert rows.keys() == components(family).keys()
@@ -216,7 +219,7 @@ def test_bytes_are_those_of_the_real_objects(variant, sets, bases, photos):
 def test_a_rank_for_modules_that_are_no_targets_is_refused(photos, bases):
     plan = planned(photos, f"base={bases['sd15']}", 'adapter.ranks={"ff.net.2" = 4}')
     with pytest.raises(RecipeError, match=r"'ff\.net\.2' match no module that adapter\.targets chooses"):
-        planning.components(plan)
+        footprint.components(plan)
 
 
 # --- what it refuses -------------------------------------------------------------------------------------------------
@@ -296,16 +299,16 @@ def test_a_base_that_is_not_there_is_refused(photos):
 
 def test_a_precision_that_cannot_work_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert planning.precision("auto") == "fp32" and planning.precision("bf16") == "bf16"
+    assert precision("auto") == "fp32" and precision("bf16") == "bf16"
     with pytest.raises(RecipeError, match="needs a CUDA device"):
-        planning.precision("fp16")
+        precision("fp16")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
-    assert planning.precision("auto") == "fp16"
+    assert precision("auto") == "fp16"
     with pytest.raises(RecipeError, match="no bf16 arithmetic"):
-        planning.precision("bf16")
+        precision("bf16")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
-    assert planning.precision("auto") == "bf16"
+    assert precision("auto") == "bf16"
 
 
 def test_more_ranks_widen_the_step_and_leave_steps_and_rates_as_they_are(photos):

@@ -22,6 +22,7 @@ from finetune.events import Event, Sampled, Saved, Validated
 from finetune.families.base import Family, Moments, components
 from finetune.files import layouts
 from finetune.machine import Machine
+from finetune.planning import footprint
 from finetune.planning import plan as planning
 from finetune.planning.plan import Plan
 from finetune.proof import export
@@ -104,7 +105,7 @@ def what_is_planned(place: Place, sets: list[str]) -> object:
 
 
 def what_is_trained(place: Place, sets: list[str]) -> object:
-    return [row._replace(optimizer_bytes=0) for row in planning.components(place.plan(sets))]
+    return [row._replace(optimizer_bytes=0) for row in footprint.components(place.plan(sets))]
 
 
 def what_is_asked_of_the_sampler(place: Place, sets: list[str]) -> object:

@@ -15,7 +15,7 @@ import pytest
 from finetune import recipe
 from finetune import resources as shipped
 from finetune.errors import RecipeError
-from finetune.recipe import Recipe
+from finetune.recipe import Recipe, tables
 
 SOUND = 'base = "pocket"\n[data]\npath = "mug"\n'
 COMMAND = [sys.executable, "-m", "finetune"]
@@ -490,3 +490,69 @@ def test_keys_walk_the_whole_schema():
     assert found == told and len(found) == len(set(found)) > 45
     values = recipe.load(Path("pocket-product")).recipe
     assert [recipe.value(values, key) for key in found][1] == "pocket"
+
+
+# --- what was written, and what a run resolved -----------------------------------------------------------------------
+
+
+def test_nothing_is_replaced_without_being_checked():
+    base = recipe.load(Path("pocket-product")).recipe
+    with pytest.raises(RecipeError) as caught:
+        recipe.replace(base, train__stepz=3, optimizer__learning_rate="fast", prior__path="x", trian__steps=3)
+    assert caught.value.problem.splitlines()[1:] == [
+        '  prior.path: no such key with prior.mode = "self"; it belongs to prior.mode = "images"',
+        '  optimizer.learning_rate: needs a number, got "fast"',
+        "  train.stepz: no such key; did you mean train.steps?",
+        "  trian: no such key; did you mean train?",
+    ]
+    changed = recipe.replace(base, train__steps=3, optimizer__name="adamw8bit", base="x", validation__count=1)
+    assert (changed.train.steps, changed.optimizer.name, changed.base, changed.validation.count) == (
+        3, "adamw8bit", "x", 1,
+    )  # fmt: skip
+    assert type(changed.optimizer) is recipe.AdamW8bit and changed.optimizer.learning_rate == 1e-3
+    assert {k for k in recipe.keys() if recipe.value(changed, k) != recipe.value(base, k)} == {
+        "base", "optimizer.name", "train.steps", "validation.count"
+    }  # fmt: skip
+
+
+def test_what_follows_from_another_key_follows_it_when_that_is_replaced():
+    base = recipe.load(Path("pocket-product")).recipe
+    assert recipe.replace(base, adapter__rank=3).adapter.alpha == 3.0
+    assert recipe.replace(base, adapter__rank=3, adapter__alpha=5.0).adapter.alpha == 5.0
+    assert recipe.replace(recipe.replace(base, adapter__alpha=5.0), adapter__rank=3).adapter.alpha == 5.0
+
+
+@pytest.mark.parametrize("left_open", ["data.resolution", "objective.prediction", "train.steps", "train.precision",
+                                       "sample.guidance"])  # fmt: skip
+def test_a_resolved_recipe_leaves_nothing_open_that_a_run_needs(left_open):
+    """The same keys as the user's recipe, of narrower types."""
+    assert set(recipe.keys(recipe.ResolvedRecipe)) == set(recipe.keys())
+    wanted = recipe.replace(recipe.load(Path("pocket-product")).recipe, train__epochs=2, train__steps=None)
+    whole = {"data__resolution": 64, "objective__prediction": "epsilon", "train__precision": "fp32",
+             "train__steps": 9, "sample__guidance": 3.0}  # fmt: skip
+    made = recipe.ResolvedRecipe.model_validate(tables.written(recipe.replace(wanted, **whole)))
+    assert type(recipe.replace(made, train__seed=4)) is recipe.ResolvedRecipe
+    gap = {left_open.replace(".", "__"): "auto" if left_open in ("objective.prediction", "train.precision") else None}
+    with pytest.raises(RecipeError, match=rf"{left_open}: "):
+        recipe.replace(made, **gap)
+    recipe.replace(wanted, **gap)
+
+
+def test_a_recipe_for_others_holds_no_path_of_this_machine(tmp_path):
+    paths = {"data": {"path": tmp_path / "data", "cache": tmp_path / "cache"}, "base": str(tmp_path / "base")}
+    made = recipe.ResolvedRecipe.model_validate({
+        **paths, "adapter": {"init_from": tmp_path / "start.safetensors"}, "train": {"steps": 9, "precision": "fp32"},
+        "prior": {"mode": "images", "path": tmp_path / "mugs"}, "objective": {"prediction": "v"},
+        "sample": {"guidance": 3.0}, "data": paths["data"] | {"resolution": 64},
+    })  # fmt: skip
+    public = recipe.dumps(recipe.without_paths(made, "mug", "base"))
+    assert str(tmp_path) not in public
+    for line in (
+        'base = "base"',
+        'path = "mug"',
+        'path = "mugs"',
+        'init_from = "start.safetensors"',
+        'mode = "images"',
+    ):
+        assert line in public
+    assert str(tmp_path / "start.safetensors") in recipe.dumps(made)

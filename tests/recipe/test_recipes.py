@@ -26,7 +26,7 @@ from finetune.events import Event, Note, Stepped
 from finetune.families import checkpoints
 from finetune.families.base import components
 from finetune.planning import activations as memory
-from finetune.planning import plan
+from finetune.planning import footprint, plan
 from finetune.training import run
 
 pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute:UserWarning")
@@ -135,7 +135,7 @@ def _reading(line: str, shown: plan.Plan, patch: pytest.MonkeyPatch) -> int:
         shapes = {name: tuple(tensor.shape) for name, tensor in build().named_parameters()}
     assert sum(map(math.prod, shapes.values())) == pytest.approx(parameters, rel=0.01)
     patch.setattr(weights, "read_header", lambda _: weights.Header({}, shapes, {}, 0))
-    found = plan.encoder_bytes(shown)
+    found = footprint.encoder_bytes(shown)
     patch.undo()
     return list(found.values())[-1]
 
@@ -156,11 +156,11 @@ def test_a_recipe_fits_the_gpu_that_it_names(name, bases, tmp_path, monkeypatch)
         Image.new("RGB", (1024, 1024), (i, i, i)).save(photos / f"{i}.png")
     sets = [f"base={base}", f"data.path={photos}", "data.trigger=sks", "data.class_word=mug", "train.precision=bf16"]
     shown = plan.settle(recipe.load(Path(name), sets))
-    [row] = [row for row in plan.components(shown) if row.name == part]
+    [row] = [row for row in footprint.components(shown) if row.name == part]
     assert float(size) == pytest.approx((row.weight_bytes - 4 * row.trainable) / 1e9, abs=0.06)
     reading = _reading(line, shown, monkeypatch) / 2**30
     activations = memory.activation_bytes(shown) or GUESSED[line]
-    training = (sum(r.bytes for r in plan.components(shown) if r.trainable) + activations) / 2**30
+    training = (sum(r.bytes for r in footprint.components(shown) if r.trainable) + activations) / 2**30
     painting = row.weight_bytes / 2**30 + DECODING.get(line, DECODING["others"])
     assert max(reading, training, painting) * 9 / 8 + 1 <= int(gpu), (reading, training, painting)
 
@@ -202,7 +202,7 @@ def test_a_shipped_recipe_plans_trains_exports_and_verifies(name, bases, data, t
     ]  # fmt: skip
     loaded = recipe.load(Path(name), sets)
     shown = plan.settle(loaded)
-    rows = plan.components(shown)
+    rows = footprint.components(shown)
     trained = {row.name for row in rows if row.trainable}
     denoiser = families.family_class(shown.facts.family).denoiser_name
     assert trained == {denoiser if c == "denoiser" else c for c in loaded.recipe.adapter.components}
@@ -241,7 +241,7 @@ def _peaks(shown: plan.Plan, trained: set[str]) -> dict[str, float]:
     return {c: text if c.startswith("text_encoder") else config.learning_rate for c in trained}
 
 
-def _holds_what_was_trained(file: Path, rows: list[plan.Component], shown: plan.Plan) -> None:
+def _holds_what_was_trained(file: Path, rows: list[footprint.Component], shown: plan.Plan) -> None:
     """Each trained module with a change in it, and the metadata of the recipe."""
     with safe_open(file, "pt") as opened:
         metadata = opened.metadata()
