@@ -39,7 +39,7 @@ def lines(
         said.append(f"held out   {len(plan.held_out)} images, never trained on")
     if plan.prior:
         said.append(f"prior      {plan.prior.schedule.images} class images, as many views as the training images")
-    if config.prior.mode == "self":
+    if config.prior.mode == "own_prediction":
         said.append("prior      the base's own prediction, on every training view without the trigger")
     if isinstance(config.adapter, recipe.LowRank):
         alpha, rank = config.adapter.alpha, config.adapter.rank

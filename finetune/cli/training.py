@@ -74,6 +74,8 @@ def plan(
     from finetune.planning import footprint
     from finetune.planning import plan as planning
 
+    for notice in loaded.notices:
+        typer.echo(f"note: {notice}", err=True)
     settled = planning.settle(loaded, gpus)
     rows, kept = footprint.components(settled), memory.activation_bytes(settled)
     measured = None

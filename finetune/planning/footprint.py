@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from finetune import families, optimizers
 from finetune import tensors as weights
 from finetune.families.base import large_encoders
@@ -47,13 +49,14 @@ def components(plan: Plan) -> list[Component]:
     trained = {name: modules[name] for name in adapters.component_names(config, family.denoiser_name)}
     adapters.check_ranks(trained, family.presets, config)
     trainable = adapters.attach(trained, family.presets, config, seed=0)
-    rows, before = [], list[int]()
+    optimizer, rows, before = plan.recipe.optimizer, [], list[torch.Size]()
     for name in modules:
-        sizes = [p.numel() for p in trainable.get(name, {}).values()]
+        shapes = [p.shape for p in trainable.get(name, {}).values()]
+        sizes = [shape.numel() for shape in shapes]
         frozen = held[name] if config.method == "lora" or not sizes else 0
-        kept = optimizers.state_bytes(plan.recipe.optimizer.name, before)
-        before += sizes
-        state = optimizers.state_bytes(plan.recipe.optimizer.name, before) - kept  # what parameters share counts once
+        kept = optimizers.state_bytes(optimizer, before)
+        before += shapes
+        state = optimizers.state_bytes(optimizer, before) - kept  # what parameters share counts once
         carried = len(sizes) // 2 if config.method == "lora" else 0
         weight = frozen + 4 * sum(sizes)
         mean = 4 * sum(sizes) if plan.recipe.train.ema else 0

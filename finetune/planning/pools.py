@@ -9,7 +9,7 @@ from finetune.data.dataset import Dataset, Placed
 from finetune.diffusion import chance as draws
 from finetune.errors import DataError, RecipeError
 from finetune.planning.schedule import Schedule, by_bucket
-from finetune.recipe import ClassImages, Recipe
+from finetune.recipe import ClassImages, OwnPrediction, Recipe
 
 DEFAULT_STEPS = 1000
 
@@ -54,7 +54,7 @@ def prior_pool(wanted: Recipe, data: Dataset, buckets: Sequence[images.Bucket], 
     match wanted.prior:
         case ClassImages() as prior:
             return pool(dataset.place(_class_examples(prior, data), buckets), wanted, world)
-        case prior if prior.mode == "self":
+        case OwnPrediction():
             _check_own_prediction(data)
     return None
 
@@ -62,12 +62,12 @@ def prior_pool(wanted: Recipe, data: Dataset, buckets: Sequence[images.Bucket], 
 def _check_own_prediction(data: Dataset) -> None:
     if not data.trigger:
         raise RecipeError(
-            'prior.mode = "self" compares captions with and without the trigger, and there is no trigger',
+            'prior.mode = "own_prediction" compares captions with and without the trigger, and there is no trigger',
             "give data.trigger",
         )
     if all(without_trigger(e.caption, data.trigger, data.class_word) == e.caption for e in data.examples):
         raise RecipeError(
-            f'prior.mode = "self": captions are the same without the trigger {data.trigger!r}',
+            f'prior.mode = "own_prediction": captions are the same without the trigger {data.trigger!r}',
             "another data.trigger than the class word",
         )
 

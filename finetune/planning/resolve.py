@@ -38,7 +38,7 @@ def resolve(wanted: Recipe, facts: Facts, data: Dataset, captions: Sequence[str]
         ),
         adapter=_adapter(wanted.adapter),
         objective=ResolvedObjective.of(
-            objective, prediction=facts.prediction, density=_density(facts, wanted),
+            objective, prediction=facts.prediction, timestep_density=_density(facts, wanted),
             guidance=1.0 if facts.guided and objective.guidance is None else objective.guidance,
         ),
         optimizer=type(wanted.optimizer).of(wanted.optimizer, text_encoder_learning_rate=_text_rate(wanted)),
@@ -61,7 +61,7 @@ def _bundled(path: Path) -> bool:
 
 
 def _density(facts: Facts, wanted: Recipe) -> str:
-    said = wanted.objective.density
+    said = wanted.objective.timestep_density
     return "logit_normal" if facts.prediction == "flow" and said == "auto" else said
 
 
@@ -87,14 +87,13 @@ def precision(wanted: str, key: str = "train.precision") -> str:
 def check_compatible(facts: Facts, wanted: Recipe) -> None:
     """Raises RecipeError when the recipe asks for what this base has not."""
     objective, base = wanted.objective, wanted.base
-    told = {"density": objective.density if objective.density != "auto" else None, "logit_mean": objective.logit_mean,
-            "logit_deviation": objective.logit_deviation, "shift": objective.shift}  # fmt: skip
-    idle = [f"objective.{key}" for key, value in told.items() if value is not None]
+    of_flow = ("timestep_density", "logit_mean", "logit_std", "shift")
+    idle = [f"objective.{key}" for key in of_flow if getattr(objective, key) not in (None, "auto")]
     if idle and facts.prediction != "flow":
         raise RecipeError(f"{', '.join(idle)}: {base} predicts {facts.prediction}, not flow", "leave it out")
-    if objective.density == "uniform" and any(key.startswith("objective.logit") for key in idle):
+    if objective.timestep_density == "uniform" and any(key.startswith("objective.logit") for key in idle):
         raise RecipeError(
-            'objective.logit_mean, logit_deviation: have no effect with density = "uniform"', "leave them out"
+            'objective.logit_mean, logit_std: have no effect with timestep_density = "uniform"', "leave them out"
         )
     if objective.guidance is not None and not facts.guided:
         raise RecipeError(f"objective.guidance: {base} has no guidance embedding", "leave it out")

@@ -1,8 +1,9 @@
 """What the user wrote, typed and frozen: read from TOML and `--set`, checked whole, torch never imported."""
 
-from finetune.recipe.load import Loaded, dumps, find, load, optimizer, replace
+from finetune.recipe.load import Loaded, dumps, find, load, optimizer, replace, rewritten
 from finetune.recipe.resolved import ResolvedRecipe, derived, without_paths
 from finetune.recipe.schema import (
+    Adafactor,
     AdamW,
     AdamW8bit,
     Adapter,
@@ -29,6 +30,7 @@ from finetune.recipe.schema import (
 from finetune.recipe.tables import Table, value
 
 __all__ = [
+    "Adafactor",
     "AdamW",
     "AdamW8bit",
     "Adapter",
@@ -60,6 +62,7 @@ __all__ = [
     "load",
     "optimizer",
     "replace",
+    "rewritten",
     "value",
     "without_paths",
 ]

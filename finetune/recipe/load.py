@@ -19,11 +19,18 @@ from finetune.recipe.tables import Tagged, written
 R = TypeVar("R", bound=Recipe)
 
 
+RENAMED = {"objective.density": "objective.timestep_density", "objective.logit_deviation": "objective.logit_std"}
+"""keys that are called otherwise in this version: the old name is read for one version, with a notice"""
+RENAMED_VALUES = {("prior.mode", "self"): "own_prediction"}
+
+
 class Loaded(NamedTuple):
     recipe: Recipe
     sources: dict[str, str]
     """key path -> "file" or "--set"; every other value is a default"""
     origin: Path
+    notices: tuple[str, ...] = ()
+    """what is called otherwise by now"""
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
@@ -35,10 +42,12 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
     origin = find(path)
     raw = _read(origin)
     problems: list[str] = []
+    notices = _renew(raw)
     overridden = [_override(raw, item, problems) for item in overrides]
     for key, rival in (("train.steps", "epochs"), ("train.epochs", "steps")):
         if key in overridden and f"train.{rival}" not in overridden and isinstance(raw["train"], dict):
             raw["train"].pop(rival, None)  # the nearer word wins; two --set contradict each other
+    notices += _renew(raw)
     sources = {key: "--set" if any(_within(key, w) for w in overridden) else "file" for key, _ in rules.leaves(raw)}
     problems += rules.conflicts(raw)
     recipe = None
@@ -48,7 +57,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
         problems += sentences(e)
     if problems or recipe is None:
         raise _refusal(origin, problems)
-    return Loaded(recipe, sources, origin)
+    return Loaded(recipe, sources, origin, tuple(dict.fromkeys(notices)))
 
 
 def find(path: Path) -> Path:
@@ -84,10 +93,16 @@ def replace(recipe: R, **changes: object) -> R:
         for name in tables:
             table = table.setdefault(name, {})
         table[last] = new
+    _renew(raw)
     try:
         return type(recipe).model_validate(raw)
     except ValidationError as e:
-        raise _refusal("recipe", sentences(e)) from e
+        raise _refusal("recipe", sentences(e, type(recipe))) from e
+
+
+def rewritten(resolved: Recipe) -> Recipe:
+    """A resolved recipe as a user would write it, to repeat the run or to change it."""
+    return Recipe.model_validate(written(resolved))
 
 
 def optimizer(name: str = "adamw", **options: object) -> AnyOptimizer:
@@ -142,7 +157,7 @@ def _toml_hint(fault: str) -> str:
 def _override(raw: dict[str, Any], item: str, problems: list[str]) -> str:
     """Set one value in the raw tables. Returns its key path, "" when there is none."""
     key, equals, text = item.partition("=")
-    key, text = key.strip(), text.strip()
+    key, text = RENAMED.get(key.strip(), key.strip()), text.strip()
     *tables, last = key.split(".")
     if not equals or not all((*tables, last)):
         problems.append(f"--set {item!r}: write it as table.key=value")
@@ -162,6 +177,24 @@ def _override(raw: dict[str, Any], item: str, problems: list[str]) -> str:
         problems.append(f"--set {key}: more than one value in {text!r}: one --set for each")
     table[last] = read["x"]
     return key
+
+
+def _renew(raw: dict[str, Any]) -> list[str]:
+    """Give old names their new ones in the tables; a notice for each. One that stands beside the new name is left."""
+    notices = []
+    for old, new in RENAMED.items():
+        name, _, last = old.partition(".")
+        table, key = raw.get(name), new.partition(".")[2]
+        if isinstance(table, dict) and last in table and key not in table:
+            table[key] = table.pop(last)
+            notices.append(f"{old} is now called {new}; the old name is read until the next version")
+    for (path, old), new in RENAMED_VALUES.items():
+        name, _, key = path.partition(".")
+        table = raw.get(name)
+        if isinstance(table, dict) and table.get(key) == old:
+            table[key] = new
+            notices.append(f'{path} = "{old}" is now "{new}"; the old word is read until the next version')
+    return notices
 
 
 def _within(key: str, written: str) -> bool:

@@ -15,8 +15,8 @@ def conflicts(raw: dict[str, Any]) -> list[str]:
     found = []
     if "steps" in train and "epochs" in train:
         found.append("train.steps and train.epochs decide the same thing: keep one")
-    if prior.get("mode") == "self" and adapter.get("method") == "full":
-        found.append('prior.mode: "self" needs an adapter that can be switched off, adapter.method = "lora"')
+    if prior.get("mode") == "own_prediction" and adapter.get("method") == "full":
+        found.append('prior.mode: "own_prediction" needs an adapter that can be switched off, adapter.method = "lora"')
     return found + [f"{key}: has no effect {why}" for key, why in idle(raw)]
 
 

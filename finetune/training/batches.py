@@ -47,7 +47,7 @@ class Batches:
         self.latents, self.texts = latents, texts
 
     def train(self, micro: Micro) -> Batch:
-        return self._batch(self.plan.train, micro, self.plan.recipe.prior.mode == "self")
+        return self._batch(self.plan.train, micro, self.plan.recipe.prior.mode == "own_prediction")
 
     def prior(self, m: int) -> Batch:
         """The class images beside the m-th training batch."""
@@ -93,7 +93,7 @@ def captions(plan: Plan) -> list[str]:
     """Every caption that training or its samples may show, the empty one included."""
     shown = [p.example.caption for p in (*plan.train.placed, *plan.held_out)]
     shown += [p.example.caption for p in plan.prior.placed] if plan.prior else []
-    if plan.recipe.prior.mode == "self":
+    if plan.recipe.prior.mode == "own_prediction":
         data = plan.recipe.data
         shown += [without_trigger(c, data.trigger, data.class_word) for c in shown]
     return list(dict.fromkeys(["", *shown, *plan.recipe.sample.prompts, plan.recipe.sample.negative]))

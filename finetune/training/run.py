@@ -70,6 +70,8 @@ def run(loaded: Loaded, out: Path, listen: Listen, resume: bool = False) -> Resu
         machine = open_machine(plan.recipe.train.precision)
         tell = listen if machine.ranks.rank == 0 else (lambda _: None)
         rundir.open_folder(plan, out, resume, machine.ranks.rank == 0)
+        for notice in loaded.notices:
+            tell(Warned(notice))
         tell(Note(describe(plan, machine)))
         family = open_base(plan)
         plan = dataclasses.replace(plan, facts=family.facts)

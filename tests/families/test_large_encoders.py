@@ -37,7 +37,7 @@ def test_it_is_gone_while_training_and_sampling_and_its_memory_is_free(
     base, data = tiny_base(tmp_path / "base", variant), pictures(tmp_path / "data")
     plan = settled(base, data, train__steps=2, sample__every=1, sample__steps=2, sample__guidance=1.0,
                    sample__prompts=("a prompt that no caption says",), train__checkpoint_every=2)  # fmt: skip
-    loaded = Loaded(recipe.replace(plan.recipe, train__precision="auto"), {}, Path("recipe.toml"))
+    loaded = Loaded(recipe.replace(recipe.rewritten(plan.recipe), train__precision="auto"), {}, Path("recipe.toml"))
     seen: list[weakref.ref[Any]] = []
     load, train = parts.from_pretrained, trainer.train
 

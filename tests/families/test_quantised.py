@@ -156,9 +156,9 @@ def test_looking_at_the_model_does_not_change_it() -> None:
 def test_a_run_ends_with_a_file_proved_on_the_base_in_full(variant: Variant, precision: str, tmp_path: Path) -> None:
     base, data = tiny_base(tmp_path / "base", variant), pictures(tmp_path / "data")
     plan = settled(base, data, train__base_bits=4, train__steps=3, optimizer__learning_rate=1e-2, sample__every=2,
-                   sample__steps=2, train__checkpoint_every=2, sample__prompts=("a cup",), prior__mode="self",
+                   sample__steps=2, train__checkpoint_every=2, sample__prompts=("a cup",), prior__mode="own_prediction",
                    data__trigger="sks", train__gradient_checkpointing=True, validation__count=1)  # fmt: skip
-    loaded = Loaded(recipe.replace(plan.recipe, train__precision=precision), {}, Path("recipe.toml"))
+    loaded = Loaded(recipe.replace(recipe.rewritten(plan.recipe), train__precision=precision), {}, Path("recipe.toml"))
     result = run.run(loaded, tmp_path / "run", lambda _: None)
     assert result.report is not None and result.report.ok and result.report.live == 0.0
     assert result.sheet.is_file() and verify.verify(result.path, str(base)).ok

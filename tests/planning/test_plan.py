@@ -248,11 +248,11 @@ def test_what_is_held_out_depends_on_the_seed_alone_and_is_never_trained_on(phot
 
 def test_a_prior_of_its_own_needs_a_trigger(photos):
     with pytest.raises(RecipeError, match="there is no trigger") as caught:
-        planned(photos, "prior.mode=self")
+        planned(photos, "prior.mode=own_prediction")
     assert "data.trigger" in caught.value.hint
-    assert planned(photos, "prior.mode=self", "data.trigger=sks").recipe.prior.mode == "self"
+    assert planned(photos, "prior.mode=own_prediction", "data.trigger=sks").recipe.prior.mode == "own_prediction"
     with pytest.raises(RecipeError, match="the same without the trigger"):
-        planned(photos, "prior.mode=self", "data.trigger=mug", "data.class_word=mug")
+        planned(photos, "prior.mode=own_prediction", "data.trigger=mug", "data.class_word=mug")
 
 
 def test_class_images_need_a_caption_that_is_not_the_subjects(photos, tmp_path):
