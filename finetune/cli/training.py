@@ -38,7 +38,7 @@ def list_recipes(as_json: AsJson = False) -> None:
 @recipes.command("show")
 def show_recipe(name: Annotated[Path, typer.Argument(help="A name of `recipes list`.")]) -> None:
     """Print a recipe."""
-    typer.echo(recipe.find(name).read_text(encoding="utf-8"), nl=False)
+    typer.echo(recipe.whole_text(recipe.find(name)), nl=False)
 
 
 @recipes.command("copy")
@@ -54,7 +54,7 @@ def copy_recipe(
     if target.exists():
         raise RunError(f"{target} exists", "another name")
     try:
-        target.write_bytes(source.read_bytes())
+        target.write_text(recipe.whole_text(source), encoding="utf-8")
     except OSError as e:
         raise RunError(f"cannot write {target}: {e.strerror}", "another place") from e
     typer.echo(f"{target}: change it, then `finetune plan {target}`")

@@ -1,5 +1,6 @@
 """What the user wrote, typed and frozen: read from TOML and `--set`, checked whole, torch never imported."""
 
+from finetune.recipe.compose import whole_text
 from finetune.recipe.load import Loaded, dumps, find, load, optimizer, replace, rewritten
 from finetune.recipe.resolved import ResolvedRecipe, derived, without_paths
 from finetune.recipe.schema import (
@@ -64,5 +65,6 @@ __all__ = [
     "replace",
     "rewritten",
     "value",
+    "whole_text",
     "without_paths",
 ]

@@ -1,7 +1,6 @@
 """Recipes read and written: TOML, `--set`, and where each value came from. Every problem is reported at once."""
 
 import difflib
-import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from finetune import resources as shipped
 from finetune.errors import RecipeError
 from finetune.recipe import rules
+from finetune.recipe.compose import parsed, whole_text
 from finetune.recipe.explain import sentences
 from finetune.recipe.schema import AnyOptimizer, Recipe
 from finetune.recipe.tables import Tagged, written
@@ -40,7 +40,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
         RecipeError: names every wrong key and value at once.
     """
     origin = find(path)
-    raw = _read(origin)
+    raw: dict[str, Any] = parsed(origin, whole_text(origin))
     problems: list[str] = []
     notices = _renew(raw)
     overridden = [_override(raw, item, problems) for item in overrides]
@@ -129,29 +129,6 @@ def _refusal(origin: Path | str, problems: Sequence[str]) -> RecipeError:
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     hint = "docs/recipes.md says what each key means; `finetune recipes list` names recipes that work"
     return RecipeError(f"{origin}: {count}\n  " + "\n  ".join(problems), hint)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as e:
-        raise RecipeError(f"{path} is not UTF-8 text (byte {e.start})", "save it as UTF-8") from e
-    except OSError as e:
-        raise RecipeError(f"cannot read {path}: {e.strerror}", "check its permissions") from e
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as e:
-        line = re.search(r"line (\d+)", str(e))
-        shown = f"\n  {text.splitlines()[int(line[1]) - 1].strip()}" if line else ""
-        raise RecipeError(f"{path} is not TOML: {e}{shown}", _toml_hint(str(e))) from e
-
-
-def _toml_hint(fault: str) -> str:
-    if "Cannot" in fault:
-        return "each key, and each [table], may be written once"
-    if "backslash" in fault.lower() or "Unescaped" in fault or "hex" in fault:
-        return r"in a path write / or \\, or put the text in single quotes"
-    return 'key = value, one a line; text in quotes, "so"; true and false in small letters'
 
 
 def _override(raw: dict[str, Any], item: str, problems: list[str]) -> str:

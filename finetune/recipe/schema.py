@@ -227,7 +227,7 @@ class Adafactor(Optimizer):
     beta2_decay: Annotated[float, Field(ge=-1, le=0)] = -0.8
     """Exponent with which the running mean of squared gradients grows longer: beta2 is 1 - step^beta2_decay. Rarely
     changed."""
-    clip_threshold: Annotated[float, Field(gt=0)] = 1.0
+    clip_threshold: Annotated[float, Field(ge=1)] = 1.0
     """Largest root mean square of one parameter's update, in units of its learning rate (Adafactor's d). Rarely
     changed."""
 

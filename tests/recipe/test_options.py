@@ -261,7 +261,7 @@ CASES = {
     "optimizer.beta2": Case("optimizer.beta2=0.5"),
     "optimizer.epsilon": Case("optimizer.epsilon=1e-3"),
     "optimizer.beta2_decay": Case("optimizer.beta2_decay=-0.5", beside=("optimizer.name=adafactor",)),
-    "optimizer.clip_threshold": Case("optimizer.clip_threshold=0.1", beside=("optimizer.name=adafactor",)),
+    "optimizer.clip_threshold": Case("optimizer.clip_threshold=2.0", beside=("optimizer.name=adafactor",)),
     "train.steps": Case("train.steps=7", what_is_planned),
     "train.epochs": Case("train.epochs=2", what_is_planned),
     "train.batch": Case("train.batch=2"),

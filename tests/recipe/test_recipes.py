@@ -85,8 +85,8 @@ SMALLER = [name for name in ADAPTERS if re.search(r"-\d+gb$", name)]
 @pytest.mark.parametrize("name", SMALLER)
 def test_a_recipe_for_a_smaller_gpu_is_the_other_one_but_for_bits(name):
     def told(stem):
-        raw = tomllib.loads((shipped.RECIPES / f"{stem}.toml").read_text(encoding="utf-8"))
-        return {key: recipe.value(recipe.Recipe.model_validate(raw), key) for key in recipe.keys()}
+        loaded = recipe.load(Path(stem)).recipe
+        return {key: recipe.value(loaded, key) for key in recipe.keys()}
 
     small, usual = told(name), told(name.rpartition("-")[0])
     differs = {key for key in small if small[key] != usual[key]}
@@ -143,7 +143,7 @@ def _reading(line: str, shown: plan.Plan, patch: pytest.MonkeyPatch) -> int:
 @pytest.mark.parametrize("name", [n for n in ADAPTERS if not n.startswith("pocket")])
 def test_a_recipe_fits_the_gpu_that_it_names(name, bases, tmp_path, monkeypatch):
     """At the true size of its base: reading captions, training and painting, each with an eighth and 1 GiB to spare."""
-    text = (shipped.RECIPES / f"{name}.toml").read_text(encoding="utf-8")
+    text = recipe.whole_text(shipped.RECIPES / f"{name}.toml")
     gpu, what, size = re.search(r"^# GPU: (\d+) GB\. .*\b(UNet|transformer)\b.*?([\d.]+) GB", text, re.M).groups()  # type: ignore[union-attr]
     line = name.partition("-")[0]
     base, part = Path(shutil.copytree(bases[TINY[line]], tmp_path / "base")), what.lower()
@@ -172,7 +172,7 @@ def test_every_family_has_a_recipe_for_a_product_and_for_a_style(bases):
 
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_a_shipped_recipe_begins_with_a_sentence_and_explains_what_to_change(name):
-    text = (shipped.RECIPES / f"{name}.toml").read_text(encoding="utf-8")
+    text = recipe.whole_text(shipped.RECIPES / f"{name}.toml")
     assert text.startswith("# ") and text.partition("\n")[0].endswith(".")
     found = recipe.load(Path(name)).recipe
     if not str(found.data.path).startswith("example:"):
