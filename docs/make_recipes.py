@@ -18,10 +18,10 @@ A recipe is a TOML file. `finetune recipes list` names the shipped ones, `recipe
 `--set table.key=value` changes a value for one command. Unknown keys, wrong types and contradictions are reported
 together, before anything is loaded. Length is counted in optimizer steps. Paths are taken from where the command runs.
 
-`extends = ["sdxl-product"]` at the top of a recipe takes over what it does not write itself from another: a shipped one
-or a file beside it, or several, each laid over the one before. The shipped recipes are made so, of a goal
-(`recipes/goals`), a base (`recipes/bases`) and where needed a memory class; `finetune recipes show` and `copy` give each
-in one piece, with its comments.
+`extends = ["sdxl-product"]` at the top of a recipe takes over what it does not write itself from another one: shipped,
+or a file beside it; or from several, each laid over the one before. The shipped recipes are made so, of a goal
+(`recipes/goals`), a base (`recipes/bases`) and where needed a memory class. `finetune recipes show` and `copy` give
+each in one piece, with its comments.
 
 `finetune plan RECIPE` shows every value and where it came from. The resolved recipe is saved as `recipe.toml` in the
 run and in the adapter's metadata; `finetune train` on it repeats the run.
