@@ -47,6 +47,8 @@ class Example(NamedTuple):
     """after orientation"""
     role: Literal["instance", "prior"] = "instance"
     weight: float = 1.0
+    controls: "tuple[Example, ...]" = ()
+    """pictures that an editing base is shown beside the caption; their names are no other's"""
 
 
 class Card(BaseModel):
@@ -92,8 +94,8 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the sorted (digest, caption) pairs: the same images and captions, wherever they lie."""
-        pairs = sorted((e.digest, e.caption) for e in self.examples)
+        """SHA-256 over the sorted (digest, caption, controls...): the same images and captions, wherever they lie."""
+        pairs = sorted((e.digest, e.caption, *(c.digest for c in e.controls)) for e in self.examples)
         return hashlib.sha256(json.dumps(pairs, ensure_ascii=False).encode()).hexdigest()
 
     @property

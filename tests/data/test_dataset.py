@@ -301,7 +301,7 @@ def test_what_a_self_prior_preserves_keeps_the_class_word(photos: Path, tmp_path
         '[prior]\nmode = "own_prediction"\n'
     )
     settled = plan.settle(recipe.load(tmp_path / "recipe.toml", ["data.caption_dropout=0"]))
-    assert set(batches.captions(settled)) == {"", "a photo of zwx mug", "a photo of mug"}
+    assert {p.caption for p in batches.prompts(settled)} == {"", "a photo of zwx mug", "a photo of mug"}
     family = SimpleNamespace(latents=lambda _, noise: noise, process=SimpleNamespace(drawn=lambda levels, _: levels))
     moments = dict.fromkeys(
         [(w.example.name, w.crop) for w in batches.wanted(settled)], Moments(*torch.zeros(2, 4, 8, 8))

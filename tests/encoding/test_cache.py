@@ -292,7 +292,7 @@ def made(data: Path, family: Family, store: Store) -> batches.Batches:
     loaded = short(data, family.base, data__resolution=64, data__crop="random", data__flip=True)
     plan = planning.settle(loaded)
     latents = cache.encode_images(store, family, batches.wanted(plan), CPU, lambda _: None)
-    texts = cache.encode_texts(store, family, "text_encoder", batches.captions(plan), lambda _: None)
+    texts = cache.encode_texts(store, family, "text_encoder", batches.prompts(plan), lambda _: None)
     return batches.Batches(plan, family, latents, cache.Captions(family, {"text_encoder": texts}, CPU))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from families.cases import USUAL
 from support.bases import Variant, tiny_base
 from support.bench import settled
 from support.photos import pictures
@@ -18,16 +19,13 @@ from finetune import families, recipe
 from finetune.errors import RecipeError
 from finetune.events import Sampled
 from finetune.families import parts
-from finetune.families.base import large_encoders, read
+from finetune.families.base import Conditioning, Prompt, large_encoders, read
 from finetune.planning import footprint
 from finetune.recipe import Loaded
 from finetune.training import loop as trainer
 from finetune.training import run
 
-LARGE = {
-    "flux": "text_encoder_2", "sd35": "text_encoder_3", "zimage": "text_encoder", "qwen": "text_encoder",
-    "klein": "text_encoder",
-}  # fmt: skip
+LARGE = {case.variant: case.large_encoder.part for case in USUAL if case.large_encoder}
 
 
 @pytest.mark.parametrize("variant", LARGE)
@@ -71,7 +69,7 @@ def test_in_fewer_bits_it_says_nearly_the_same_and_is_kept_apart(
     part = LARGE[variant]
     before = small.fingerprint(part)
     with torch.no_grad():
-        exact, rounded = (f.encode(part, ["a red cup"]).tokens for f in (whole, small))
+        exact, rounded = (f.encode(part, [Prompt("a red cup")]).tokens for f in (whole, small))
     assert small.fingerprint(part) == before  # the cache knows its captions again
     assert 0 < float((exact - rounded).norm() / exact.norm()) < close
     assert whole.fingerprint(part) != small.fingerprint(part)
@@ -128,9 +126,9 @@ def test_captions_of_other_lengths_are_filled_up_and_masked_in_a_batch(tmp_path:
     noisy = torch.randn(2, 16, 8, 8, generator=torch.Generator().manual_seed(0))
     t = torch.tensor([0.3, 0.7])
     with torch.no_grad():
-        both = family.predict(noisy, t, read(family, ["a", "a much longer caption of many words"]))
+        both = family.predict(noisy, t, Conditioning(read(family, ["a", "a much longer caption of many words"])))
         alone: list[Tensor] = [
-            family.predict(noisy[i : i + 1], t[i : i + 1], read(family, [c]))
+            family.predict(noisy[i : i + 1], t[i : i + 1], Conditioning(read(family, [c])))
             for i, c in enumerate(["a", "a much longer caption of many words"])
         ]
     torch.testing.assert_close(both, torch.cat(alone), rtol=1e-4, atol=1e-5)
