@@ -15,9 +15,9 @@ __all__ = ["OPTIMIZERS", "SCHEDULES", "Entry", "Group", "build", "factor", "rate
 Group = tuple[str, list[nn.Parameter], float]
 """component, its parameters, its learning rate"""
 OPTIMIZERS: dict[str, Entry[Any]] = {
-    "adamw": adamw.ENTRY,
-    "adamw8bit": adamw8bit.ENTRY,
-    "adafactor": adafactor.ENTRY,
+    "adamw": adamw.ADAMW,
+    "adamw8bit": adamw8bit.ADAMW8BIT,
+    "adafactor": adafactor.ADAFACTOR,
 }
 
 

@@ -21,4 +21,4 @@ def _state_bytes(config: Adafactor, shapes: Sequence[Shape]) -> int:
     return sum(4 + 4 * (n // s[-1] + n // s[-2] if len(s) > 1 else n) for s in shapes if (n := math.prod(s)))
 
 
-ENTRY = Entry(Adafactor, _build, _state_bytes)
+ADAFACTOR = Entry(Adafactor, _build, _state_bytes)

@@ -23,4 +23,4 @@ def _state_bytes(config: AdamW, shapes: Sequence[Shape]) -> int:
     return sum(8 * math.prod(shape) + 4 for shape in shapes)
 
 
-ENTRY = Entry(AdamW, _build, _state_bytes)
+ADAMW = Entry(AdamW, _build, _state_bytes)

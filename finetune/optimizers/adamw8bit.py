@@ -35,4 +35,4 @@ def _state_bytes(config: AdamW8bit, shapes: Sequence[Shape]) -> int:
     return small + sum(large) + (2 * 4 * 256 if large else 0)
 
 
-ENTRY = Entry(AdamW8bit, _build, _state_bytes)
+ADAMW8BIT = Entry(AdamW8bit, _build, _state_bytes)

@@ -7,14 +7,14 @@ from torch.optim import Optimizer
 
 from finetune import recipe
 
-T = TypeVar("T", bound=recipe.Optimizer)
+_Table = TypeVar("_Table", bound=recipe.Optimizer)
 Groups = list[dict[str, Any]]
 """a parameter group for each component: `params`, `lr` and `name`"""
 Shape = Sequence[int]
 
 
-class Entry(NamedTuple, Generic[T]):
-    table: type[T]
-    build: Callable[[Groups, T], Optimizer]
-    state_bytes: Callable[[T, Sequence[Shape]], int]
+class Entry(NamedTuple, Generic[_Table]):
+    table: type[_Table]
+    build: Callable[[Groups, _Table], Optimizer]
+    state_bytes: Callable[[_Table, Sequence[Shape]], int]
     """exact, for parameters of these shapes, after the first step; what parameters share counts once"""

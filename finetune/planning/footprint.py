@@ -13,6 +13,7 @@ from finetune.families.base import large_encoders
 from finetune.families.parts import config, weight_files
 from finetune.families.quantised import weight_bytes
 from finetune.planning.plan import Plan
+from finetune.recipe import LowRank
 
 
 class Component(NamedTuple):
@@ -53,11 +54,11 @@ def components(plan: Plan) -> list[Component]:
     for name in modules:
         shapes = [p.shape for p in trainable.get(name, {}).values()]
         sizes = [shape.numel() for shape in shapes]
-        frozen = held[name] if config.method == "lora" or not sizes else 0
+        frozen = held[name] if isinstance(config, LowRank) or not sizes else 0
         kept = optimizers.state_bytes(optimizer, before)
         before += shapes
         state = optimizers.state_bytes(optimizer, before) - kept  # what parameters share counts once
-        carried = len(sizes) // 2 if config.method == "lora" else 0
+        carried = len(sizes) // 2 if isinstance(config, LowRank) else 0
         weight = frozen + 4 * sum(sizes)
         mean = 4 * sum(sizes) if plan.recipe.train.ema else 0
         rows.append(Component(name, total[name], sum(sizes), carried, weight, 4 * sum(sizes), state, mean))

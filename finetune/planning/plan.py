@@ -77,9 +77,9 @@ def settle(loaded: Loaded, world: int = 1) -> Plan:
     area_px = (wanted.data.resolution or facts.resolution) ** 2
     buckets = images.plan_buckets(area_px, facts.stride, wanted.data.max_aspect)
     training, held_out = pools.hold_out(dataset.place(data.examples, buckets), wanted)
-    train = pools.pool(training, wanted, world)
+    train = pools.make_pool(training, wanted, world)
     prior = pools.prior_pool(wanted, data, buckets, world)
-    micros, steps = pools.length(wanted, train.schedule)
+    micros, steps = pools.run_length(wanted, train.schedule)
     resolved = resolve(wanted, facts, data, [p.example.caption for p in training], steps)
     sources = {**dict.fromkeys(recipe.derived(wanted, resolved), "derived"), **loaded.sources}
     return Plan(resolved, sources, facts, data, train, prior, tuple(held_out), micros)

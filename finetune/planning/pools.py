@@ -37,7 +37,7 @@ def hold_out(placed: list[Placed], wanted: Recipe) -> tuple[list[Placed], list[P
     return [p for i, p in enumerate(placed) if i not in chosen], [p for i, p in enumerate(placed) if i in chosen]
 
 
-def pool(placed: list[Placed], wanted: Recipe, world: int) -> Pool:
+def make_pool(placed: list[Placed], wanted: Recipe, world: int) -> Pool:
     """Examples by bucket, in the order in which they are shown."""
     numbers = {bucket: i for i, bucket in enumerate(sorted({p.bucket for p in placed}))}
     buckets = by_bucket([numbers[p.bucket] for p in placed])
@@ -53,7 +53,7 @@ def prior_pool(wanted: Recipe, data: Dataset, buckets: Sequence[images.Bucket], 
     """
     match wanted.prior:
         case ClassImages() as prior:
-            return pool(dataset.place(_class_examples(prior, data), buckets), wanted, world)
+            return make_pool(dataset.place(_class_examples(prior, data), buckets), wanted, world)
         case OwnPrediction():
             _check_own_prediction(data)
     return None
@@ -92,7 +92,7 @@ def _class_examples(prior: ClassImages, data: Dataset) -> list[dataset.Example]:
     return [e._replace(name=f"prior/{e.name}", role="prior") for e in classes.examples]
 
 
-def length(wanted: Recipe, schedule: Schedule) -> tuple[int, int]:
+def run_length(wanted: Recipe, schedule: Schedule) -> tuple[int, int]:
     """(micro-batches, optimizer steps) of the run."""
     if wanted.train.epochs is not None:
         return wanted.train.epochs * schedule.micros_per_epoch, schedule.steps_for(wanted.train.epochs)

@@ -56,7 +56,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
     except ValidationError as e:
         problems += sentences(e)
     if problems or recipe is None:
-        raise _refusal(origin, problems)
+        raise _refusal(origin, problems, _where_to_mend(origin, overrides))
     return Loaded(recipe, sources, origin, tuple(dict.fromkeys(notices)))
 
 
@@ -97,7 +97,7 @@ def replace(recipe: R, **changes: object) -> R:
     try:
         return type(recipe).model_validate(raw)
     except ValidationError as e:
-        raise _refusal("recipe", sentences(e, type(recipe))) from e
+        raise _refusal("recipe", sentences(e, type(recipe)), "docs/recipes.md lists every key and its values") from e
 
 
 def rewritten(resolved: Recipe) -> Recipe:
@@ -125,9 +125,15 @@ def dumps(recipe: Recipe) -> str:
     return tomlkit.dumps(tables)
 
 
-def _refusal(origin: Path | str, problems: Sequence[str]) -> RecipeError:
+def _where_to_mend(origin: Path, overrides: Sequence[str]) -> str:
+    """The recipe in hand, or the --set that changed it."""
+    if shipped.RECIPES in origin.parents:
+        return f"correct --set; `finetune recipes show {origin.stem}` shows the recipe that it changes"
+    return f"correct {origin}{' or --set' if overrides else ''}; docs/recipes.md lists every key and its values"
+
+
+def _refusal(origin: Path | str, problems: Sequence[str], hint: str) -> RecipeError:
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    hint = "docs/recipes.md says what each key means; `finetune recipes list` names recipes that work"
     return RecipeError(f"{origin}: {count}\n  " + "\n  ".join(problems), hint)
 
 

@@ -6,7 +6,7 @@ So they show beside wrong types. What a chosen table does not have (a rank, of f
 from collections.abc import Iterator
 from typing import Any, get_args
 
-from finetune.recipe.schema import Component, keys
+from finetune.recipe.schema import ComponentName, keys
 
 
 def conflicts(raw: dict[str, Any]) -> list[str]:
@@ -25,7 +25,7 @@ def idle(raw: dict[str, Any]) -> list[tuple[str, str]]:
     adapter, validation, sample = _tables(raw, "adapter", "validation", "sample")
     full = adapter.get("method") == "full"
     components, guidance = adapter.get("components", ["denoiser"]), sample.get("guidance", 2)
-    known = isinstance(components, list) and components and set(map(str, components)) <= set(get_args(Component))
+    known = isinstance(components, list) and components and set(map(str, components)) <= set(get_args(ComponentName))
     no_denoiser = known and "denoiser" not in components
     no_text = known and not any(str(one).startswith("text_encoder") for one in components)
     rules = [

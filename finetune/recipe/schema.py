@@ -22,7 +22,7 @@ from finetune.recipe.tables import (
     members,
 )
 
-Component = Literal["denoiser", "text_encoder", "text_encoder_2"]
+ComponentName = Literal["denoiser", "text_encoder", "text_encoder_2"]
 Pixels = Annotated[int, Field(ge=16, le=8192)]
 
 
@@ -104,7 +104,7 @@ class Adapter(Table):
     method: str
     """How the base is changed: `lora` trains a small adapter file (LoRA, arXiv:2106.09685), `full` trains all weights
     and gives a whole pipeline, for many more images and much more memory."""
-    components: Annotated[tuple[Component, ...], Field(strict=False, min_length=1), Distinct] = ("denoiser",)
+    components: Annotated[tuple[ComponentName, ...], Field(strict=False, min_length=1), Distinct] = ("denoiser",)
     """Which models are trained: the denoiser (UNet or transformer), the text encoder, or both; SDXL also has
     `text_encoder_2`. Train the text encoder too when the trigger is a word that the base does not know and the denoiser
     alone does not learn it."""

@@ -17,7 +17,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Rate = Annotated[float, Field(ge=0)]
 Text = Annotated[str, Field(min_length=1)]
 Loose = Field(strict=False)  # TOML has neither paths nor tuples
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 def shown(value: object) -> str:
@@ -39,7 +39,7 @@ def _patterns(written: object) -> object:
     return written if isinstance(written, str) else tuple(several)
 
 
-def _distinct(several: tuple[T, ...]) -> tuple[T, ...]:
+def _distinct(several: tuple[_T, ...]) -> tuple[_T, ...]:
     if twice := [one for i, one in enumerate(several) if several.index(one) < i]:
         raise ValueError(f"{shown(twice[0])} is written twice")
     return several

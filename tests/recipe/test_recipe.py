@@ -594,3 +594,11 @@ def test_every_key_is_documented_in_whole_sentences(monkeypatch):
     assert list(told) == list(recipe.keys())
     for key, note in told.items():
         assert note[0].isupper() and note.endswith((".", '."')) and len(note.split()) > 6, f"{key}: {note}"
+
+
+def test_the_hint_points_at_the_recipe_in_hand(tmp_path):
+    path = written(tmp_path, SOUND + "zzz = 1")
+    assert refused(path).hint == f"correct {path}; docs/recipes.md lists every key and its values"
+    assert refused(path, "train.steps=1").hint.startswith(f"correct {path} or --set;")
+    hint = refused(Path("pocket-style"), "train.stepz=1").hint
+    assert hint == "correct --set; `finetune recipes show pocket-style` shows the recipe that it changes"
