@@ -19,7 +19,7 @@ from finetune.families.base import Facts, Family, Text, as_prompts, components, 
 from finetune.families.parts import current_device
 from finetune.files import layouts
 from finetune.machine import DTYPES, Autocast
-from finetune.planning import plan as planning
+from finetune.planning.resolve import precision as resolve_precision
 from finetune.sampling.request import USUAL, AdapterWeight, SampleRequest, SessionOptions
 
 CPU = torch.device("cpu")
@@ -69,7 +69,7 @@ class Session:
         info = info or families.detect(base)
         check_options(base, info, options)
         device = current_device()
-        precision = planning.precision(options.precision, "`precision`")
+        precision = resolve_precision(options.precision, "`precision`")
         family = _load(base, info, options, DTYPES[precision])
         captions = cache.read_ahead(family, prompts, device)
         rounded = options.merged and precision != "fp32"  # adapters are merged in float32, then weights are rounded

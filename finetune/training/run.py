@@ -47,6 +47,7 @@ def _procedure(loaded: Loaded, out: Path, resume: bool, stop: Interruption) -> E
 
 
 def _stages(plan: Plan, device: Machine, folder: RunFolder, resume: bool, stop: Interruption) -> Events:
+    yield from (Warned(notice) for notice in plan.notices)
     yield Note(describe(plan, device))
     run = yield from beginning(plan, device, folder)
     if resume:
