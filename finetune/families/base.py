@@ -169,6 +169,8 @@ class Family(Protocol):
     name: ClassVar[str]
     denoiser_name: ClassVar[str]
     """what adapter files call the denoiser: unet, transformer"""
+    blocks: ClassVar[tuple[str, ...]]
+    """patterns of the names of the denoiser's repeated blocks, in the order in which they are run"""
     encoders: ClassVar[tuple[str, ...]]
     """names of the text encoders, in the order in which `combine` takes what they made"""
     presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]]
@@ -198,6 +200,11 @@ class Family(Protocol):
         ...
 
     @classmethod
+    def around(cls, base: str, facts: Facts, parts: Parts) -> Self:
+        """The family around these parts, whatever they hold, to predict with: no weight and no tokenizer is read."""
+        ...
+
+    @classmethod
     def skeleton(cls, base: str, facts: Facts) -> dict[str, nn.Module]:
         """Each component that can be trained, on the meta device, to count and to find targets in."""
         ...
@@ -207,21 +214,21 @@ class Family(Protocol):
         """The transformers tokenizer that decides which part of a caption is read, without its models."""
         ...
 
-    @staticmethod
-    def overhead(tokenizer: Any) -> int:
+    @classmethod
+    def overhead(cls, tokenizer: Any) -> int:
         """How many of facts.max_tokens are not the caption's."""
         ...
 
-    @staticmethod
-    def published(facts: Facts) -> Published: ...
+    @classmethod
+    def published(cls, facts: Facts) -> Published: ...
 
-    @staticmethod
-    def kohya_name(name: str) -> str:
+    @classmethod
+    def kohya_name(cls, name: str) -> str:
         """Canonical module name -> kohya's."""
         ...
 
-    @staticmethod
-    def original(name: str) -> Original | None:
+    @classmethod
+    def original(cls, name: str) -> Original | None:
         """Canonical module name -> where the original code has it, when other names than diffusers' are in use."""
         ...
 

@@ -6,7 +6,7 @@ Sources: arXiv:2210.02747, arXiv:2403.03206; the configuration is that of diffus
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -14,12 +14,46 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from finetune.diffusion.process import Line, Process, Shift
 from finetune.errors import BaseError
-from finetune.families.base import Original
+from finetune.families.base import Facts, Original
+from finetune.families.folder import DiffusersFolder
 
 SCHEDULERS = {"euler": "FlowMatchEulerDiscreteScheduler"}
 PATCH = 2
 """cells of a token's side"""
 _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+
+
+class FlowFolder(DiffusersFolder):
+    """What the folders of flow-matching transformers share."""
+
+    denoiser_name: ClassVar[str] = "transformer"
+    layout: ClassVar[Literal["kohya", "diffusers"]] = "diffusers"
+    schedulers: ClassVar[Mapping[str, str]] = SCHEDULERS
+    ORIGINAL: ClassVar[Mapping[str, str | tuple[str, int]]] = {}
+    """the original code's names, as `original` takes them"""
+
+    @classmethod
+    def process_of(cls, scheduler: Mapping[str, Any], facts: Facts) -> Process:
+        return process(scheduler)
+
+    def scheduler(self, named: str) -> Any:
+        return scheduler(self.scheduler_config, named)
+
+    @classmethod
+    def original(cls, name: str) -> Original | None:
+        return original(name, cls.ORIGINAL)
+
+
+def facts(family: str, variant: str, cell: int, **own: Any) -> Facts:
+    """Of a base with a flow transformer whose autoencoder's cells are of so many px, and what is the family's own."""
+    known: dict[str, Any] = {"prediction": "flow", "prediction_known": True, "zero_snr": True}
+    usual = {"resolution": 1024, "stride": PATCH * cell, "cell": cell}
+    return Facts(family=family, variant=variant, **known | usual | own)
+
+
+def cell_of(vae: Mapping[str, Any]) -> int:
+    """px of a latent cell's side, of AutoencoderKL's configuration."""
+    return int(2 ** (len(vae["block_out_channels"]) - 1))
 
 
 def process(scheduler: Mapping[str, Any]) -> Process:
@@ -55,6 +89,14 @@ def scheduler(own: Mapping[str, Any], named: str) -> Any:
 
     name = SCHEDULERS[named or "euler"]
     return getattr(diffusers, name).from_config({k: v for k, v in own.items() if not k.startswith("_")})
+
+
+def presets(
+    feed_forward: tuple[str, ...], modulation: tuple[str, ...], attention: tuple[str, ...] = _ATTENTION
+) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Of a transformer that is trained alone: each preset holds the one before."""
+    both = (*attention, *feed_forward)
+    return {"transformer": {"attention": attention, "attention+ff": both, "all": (*both, *modulation)}}
 
 
 def attention(*more: str) -> tuple[str, ...]:

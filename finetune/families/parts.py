@@ -27,7 +27,6 @@ _OTHER_PARTS = ("text_encoders.", "conditioner.", "cond_stage_model.", "first_st
 """of a file that holds a whole model: those are the base's"""
 _OF_THIS_LINE = "give a file of this base's denoiser, as published or fine-tuned"
 _FLOATS = {"F32": "fp32", "BF16": "bf16", "F16": "fp16", "F8_E4M3": "fp8 (e4m3)", "F8_E5M2": "fp8 (e5m2)"}
-CLIP_VOCABULARY = ("vocab.json", "merges.txt")
 
 
 class Parts:
@@ -36,13 +35,13 @@ class Parts:
     def __init__(self, loaders: Mapping[str, Callable[[], nn.Module]]) -> None:
         self._loaders, self._loaded = dict(loaders), dict[str, nn.Module]()
         self._compiled: dict[str, Any] = {}
-        self._quantised = set[str]()
+        self._quantised = dict[str, tuple[str, ...]]()
 
     def __getitem__(self, name: str) -> nn.Module:
         if name not in self._loaded:
             module = self._loaders[name]().requires_grad_(False).eval()
             if name in self._quantised:
-                quantise(module, current_device())
+                quantise(module, current_device(), self._quantised[name])
             self._loaded[name] = _owned(module)
         return self._loaded[name]
 
@@ -57,9 +56,11 @@ class Parts:
         """Those in memory now."""
         return dict(self._loaded)
 
-    def quantise(self, name: str) -> None:
-        """Hold a part in 4 bits when it is loaded, on a GPU where there is one."""
-        self._quantised.add(name)
+    def quantise(self, name: str, blocks: Iterable[str]) -> None:
+        """Hold the linear layers in a part's blocks in 4 bits from when it is loaded, on a GPU where there is one."""
+        self._quantised[name] = tuple(blocks)
+        if name in self._loaded:
+            quantise(self._loaded[name], current_device(), self._quantised[name])
 
     def compile(self, name: str) -> None:
         """torch.compile a part for `called`."""
@@ -179,7 +180,7 @@ def _from_own_file(kind: Any, folder: Path, dtype: torch.dtype) -> nn.Module:
     file = folder / OWN_FILE
     told = config(folder / "config.json")
     module = hollow(partial(kind.from_config, told))
-    named = {name: tensor for name, tensor in weights.load(file).items() if not name.startswith(_OTHER_PARTS)}
+    named = weights.load(file, lambda name: not name.startswith(_OTHER_PARTS))
     tensors = {_ORIGINAL_PREFIX.sub("", name): tensor for name, tensor in named.items()}
     if tensors.keys() - module.state_dict().keys():
         convert = SINGLE_FILE_LOADABLE_CLASSES[kind.__name__]["checkpoint_mapping_fn"]
@@ -266,17 +267,6 @@ def whole_vocabulary(folder: Path, *files: str) -> None:
     """
     if not (folder / "tokenizer.json").is_file() and not all((folder / f).is_file() for f in files):
         raise BaseError(f"the base lacks its vocabulary: no {' and '.join(files)} in {folder}", "fetch it again")
-
-
-def clip_tokenizer(path: Path, part: str) -> Any:
-    """CLIP's, of a diffusers folder. Raises BaseError when it cannot be loaded."""
-    from transformers import CLIPTokenizer
-
-    whole_vocabulary(path / part, *CLIP_VOCABULARY)
-    try:
-        return CLIPTokenizer.from_pretrained(str(path), subfolder=part, local_files_only=True)
-    except (OSError, ValueError) as e:
-        raise BaseError(f"{path / part} cannot be loaded: {str(e).splitlines()[0]}", "fetch the base again") from e
 
 
 def config(path: Path) -> dict[str, Any]:

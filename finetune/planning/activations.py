@@ -5,7 +5,6 @@ is taken to keep its inputs, its output and one number a row (arXiv:2205.14135),
 """
 
 import contextlib
-import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -89,10 +88,9 @@ def _ghost(plan: Plan) -> Family:
     adapters.attach(trained, kind.presets, config, seed=0)
     for module in trained.values():
         module.train()
-    ghost = copy.copy(kind.load(base, plan.facts, torch.float32))
-    ghost.parts = Parts(dict.fromkeys(modules, nn.Module))
-    ghost.parts.hold(modules)
-    return ghost
+    parts = Parts({})
+    parts.hold(modules)
+    return kind.around(base, plan.facts, parts)
 
 
 def _text(plan: Plan, batch: int) -> Text:

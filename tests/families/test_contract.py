@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.bases import tiny_base
+from support.bases import released_is_freed, tiny_base
 from support.bench import bench
 from support.photos import pictures
 from torch import Tensor
@@ -72,6 +72,7 @@ def contract(base: str, out: Path) -> None:
     the_pipeline_draws(family)
     all_that_can_be_trained_learns(base)
     two_steps_train_and_every_layout_holds_them(base, out)
+    released_is_freed(families.load(base))
 
 
 def facts_agree_with_the_weights(base: str, family: Family) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.bases import Variant, tiny_base
+from support.bases import Variant, released_is_freed, tiny_base
 from support.bench import settled
 from support.originals import in_sgm_names
 from support.photos import pictures
@@ -98,6 +98,7 @@ def test_the_denoiser_is_the_files_and_all_else_the_bases(
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[name], tensor) for name, tensor in expected.items()), part
     assert both.facts == own.facts
+    released_is_freed(both)
 
 
 def test_a_run_on_it_is_proved_and_names_no_path(tmp_path: Path) -> None:

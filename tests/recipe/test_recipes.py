@@ -23,7 +23,7 @@ from finetune.adapters import attach as adapters
 from finetune.data import dataset
 from finetune.evaluation import effect as evaluate
 from finetune.events import Event, Note, Stepped
-from finetune.families import checkpoints
+from finetune.families import single_file
 from finetune.families.base import components
 from finetune.planning import activations as memory
 from finetune.planning import plan
@@ -36,7 +36,7 @@ TINY = {
     "pocket": "sd15", "sd15": "sd15", "sd21": "sd21", "sdxl": "sdxl", "sd35": "sd35", "flux": "flux",
     "zimage": "zimage", "qwen": "qwen", "klein": "klein",
 }  # fmt: skip
-CONFIGS, OURS = Path(__file__).parents[1] / "families" / "configs", checkpoints.CONFIGS
+CONFIGS, OURS = Path(__file__).parents[1] / "families" / "configs", single_file.CONFIGS
 TRUE = {
     # the same -> the published configs
     "sd15": OURS / "sd1", "sd21": OURS / "sd2", "sdxl": OURS / "sdxl", "sd35": CONFIGS / "sd3.5-medium",
@@ -278,7 +278,7 @@ def test_a_shipped_recipe_finds_its_targets_in_the_published_base(name):
     """On the real structure, without its weights."""
     variant, component, count = PUBLISHED[name]
     found, family = recipe.load(Path(name)).recipe, families.family_class("sd")
-    modules = family.skeleton(str(checkpoints.CONFIGS / variant), None)
+    modules = family.skeleton(str(single_file.CONFIGS / variant), None)
     assert sum(p.numel() for p in modules["unet"].parameters()) == {"sd1": 859_520_964, "sd2": 865_910_724}[variant]
     trained = {n: modules[n] for n in adapters.component_names(found.adapter, "unet")}
     trainable = adapters.attach(trained, family.presets, found.adapter, 0)

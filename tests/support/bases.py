@@ -1,7 +1,9 @@
 """Small bases with the true block structure: real configs, few channels, random weights."""
 
+import gc
 import json
 import shutil
+import weakref
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,6 +43,8 @@ from transformers import (
     T5EncoderModel,
     T5TokenizerFast,
 )
+
+from finetune.families.base import Family
 
 Variant = Literal[
     "sd15", "sd21", "sdxl", "sd3", "sd35", "flux", "schnell", "zimage", "turbo", "qwen", "klein", "klein-distilled"
@@ -381,3 +385,15 @@ def _canonical_text_names(file: Path) -> None:
     found = {name.removeprefix("text_model."): t for name, t in load_file(file).items()}
     tensors = {name if name.startswith("text_projection.") else f"text_model.{name}": t for name, t in found.items()}
     save_file(tensors, file, {"format": "pt"})
+
+
+def released_is_freed(family: Family) -> None:
+    """Each part's memory is free once it is let go, and it comes again as it was."""
+    for name in list(family.parts):
+        before = {k: v.clone() for k, v in family.parts[name].state_dict().items()}
+        alive = weakref.ref(family.parts[name])
+        family.parts.release(name)
+        gc.collect()
+        assert alive() is None, f"{name} is still in memory"
+        again = family.parts[name].state_dict()
+        assert before.keys() == again.keys() and all(torch.equal(before[k], again[k]) for k in before), name

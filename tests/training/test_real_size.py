@@ -22,7 +22,7 @@ from support.photos import pictures
 from support.sizes import DECODING
 
 from finetune import families
-from finetune.families.checkpoints import CONFIGS
+from finetune.families.single_file import CONFIGS
 
 RECOMPUTED = "gradient_checkpointing = true\n"
 TRUE = Path(__file__).parents[1] / "families" / "configs"
@@ -73,7 +73,7 @@ def write_base(folder: Path, line: str, dtype: torch.dtype) -> Path:
     from diffusers import UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    from finetune.families.checkpoints import load_tokenizer
+    from finetune.families.single_file import load_tokenizer
 
     kinds: dict[str, Any] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
     if line == "sdxl":
