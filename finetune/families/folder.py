@@ -232,13 +232,17 @@ class DiffusersFolder:
     def combine(self, texts: Sequence[Text]) -> Text:
         return texts[0]
 
-    def pipeline(self, scheduler: str = "", safety: bool = False) -> Any:
+    @classmethod
+    def pipeline_class(cls) -> Any:
         import diffusers
 
+        return getattr(diffusers, cls.PIPELINE)
+
+    def pipeline(self, scheduler: str = "", safety: bool = False) -> Any:
         modules = {name: self._asked_for(name) for name in self.PARTS}
         words = {one.folder: self.tokenizers[encoder] for encoder, one in self.TOKENIZERS.items()}
         own = self.pipeline_options(safety)
-        pipeline = getattr(diffusers, self.PIPELINE)(**modules, **words, **own, scheduler=self.scheduler(scheduler))
+        pipeline = self.pipeline_class()(**modules, **words, **own, scheduler=self.scheduler(scheduler))
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 

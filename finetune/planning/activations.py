@@ -28,6 +28,7 @@ def activation_bytes(plan: Plan) -> int | None:
     bucket = max((p.bucket for p in plan.train.placed), key=lambda b: b.width * b.height)
     batch, shape = config.train.batch, facts.latent_shape(bucket.width, bucket.height)
     noisy = torch.empty(batch, *shape, device="meta")
+    control = tuple(torch.empty_like(noisy) for _ in plan.train.placed[0].example.controls)
     counted = _Counted([p for m in ghost.parts.loaded().values() for p in m.parameters()])
     denoiser: Any = ghost.parts[ghost.denoiser_name]
     if config.train.gradient_checkpointing:
@@ -35,7 +36,7 @@ def activation_bytes(plan: Plan) -> int | None:
     t = ghost.process.at(torch.full((batch,), 0.5)).to("meta")
     try:
         with torch.device("meta"), _fused_attention(), counted.hooks():
-            ghost.predict(noisy, t, Conditioning(_text(plan, batch), torch.ones(batch, 6)))
+            ghost.predict(noisy, t, Conditioning(_text(plan, batch), torch.ones(batch, 6), control))
     except NotImplementedError:  # what torch says of an operation whose result's shape depends on values
         return None
     # a prior's forward pass is kept beside; blocks are computed again one at a time
