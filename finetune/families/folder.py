@@ -218,6 +218,7 @@ class DiffusersFolder:
     def fingerprint(self, part: str) -> str:
         words = self.tokenizers.get(part)
         also = [sorted(words.get_vocab().items()), *self.reading(words)] if words else []
+        also += ["frames", self.facts.frames] if part == "vae" and self.facts.frames else []  # clips are kept as such
         return parts.fingerprint(self.parts[part], *also)
 
     def encode_images(self, pixels: Tensor) -> Moments:

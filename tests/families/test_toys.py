@@ -96,11 +96,14 @@ def test_clips_of_several_frames_train_and_count_all_their_positions(
     monkeypatch.setattr(ToyVideo, "encode_images", lambda self, pixels: autoencoder.encode(
         self.parts["vae"], pixels.unsqueeze(2).expand(-1, -1, 5, -1, -1).contiguous()
     ))  # fmt: skip
+    one = ToyVideo.facts_of
+    monkeypatch.setattr(ToyVideo, "facts_of", lambda path: one(path)._replace(frames=2))
     counted, drawn = list[int](), Line.drawn
     monkeypatch.setattr(Line, "drawn", lambda self, u, cells: counted.append(cells) or drawn(self, u, cells))
     b = bench(base_of("toy_video", tmp_path), pictures(tmp_path / "photos"), train__batch=2)
     [batch] = b.step()
     assert batch.latents.shape == (2, 16, 2, 16, 16) and counted[-1] == 2 * 16 * 16
+    assert batch.latents.shape[1:] == b.plan.facts.latent_shape(128, 128)
     assert len(b.train()) == 3
     assert losses(b.plan.train.placed[:1], b.latents, b.captions, b.machine.autocast).mean > 0
 
