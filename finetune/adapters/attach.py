@@ -3,6 +3,7 @@
 Component names are those of files: the denoiser's (unet, transformer), text_encoder, text_encoder_2.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from finetune.adapters.lora import Lora, Modules, canonical_name
 from finetune.diffusion.chance import key
-from finetune.errors import RecipeError
+from finetune.errors import RecipeError, VerifyError
 from finetune.families.quantised import dense
 from finetune.recipe import Adapter
 
@@ -116,6 +117,38 @@ def read(components: Mapping[str, nn.Module]) -> Modules:
         a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
         found[name] = Lora(_copy(a), _copy(b), float(layer.scaling["default"]))
     return found
+
+
+def check_read(trainable: Trainable, exported: Modules) -> None:
+    """Every trained tensor is in what is exported, bit for bit, each once.
+
+    Raises:
+        VerifyError: names the first that is not.
+    """
+    lost = [name for component, named in trainable.items() for name in _left_out(component, named, exported)]
+    if lost:
+        count = sum(map(len, trainable.values()))
+        raise VerifyError(
+            f"{len(lost)} of {count} trained tensors are not in what is exported, {lost[0]} first",
+            "the adapter method must export all that it trains; the checkpoint holds it",
+        )
+
+
+def _left_out(component: str, named: Mapping[str, nn.Parameter], exported: Modules) -> Iterator[str]:
+    left = {module: [one.down, one.up] for module, one in exported.items()}
+    for name, parameter in named.items():
+        own = left.get(canonical_name(component, _module_path(name)), [])
+        trained = _copy(parameter)
+        found = next((i for i, t in enumerate(own) if t.shape == trained.shape and torch.equal(t, trained)), None)
+        if found is None:
+            yield f"{component}.{name}"
+        else:
+            del own[found]
+
+
+def _module_path(name: str) -> str:
+    """A trained parameter's name -> its module's path: PEFT puts `lora_A.default.weight` after it, and the like."""
+    return re.sub(r"\.(base_layer|lora_\w+)(\..*)?$|\.[^.]+$", "", name, count=1)
 
 
 def base_squares(components: Mapping[str, nn.Module]) -> dict[str, float]:

@@ -8,6 +8,7 @@ import warnings
 import typer
 
 from finetune.cli import data, files, sampling, system, training
+from finetune.cli.wording import command_of, worded
 from finetune.errors import FinetuneError
 
 app = typer.Typer(
@@ -23,7 +24,7 @@ def main() -> None:
     try:
         app()
     except FinetuneError as e:
-        sys.stderr.write(f"error: {e.problem}\n" + (f"  try: {e.hint}\n" if e.hint else ""))
+        sys.stderr.write(worded(e, command_of(typer.main.get_command(app), sys.argv[1:])))
         raise SystemExit(e.exit_code) from None
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")

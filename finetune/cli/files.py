@@ -78,12 +78,10 @@ def verify(
     Read it strictly, load it as users do, and measure what it does.
     Exit 0: verified; 5: it fails; 2: it cannot be read at all (truncated, pickled, no safetensors).
     """
-    from finetune.errors import InputError, VerifyError
+    from finetune.errors import VerifyError
     from finetune.files import layouts
     from finetune.proof.verify import verify as check
 
-    if base_bits not in (None, 4):
-        raise InputError(f"--base-bits {base_bits}: the denoiser has 4, or all", "4")
     base = base or _base_of(file, run)
     live = layouts.read(run / "adapter" / "peft").modules if run else None
     report = check(file, base, live, base_bits)

@@ -1,17 +1,11 @@
-"""`sample`: pictures, with adapters or without."""
+"""`sample`: generate pictures, with adapters or without."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-
-class Precision(StrEnum):
-    auto = "auto"
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp16 = "fp16"
+from finetune.sampling.request import STEPS, Precision
 
 
 def register(app: typer.Typer) -> None:
@@ -26,7 +20,7 @@ def sample(
     adapter: Annotated[list[str] | None, typer.Option(help="FILE, or FILE:weight. May be repeated.")] = None,
     negative: Annotated[str, typer.Option(help="What the picture should not show.")] = "",
     seed: Annotated[int, typer.Option(min=0, help="Of the first picture; each further one adds 1.")] = 0,
-    steps: Annotated[int, typer.Option(min=1)] = 25,
+    steps: Annotated[int, typer.Option(min=1)] = STEPS,
     guidance: Annotated[float | None, typer.Option(min=0, help="0 or 1: none. Default: the base's usual.")] = None,
     scheduler: Annotated[str, typer.Option(help="ddim, dpm++, euler, ...; default: the base's own.")] = "",
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT in px; default: the base's own.")] = "",
@@ -36,7 +30,7 @@ def sample(
     ] = False,
     precision: Annotated[
         Precision, typer.Option(help="Of the arithmetic. auto: bf16 or fp16 on a GPU, fp32 on a CPU.")
-    ] = Precision.auto,
+    ] = "auto",
     base_bits: Annotated[
         int | None, typer.Option(help="4: the denoiser (nf4), in down to a quarter of the memory.")
     ] = None,
@@ -47,9 +41,9 @@ def sample(
 ) -> None:
     """Make pictures, with adapters or without."""
     from finetune.cli import sampling_view
+    from finetune.sampling.request import AdapterWeight, SampleSet, SessionOptions
 
-    order = sampling_view.Order(
-        base, tuple(prompt or ()), prompts, tuple(adapter or ()), negative, seed, steps, guidance, scheduler, size,
-        count, merged, not no_safety_checker, out, precision.value, base_bits, text_encoder_bits,
-    )  # fmt: skip
-    sampling_view.sample(order)
+    named = [*(prompt or ()), *(sampling_view.lines(prompts) if prompts else ())]
+    wanted = SampleSet(named, negative, seed, count, steps, guidance, sampling_view.size(size))
+    options = SessionOptions(precision, base_bits, text_encoder_bits, scheduler, not no_safety_checker, merged)
+    sampling_view.sample(base, wanted, out, [AdapterWeight.of(text) for text in adapter or ()], options)

@@ -68,6 +68,19 @@ def dense(weight: Tensor) -> Tensor:
     return made
 
 
+def write_out(module: nn.Module) -> None:
+    """Hold a module in float32 on the CPU, with the values it computed with: layers in 4 bits become ordinary ones."""
+    linear = [(n, m) for n, m in module.named_modules() if isinstance(m, nn.Linear)]
+    packed = [(n, m) for n, m in linear if getattr(m.weight, "quant_state", None) is not None]
+    for name, layer in packed:
+        weight = dense(layer.weight).float().cpu()
+        whole = nn.Linear(weight.shape[1], weight.shape[0], layer.bias is not None, device="meta")
+        whole.weight, whole.bias = nn.Parameter(weight, requires_grad=False), layer.bias
+        module.set_submodule(name, whole)
+    module.is_loaded_in_4bit = False  # type: ignore[assignment]  # diffusers would not let it be moved
+    nn.Module.to(module, torch.device("cpu"), torch.float32)
+
+
 def settle(module: nn.Module) -> None:
     """Break two habits of 4-bit layers: on a CPU, evaluation packs their weights another way, which rounds the scales
     for good; and layer and weight hold each other, so that their memory is not free when they are let go."""

@@ -20,16 +20,16 @@ from finetune import families
 from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.adapters.lora import Modules, canonical_name, delta, live_name, norm, sites
-from finetune.families.base import Conditioning, Facts, Family, Prompt, Text, components, large_encoders
+from finetune.families.base import Facts, Family, components
 from finetune.families.quantised import dense
 from finetune.files import layouts
+from finetune.proof import outputs
+from finetune.proof.outputs import Reference
 
 LARGE = 4_000_000_000
 """weights from which a base is opened in bf16, where outputs with the change merged in could not be compared (T17)"""
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 """of a module's change, by the file's dtype; measured on fp16: 3.3e-4, on bf16: 2.8e-3"""
-_OUTPUT_TOLERANCE = 1e-3  # of the change of an output, in float32
-_OUTPUT_NOISE = 2e-5  # of the output itself: float32 sums in another order
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _REFUSALS = (ValueError, KeyError, RuntimeError, TypeError, IndexError, AttributeError)
 _LINES = {
@@ -102,14 +102,20 @@ class Report:
     """difference of the outputs, stock diffusers' and the reference's, relative to their change"""
     live: float | None
     """worst module's difference to the live model; None: none was given"""
+    outputs: float | None
+    """how far the outputs are from the trained model's, by our reader or stock diffusers, as a share of what training
+    changed in them; None: not given"""
     problems: tuple[str, ...]
     findings: tuple[str, ...]
     """worth knowing, and no failure"""
 
 
-def verify(file: Path, base: str, live: Modules | None = None, base_bits: int | None = None) -> Report:
-    """`live`: what the file should hold, as trained. base_bits: open the base's denoiser in so many bits (4), and prove
-    the file as in a base that is large.
+def verify(
+    file: Path, base: str, live: Modules | None = None, base_bits: int | None = None, trained: Reference | None = None
+) -> Report:
+    """`live`: what the file should hold, module by module. base_bits: open the base's denoiser in so many bits (4), and
+    prove the file as in a base that is large. trained: what the model that was trained computes; the file, in a fresh
+    base that is held alike, must compute the same.
 
     Raises:
         BaseError: the file or the base cannot be read at all.
@@ -117,7 +123,7 @@ def verify(file: Path, base: str, live: Modules | None = None, base_bits: int | 
     facts = families.detect(base)
     places = sites(families.family_class(facts.family).skeleton(families.locate(base), facts))
     large = is_large(places) or base_bits is not None
-    family = families.load(base, torch.bfloat16 if large else torch.float32, facts, base_bits=base_bits)
+    family = _open(base, facts, large, base_bits, trained)
     adapter = layouts.read(file, places, family.name)
     told = layouts.expected(adapter.metadata)
     should = (
@@ -135,7 +141,8 @@ def verify(file: Path, base: str, live: Modules | None = None, base_bits: int | 
     problems += _surplus(fitting, should)
     worst_live, differing = _to_live(fitting, live or {}, dtype)
     problems += differing
-    measured = _measure(family, file, fitting, live, dtype, large) if fitting and not foreign else _Measured(())
+    held = _Held(file, dtype, fitting, live, trained)
+    measured = _measure(family, held, large) if fitting and not foreign else _Measured(())
     ours = live is not None or "finetune.version" in adapter.metadata
     problems += measured.problems
     problems += measured.stock_problems if ours else ()
@@ -154,6 +161,7 @@ def verify(file: Path, base: str, live: Modules | None = None, base_bits: int | 
         stock=measured.stock,
         stock_output=measured.stock_output,
         live=worst_live if live is not None else None,
+        outputs=measured.outputs,
         problems=tuple(problems),
         findings=(
             *(() if ours else measured.stock_problems),
@@ -204,59 +212,99 @@ def made_for_another(adapter: layouts.AdapterFile, facts: Facts) -> str:
     return ""
 
 
+def _open(base: str, facts: Facts, large: bool, bits: int | None, trained: Reference | None) -> Family:
+    """A fresh base: large ones in bf16; others in float32, rounded before as the trained model's was."""
+    if large or trained is None:
+        return families.load(base, torch.bfloat16 if large else torch.float32, facts, base_bits=bits)
+    family = families.load(base, trained.precision, facts, base_bits=trained.bits)
+    outputs.in_float32(family)
+    return family
+
+
+class _Held(NamedTuple):
+    """A file, and what it is held against."""
+
+    file: Path
+    dtype: torch.dtype
+    modules: Modules
+    """that fit the base"""
+    live: Modules | None
+    trained: Reference | None
+
+
 class _Measured(NamedTuple):
     effects: tuple[Effect, ...]
     stock: float | None = None
     stock_output: float | None = None
+    outputs: float | None = None
     problems: tuple[str, ...] = ()
     stock_problems: tuple[str, ...] = ()
     warned: tuple[str, ...] = ()
 
 
 @torch.no_grad()
-def _measure(
-    family: Family, file: Path, modules: Modules, live: Modules | None, dtype: torch.dtype, large: bool
-) -> _Measured:
-    asked = _asked(family)
-    before = _outputs(family, asked)
+def _measure(family: Family, held: _Held, large: bool) -> _Measured:
+    file, modules = held.file, held.modules
+    inputs = held.trained.inputs if held.trained else outputs.encoded(family)
+    before = outputs.compute(family, inputs)
     if large:
-        return _measure_large(family, file, modules, asked, before)
+        return _measure_large(family, held, inputs, before)
     with applied(family, modules):
-        after = _outputs(family, asked)
+        after = outputs.compute(family, inputs)
     effects, problems = _effects(family, modules, before, after)
-    reference, slack = after, 1.0
-    if live is not None:
-        with applied(family, {n: lora for n, lora in live.items() if n in modules}):
-            reference, slack = _outputs(family, asked), TOLERANCE[dtype] / TOLERANCE[torch.float32]
+    expected, limit = after, outputs.LIMIT[torch.float32]
+    if held.trained:
+        expected, limit = held.trained.outputs, outputs.LIMIT[held.dtype]
+    elif held.live is not None:
+        with applied(family, {n: lora for n, lora in held.live.items() if n in modules}):
+            expected, limit = outputs.compute(family, inputs), outputs.LIMIT[held.dtype]
+    apart = _apart(after, expected, before) if held.trained else None
+    if held.trained and not all(outputs.agree(after[c], expected[c], before[c], limit) for c in after):
+        problems += (_NOT_AS_TRAINED.format(_apart(after, expected, before)),)
     if file.is_dir():  # PEFT's own layout, which load_lora_weights does not read
-        return _Measured(effects, problems=problems)
+        return _Measured(effects, outputs=apart, problems=problems)
     refusal, warned = _load_stock(family, file)
     if refusal:
-        return _Measured(effects, problems=problems, stock_problems=(refusal,))
-    stock = _outputs(family, asked)
+        return _Measured(effects, outputs=apart, problems=problems, stock_problems=(refusal,))
+    stock = outputs.compute(family, inputs)
     wrong, worst = _stock_differences(family, modules)
-    output = max(_relative(stock[c], reference[c], before[c]) for c in stock)
+    output = _apart(stock, expected, before)
     found = []
     if wrong:
         found.append(_told_differently(wrong, modules))
-    elif any(not _same(stock[c], reference[c], before[c], slack) for c in stock):
+    elif not all(outputs.agree(stock[c], expected[c], before[c], limit) for c in stock):
         found.append(f"the output in stock diffusers differs from the reference by {output:.1e} of the change")
-    return _Measured(effects, worst, output, problems, tuple(found), tuple(warned))
+    apart = None if apart is None else max(apart, output)
+    return _Measured(effects, worst, output, apart, problems, tuple(found), tuple(warned))
 
 
-def _measure_large(
-    family: Family, file: Path, modules: Modules, asked: Mapping[str, Text], before: dict[str, Tensor]
-) -> _Measured:
+_NOT_AS_TRAINED = "the outputs differ from the trained model's by {:.1e} of the change"
+
+
+def _apart(found: dict[str, Tensor], expected: dict[str, Tensor], before: dict[str, Tensor]) -> float:
+    """Of the component that is furthest off."""
+    return max(outputs.off(found[c], expected[c], before[c]) for c in found)
+
+
+def _measure_large(family: Family, held: _Held, inputs: outputs.Inputs, before: dict[str, Tensor]) -> _Measured:
     """Of a base in bf16: the effect is that of stock diffusers' live adapter, whose weights are in bf16 as well."""
+    file, modules = held.file, held.modules
     if file.is_dir():
         return _Measured(_effects(family, modules, before, None)[0])
     refusal, warned = _load_stock(family, file)
     if refusal:
         return _Measured(_effects(family, modules, before, None)[0], stock_problems=(refusal,))
-    effects, problems = _effects(family, modules, before, _outputs(family, asked))
+    stock = outputs.compute(family, inputs)
+    effects, problems = _effects(family, modules, before, stock)
     wrong, worst = _stock_differences(family, modules, TOLERANCE[torch.bfloat16])
     found = (_told_differently(wrong, modules),) if wrong else ()
-    return _Measured(effects, worst, None, problems, found, tuple(warned))
+    if held.trained is None:
+        return _Measured(effects, worst, None, None, problems, found, tuple(warned))
+    expected, limit = held.trained.outputs, outputs.LIMIT[torch.bfloat16]  # that diffusers casts the adapter to
+    apart = _apart(stock, expected, before)
+    if not all(outputs.agree(stock[c], expected[c], before[c], limit, outputs.LARGE_NOISE) for c in stock):
+        problems += (_NOT_AS_TRAINED.format(apart),)
+    return _Measured(effects, worst, None, apart, problems, found, tuple(warned))
 
 
 def _load_stock(family: Family, file: Path) -> tuple[str, list[str]]:
@@ -314,36 +362,6 @@ def weight_of(family: Family, name: str) -> torch.nn.Parameter:
     return component.get_submodule(live_name(name, paths)).get_parameter("weight")
 
 
-_PROMPTS = (Prompt("a photo of a mug on a table"), Prompt(""))
-
-
-def _asked(family: Family) -> dict[str, Text]:
-    """What the encoders that no adapter changes make of the captions; then they are let go."""
-    large = large_encoders(family)
-    made = {encoder: family.encode(encoder, _PROMPTS) for encoder in large}
-    family.parts.release(*large)
-    return made
-
-
-def _outputs(family: Family, asked: Mapping[str, Text]) -> dict[str, Tensor]:
-    """component -> its output on a fixed input: two noise levels, two captions."""
-    generator = torch.Generator().manual_seed(0)
-    side = family.facts.stride * 2
-    cells = family.encode_images(torch.zeros(1, 3, side, side)).mean.shape[1:]
-    device = next(family.parts[family.denoiser_name].parameters()).device  # of 4 bits: a GPU where there is one
-    noisy = torch.randn(2, *cells, generator=generator).to(device)
-    texts = {e: asked[e] if e in asked else family.encode(e, _PROMPTS) for e in family.encoders}
-    t = family.process.at(torch.tensor([0.25, 0.75], dtype=torch.float64)).to(device)
-    given = Conditioning(family.combine(list(texts.values())))
-    outputs = {encoder: _all_of(text) for encoder, text in texts.items() if encoder in family.presets}
-    return outputs | {family.denoiser_name: family.predict(noisy, t, given).cpu()}
-
-
-def _all_of(text: Text) -> Tensor:
-    """Tokens and pooled state in one row a caption."""
-    return torch.cat([part.flatten(1) for part in (text.tokens, text.pooled) if part is not None], 1)
-
-
 def _effect(family: Family, component: str, modules: Modules, before: Tensor, after: Tensor | None) -> Effect:
     inside = {n: lora for n, lora in modules.items() if n.startswith(f"{component}.") and norm(lora)}
     change = sum(norm(lora) ** 2 for lora in inside.values()) ** 0.5
@@ -368,17 +386,6 @@ def _stock_differences(
                 wrong += [name] if off > tolerance else []
     lost = [name for name, lora in left.items() if norm(lora)]
     return sorted(wrong + lost), 1.0 if lost else worst
-
-
-def _relative(found: Tensor, reference: Tensor, before: Tensor) -> float:
-    change = float((reference - before).double().norm())
-    return float((found - reference).double().norm()) / change if change else 0.0
-
-
-def _same(found: Tensor, reference: Tensor, before: Tensor, slack: float) -> bool:
-    off = float((found - reference).double().norm())
-    allowed = slack * _OUTPUT_TOLERANCE * float((reference - before).double().norm())
-    return off <= allowed + _OUTPUT_NOISE * float(reference.double().norm())
 
 
 def _to_live(modules: Modules, live: Modules, dtype: torch.dtype) -> tuple[float, list[str]]:

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,13 +32,13 @@ from finetune.events import (
 from finetune.families.base import Family, Prompt, checkpoint_gradients, large_encoders, save
 from finetune.files import layouts
 from finetune.files.metadata import About
-from finetune.machine import DTYPES, Machine, Ranks, open_machine
+from finetune.machine import DTYPES, Machine, open_machine
 from finetune.planning import plan as planning
 from finetune.planning.plan import Plan
-from finetune.proof import export
+from finetune.proof import export, outputs
 from finetune.proof.verify import Report, is_large, misfits, verify
 from finetune.recipe import Loaded
-from finetune.sampling import sampler
+from finetune.sampling.session import Session
 from finetune.training import batches, checkpoint, preflight
 from finetune.training import folder as rundir
 from finetune.training import loop as trainer
@@ -115,7 +114,8 @@ def encode(plan: Plan, family: Family, machine: Machine, tell: Listen) -> Made:
     store = cache.Store(plan.recipe.data.cache or cache.default_root())
     wanted = machine.ranks.turned(batches.wanted(plan))
     frozen = [encoder for encoder in family.encoders if encoder not in plan.recipe.adapter.components]
-    prompts = machine.ranks.turned(batches.prompts(plan)) if frozen else []
+    shown = [*batches.prompts(plan), *(outputs.PROMPTS if large_encoders(family) else ())]
+    prompts = machine.ranks.turned(list({prompt.key: prompt for prompt in shown}.values())) if frozen else []
     tell(Stage("encoding images", len(wanted)))
     family.parts.load("vae").to(machine.device, "vae")
     latents = cache.encode_images(store, family, wanted, machine.device, lambda n: tell(Advanced(n)))
@@ -285,7 +285,7 @@ def observe(plan: Plan, family: Family, made: Made, machine: Machine, out: Path,
     if config.sample.every and step % config.sample.every == 0:
         folder = out / "samples" / f"step-{step:06d}"
         family.parts.to(machine.device, "vae")
-        drawn = pictures.draw(plan, family, family.pipeline(), machine, lambda prompt: made.captions.read([prompt]))
+        drawn = pictures.draw(plan, Session(family, made.captions, machine.device, machine.autocast))
         family.parts.to(CPU, "vae")
         tell(Sampled(step, tuple(pictures.write(plan, drawn, folder, {"step": str(step)}))))
 
@@ -301,8 +301,12 @@ def finish(
     if config.adapter.method == "lora":
         learnt = judge(plan, family, made, machine, tell)
         live = adapters.read(family.parts.loaded())
+        adapters.check_read(state.trainable, live)
+        large = is_large(export.base_sites(config.base))
+        precision, bits = DTYPES[config.train.precision], config.train.base_bits
+        trained = outputs.reference(family, made.captions.known, precision, bits, large)
         family.parts.release(*family.parts)
-        result = export_adapter(plan, live, out, name, identity, learnt, tell)
+        result = export_adapter(plan, live, trained, out, name, identity, learnt, tell)
     else:
         family.parts.to(CPU)
         result = export_pipeline(plan, family, out, name, tell)
@@ -346,8 +350,9 @@ def judge(plan: Plan, family: Family, made: Made, machine: Machine, tell: Listen
 
 
 def export_adapter(
-    plan: Plan, live: Modules, out: Path, name: str, identity: dict[str, str], learnt: evaluate.Learnt, tell: Listen
-) -> Result:
+    plan: Plan, live: Modules, trained: outputs.Reference, out: Path, name: str, identity: dict[str, str],
+    learnt: evaluate.Learnt, tell: Listen,
+) -> Result:  # fmt: skip
     """Write every layout, verify each in a fresh base, and draw the final sheet from the file itself."""
     wanted = {"universal", *plan.recipe.export.layouts}
     exported = export.export(
@@ -358,11 +363,12 @@ def export_adapter(
         bits = None  # in full a file is proved by the outputs as well
     for file in (exported.diffusers, exported.universal):
         if file is not None:
-            report = verify(file, plan.recipe.base, live, bits)
+            report = verify(file, plan.recipe.base, live, bits, trained)
             _refuse(report, out)
     assert report is not None and exported.universal is not None
-    differs = f", differs from the live model by {report.live:.1e}" if report.live is not None else ""
-    tell(Note(f"verified: opened in a fresh base, {report.hit} of {report.expected} modules found{differs}"))
+    rounded = ", the base's rounding to bfloat16 included" if report.stock_output is None else ""
+    differs = f"differs from the trained model's outputs by {report.outputs or 0:.1e} of the change{rounded}"
+    tell(Note(f"verified: opened in a fresh base, {report.hit} of {report.expected} modules found, {differs}"))
     if exported.merged:
         tell(Note(f"merged: rounding to {plan.recipe.export.dtype} lost {exported.merged.lost:.2%} of the change"))
     sheet = final_sheet(plan, exported.universal, out)
@@ -394,8 +400,8 @@ def export_pipeline(plan: Plan, family: Family, out: Path, name: str, tell: List
         if moved < evaluate.NO_EFFECT:
             raise TrainError(f"training had no measurable effect on the {component}", "raise optimizer.learning_rate")
     tell(Note(f"written and read back equal: {folder}"))
-    cpu = Machine(CPU, Ranks(), nullcontext, None)
-    rows = [(label, pictures.draw(plan, f, f.pipeline(), cpu)) for label, f in (("base", base), (name, again))]
+    sessions = {label: Session.of(one, pictures.prompts(plan), CPU) for label, one in (("base", base), (name, again))}
+    rows = [(label, pictures.draw(plan, session)) for label, session in sessions.items()]
     sheet = pictures.write_sheet(plan, rows, out, {})
     tell(Sampled(plan.steps, (sheet,)))
     return Result(folder, sheet, None, None)
@@ -403,19 +409,10 @@ def export_pipeline(plan: Plan, family: Family, out: Path, name: str, tell: List
 
 def final_sheet(plan: Plan, file: Path, out: Path) -> Path:
     """Base row and adapter row at the same seeds, the adapter read from its file by stock diffusers."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    machine = Machine(device, Ranks(), nullcontext, None)
-    family = open_base(plan)
-    captions = cache.read_ahead(family, [*plan.recipe.sample.prompts, plan.recipe.sample.negative], device)
-    pipeline = family.pipeline()
-    family.parts.to(device)
-
-    def row() -> list[sampler.Picture]:
-        return pictures.draw(plan, family, pipeline, machine, lambda prompt: captions.read([prompt]))
-
-    rows = [("base", row())]
-    pipeline.load_lora_weights(str(file.parent), weight_name=file.name)
-    rows.append((file.stem, row()))
+    session = Session.of(open_base(plan), pictures.prompts(plan))
+    rows = [("base", pictures.draw(plan, session))]
+    session.load_by_diffusers(file)
+    rows.append((file.stem, pictures.draw(plan, session)))
     facts = {"adapter": file.name, "adapter_sha256": weights.file_sha256(file)}
     return pictures.write_sheet(plan, rows, out, facts)
 

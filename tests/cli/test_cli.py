@@ -2,14 +2,13 @@
 
 import json
 import re
-import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 
 import pytest
 import typer
+from support.command import answered, ran
 from typer.testing import CliRunner
 
 from finetune import cli, errors, recipe
@@ -38,10 +37,11 @@ COMMANDS = {
 }
 
 
-def ran(*arguments: str | Path, code: str = "") -> subprocess.CompletedProcess[str]:
-    """The real command in a process of its own."""
-    program = ["-c", code] if code else ["-m", "finetune"]
-    return subprocess.run([sys.executable, *program, *map(str, arguments)], capture_output=True, text=True, check=False)
+LIGHT = {
+    *("finetune", "typer", "pydantic", "pydantic_core", "shellingham"),
+    *("annotated_doc", "annotated_types", "typing_extensions", "typing_inspection"),
+}
+"""packages that declare commands and recipes"""
 
 
 def said(capsys, *arguments: str | Path) -> tuple[int, str, str]:
@@ -57,23 +57,15 @@ def said(capsys, *arguments: str | Path) -> tuple[int, str, str]:
 # --- quick, and light ------------------------------------------------------------------------------------------------
 
 
-def test_help_and_the_list_of_recipes_take_less_than_half_a_second():
-    """The least of several times, taken in turns so that a busy machine slows all of them alike."""
-    commands = {
-        "bare": [sys.executable, "-c", "pass"],
-        "--help": [sys.executable, "-m", "finetune", "--help"],
-        "recipes list": [sys.executable, "-m", "finetune", "recipes", "list"],
-    }
-    best = dict.fromkeys(commands, 99.0)
-    for turn in range(12):
-        for name, command in commands.items():
-            began = time.perf_counter()
-            subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
-            best[name] = min(best[name], time.perf_counter() - began)
-        if turn > 1 and max(best.values()) < best["bare"] + 0.5:
-            break
-    assert best["--help"] < best["bare"] + 0.5, best
-    assert best["recipes list"] < best["bare"] + 0.5, best
+@pytest.mark.parametrize("arguments", [("--help",), ("recipes", "list")])
+def test_help_and_the_list_of_recipes_import_little(arguments):
+    """What an answer waits for: of other people's packages only those that declare commands and recipes."""
+    answer = answered(*arguments)
+    assert answer.exit_code == 0 and answer.stdout and not answer.stderr
+    packages = {name.partition(".")[0] for name in answer.modules if not name.startswith(("_", "org"))}
+    assert {"finetune", "typer"} <= packages
+    assert packages - set(sys.stdlib_module_names) <= LIGHT
+    assert len(answer.modules) < 350, "a bare interpreter's modules not counted"
 
 
 def test_importing_the_command_line_loads_nothing_heavy():

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from families.cases import USUAL
 from support.bases import Variant, tiny_base
 from support.bench import settled
 from support.photos import pictures
@@ -24,10 +25,7 @@ from finetune.recipe import Loaded
 from finetune.training import loop as trainer
 from finetune.training import run
 
-LARGE = {
-    "flux": "text_encoder_2", "sd35": "text_encoder_3", "zimage": "text_encoder", "qwen": "text_encoder",
-    "klein": "text_encoder",
-}  # fmt: skip
+LARGE = {case.variant: case.large_encoder.part for case in USUAL if case.large_encoder}
 
 
 @pytest.mark.parametrize("variant", LARGE)

@@ -8,6 +8,7 @@ from typing import Any
 import bitsandbytes
 import pytest
 import torch
+from families.cases import USUAL, Case, small_base
 from peft.utils.integrations import dequantize_module_weight
 from support.bases import Variant, tiny_base
 from support.bench import bench, settled
@@ -25,8 +26,6 @@ from finetune.planning import plan as planning
 from finetune.proof import verify
 from finetune.recipe import Loaded
 from finetune.training import run
-
-VARIANTS: tuple[Variant, ...] = ("sd15", "sdxl", "sd35", "flux", "zimage", "qwen", "klein")
 
 
 def predicted(family: Family) -> Tensor:
@@ -47,9 +46,9 @@ def held_bytes(module: nn.Module) -> int:
     return sum(t.nbytes for t in tensors if t is not None)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_blocks_are_held_in_4_bits_as_the_plan_counts_them(variant: Variant, tmp_path: Path) -> None:
-    base = tiny_base(tmp_path / "base", variant)
+@pytest.mark.parametrize("case", USUAL, ids=[case.name for case in USUAL])
+def test_blocks_are_held_in_4_bits_as_the_plan_counts_them(case: Case, tmp_path: Path) -> None:
+    base = small_base(case, tmp_path / "base")
     whole, small = families.load(str(base)), families.load(str(base), base_bits=4)
     exact, rounded = predicted(whole), predicted(small)
     assert 0 < float((exact - rounded).norm() / exact.norm()) < 0.4
@@ -168,7 +167,7 @@ def test_a_run_ends_with_a_file_proved_on_the_base_in_full(variant: Variant, pre
 
 
 @pytest.mark.parametrize("large", [True, False])
-def test_only_a_large_base_is_opened_in_4_bits_to_prove_the_file(
+def test_the_file_is_proved_in_a_base_held_in_4_bits_and_in_a_small_one_by_its_outputs(
     large: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base, data = tiny_base(tmp_path / "base", "flux"), pictures(tmp_path / "data")
@@ -186,7 +185,7 @@ def test_only_a_large_base_is_opened_in_4_bits_to_prove_the_file(
     loaded = Loaded(recipe.replace(plan.recipe, train__precision="bf16"), {}, Path("recipe.toml"))
     report = run.run(loaded, tmp_path / "run", lambda _: None).report
     assert report is not None and report.ok and (report.stock_output is None) == large
-    assert (4 in held) == large
+    assert 4 in held and report.outputs is not None and (report.outputs < 1e-3) == (not large)
 
 
 def test_what_cannot_be_held_in_4_bits_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

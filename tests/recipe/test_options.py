@@ -108,7 +108,7 @@ def what_is_trained(place: Place, sets: list[str]) -> object:
 
 
 def what_is_asked_of_the_sampler(place: Place, sets: list[str]) -> object:
-    return pictures.shots(place.plan(sets))
+    return pictures.requests(place.plan(sets))
 
 
 def how_the_model_is_set_up(place: Place, sets: list[str]) -> object:

@@ -30,7 +30,7 @@ from finetune.recipe import Adapter, Loaded
 from finetune.training import checkpoint, run
 from finetune.training import loop as trainer
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning:bitsandbytes")
+pytestmark = [pytest.mark.filterwarnings("ignore:.*:UserWarning:bitsandbytes"), pytest.mark.whole]
 
 SEED = 20
 
