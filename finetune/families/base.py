@@ -68,13 +68,30 @@ class Facts(NamedTuple):
 
 
 class Published(NamedTuple):
-    """What adapter files and their readers call a line of models."""
+    """What adapter files and their readers call a base."""
 
     title: str
+    """of its line"""
     base_version: str
     """kohya's ss_base_model_version"""
     architecture: str
     """ModelSpec's, without /lora"""
+    unlike: tuple[str, ...] = ()
+    """base versions of the same line whose adapters are none for this base, as they predict otherwise"""
+
+
+class Line(NamedTuple):
+    """A line of published models, by what adapter files say of it."""
+
+    title: str
+    starts: tuple[str, ...]
+    """how ss_base_model_version and modelspec.architecture begin, in lower case; the longest that fits counts"""
+    keys: tuple[str, ...] = ()
+    """how tensors' names begin that only files of this line hold, and of those that name it, too"""
+    card: str = "Unknown"
+    """what A1111 and Forge call it"""
+    v2: bool = False
+    """kohya's ss_v2"""
 
 
 class Original(NamedTuple):
@@ -171,6 +188,10 @@ class Family(Protocol):
     """what adapter files call the denoiser: unet, transformer"""
     blocks: ClassVar[tuple[str, ...]]
     """patterns of the names of the denoiser's repeated blocks, in the order in which they are run"""
+    original_blocks: ClassVar[tuple[str, ...]]
+    """the same in the code that the model was published with, where it has others"""
+    lines: ClassVar[tuple[Line, ...]]
+    """of models that the family trains"""
     encoders: ClassVar[tuple[str, ...]]
     """names of the text encoders, in the order in which `combine` takes what they made"""
     presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from finetune.families import clip_t5, flow, folder, parts
-from finetune.families.base import Conditioning, Facts, Prompt, Published, Text
+from finetune.families.base import Conditioning, Facts, Line, Prompt, Published, Text
 from finetune.families.folder import Part
 
 _FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2", "proj_mlp",
@@ -62,6 +62,8 @@ class Flux(flow.FlowFolder):
         "text_encoder_2": folder.t5_tokenizer("tokenizer_2"),
     }
     blocks = ("transformer_blocks.*", "single_transformer_blocks.*")
+    original_blocks = ("double_blocks.*", "single_blocks.*")
+    lines = (Line("FLUX.1", ("flux",), ("lora_unet_double_blocks_",)),)
     encoders = ("text_encoder", "text_encoder_2")
     presets: ClassVar = flow.presets(_FEED_FORWARD, _MODULATION)
     ORIGINAL = _ORIGINAL

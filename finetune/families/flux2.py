@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
 
 from finetune.families import flow, folder, parts
-from finetune.families.base import Conditioning, Facts, Moments, Prompt, Published, Text
+from finetune.families.base import Conditioning, Facts, Line, Moments, Prompt, Published, Text
 from finetune.families.folder import Part
 
 MAX_TOKENS = 512
@@ -60,6 +60,8 @@ class Flux2Klein(flow.FlowFolder):
     }
     TOKENIZERS: ClassVar = {"text_encoder": folder.language_tokenizer()}
     blocks = ("transformer_blocks.*", "single_transformer_blocks.*")
+    original_blocks = ("double_blocks.*", "single_blocks.*")
+    lines = (Line("FLUX.2", ("flux2", "flux-2", "flux_2", "flux.2"), ("lora_unet_double_blocks_",)),)
     encoders = ("text_encoder",)
     presets: ClassVar = flow.presets(_FEED_FORWARD, _MODULATION, flow.attention(*_SINGLE))
     ORIGINAL = _ORIGINAL

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from finetune.diffusion.process import Process
 from finetune.errors import BaseError
 from finetune.families import autoencoder, parts
-from finetune.families.base import Facts, Moments, Original, Text
+from finetune.families.base import Facts, Line, Moments, Original, Text
 from finetune.families.parts import Parts
 
 
@@ -134,6 +134,8 @@ class DiffusersFolder:
     """text encoder -> its tokenizer; the last one decides which part of a caption is read"""
     denoiser_name: ClassVar[str]
     blocks: ClassVar[tuple[str, ...]]
+    original_blocks: ClassVar[tuple[str, ...]] = ()
+    lines: ClassVar[tuple[Line, ...]]
     encoders: ClassVar[tuple[str, ...]]
     presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]]
     layout: ClassVar[Literal["kohya", "diffusers"]]

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, cast
 from torch import Tensor, nn
 
 from finetune.families import autoencoder, flow, folder, language, parts
-from finetune.families.base import Conditioning, Facts, Moments, Prompt, Published, Text
+from finetune.families.base import Conditioning, Facts, Line, Moments, Prompt, Published, Text
 from finetune.families.folder import Part
 
 MAX_TOKENS = 1024
@@ -42,6 +42,7 @@ class QwenImage(flow.FlowFolder):
     }
     TOKENIZERS: ClassVar = {"text_encoder": folder.language_tokenizer()}
     blocks = ("transformer_blocks.*",)
+    lines = (Line("Qwen-Image", ("qwen",)),)
     encoders = ("text_encoder",)
     presets: ClassVar = flow.presets(_FEED_FORWARD, _MODULATION)
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 import torch
 
 from finetune.families import clip_t5, folder, parts, single_file, unet
-from finetune.families.base import Facts, Prompt, Published, Text
+from finetune.families.base import Facts, Line, Prompt, Published, Text
 from finetune.families.folder import Part
 
 
@@ -24,6 +24,10 @@ class StableDiffusion(unet.UNetFolder):
     }
     TOKENIZERS: ClassVar = {"text_encoder": folder.clip_tokenizer()}
     VARIANTS = ("sd1", "sd2")
+    lines = (
+        Line("Stable Diffusion 1.x", ("sd_v1", "stable-diffusion-v1"), card="SD1"),
+        Line("Stable Diffusion 2.x", ("sd_v2", "stable-diffusion-v2"), card="SD2", v2=True),
+    )
     encoders = ("text_encoder",)
     presets: ClassVar = {
         "unet": unet.PRESETS,
@@ -49,12 +53,12 @@ class StableDiffusion(unet.UNetFolder):
 
     @classmethod
     def published(cls, facts: Facts) -> Published:
-        v = facts.prediction == "v"
-        if facts.variant == "sd1":
-            return Published("Stable Diffusion 1.x", "sd_v1" + ("_v" if v else ""), "stable-diffusion-v1")
-        return Published(
-            "Stable Diffusion 2.x", "sd_v2_v" if v else "sd_v2", f"stable-diffusion-v2-{'768-v' if v else '512'}"
-        )
+        line = cls.lines[facts.variant == "sd2"]
+        named, other = line.starts[0], f"{line.starts[0]}_v"
+        if facts.prediction == "v":
+            named, other = other, named
+        size = "" if not line.v2 else "-768-v" if facts.prediction == "v" else "-512"
+        return Published(line.title, named, line.starts[1] + size, unlike=(other,))
 
     @classmethod
     def kohya_name(cls, name: str) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from finetune.families import clip_t5, flow, folder, parts
-from finetune.families.base import Conditioning, Facts, Prompt, Published, Text
+from finetune.families.base import Conditioning, Facts, Line, Prompt, Published, Text
 from finetune.families.folder import Part
 
 T5_TOKENS = 256
@@ -61,6 +61,11 @@ class StableDiffusion3(flow.FlowFolder):
         "text_encoder_3": folder.t5_tokenizer("tokenizer_3"),
     }
     blocks = ("transformer_blocks.*",)
+    original_blocks = ("joint_blocks.*",)
+    lines = (
+        Line("Stable Diffusion 3.5", ("sd3.5", "stable-diffusion-3.5"), ("lora_unet_joint_blocks_",), "SD3"),
+        Line("Stable Diffusion 3", ("sd3", "stable-diffusion-3"), ("lora_unet_joint_blocks_",), "SD3"),
+    )
     encoders = ("text_encoder", "text_encoder_2", "text_encoder_3")
     presets: ClassVar = flow.presets(_FEED_FORWARD, _MODULATION)
     ORIGINAL = _ORIGINAL

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.families import clip_t5, folder, parts, unet
-from finetune.families.base import Conditioning, Facts, Prompt, Published, Text
+from finetune.families.base import Conditioning, Facts, Line, Prompt, Published, Text
 from finetune.families.folder import Part
 
 _PREFIXES = {"text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"}
@@ -53,6 +53,10 @@ class StableDiffusionXL(unet.UNetFolder):
         "text_encoder_2": folder.clip_tokenizer("tokenizer_2"),
     }
     VARIANTS = ("sdxl",)
+    lines = (
+        Line("Stable Diffusion XL", ("sdxl", "stable-diffusion-xl"), card="SDXL",
+             keys=("lora_te2_", "text_encoder_2.", "lora_unet_input_blocks_")),
+    )  # fmt: skip
     encoders = ("text_encoder", "text_encoder_2")
     presets: ClassVar = {
         "unet": unet.PRESETS,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from finetune.families import flow, folder, language, parts
-from finetune.families.base import Conditioning, Facts, Prompt, Published, Text
+from finetune.families.base import Conditioning, Facts, Line, Prompt, Published, Text
 from finetune.families.folder import Part
 
 MAX_TOKENS = 512
@@ -38,6 +38,7 @@ class ZImage(flow.FlowFolder):
     }
     TOKENIZERS: ClassVar = {"text_encoder": folder.language_tokenizer()}
     blocks = ("noise_refiner.*", "context_refiner.*", "layers.*")
+    lines = (Line("Z-Image", ("zimage", "z-image")),)
     encoders = ("text_encoder",)
     presets: ClassVar = flow.presets(_FEED_FORWARD, ("adaLN_modulation.0",), _ATTENTION)
     ORIGINAL = _ORIGINAL

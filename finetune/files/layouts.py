@@ -20,6 +20,7 @@ from finetune import families
 from finetune import tensors as weights
 from finetune.adapters.lora import COMPONENTS, Lora, Modules, canonical_name
 from finetune.errors import BaseError, VerifyError
+from finetune.families import lines
 from finetune.files import peft_config
 from finetune.files.peft_config import PeftConfig
 
@@ -51,7 +52,6 @@ _KEY = re.compile(
     r"(?P<part>down|up|mid|A|B)(?:\.default)?\.weight"
 )
 _DORA = (".dora_scale", ".lora_magnitude_vector", ".lora_magnitude_vector.weight")
-_TRANSFORMER = re.compile(r"(single_transformer|transformer|double|single|joint)_blocks\.|layers\.|\w+_refiner\.")
 _ROLES = {"A": "down", "B": "up"}
 _OLD_TEXT = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 
@@ -305,8 +305,8 @@ def _plain_name(raw: str, component: str, known: Collection[str]) -> str:
         component, path = head, rest
     elif not component:
         text = re.search(r"(^|\.)encoder\.layers\.", path)
-        guess = "transformer" if _TRANSFORMER.match(path) else "unet"
-        component = "text_encoder" if text else next((c for c in COMPONENTS if f"{c}.{path}" in known), guess)
+        known_as = next((c for c in COMPONENTS if f"{c}.{path}" in known), "")
+        component = "text_encoder" if text else known_as or lines.denoiser_of(path)
     last = path.rpartition(".")[2]
     if component.startswith("text_encoder") and last in _OLD_TEXT:
         path = path.removesuffix(last) + _OLD_TEXT[last]
@@ -327,7 +327,7 @@ class _Place(NamedTuple):
 
 def _spellings(names: Collection[str], family: str) -> dict[str, list[_Place]]:
     """Each spelling that some exporter writes -> the places it means: several for a fused module, in its order."""
-    known = families.family_class(family or "sd")
+    known = families.family_class(family or next(iter(families.FAMILIES)))
     index: dict[str, list[_Place]] = {}
     fused: dict[str, list[tuple[int, str]]] = {}
     for name in names:
