@@ -15,6 +15,7 @@ from torch import nn
 from finetune import optimizers, recipe
 from finetune.encoding import cache
 from finetune.errors import RunError
+from finetune.machine import current_device, has_gpu
 
 LITTLE_DISK_BYTES, LITTLE_MEMORY_BYTES = 2 << 30, 4 << 30
 
@@ -55,7 +56,7 @@ def versions() -> Iterator[Finding]:
 
 def optimizer_steps(name: str) -> Finding:
     """One real step on the device that would train; the large parameter takes the 8-bit path."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = current_device()
     parameter = nn.Parameter(torch.ones(64, 128, device=device))
     config = recipe.Optimizer.model_validate({"name": name, "learning_rate": 0.1})
     try:
@@ -73,7 +74,7 @@ def optimizer_steps(name: str) -> Finding:
 
 def gpus() -> Iterator[Finding]:
     """A kernel on each GPU, in float32 and bfloat16."""
-    if not torch.cuda.is_available():
+    if not has_gpu():
         yield Finding("GPU", True, "none: training runs on the CPU, fine for the pocket base, slow for larger ones")
     for index in range(torch.cuda.device_count()):
         name, total = torch.cuda.get_device_name(index), torch.cuda.mem_get_info(index)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from finetune import tensors as weights
 from finetune.errors import BaseError
 from finetune.families.quantised import quantise, settle
+from finetune.machine import STORED, current_device
 
 _SAYS_NOTHING = ("dtype", "torch_dtype", "transformers_version", "architectures")
 """of a part's config: differs by library version and precision, and changes no output"""
@@ -26,7 +27,6 @@ _ORIGINAL_PREFIX = re.compile(r"^(model\.)?diffusion_model\.")
 _OTHER_PARTS = ("text_encoders.", "conditioner.", "cond_stage_model.", "first_stage_model.", "vae.", "model_ema.")
 """of a file that holds a whole model: those are the base's"""
 _OF_THIS_LINE = "give a file of this base's denoiser, as published or fine-tuned"
-_FLOATS = {"F32": "fp32", "BF16": "bf16", "F16": "fp16", "F8_E4M3": "fp8 (e4m3)", "F8_E5M2": "fp8 (e5m2)"}
 
 
 class Parts:
@@ -90,10 +90,6 @@ class Parts:
         for name in names or self._loaders:
             if name in self._loaded and not getattr(self._loaded[name], "is_quantized", False):
                 self._loaded[name].to(device)
-
-
-def current_device() -> torch.device:
-    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def float_dtype(module: nn.Module) -> torch.dtype:
@@ -256,7 +252,7 @@ def stored(files: Iterable[Path], prefix: str = "") -> str:
     for header in map(weights.read_header, files):
         for name, kind in header.dtypes.items():
             sizes[kind] += math.prod(header.shapes[name]) if name.startswith(prefix) else 0
-    return " and ".join(_FLOATS[kind] for kind, size in sizes.most_common() if size and kind in _FLOATS)
+    return " and ".join(STORED[kind] for kind, size in sizes.most_common() if size and kind in STORED)
 
 
 def whole_vocabulary(folder: Path, *files: str) -> None:

@@ -21,6 +21,7 @@ from finetune.errors import DataError, RecipeError
 from finetune.families.base import Facts, large_encoders
 from finetune.families.parts import config, weight_files
 from finetune.families.quantised import weight_bytes
+from finetune.machine import has_gpu
 from finetune.planning.schedule import Schedule, by_bucket
 from finetune.recipe import Loaded, Recipe
 
@@ -138,7 +139,7 @@ def precision(wanted: str, key: str = "train.precision") -> str:
     """
     import torch
 
-    cuda = torch.cuda.is_available()
+    cuda = has_gpu()
     bf16 = cuda and torch.cuda.is_bf16_supported(including_emulation=False)
     if wanted == "auto":
         return "bf16" if bf16 else "fp16" if cuda else "fp32"

@@ -24,6 +24,7 @@ from finetune.families import lines
 from finetune.families.base import Facts, Family, components
 from finetune.families.quantised import dense
 from finetune.files import layouts
+from finetune.machine import DTYPES
 from finetune.proof import outputs
 from finetune.proof.outputs import Reference
 
@@ -31,7 +32,6 @@ LARGE = 4_000_000_000
 """weights from which a base is opened in bf16, where outputs with the change merged in could not be compared (T17)"""
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 """of a module's change, by the file's dtype; measured on fp16: 3.3e-4, on bf16: 2.8e-3"""
-_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _REFUSALS = (ValueError, KeyError, RuntimeError, TypeError, IndexError, AttributeError)
 
 
@@ -402,7 +402,7 @@ def _file_dtype(file: Path) -> torch.dtype:
     """The narrowest float type of the weights."""
     if file.is_dir():
         return torch.float32
-    kinds = {_DTYPES.get(kind, torch.bfloat16) for kind in weights.read_header(file).dtypes.values()}
+    kinds = {DTYPES.get(kind, torch.bfloat16) for kind in weights.read_header(file).dtypes.values()}
     return max(kinds, key=lambda kind: TOLERANCE[kind], default=torch.float32)
 
 

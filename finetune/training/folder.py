@@ -18,6 +18,7 @@ from finetune.adapters.attach import Trainable
 from finetune.errors import FinetuneError, RunError
 from finetune.families.base import Family
 from finetune.files import layouts
+from finetune.machine import has_gpu
 from finetune.planning import plan as planning
 from finetune.planning.plan import Plan
 
@@ -83,7 +84,7 @@ def write_run(out: Path, plan: Plan, identity: dict[str, str], outcome: str) -> 
         "identity": identity,
         "versions": {p: version(p) for p in ("torch", "diffusers", "transformers", "peft", "accelerate")},
         "python": platform.python_version(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
+        "device": torch.cuda.get_device_name() if has_gpu() else platform.machine(),
         "threads": torch.get_num_threads(),
     }
     weights.write_bytes(recipe.dumps(plan.recipe).encode(), out / "recipe.toml")

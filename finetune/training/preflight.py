@@ -12,7 +12,7 @@ from finetune import optimizers
 from finetune.adapters import attach as adapters
 from finetune.errors import MemoryShortage, TrainError
 from finetune.families.base import Family, read
-from finetune.machine import Autocast, Ranks
+from finetune.machine import Autocast, Ranks, has_gpu
 from finetune.planning.plan import Plan
 from finetune.training import loop as trainer
 from finetune.training.batches import Batch, Batches
@@ -42,7 +42,7 @@ def measure(family: Family, state: State, plan: Plan, batches: Batches, autocast
         MemoryShortage: it does not fit.
     """
     kept = [p.detach().clone() for p in state.parameters]
-    if torch.cuda.is_available():
+    if has_gpu():
         torch.cuda.reset_peak_memory_stats()
     try:
         with shortage(lambda: "in one step at the largest bucket"):
@@ -130,7 +130,7 @@ def _reached(state: State, plan: Plan, only: str) -> None:
 
 
 def _peak_bytes() -> int:
-    if torch.cuda.is_available():
+    if has_gpu():
         return int(torch.cuda.max_memory_allocated())
     import resource
 
