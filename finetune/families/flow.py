@@ -75,7 +75,7 @@ def shift(scheduler: Mapping[str, Any]) -> Shift:
     return Shift(math.exp(low), math.exp(high), few * PATCH**2, many * PATCH**2)
 
 
-def told(scheduler: Mapping[str, Any]) -> str:
+def shift_text(scheduler: Mapping[str, Any]) -> str:
     """Of the base's shift, for the user."""
     found = shift(scheduler)
     if found.most is None:
@@ -115,18 +115,18 @@ def original(name: str, rules: Mapping[str, str | tuple[str, int]]) -> Original 
     return Original(written.replace("N", number[1], 1) if number else written, piece)
 
 
-def packed(latents: Tensor) -> Tensor:
+def pack_latents(latents: Tensor) -> Tensor:
     """(b, c, h, w) -> tokens (b, h/2 * w/2, 4c), row by row."""
     return pixel_unshuffle(latents, PATCH).flatten(2).transpose(1, 2)
 
 
-def unpacked(tokens: Tensor, height: int, width: int) -> Tensor:
-    """The inverse of `packed`, for latents of h x w cells."""
+def unpack_latents(tokens: Tensor, height: int, width: int) -> Tensor:
+    """The inverse of `pack_latents`, for latents of h x w cells."""
     grid = tokens.transpose(1, 2).reshape(len(tokens), -1, height // PATCH, width // PATCH)
     return pixel_shuffle(grid, PATCH)
 
 
-def places(height: int, width: int, device: torch.device) -> Tensor:
+def position_ids(height: int, width: int, device: torch.device) -> Tensor:
     """(h/2 * w/2, 3): (0, row, column) of each token."""
     rows, columns = torch.meshgrid(torch.arange(height // PATCH), torch.arange(width // PATCH), indexing="ij")
     return torch.stack([torch.zeros_like(rows), rows, columns], -1).flatten(0, 1).float().to(device)

@@ -80,7 +80,7 @@ class Flux(flow.FlowFolder):
             "flux-schnell" if schnell else "flux-dev" if guided else "flux",
             flow.cell_of(vae),
             max_tokens=tokens,
-            evidence=f"{cls.PIPELINE}, {'with' if guided else 'without'} a guidance embedding, {flow.told(scheduler)}",
+            evidence=f"{cls.PIPELINE}, guidance embedding: {'yes' if guided else 'no'}, {flow.shift_text(scheduler)}",
             distilled="few steps (FLUX.1 schnell)" if schnell else "",
             guided=guided,
             guidance=3.5 if guided else 1.0,
@@ -113,13 +113,13 @@ class Flux(flow.FlowFolder):
         guidance = self.guidance if given.guidance is None else given.guidance
         told = torch.full((len(noisy),), guidance, device=noisy.device) if self.facts.guided else None
         output: Tensor = denoiser(
-            hidden_states=flow.packed(noisy).to(weight), timestep=t, guidance=told,
+            hidden_states=flow.pack_latents(noisy).to(weight), timestep=t, guidance=told,
             pooled_projections=text.pooled.to(noisy.device, weight),
             encoder_hidden_states=text.tokens.to(noisy.device, weight),
             txt_ids=torch.zeros(text.tokens.shape[1], 3, device=noisy.device),
-            img_ids=flow.places(height, width, noisy.device), return_dict=False,
+            img_ids=flow.position_ids(height, width, noisy.device), return_dict=False,
         )[0]  # fmt: skip
-        return flow.unpacked(output, height, width)
+        return flow.unpack_latents(output, height, width)
 
     def painting(self, text: Text, negative: Text, guidance: float) -> dict[str, Any]:
         asked = {"prompt_embeds": text.tokens, "pooled_prompt_embeds": text.pooled}
@@ -133,4 +133,4 @@ class Flux(flow.FlowFolder):
         }  # fmt: skip
 
     def unpacked(self, painted: Tensor, width: int, height: int) -> Tensor:
-        return flow.unpacked(painted, height // self.facts.cell, width // self.facts.cell)
+        return flow.unpack_latents(painted, height // self.facts.cell, width // self.facts.cell)

@@ -76,7 +76,7 @@ class Flux2Klein(flow.FlowFolder):
             "flux2-klein" if distilled else "flux2-klein-base",
             flow.cell_of(vae),
             max_tokens=MAX_TOKENS,
-            evidence=f"{cls.PIPELINE}, {'distilled' if distilled else 'not distilled'}, {flow.told(scheduler)}",
+            evidence=f"{cls.PIPELINE}, {'distilled' if distilled else 'not distilled'}, {flow.shift_text(scheduler)}",
             distilled="few steps (FLUX.2 klein without -base: is_distilled in model_index.json)" if distilled else "",
             guidance=1.0 if distilled else 4.0,
             channels=int(vae["latent_channels"]),
@@ -113,12 +113,12 @@ class Flux2Klein(flow.FlowFolder):
         denoiser = self.parts.called("transformer")
         weight, (height, width), text = parts.float_dtype(denoiser), noisy.shape[-2:], given.text
         output: Tensor = denoiser(
-            hidden_states=flow.packed(noisy).to(weight), timestep=t,
+            hidden_states=flow.pack_latents(noisy).to(weight), timestep=t,
             encoder_hidden_states=text.tokens.to(noisy.device, weight),
             txt_ids=_order(text.tokens.shape[1], noisy.device), img_ids=_places(height, width, noisy.device),
             return_dict=False,
         )[0]  # fmt: skip
-        return flow.unpacked(output, height, width)
+        return flow.unpack_latents(output, height, width)
 
     def pipeline_options(self, safety: bool) -> dict[str, Any]:
         return {"is_distilled": bool(self.facts.distilled)}
@@ -177,4 +177,4 @@ def _order(tokens: int, device: torch.device) -> Tensor:
 
 def _places(height: int, width: int, device: torch.device) -> Tensor:
     """(h/2 * w/2, 4): (0, row, column, 0) of each token of the picture."""
-    return pad(flow.places(height, width, device), (0, 1))
+    return pad(flow.position_ids(height, width, device), (0, 1))

@@ -61,7 +61,7 @@ class Tokenizer(NamedTuple):
 
     def check(self, path: Path) -> None:
         """Raises BaseError when its vocabulary is not in the diffusers folder `path`."""
-        parts.whole_vocabulary(path / self.folder, *self.vocabulary)
+        parts.check_vocabulary(path / self.folder, *self.vocabulary)
 
     def load(self, path: Path) -> Any:
         """Raises BaseError when it cannot be loaded."""
@@ -171,7 +171,7 @@ class DiffusersFolder:
         if parts.pipeline_name(path) != cls.PIPELINE:
             return None
         for name, part in cls.PARTS.items():
-            parts.whole(path / name / part.file)
+            parts.check_complete(path / name / part.file)
         for tokenizer in cls.TOKENIZERS.values():
             tokenizer.check(path)
         return cls.facts_of(path)

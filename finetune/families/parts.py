@@ -140,7 +140,7 @@ def from_pretrained(kind: Any, path: Path, part: str, dtype: torch.dtype, bits: 
     return found
 
 
-def hollow(build: Callable[[], nn.Module]) -> nn.Module:
+def empty_module(build: Callable[[], nn.Module]) -> nn.Module:
     """A module whose parameters are still on the meta device; its buffers, which no file holds, are real."""
     from accelerate import init_empty_weights
 
@@ -148,8 +148,8 @@ def hollow(build: Callable[[], nn.Module]) -> nn.Module:
         return build()
 
 
-def fill(module: nn.Module, found: Mapping[str, Tensor], dtype: torch.dtype, where: str, whole: str) -> None:
-    """Put weights into a hollow module; every name and shape must agree, both ways. whole: what a file must hold.
+def load_strict(module: nn.Module, found: Mapping[str, Tensor], dtype: torch.dtype, where: str, whole: str) -> None:
+    """Put weights into an empty module; every name and shape must agree, both ways. whole: what a file must hold.
 
     Raises:
         BaseError: says how many do not, and names the first.
@@ -175,7 +175,7 @@ def _from_own_file(kind: Any, folder: Path, dtype: torch.dtype) -> nn.Module:
 
     file = folder / OWN_FILE
     told = config(folder / "config.json")
-    module = hollow(partial(kind.from_config, told))
+    module = empty_module(partial(kind.from_config, told))
     named = weights.load(file, lambda name: not name.startswith(_OTHER_PARTS))
     tensors = {_ORIGINAL_PREFIX.sub("", name): tensor for name, tensor in named.items()}
     if tensors.keys() - module.state_dict().keys():
@@ -187,7 +187,7 @@ def _from_own_file(kind: Any, folder: Path, dtype: torch.dtype) -> nn.Module:
             tensors = convert(original, config=told)
         except (KeyError, IndexError, ValueError, RuntimeError, AssertionError) as e:
             raise BaseError(f"{file.resolve().name} is no {kind.__name__}: {e}", _OF_THIS_LINE) from e
-    fill(module, tensors, dtype, file.resolve().name, _OF_THIS_LINE)
+    load_strict(module, tensors, dtype, file.resolve().name, _OF_THIS_LINE)
     return module
 
 
@@ -223,7 +223,7 @@ def checkpoint_text(module: nn.Module) -> None:
     enable({"use_reentrant": False})
 
 
-def whole(path: Path) -> None:
+def check_complete(path: Path) -> None:
     """Raises BaseError when a weight file, or one of those it was split into, is not there, pickled or cut short."""
     files = weight_files(path)
     pickled = [p.name for p in path.parent.glob("*.bin")]
@@ -237,7 +237,7 @@ def whole(path: Path) -> None:
 
 
 def weight_files(path: Path) -> list[Path]:
-    """What `whole` looks at: one file of weights, or those it was split into."""
+    """What `check_complete` looks at: one file of weights, or those it was split into."""
     index = path.with_name(f"{path.name}.index.json")
     if path.with_name(OWN_FILE).is_file():
         return [path.with_name(OWN_FILE)]
@@ -255,7 +255,7 @@ def stored(files: Iterable[Path], prefix: str = "") -> str:
     return " and ".join(STORED[kind] for kind, size in sizes.most_common() if size and kind in STORED)
 
 
-def whole_vocabulary(folder: Path, *files: str) -> None:
+def check_vocabulary(folder: Path, *files: str) -> None:
     """transformers makes an empty tokenizer of a folder without a vocabulary, and all captions the same.
 
     Raises:

@@ -54,7 +54,7 @@ class QwenImage(flow.FlowFolder):
             "qwen-image",
             2 ** len(vae["temperal_downsample"]),
             max_tokens=MAX_TOKENS,
-            evidence=f"{cls.PIPELINE}, {flow.told(parts.config(path / 'scheduler' / 'scheduler_config.json'))}",
+            evidence=f"{cls.PIPELINE}, {flow.shift_text(parts.config(path / 'scheduler' / 'scheduler_config.json'))}",
             guidance=4.0,
             channels=int(vae["z_dim"]),
             text=(128, int(parts.config(path / "transformer" / "config.json")["joint_attention_dim"]), 0),
@@ -91,10 +91,10 @@ class QwenImage(flow.FlowFolder):
         mask = text.mask.to(noisy.device)
         shapes = [[(1, height // flow.PATCH, width // flow.PATCH)]] * len(noisy)
         output: Tensor = denoiser(
-            hidden_states=flow.packed(noisy).to(weight), timestep=t, encoder_hidden_states_mask=mask,
+            hidden_states=flow.pack_latents(noisy).to(weight), timestep=t, encoder_hidden_states_mask=mask,
             encoder_hidden_states=text.tokens.to(noisy.device, weight), img_shapes=shapes, return_dict=False,
         )[0]  # fmt: skip
-        return flow.unpacked(output, height, width)
+        return flow.unpack_latents(output, height, width)
 
     def painting(self, text: Text, negative: Text, guidance: float) -> dict[str, Any]:
         asked = {"prompt_embeds": text.tokens, "prompt_embeds_mask": text.mask, "true_cfg_scale": guidance}
@@ -102,4 +102,4 @@ class QwenImage(flow.FlowFolder):
         return asked | (against if guidance > 1 else {})
 
     def unpacked(self, painted: Tensor, width: int, height: int) -> Tensor:
-        return flow.unpacked(painted, height // self.facts.cell, width // self.facts.cell)
+        return flow.unpack_latents(painted, height // self.facts.cell, width // self.facts.cell)

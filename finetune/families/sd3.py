@@ -83,7 +83,7 @@ class StableDiffusion3(flow.FlowFolder):
             shrink,
             resolution=int(denoiser["sample_size"]) * shrink,
             max_tokens=T5_TOKENS,
-            evidence=f"{cls.PIPELINE}, {denoiser['num_layers']} blocks, {flow.told(scheduler)}",
+            evidence=f"{cls.PIPELINE}, {denoiser['num_layers']} blocks, {flow.shift_text(scheduler)}",
             guidance=4.5,
             channels=int(denoiser["in_channels"]),
             text=(77 + T5_TOKENS, int(denoiser["joint_attention_dim"]), int(denoiser["pooled_projection_dim"])),

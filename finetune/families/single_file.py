@@ -23,7 +23,7 @@ from finetune.diffusion.process import Prediction
 from finetune.errors import BaseError
 from finetune.families import parts
 from finetune.families.folder import Part, Tokenizer
-from finetune.families.parts import fill, hollow
+from finetune.families.parts import empty_module, load_strict
 
 Variant = Literal["sd1", "sd2", "sdxl"]
 Named = Mapping[str, Tensor]
@@ -178,13 +178,13 @@ class SingleFile:
     def load(self, name: str, part: Part, dtype: torch.dtype, bits: int | None = None) -> nn.Module:
         """Raises BaseError: weights are missing, of the wrong shape, or not of this model."""
         path, config = self.opened.path, self.config(name)
-        module = hollow(partial(part.built, config))
+        module = empty_module(partial(part.built, config))
         tensors = weights.load(path, lambda n: n.startswith(_OF_PART[name]) and not _HARMLESS.search(n))
         try:
             named = _renamed(name, tensors, module, config)
         except KeyError as e:  # diffusers' converters look some biases up
             raise BaseError(f"{path}: 1 weight is missing: {e.args[0]}", f"is the file whole? {_WHOLE}") from e
-        fill(module, named, dtype, f"{path}: {_TITLES.get(name, name.replace('_', ' '))}", _WHOLE)
+        load_strict(module, named, dtype, f"{path}: {_TITLES.get(name, name.replace('_', ' '))}", _WHOLE)
         return module
 
     def tokenizer(self, tokenizer: Tokenizer) -> Any:

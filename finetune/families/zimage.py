@@ -53,7 +53,7 @@ class ZImage(flow.FlowFolder):
             "z-image-turbo" if turbo else "z-image",
             flow.cell_of(vae),
             max_tokens=MAX_TOKENS,
-            evidence=f"{cls.PIPELINE}, {flow.told(scheduler)}",
+            evidence=f"{cls.PIPELINE}, {flow.shift_text(scheduler)}",
             distilled=f"few steps (Z-Image-Turbo: its scheduler's shift is {TURBO_SHIFT:g})" if turbo else "",
             guidance=1.0 if turbo else 5.0,
             channels=int(vae["latent_channels"]),

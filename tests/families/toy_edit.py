@@ -62,14 +62,14 @@ class ToyEdit(QwenImage):
         weight, text = parts.float_dtype(denoiser), given.text
         assert text.mask is not None
         pictures = [noisy, *given.control]
-        tokens = torch.cat([flow.packed(one) for one in pictures], 1).to(weight)
+        tokens = torch.cat([flow.pack_latents(one) for one in pictures], 1).to(weight)
         shapes = [[(1, one.shape[-2] // flow.PATCH, one.shape[-1] // flow.PATCH) for one in pictures]] * len(noisy)
         output: Tensor = denoiser(
             hidden_states=tokens, timestep=t, encoder_hidden_states_mask=text.mask.to(noisy.device),
             encoder_hidden_states=text.tokens.to(noisy.device, weight), img_shapes=shapes, return_dict=False,
         )[0]  # fmt: skip
         height, width = noisy.shape[-2:]
-        return flow.unpacked(output[:, : height * width // flow.PATCH**2], height, width)
+        return flow.unpack_latents(output[:, : height * width // flow.PATCH**2], height, width)
 
 
 def toy_edit(qwen: Path) -> Path:

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import T5EncoderModel, T5TokenizerFast
 
 from finetune.families import autoencoder, clip_t5, flow, folder, parts
-from finetune.families.base import Conditioning, Facts, Moments, Prompt, Published, Text
+from finetune.families.base import Conditioning, Facts, Line, Moments, Prompt, Published, Text
 from finetune.families.folder import Part
 
 TOKENS = 32
@@ -37,6 +37,7 @@ class ToyVideo(flow.FlowFolder):
     }
     TOKENIZERS: ClassVar = {"text_encoder": folder.t5_tokenizer("tokenizer")}
     blocks = ("blocks.*",)
+    lines = (Line("Toy Video", ("toy_video", "toy-video")),)
     encoders = ("text_encoder",)
     presets: ClassVar = flow.presets(
         ("ffn.net.0.proj", "ffn.net.2"), ("time_proj",), ("to_q", "to_k", "to_v", "to_out.0")
