@@ -82,7 +82,7 @@ WRITERS: dict[str, tuple[Callable[[Family], dict[str, Tensor]], ...]] = {
     "sdxl": (as_it_is, sgm), "sd3": (as_it_is, all_in_one), "flux": (prefixed, all_in_one), "zimage": (z_image,),
     "qwen_image": (prefixed,), "flux2": (prefixed, flux2),
 }  # fmt: skip
-"""files as they are met; of Stable Diffusion 1 and 2 whole models are, see `test_checkpoints.py`"""
+"""files as they are met; of Stable Diffusion 1 and 2 whole models are, see `test_single_file.py`"""
 MET = [(case.variant, names) for case in USUAL if case.family != "sd" for names in WRITERS[case.family]]
 
 
