@@ -15,6 +15,7 @@ from torch import nn
 from finetune import optimizers, recipe
 from finetune.encoding import cache
 from finetune.errors import Action, RunError, action
+from finetune.machine import current_device, has_gpu
 
 LITTLE_DISK_BYTES, LITTLE_MEMORY_BYTES = 2 << 30, 4 << 30
 
@@ -59,7 +60,7 @@ def _install(requirement: Requirement) -> str:
 
 def optimizer_steps(name: str) -> Finding:
     """One real step on the device that would train; the large parameter takes the 8-bit path."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = current_device()
     parameter = nn.Parameter(torch.ones(64, 128, device=device))
     config = recipe.optimizer(name, learning_rate=0.1)
     try:
@@ -77,7 +78,7 @@ def optimizer_steps(name: str) -> Finding:
 
 def gpus() -> Iterator[Finding]:
     """A kernel on each GPU, in float32 and bfloat16."""
-    if not torch.cuda.is_available():
+    if not has_gpu():
         yield Finding(
             "GPU", True, "none: training runs on the CPU, which is fine for the pocket base and slow for larger ones"
         )
@@ -112,7 +113,7 @@ def room(folder: Path) -> Finding:
 
 def device_memory() -> tuple[str, int]:
     """The device that would train, and its free memory in bytes."""
-    if torch.cuda.is_available():
+    if has_gpu():
         return torch.cuda.get_device_name(), torch.cuda.mem_get_info()[0]
     return "this computer (CPU)", psutil.virtual_memory().available
 

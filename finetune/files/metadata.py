@@ -21,6 +21,7 @@ from finetune import __version__, families
 from finetune.adapters.change import AdapterState
 from finetune.diffusion.process import Prediction
 from finetune.errors import RunError
+from finetune.families import lines
 from finetune.families.base import Facts
 from finetune.files.read import MODULE_LIST, module_list
 
@@ -114,11 +115,12 @@ def about(metadata: Mapping[str, str]) -> About | None:
 
 def sidecar(about: About, name: str) -> str:
     """NAME.json, from which A1111 and Forge take the trigger. JSON."""
+    line = lines.line_of(about.base_version)
     card = {
         "activation text": about.trigger,
         "negative text": "",
         "preferred weight": 1.0,
-        "sd version": next((name for start, name in _CARDS.items() if about.base_version.startswith(start)), "Unknown"),
+        "sd version": line.card if line else "Unknown",
         "description": about.description or about.title or name,
         "notes": f"made with finetune {__version__}",
     }
@@ -154,11 +156,12 @@ def payload_sha256(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _kohya(about: About, modules: AdapterState, name: str, rank: int) -> dict[str, str]:
+    line = lines.line_of(about.base_version)
     convolutions = any(len(change.shape) == 4 and change.shape[-1] > 1 for change in modules.values())
     arguments = {"conv_dim": str(rank), "conv_alpha": str(rank)} if convolutions else {}
     return {
         "ss_base_model_version": about.base_version,
-        "ss_v2": str(about.base_version.startswith("sd_v2")),
+        "ss_v2": str(line is not None and line.v2),
         "ss_network_module": "networks.lora" if all(change.of_lora() for change in modules.values()) else "",
         "ss_network_dim": str(rank),
         "ss_network_alpha": str(float(rank)),
@@ -206,7 +209,5 @@ def _says(text: str, word: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None
 
 
-_CARDS = {"sd_v1": "SD1", "sd_v2": "SD2", "sdxl": "SDXL", "sd3": "SD3"}
-"""what A1111 and Forge call lines of models"""
 _COUNTS = ("resolution", "steps", "dataset_images")
 _TEXTS = tuple(f.name for f in fields(About) if f.name not in ("prediction", *_COUNTS))

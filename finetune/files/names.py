@@ -10,8 +10,8 @@ from typing import NamedTuple
 from finetune import families
 from finetune.adapters.change import canonical_name
 from finetune.adapters.methods import METHODS
+from finetune.families import lines
 
-_TRANSFORMER = re.compile(r"(single_transformer|transformer|double|single|joint)_blocks\.|layers\.|\w+_refiner\.")
 _OLD_TEXT = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 
 
@@ -73,8 +73,8 @@ def plain_name(raw: str, component: str, known: Collection[str], heads: Sequence
         component, path = head, rest
     elif not component:
         text = re.search(r"(^|\.)encoder\.layers\.", path)
-        guess = "transformer" if _TRANSFORMER.match(path) else "unet"
-        component = "text_encoder" if text else next((c for c in heads if f"{c}.{path}" in known), guess)
+        known_as = next((c for c in heads if f"{c}.{path}" in known), "")
+        component = "text_encoder" if text else known_as or lines.denoiser_of(path)
     last = path.rpartition(".")[2]
     if component.startswith("text_encoder") and last in _OLD_TEXT:
         path = path.removesuffix(last) + _OLD_TEXT[last]
@@ -83,7 +83,7 @@ def plain_name(raw: str, component: str, known: Collection[str], heads: Sequence
 
 def spellings(names: Collection[str], family: str) -> dict[str, list[Meaning]]:
     """Each spelling that some exporter writes -> what it means: several modules for a fused one, in its order."""
-    known = families.family_class(family or "sd")
+    known = families.family_class(family or next(iter(families.FAMILIES)))
     index: dict[str, list[Meaning]] = {}
     fused: dict[str, list[tuple[int, str]]] = {}
     for name in names:

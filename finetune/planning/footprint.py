@@ -46,7 +46,7 @@ def components(plan: Plan) -> list[Component]:
     total = {name: sum(p.numel() for p in m.parameters()) for name, m in modules.items()}
     held = {name: total[name] * element for name in modules}
     if plan.recipe.train.base_bits:
-        held[family.denoiser_name] = weight_bytes(modules[family.denoiser_name], element)
+        held[family.denoiser_name] = weight_bytes(modules[family.denoiser_name], element, family.blocks)
     trained = {name: modules[name] for name in adapters.component_names(config, family.denoiser_name)}
     adapters.check_ranks(trained, family.presets, config)
     trainable = adapters.attach(trained, family.presets, config, seed=0)

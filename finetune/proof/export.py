@@ -6,12 +6,12 @@ import shutil
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-from finetune import families
+from finetune import families, machine
 from finetune import tensors as weights
 from finetune.adapters.change import AdapterState, Change, sites
 from finetune.choices import Dtype, Layout
@@ -23,11 +23,7 @@ from finetune.proof.verify import TOLERANCE, Report, difference, misfits, quiet,
 
 __all__ = ["About", "Exported", "Inspection", "Merged", "Report", "convert", "export", "inspect", "merge", "verify"]
 
-DTYPES: dict[Dtype, torch.dtype] = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
+DTYPES: dict[Dtype, torch.dtype] = {name: machine.DTYPES[name] for name in get_args(Dtype)}
 
 
 class Merged(NamedTuple):

@@ -21,9 +21,11 @@ from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.adapters.attach import read_layer
 from finetune.adapters.change import AdapterState, Change, canonical_name, live_name, sites
+from finetune.families import lines
 from finetune.families.base import Facts, Family, components
 from finetune.families.quantised import dense
 from finetune.files import layouts
+from finetune.machine import DTYPES
 from finetune.proof import outputs
 from finetune.proof.outputs import Reference
 
@@ -31,40 +33,7 @@ LARGE = 4_000_000_000
 """weights from which a base is opened in bf16, where outputs with the change merged in could not be compared (T17)"""
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 """of a module's change, by the file's dtype; measured on fp16: 3.3e-4, on bf16: 2.8e-3"""
-_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _REFUSALS = (ValueError, KeyError, RuntimeError, TypeError, IndexError, AttributeError)
-_LINES = {
-    "sd_v1": "Stable Diffusion 1.x",
-    "stable-diffusion-v1": "Stable Diffusion 1.x",
-    "sd_v2": "Stable Diffusion 2.x",
-    "stable-diffusion-v2": "Stable Diffusion 2.x",
-    "sdxl": "Stable Diffusion XL",
-    "stable-diffusion-xl": "Stable Diffusion XL",
-    "sd3.5": "Stable Diffusion 3.5",
-    "stable-diffusion-3.5": "Stable Diffusion 3.5",
-    "sd3": "Stable Diffusion 3",
-    "stable-diffusion-3": "Stable Diffusion 3",
-    "flux2": "FLUX.2",
-    "flux-2": "FLUX.2",
-    "flux_2": "FLUX.2",
-    "flux.2": "FLUX.2",
-    "flux": "FLUX.1",
-    "flex": "Flex",
-    "lumina": "Lumina",
-    "qwen": "Qwen-Image",
-    "zimage": "Z-Image",
-    "z-image": "Z-Image",
-}
-"""how ss_base_model_version and modelspec.architecture of each line begin"""
-_OTHER_KEYS = {
-    "lora_te2_": "Stable Diffusion XL",
-    "text_encoder_2.": "Stable Diffusion XL",
-    "lora_unet_input_blocks_": "Stable Diffusion XL",
-    "lora_unet_double_blocks_": "FLUX.1",
-    "lora_unet_joint_blocks_": "Stable Diffusion 3",
-    "transformer.": "a transformer model",
-    "diffusion_model.": "a transformer model",
-}
 
 
 @dataclass(frozen=True)
@@ -200,19 +169,19 @@ def misfits(modules: AdapterState, places: Mapping[str, tuple[int, ...]]) -> lis
 
 def made_for_another(adapter: layouts.AdapterFile, facts: Facts) -> str:
     """A sentence when the file's metadata or names say another base than this; else empty."""
-    line, here, _ = families.family_class(facts.family).published(facts)
+    published = families.family_class(facts.family).published(facts)
+    line, here = published.title, published.base_version
     said = adapter.metadata.get("ss_base_model_version", "")
     architecture = adapter.metadata.get("modelspec.architecture", "")
-    told = (said.lower(), architecture.lower())
-    other = next((name for start, name in _LINES.items() if any(t.startswith(start) for t in told)), line)
-    if other != line:
-        return f"the adapter was made for {other} ({said or architecture}), the base is {here}"
-    if said.startswith("sd_v") and said != here:
+    other = lines.line_of(said, architecture)
+    if other and other.title != line:
+        return f"the adapter was made for {other.title} ({said or architecture}), the base is {here}"
+    if said in published.unlike:
         return f"the adapter was made for {said}, the base is {here} (v: it predicts v, else epsilon)"
-    for prefix, name in _OTHER_KEYS.items():
+    for prefix, titles in lines.lines_by_key().items():
         key = next((key for key in adapter.unused if key.startswith(prefix)), "")
-        if key and name != line and not (name.startswith("FLUX") and line.startswith("FLUX")):
-            return f"the adapter was made for {name} (it holds {key}), the base is {here}"
+        if key and line not in titles:
+            return f"the adapter was made for {' or '.join(titles)} (it holds {key}), the base is {here}"
     return ""
 
 
@@ -458,7 +427,7 @@ def _file_dtype(file: Path) -> torch.dtype:
     """The narrowest float type of the weights."""
     if file.is_dir():
         return torch.float32
-    kinds = {_DTYPES.get(kind, torch.bfloat16) for kind in weights.read_header(file).dtypes.values()}
+    kinds = {DTYPES.get(kind, torch.bfloat16) for kind in weights.read_header(file).dtypes.values()}
     return max(kinds, key=lambda kind: TOLERANCE[kind], default=torch.float32)
 
 

@@ -16,9 +16,8 @@ from finetune.encoding import cache
 from finetune.encoding.cache import Captions
 from finetune.errors import InputError, VerifyError, action
 from finetune.families.base import Facts, Family, Text, as_prompts, components, evaluation_mode, large_encoders
-from finetune.families.parts import current_device
 from finetune.files import layouts
-from finetune.machine import DTYPES, Autocast
+from finetune.machine import DTYPES, Autocast, current_device
 from finetune.planning.resolve import precision as resolve_precision
 from finetune.sampling.request import USUAL, AdapterWeight, SampleRequest, SessionOptions
 

@@ -20,6 +20,7 @@ from finetune.errors import FinetuneError, RunError
 from finetune.events import Event, Saved, unheard
 from finetune.families.base import Family
 from finetune.files import layouts
+from finetune.machine import has_gpu
 from finetune.planning import footprint
 from finetune.planning.plan import Plan
 from finetune.reporting.jsonl import JsonLines
@@ -164,7 +165,7 @@ def _write_run(out: Path, plan: Plan, identity: dict[str, str], outcome: str) ->
         "identity": identity,
         "versions": {p: version(p) for p in ("torch", "diffusers", "transformers", "peft", "accelerate")},
         "python": platform.python_version(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
+        "device": torch.cuda.get_device_name() if has_gpu() else platform.machine(),
         "threads": torch.get_num_threads(),
     }
     weights.write_bytes(recipe.dumps(plan.recipe).encode(), out / "recipe.toml")

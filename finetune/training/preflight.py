@@ -13,7 +13,7 @@ from finetune.adapters import attach as adapters
 from finetune.adapters.methods import METHODS
 from finetune.errors import MemoryShortage, TrainError
 from finetune.families.base import Family, read
-from finetune.machine import Autocast, Machine, Ranks
+from finetune.machine import Autocast, Machine, Ranks, has_gpu
 from finetune.recipe import LowRank, Recipe
 from finetune.training import loop as trainer
 from finetune.training.batches import Batch, Batches, StepBatches
@@ -43,7 +43,7 @@ def measure(state: State, batches: Batches, config: Recipe, device: Machine) -> 
         MemoryShortage: it does not fit.
     """
     kept = [p.detach().clone() for p in state.parameters]
-    if torch.cuda.is_available():
+    if has_gpu():
         torch.cuda.reset_peak_memory_stats()
     try:
         with shortage(lambda: "in one step at the largest bucket"):
@@ -125,7 +125,7 @@ def _reached(state: State, adapter: bool, only: tuple[str, ...]) -> None:
 
 
 def _peak_bytes() -> int:
-    if torch.cuda.is_available():
+    if has_gpu():
         return int(torch.cuda.max_memory_allocated())
     import resource
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from families.cases import USUAL
 from safetensors.torch import load_file, save_file
-from support.bases import Variant, tiny_base
+from support.bases import Variant, released_is_freed, tiny_base
 from support.bench import settled
 from support.originals import in_sgm_names
 from support.photos import pictures
@@ -82,7 +82,7 @@ WRITERS: dict[str, tuple[Callable[[Family], dict[str, Tensor]], ...]] = {
     "sdxl": (as_it_is, sgm), "sd3": (as_it_is, all_in_one), "flux": (prefixed, all_in_one), "zimage": (z_image,),
     "qwen_image": (prefixed,), "flux2": (prefixed, flux2),
 }  # fmt: skip
-"""files as they are met; of Stable Diffusion 1 and 2 whole models are, see `test_checkpoints.py`"""
+"""files as they are met; of Stable Diffusion 1 and 2 whole models are, see `test_single_file.py`"""
 MET = [(case.variant, names) for case in USUAL if case.family != "sd" for names in WRITERS[case.family]]
 
 
@@ -100,6 +100,7 @@ def test_the_denoiser_is_the_files_and_all_else_the_bases(
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[name], tensor) for name, tensor in expected.items()), part
     assert both.facts == own.facts
+    released_is_freed(both)
 
 
 def test_a_run_on_it_is_proved_and_names_no_path(tmp_path: Path) -> None:

@@ -120,6 +120,9 @@ def test_sites_and_sizes_are_those_of_the_base_in_full(variant: Variant, tmp_pat
     )
 
 
+BLOCKS = ("blocks.*",)
+
+
 class Wide(nn.Module):
     """Large enough for scales of scales, and for what bitsandbytes does on CPUs."""
 
@@ -131,15 +134,15 @@ class Wide(nn.Module):
 
 def test_the_bytes_of_wide_layers_are_counted_with_all_their_scales() -> None:
     module = Wide().bfloat16()
-    told = quantised.weight_bytes(module, 2)
-    quantised.quantise(module, torch.device("cpu"))
+    told = quantised.weight_bytes(module, 2, BLOCKS)
+    quantised.quantise(module, torch.device("cpu"), BLOCKS)
     assert held_bytes(module) == told
 
 
 def test_looking_at_the_model_does_not_change_it() -> None:
     """On a CPU bitsandbytes would pack the weights for evaluation, and round the scales that training uses."""
     module = Wide().bfloat16()
-    quantised.quantise(module, torch.device("cpu"))
+    quantised.quantise(module, torch.device("cpu"), BLOCKS)
     module.eval()
     layer, x = module.blocks[0]["x"], torch.randn(4, 32, 256, dtype=torch.bfloat16)  # type: ignore[index]
     before, state = layer(x.clone().requires_grad_()), weights.fingerprint(module.state_dict())

@@ -107,7 +107,7 @@ def test_the_tables_of_the_largest_numbers_fit_80_columns(capsys, monkeypatch):
 def test_the_verdict_holds_what_is_needed_against_what_is_free(photos, monkeypatch, free, verdict):
     monkeypatch.setattr(plan_view, "device_memory", lambda: ("a test GPU", free))
     plan = planned(photos)
-    told = plan_view.answers(plan, planning.components(plan), None, 5 << 30)["verdict"]
+    told = plan_view.answers(plan, footprint.components(plan), None, 5 << 30)["verdict"]
     assert told.startswith(verdict) and f"{free >> 30}.00 GiB free on a test GPU" in told
 
 

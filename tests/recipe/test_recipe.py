@@ -383,7 +383,8 @@ def test_set_wins_over_the_file_and_the_last_set_over_the_others(tmp_path):
     assert loaded.recipe.train.steps == 9 and loaded.recipe.train.batch == 2
     assert loaded.recipe.data.trigger == "sks" and loaded.recipe.adapter.ranks == {"to_k": 2, "to_q": 4}
     assert loaded.sources == {
-        "base": "file", "data.path": "file", "train.steps": "override", "train.batch": "file", "data.trigger": "override",
+        "base": "file", "data.path": "file", "train.batch": "file",
+        "train.steps": "override", "data.trigger": "override",
         "adapter.ranks": "override",
     }  # fmt: skip
 

@@ -23,7 +23,7 @@ from finetune.adapters import attach as adapters
 from finetune.data import dataset
 from finetune.evaluation import effect as evaluate
 from finetune.events import Event, Stepped
-from finetune.families import checkpoints
+from finetune.families import single_file
 from finetune.families.base import components
 from finetune.planning import activations as memory
 from finetune.planning import footprint, plan
@@ -236,7 +236,7 @@ def test_a_shipped_recipe_finds_its_targets_in_the_published_base(name):
     """On the real structure, without its weights."""
     variant, component, count = PUBLISHED[name]
     found, family = recipe.load(Path(name)).recipe, families.family_class("sd")
-    modules = family.skeleton(str(checkpoints.CONFIGS / variant), None)
+    modules = family.skeleton(str(single_file.CONFIGS / variant), None)
     assert (
         sum(p.numel() for p in modules["unet"].parameters())
         == OF_RECIPE[name.partition("-")[0]].published[0].parameters

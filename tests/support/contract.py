@@ -17,6 +17,7 @@ from finetune.proof import export, verify
 from finetune.recipe import LoRA
 from finetune.sampling.request import SampleRequest
 from finetune.sampling.session import Session
+from support.bases import released_is_freed
 from support.bench import bench
 from support.photos import pictures
 
@@ -37,6 +38,7 @@ def contract(base: str, out: Path) -> None:
     the_pipeline_draws(family)
     all_that_can_be_trained_learns(base)
     two_steps_train_and_every_layout_holds_them(base, out)
+    released_is_freed(families.load(base))
 
 
 def facts_agree_with_the_weights(base: str, family: Family) -> None:

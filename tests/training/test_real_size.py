@@ -23,7 +23,7 @@ from support.bases import tiny_base
 from support.photos import pictures
 
 from finetune import families
-from finetune.families.checkpoints import CONFIGS
+from finetune.families.single_file import CONFIGS
 
 RECOMPUTED = "gradient_checkpointing = true\n"
 DECODERS = [case for case in CASES if case.decoder_gib]
@@ -76,7 +76,7 @@ def write_base(folder: Path, line: str, dtype: torch.dtype) -> Path:
     from diffusers import UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    from finetune.families.checkpoints import load_tokenizer
+    from finetune.families.single_file import load_tokenizer
 
     kinds: dict[str, Any] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
     if line == "sdxl":
