@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from pydantic import ValidationError
 from support.command import answered, calls
 
 from finetune import recipe
@@ -17,6 +18,7 @@ from finetune import resources as shipped
 from finetune.errors import RecipeError
 from finetune.recipe import Recipe, tables
 from finetune.recipe.load import RENAMED, RENAMED_VALUES
+from finetune.recipe.resolved import ResolvedData
 
 SOUND = 'base = "pocket"\n[data]\npath = "mug"\n'
 COMMAND = [sys.executable, "-m", "finetune"]
@@ -200,6 +202,13 @@ NASTY = {
             ("prior.mode", '3 is not one of "off", "images", "own_prediction"'),
             ("prior.weight: no such key",),
             ("optimizer.name", '["adamw"] is not one of "adamw", "adamw8bit", "adafactor"'),
+        ],
+    ),
+    "a choice spelled almost right, and a key of its own": Nasty(
+        SOUND + '[optimizer]\nname = "adafactr"\nbeta2_decay = -0.5\nclip_threshold = 0.5',
+        [
+            ("optimizer.name", 'did you mean "adafactor"?'),
+            ("optimizer.clip_threshold: must be at least 1, got 0.5",),
         ],
     ),
     "a prior of images without images": Nasty(
@@ -505,6 +514,15 @@ def test_nothing_is_replaced_without_being_checked():
     assert {k for k in recipe.keys() if recipe.value(changed, k) != recipe.value(base, k)} == {
         "base", "optimizer.name", "train.steps", "validation.count"
     }  # fmt: skip
+
+
+def test_a_table_made_from_another_is_checked_too():
+    assert recipe.LoRA.of(recipe.LoRA(rank=3), dropout=0.5) == recipe.LoRA(rank=3, dropout=0.5)
+    for wrong in ({"dropuot": 0.5}, {"dropout": "half"}, {"dropout": 1.5}):
+        with pytest.raises(ValidationError):
+            recipe.LoRA.of(recipe.LoRA(rank=3), **wrong)
+    with pytest.raises(ValidationError, match="resolution"):
+        ResolvedData.of(recipe.Data(path=Path("x")))
 
 
 def test_what_follows_from_another_key_follows_it_when_that_is_replaced():
