@@ -129,7 +129,7 @@ Event = (
 Returned = TypeVar("Returned")
 
 
-def unheard(events: Generator[Event, None, Returned]) -> Returned:
+def unheard(events: Generator[object, None, Returned]) -> Returned:
     """Let a procedure go through without reading its events. Returns what it returns."""
     while True:
         try:

@@ -110,7 +110,7 @@ class Bucket(NamedTuple):
     height: int
 
 
-class Frame(NamedTuple):
+class SizeConditioning(NamedTuple):
     """How a picture was cut, in px, in the order in which SDXL is told (arXiv:2307.01952, section 2.2)."""
 
     original_height: float
@@ -481,13 +481,13 @@ def fit(image: Image.Image, bucket: Bucket, place: float = 0.5, flip: bool = Fal
     return scaled.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else scaled
 
 
-def frame(size: Size, bucket: Bucket, place: float = 0.5, flip: bool = False) -> Frame:
+def size_conditioning(size: Size, bucket: Bucket, place: float = 0.5, flip: bool = False) -> SizeConditioning:
     """What `fit` does to an image of that size."""
     scale = enlargement(size, bucket)
     left, top = ((edge * scale - kept) * place for edge, kept in zip(size, bucket, strict=True))
     if flip:
         left = size.width * scale - bucket.width - left
-    return Frame(size.height, size.width, top, left, bucket.height, bucket.width)
+    return SizeConditioning(size.height, size.width, top, left, bucket.height, bucket.width)
 
 
 def to_array(image: Image.Image) -> Array:

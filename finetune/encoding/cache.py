@@ -20,7 +20,7 @@ from finetune.data import images
 from finetune.data.dataset import Example
 from finetune.errors import BaseError, DataError, RunError
 from finetune.families import base
-from finetune.families.base import Family, Moments, Text
+from finetune.families.base import Family, Moments, Prompt, Text, as_prompts
 
 VERSION = "2"
 KINDS = ("image", "text")
@@ -145,48 +145,52 @@ class Captions:
     """What the text encoders make of captions: the frozen ones made it once, the trained ones are asked each time."""
 
     def __init__(self, family: Family, known: Mapping[str, Mapping[str, Text]], device: torch.device) -> None:
+        """known: encoder -> a prompt's key -> its text, without a batch axis."""
         self.family, self.known, self.device = family, known, device
 
-    def made(self, captions: Sequence[str]) -> dict[str, Text]:
+    def made(self, prompts: Sequence[Prompt | str]) -> dict[str, Text]:
         """Each frozen encoder -> what it made of these, on the device."""
-        stacked = {e: Text.stacked([texts[c] for c in captions]) for e, texts in self.known.items()}
+        keys = [prompt.key for prompt in as_prompts(prompts)]
+        stacked = {e: Text.stacked([texts[key] for key in keys]) for e, texts in self.known.items()}
         return {e: text.each(lambda part: part.to(self.device)) for e, text in stacked.items()}
 
-    def read(self, captions: Sequence[str]) -> Text:
+    def read(self, prompts: Sequence[Prompt | str]) -> Text:
         """What the denoiser reads."""
-        return base.read(self.family, captions, self.made(captions))
+        return base.read(self.family, prompts, self.made(prompts))
 
 
-def read_ahead(family: Family, prompts: Iterable[str], device: torch.device) -> Captions:
+def read_ahead(family: Family, prompts: Iterable[Prompt | str], device: torch.device) -> Captions:
     """Prompts as the large text encoders read them, which are then let go: the denoiser needs their room."""
-    wanted, texts = list(dict.fromkeys(prompts)), {}
+    wanted, texts = {prompt.key: prompt for prompt in as_prompts(prompts)}, {}
     for encoder in base.large_encoders(family):
         family.parts.load(encoder).to(device, encoder)
         with torch.no_grad():
-            made = {prompt: family.encode(encoder, [prompt]) for prompt in wanted}
-        texts[encoder] = {prompt: text.each(lambda part: part[0].cpu()) for prompt, text in made.items()}
+            made = {key: family.encode(encoder, [prompt]) for key, prompt in wanted.items()}
+        texts[encoder] = {key: text.each(lambda part: part[0].cpu()) for key, text in made.items()}
         family.parts.release(encoder)
     return Captions(family, texts, device)
 
 
 def encode_texts(
-    store: Store, family: Family, encoder: str, captions: Iterable[str]
+    store: Store, family: Family, encoder: str, prompts: Iterable[Prompt | str]
 ) -> Generator[int, None, dict[str, Text]]:
-    """caption -> what one frozen text encoder makes of it, without a batch axis, from the store or encoded now.
+    """A prompt's key -> its text by one frozen encoder, without a batch axis, from the store or encoded now.
 
     Yields how many are done.
     """
     weights_of = family.fingerprint(encoder)
     found: dict[str, Text] = {}
-    for done, caption in enumerate(captions, 1):
-        key = _key(caption, family.facts.max_tokens, encoder, weights_of)
+    for done, prompt in enumerate(as_prompts(prompts), 1):
+        key = _key(
+            prompt.caption, *(image.digest for image in prompt.images), family.facts.max_tokens, encoder, weights_of
+        )
         entry = store.get("text", key)
         if entry is None:
             with torch.no_grad():
-                made = _trimmed(family.encode(encoder, [caption]).each(lambda part: part[0].cpu()))
+                made = _trimmed(family.encode(encoder, [prompt]).each(lambda part: part[0].cpu()))
             entry = {name: tensor for name, tensor in made._asdict().items() if tensor is not None}
             store.put("text", key, entry)
-        found[caption] = Text(**entry)
+        found[prompt.key] = Text(**entry)
         yield done
     return found
 

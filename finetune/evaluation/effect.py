@@ -9,13 +9,13 @@ from torch import Tensor
 
 from finetune.adapters import attach as adapters
 from finetune.data import images
-from finetune.data.dataset import Placed
+from finetune.data.dataset import Example, Placed
 from finetune.diffusion import chance as draws
 from finetune.diffusion.loss import squared_error
 from finetune.encoding import cache
 from finetune.encoding.cache import Captions, Crop
 from finetune.events import CaptionFit, TrainingEffect
-from finetune.families.base import Moments, Text, evaluation_mode
+from finetune.families.base import Conditioning, Moments, Prompt, Text, evaluation_mode
 from finetune.machine import Autocast
 
 LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -64,11 +64,12 @@ def losses(
     shown: other captions than the images' own.
     """
     shown = shown or [p.example.caption for p in placed]
+    prompts = [Prompt.of(p.example, c) for p, c in zip(placed, shown, strict=True)]
     bands: dict[str, float] = {}
     with evaluation_mode(captions.family), autocast():
-        texts = {c: captions.read([c]) for c in dict.fromkeys(shown)}
+        texts = {p.key: captions.read([p]) for p in {p.key: p for p in prompts}.values()}
         for level in LEVELS:
-            found = [_loss(captions, p, latents, texts[c], level) for p, c in zip(placed, shown, strict=True)]
+            found = [_loss(captions, p, latents, texts[c.key], level) for p, c in zip(placed, prompts, strict=True)]
             bands[str(level)] = float(torch.stack(found).mean())
     return Losses(sum(bands.values()) / len(bands), bands)
 
@@ -81,7 +82,7 @@ def measure_effect(
     moved: component -> how far its weights moved, as `relative_change` measures it.
     """
     tried = [placed[i] for i in draws.permutation(len(placed), "learnt")[:TRIED_IMAGES]]
-    shown, shape = [p.example.caption for p in placed], tuple(next(iter(latents.values())).mean.shape)
+    shown, shape = [Prompt.of(p.example) for p in placed], tuple(next(iter(latents.values())).mean.shape)
     output = output_change(shown, shape, captions, autocast)
     with adapters.detached(captions.family.parts.loaded()):
         base = losses(tried, latents, captions, autocast).mean
@@ -96,7 +97,7 @@ def caption_fit(
     placed: Sequence[Placed], latents: Latents, captions: Captions, autocast: Autocast
 ) -> CaptionFit | None:
     """Each image's own caption against a few of the others', at the same noise; None without two captions."""
-    said = list(dict.fromkeys(p.example.caption for p in placed))
+    said = list({(prompt := Prompt.of(p.example)).key: prompt for p in placed}.values())
     others = min(len(said) - 1, TRIED_CAPTIONS)
     if others < 1:
         return None
@@ -104,9 +105,10 @@ def caption_fit(
     best = 0
     with evaluation_mode(captions.family), autocast():
         for i in tried:
-            own = placed[i].example.caption
+            own = Prompt.of(placed[i].example)
             order = draws.permutation(len(said), "others", i)
-            texts = [captions.read([c]) for c in [own, *[said[c] for c in order if said[c] != own][:others]]]
+            another = [said[n] for n in order if said[n].key != own.key]
+            texts = [captions.read([prompt]) for prompt in [own, *another[:others]]]
             errors = torch.zeros(len(texts), device=captions.device)
             for level in LEVELS[1:]:
                 errors += torch.stack([_loss(captions, placed[i], latents, text, level) for text in texts])
@@ -129,16 +131,18 @@ def distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
 
 
 @torch.no_grad()
-def output_change(shown: Sequence[str], shape: tuple[int, ...], captions: Captions, autocast: Autocast) -> float:
+def output_change(
+    shown: Sequence[Prompt | str], shape: tuple[int, ...], captions: Captions, autocast: Autocast
+) -> float:
     """||with - without|| / ||without|| of the prediction for these captions, at seeded noise over the levels."""
     moved, whole, family = 0.0, 0.0, captions.family
     with evaluation_mode(family), autocast():
         for i, level in enumerate(LEVELS):
-            caption, t = shown[i % len(shown)], _at(captions, level)
+            prompt, t = shown[i % len(shown)], _at(captions, level)
             noise = draws.normal((1, *shape), draws.key("effect", i)).to(captions.device)
-            with_it = family.predict(noise, t, captions.read([caption])).float()
+            with_it = family.predict(noise, t, Conditioning(captions.read([prompt]))).float()
             with adapters.detached(family.parts.loaded()):
-                without = family.predict(noise, t, captions.read([caption])).float()
+                without = family.predict(noise, t, Conditioning(captions.read([prompt]))).float()
             moved += float((with_it - without).square().sum())
             whole += float(without.square().sum())
     return math.sqrt(moved / whole) if whole else math.inf
@@ -150,10 +154,16 @@ def _at(captions: Captions, level: float) -> Tensor:
 
 def _loss(captions: Captions, placed: Placed, latents: Latents, text: Text, level: float) -> Tensor:
     family, device, t = captions.family, captions.device, _at(captions, level)
-    moments = latents[placed.example.name, Crop(cache.CENTER, False)]
-    shape = tuple(moments.mean.shape)
+    shape = tuple(latents[placed.example.name, Crop(cache.CENTER, False)].mean.shape)
     noise = draws.normal(shape, draws.key("held out", placed.example.name, str(level))).unsqueeze(0).to(device)
-    x0 = family.latents(Moments(moments.mean, moments.logvar), torch.zeros(shape)).unsqueeze(0).to(device)
-    frames = torch.tensor([images.frame(placed.example.size, placed.bucket)]).to(device)
-    output = family.predict(family.process.add_noise(x0, noise, t), t, text, frames)
+    x0, *control = (_latents(captions, latents, one) for one in (placed.example, *placed.example.controls))
+    size = torch.tensor([images.size_conditioning(placed.example.size, placed.bucket)]).to(device)
+    given = Conditioning(text, size, tuple(control))
+    output = family.predict(family.process.add_noise(x0, noise, t), t, given)
     return squared_error(output, family.process.target(x0, noise, t))[0]
+
+
+def _latents(captions: Captions, latents: Latents, example: Example) -> Tensor:
+    """The middle of its distribution, scaled, (1, c, ..., h, w)."""
+    mean = latents[example.name, Crop(cache.CENTER, False)].mean.unsqueeze(0)
+    return captions.family.latents(Moments(mean, torch.zeros_like(mean)), torch.zeros_like(mean)).to(captions.device)

@@ -5,12 +5,15 @@ Shapes: b batch, H W pixels, h w latent cells, c latent channels, n tokens, d te
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, cast
 
 import torch
 from torch import Tensor, nn
 
+from finetune.data import images
+from finetune.data.dataset import Example
 from finetune.diffusion.process import Prediction, Process
 from finetune.families.parts import Parts, checkpoint_text
 
@@ -47,8 +50,15 @@ class Facts(NamedTuple):
     """tokens, their width and the pooled width that the denoiser reads; of captions of any length, many tokens"""
     masked: bool = False
     """captions are of any length"""
+    frames: int = 0
+    """of latents of a video base; 0: pictures, whose latents have no axis of time"""
     dtype: str = ""
     """that the denoiser's weights are stored in, the commonest first: fp16 and fp32"""
+
+    def latent_shape(self, width: int, height: int) -> tuple[int, ...]:
+        """(c, h, w) of a picture of that size in px; of videos (c, frames, h, w)."""
+        time = (self.frames,) if self.frames else ()
+        return (self.channels, *time, height // self.cell, width // self.cell)
 
     def described(self) -> str:
         zero = ", zero terminal SNR" if self.zero_snr and self.prediction != "flow" else ""
@@ -76,7 +86,8 @@ class Original(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """The autoencoder's distribution over latents, each (b, c, h, w), float32, not yet scaled."""
+    """The autoencoder's distribution over latents, each (b, c, h, w), float32, not yet scaled; of videos
+    (b, c, frames, h, w)."""
 
     mean: Tensor
     logvar: Tensor
@@ -108,6 +119,52 @@ class Text(NamedTuple):
         )
 
 
+class PromptImage(Protocol):
+    """A picture beside a caption, such as the one to edit; opened when it is asked for."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the file's bytes."""
+        ...
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What text encoders read: a caption, and of an editing base the control pictures beside it."""
+
+    caption: str
+    images: tuple[PromptImage, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """What tells prompts apart: the caption, and the digests of the pictures."""
+        return "\0".join((self.caption, *(image.digest for image in self.images)))
+
+    def pixels(self) -> list[Tensor]:
+        """Each picture whole, (3, H, W) in [-1, 1]."""
+        return [torch.from_numpy(images.to_array(images.open_rgb(image.path))) for image in self.images]
+
+    @staticmethod
+    def of(example: Example, caption: str | None = None) -> "Prompt":
+        """An example's own caption, or another in its place, beside its control pictures."""
+        return Prompt(example.caption if caption is None else caption, example.controls)
+
+
+class Conditioning(NamedTuple):
+    """All that a prediction is given beside the noisy latents and their times."""
+
+    text: Text
+    size: Tensor | None = None
+    """(b, 6), as `images.SizeConditioning`: how each picture was cut; None: not at all"""
+    control: tuple[Tensor, ...] = ()
+    """scaled latents of the control pictures, each (b, c, ..., h, w); (): none, which every family can do without"""
+    guidance: float | None = None
+    """that the denoiser of a base with `guided` facts is told; None: the family's own"""
+
+
 class Family(Protocol):
     name: ClassVar[str]
     denoiser_name: ClassVar[str]
@@ -127,7 +184,7 @@ class Family(Protocol):
     parts: Parts
     """denoiser, vae and text encoders, each loaded when it is first asked for"""
     guidance: float
-    """what the denoiser of a base with facts.guided is told by `predict`"""
+    """what the denoiser of a base with facts.guided is told where `Conditioning` says nothing"""
 
     @classmethod
     def detect(cls, base: str) -> Facts | None:
@@ -184,19 +241,17 @@ class Family(Protocol):
         """Scaled latents -> pixels (b, 3, H, W), about [-1, 1]."""
         ...
 
-    def encode(self, encoder: str, captions: Sequence[str]) -> Text:
-        """What one text encoder makes of captions."""
+    def encode(self, encoder: str, prompts: Sequence[Prompt]) -> Text:
+        """What one text encoder makes of prompts."""
         ...
 
     def combine(self, texts: Sequence[Text]) -> Text:
         """What the denoiser reads, of what each encoder made."""
         ...
 
-    def predict(self, noisy: Tensor, t: Tensor, text: Text, frames: Tensor | None = None) -> Tensor:
-        """noisy (b, c, h, w), t (b,) times of the process -> the process's prediction, like noisy.
-
-        frames (b, 6), as `images.Frame`: how each picture was cut; None: not at all.
-        """
+    def predict(self, noisy: Tensor, t: Tensor, given: Conditioning) -> Tensor:
+        """noisy (b, c, h, w), of videos (b, c, frames, h, w); t (b,) times of the process -> the process's prediction,
+        like noisy."""
         ...
 
     def pipeline(self, scheduler: str = "", safety: bool = False) -> Any:
@@ -227,10 +282,15 @@ def large_encoders(family: Family | type[Family]) -> list[str]:
     return [encoder for encoder in family.encoders if encoder not in family.presets]
 
 
-def read(family: Family, captions: Sequence[str], known: Mapping[str, Text] | None = None) -> Text:
-    """Encoded captions; known: encoder -> what it made of them before."""
-    known = known or {}
-    return family.combine([known[e] if e in known else family.encode(e, captions) for e in family.encoders])
+def as_prompts(said: Iterable[Prompt | str]) -> list[Prompt]:
+    """A bare caption is a prompt without pictures."""
+    return [Prompt(one) if isinstance(one, str) else one for one in said]
+
+
+def read(family: Family, prompts: Sequence[Prompt | str], known: Mapping[str, Text] | None = None) -> Text:
+    """Encoded prompts; known: encoder -> what it made of them before."""
+    known, whole = known or {}, as_prompts(prompts)
+    return family.combine([known[e] if e in known else family.encode(e, whole) for e in family.encoders])
 
 
 def save(family: Family, folder: Path, dtype: torch.dtype) -> None:

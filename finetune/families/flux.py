@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from finetune.diffusion.process import Process
 from finetune.families import autoencoder, clip_t5, flow, parts
-from finetune.families.base import Facts, Moments, Original, Published, Text
+from finetune.families.base import Conditioning, Facts, Moments, Original, Prompt, Published, Text
 from finetune.families.parts import Parts
 
 PIPELINE = "FluxPipeline"
@@ -149,8 +149,9 @@ class Flux:
     def decode_latents(self, latents: Tensor) -> Tensor:
         return autoencoder.decode(self.parts["vae"], latents)
 
-    def encode(self, encoder: str, captions: Sequence[str]) -> Text:
+    def encode(self, encoder: str, prompts: Sequence[Prompt]) -> Text:
         module, words = self.parts[encoder], self.tokenizers[encoder]
+        captions = [p.caption for p in prompts]
         if encoder == "text_encoder":
             return clip_t5.clip_pooled(module, words, captions)
         return clip_t5.t5(module, words, captions, self.facts.max_tokens)
@@ -159,11 +160,12 @@ class Flux:
         clip, t5 = texts
         return Text(t5.tokens, clip.pooled)
 
-    def predict(self, noisy: Tensor, t: Tensor, text: Text, frames: Tensor | None = None) -> Tensor:
+    def predict(self, noisy: Tensor, t: Tensor, given: Conditioning) -> Tensor:
         denoiser = self.parts.called("transformer")
-        weight, (height, width) = parts.float_dtype(denoiser), noisy.shape[-2:]
+        weight, (height, width), text = parts.float_dtype(denoiser), noisy.shape[-2:], given.text
         assert text.pooled is not None
-        told = torch.full((len(noisy),), self.guidance, device=noisy.device) if self.facts.guided else None
+        guidance = self.guidance if given.guidance is None else given.guidance
+        told = torch.full((len(noisy),), guidance, device=noisy.device) if self.facts.guided else None
         output: Tensor = denoiser(
             hidden_states=flow.packed(noisy).to(weight), timestep=t, guidance=told,
             pooled_projections=text.pooled.to(noisy.device, weight),

@@ -13,7 +13,7 @@ from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
 
 from finetune.diffusion.process import Process
 from finetune.families import autoencoder, flow, language, parts
-from finetune.families.base import Facts, Moments, Original, Published, Text
+from finetune.families.base import Conditioning, Facts, Moments, Original, Prompt, Published, Text
 from finetune.families.parts import Parts
 
 PIPELINE = "Flux2KleinPipeline"
@@ -147,15 +147,15 @@ class Flux2Klein:
             pixels: Tensor = vae.decode(_raw(vae, latents.float())).sample
         return pixels
 
-    def encode(self, encoder: str, captions: Sequence[str]) -> Text:
-        return _states(self.parts[encoder], self.tokens, [_form(self.tokens, caption) for caption in captions])
+    def encode(self, encoder: str, prompts: Sequence[Prompt]) -> Text:
+        return _states(self.parts[encoder], self.tokens, [_form(self.tokens, p.caption) for p in prompts])
 
     def combine(self, texts: Sequence[Text]) -> Text:
         return texts[0]
 
-    def predict(self, noisy: Tensor, t: Tensor, text: Text, frames: Tensor | None = None) -> Tensor:
+    def predict(self, noisy: Tensor, t: Tensor, given: Conditioning) -> Tensor:
         denoiser = self.parts.called("transformer")
-        weight, (height, width) = parts.float_dtype(denoiser), noisy.shape[-2:]
+        weight, (height, width), text = parts.float_dtype(denoiser), noisy.shape[-2:], given.text
         output: Tensor = denoiser(
             hidden_states=flow.packed(noisy).to(weight), timestep=t,
             encoder_hidden_states=text.tokens.to(noisy.device, weight),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from finetune.diffusion.process import Process
 from finetune.families import autoencoder, flow, language, parts
-from finetune.families.base import Facts, Moments, Original, Published, Text
+from finetune.families.base import Conditioning, Facts, Moments, Original, Prompt, Published, Text
 from finetune.families.parts import Parts
 
 PIPELINE = "QwenImagePipeline"
@@ -122,16 +122,16 @@ class QwenImage:
     def decode_latents(self, latents: Tensor) -> Tensor:
         return autoencoder.decode_frame(self.parts["vae"], latents)
 
-    def encode(self, encoder: str, captions: Sequence[str]) -> Text:
-        forms = [FORM.format(caption) for caption in captions]
+    def encode(self, encoder: str, prompts: Sequence[Prompt]) -> Text:
+        forms = [FORM.format(p.caption) for p in prompts]
         return language.states(self.parts[encoder], self.tokens, forms, MAX_TOKENS + SKIPPED, -1, SKIPPED)
 
     def combine(self, texts: Sequence[Text]) -> Text:
         return texts[0]
 
-    def predict(self, noisy: Tensor, t: Tensor, text: Text, frames: Tensor | None = None) -> Tensor:
+    def predict(self, noisy: Tensor, t: Tensor, given: Conditioning) -> Tensor:
         denoiser = self.parts.called("transformer")
-        weight, (height, width) = parts.float_dtype(denoiser), noisy.shape[-2:]
+        weight, (height, width), text = parts.float_dtype(denoiser), noisy.shape[-2:], given.text
         assert text.mask is not None
         mask = text.mask.to(noisy.device)
         shapes = [[(1, height // flow.PATCH, width // flow.PATCH)]] * len(noisy)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from finetune import tensors as weights
 from finetune.diffusion.process import Process
-from finetune.families import autoencoder, checkpoints, parts, unet
-from finetune.families.base import Facts, Moments, Original, Published, Text
+from finetune.families import autoencoder, checkpoints, clip_t5, parts, unet
+from finetune.families.base import Conditioning, Facts, Moments, Original, Prompt, Published, Text
 from finetune.families.parts import Parts
 
 Part = Literal["unet", "vae", "text_encoder"]
@@ -137,20 +137,18 @@ class StableDiffusion:
     def decode_latents(self, latents: Tensor) -> Tensor:
         return autoencoder.decode(self.parts["vae"], latents)
 
-    def encode(self, encoder: str, captions: Sequence[str]) -> Text:
-        ids = self.tokens(
-            list(captions), padding="max_length", truncation=True, max_length=self.facts.max_tokens, return_tensors="pt"
-        ).input_ids
+    def encode(self, encoder: str, prompts: Sequence[Prompt]) -> Text:
+        ids = clip_t5.ids(self.tokens, [p.caption for p in prompts], self.facts.max_tokens)
         module: Any = self.parts[encoder]
         return Text(module(ids.to(next(module.parameters()).device))[0])
 
     def combine(self, texts: Sequence[Text]) -> Text:
         return texts[0]
 
-    def predict(self, noisy: Tensor, t: Tensor, text: Text, frames: Tensor | None = None) -> Tensor:
+    def predict(self, noisy: Tensor, t: Tensor, given: Conditioning) -> Tensor:
         denoiser = self.parts.called("unet")
         weight = parts.float_dtype(denoiser)
-        output: Tensor = denoiser(noisy.to(weight), t, text.tokens.to(noisy.device, weight), return_dict=False)[0]
+        output: Tensor = denoiser(noisy.to(weight), t, given.text.tokens.to(noisy.device, weight), return_dict=False)[0]
         return output
 
     def pipeline(self, scheduler: str = "", safety: bool = False) -> Any:

@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 
 from finetune.diffusion.process import Process
 from finetune.families import autoencoder, clip_t5, flow, parts
-from finetune.families.base import Facts, Moments, Original, Published, Text
+from finetune.families.base import Conditioning, Facts, Moments, Original, Prompt, Published, Text
 from finetune.families.parts import Parts
 
 PIPELINE = "StableDiffusion3Pipeline"
@@ -149,8 +149,9 @@ class StableDiffusion3:
     def decode_latents(self, latents: Tensor) -> Tensor:
         return autoencoder.decode(self.parts["vae"], latents)
 
-    def encode(self, encoder: str, captions: Sequence[str]) -> Text:
+    def encode(self, encoder: str, prompts: Sequence[Prompt]) -> Text:
         module, words = self.parts[encoder], self.tokenizers[encoder]
+        captions = [p.caption for p in prompts]
         if encoder == "text_encoder_3":
             return clip_t5.t5(module, words, captions, T5_TOKENS)
         return clip_t5.clip(module, words, captions)
@@ -163,9 +164,9 @@ class StableDiffusion3:
         wide = pad(clip, (0, t5.tokens.shape[-1] - clip.shape[-1]))
         return Text(torch.cat([wide, t5.tokens], 1), torch.cat([first.pooled, second.pooled], -1))
 
-    def predict(self, noisy: Tensor, t: Tensor, text: Text, frames: Tensor | None = None) -> Tensor:
+    def predict(self, noisy: Tensor, t: Tensor, given: Conditioning) -> Tensor:
         denoiser = self.parts.called("transformer")
-        weight = parts.float_dtype(denoiser)
+        weight, text = parts.float_dtype(denoiser), given.text
         assert text.pooled is not None
         output: Tensor = denoiser(
             hidden_states=noisy.to(weight), timestep=t * 1000,

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from finetune import tensors as weights
 from finetune.diffusion.process import Process
-from finetune.families import autoencoder, checkpoints, parts, unet
-from finetune.families.base import Facts, Moments, Original, Published, Text
+from finetune.families import autoencoder, checkpoints, clip_t5, parts, unet
+from finetune.families.base import Conditioning, Facts, Moments, Original, Prompt, Published, Text
 from finetune.families.parts import Parts
 
 PIPELINE = "StableDiffusionXLPipeline"
@@ -159,11 +159,9 @@ class StableDiffusionXL:
     def decode_latents(self, latents: Tensor) -> Tensor:
         return autoencoder.decode(self.parts["vae"], latents)
 
-    def encode(self, encoder: str, captions: Sequence[str]) -> Text:
+    def encode(self, encoder: str, prompts: Sequence[Prompt]) -> Text:
         """The last layer but one, before the final norm; of the second encoder the pooled state, too (T6)."""
-        ids = self.tokenizers[encoder](
-            list(captions), padding="max_length", truncation=True, max_length=self.facts.max_tokens, return_tensors="pt"
-        ).input_ids
+        ids = clip_t5.ids(self.tokenizers[encoder], [p.caption for p in prompts], self.facts.max_tokens)
         module: Any = self.parts[encoder]
         made = module(ids.to(next(module.parameters()).device), output_hidden_states=True)
         return Text(made.hidden_states[-2], made.text_embeds if encoder == "text_encoder_2" else None)
@@ -172,14 +170,14 @@ class StableDiffusionXL:
         first, second = texts
         return Text(torch.cat([first.tokens, second.tokens.to(first.tokens.device)], -1), second.pooled)
 
-    def predict(self, noisy: Tensor, t: Tensor, text: Text, frames: Tensor | None = None) -> Tensor:
+    def predict(self, noisy: Tensor, t: Tensor, given: Conditioning) -> Tensor:
         denoiser = self.parts.called("unet")
-        weight = parts.float_dtype(denoiser)
+        weight, text = parts.float_dtype(denoiser), given.text
         assert text.pooled is not None
         told = {
             "text_embeds": text.pooled.to(noisy.device, weight),
             # in float32: bf16 would round 1023 to 1024 before the sinusoid (T5)
-            "time_ids": (_uncut(noisy, self.facts) if frames is None else frames).float().to(noisy.device),
+            "time_ids": (_uncut(noisy, self.facts) if given.size is None else given.size).float().to(noisy.device),
         }
         output: Tensor = denoiser(
             noisy.to(weight), t, text.tokens.to(noisy.device, weight), added_cond_kwargs=told, return_dict=False
@@ -249,7 +247,7 @@ def _without_last(text: nn.Module) -> nn.Module:
 
 
 def _uncut(noisy: Tensor, facts: Facts) -> Tensor:
-    """Frames of pictures as large as their latents; the factor is that of the autoencoder."""
+    """The sizes of pictures as large as their latents; the factor is that of the autoencoder."""
     cell = facts.stride // 4
     height, width = noisy.shape[-2] * cell, noisy.shape[-1] * cell
     return torch.tensor([[height, width, 0, 0, height, width]]).repeat(len(noisy), 1)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from finetune.diffusion.process import Process
 from finetune.families import autoencoder, flow, language, parts
-from finetune.families.base import Facts, Moments, Original, Published, Text
+from finetune.families.base import Conditioning, Facts, Moments, Original, Prompt, Published, Text
 from finetune.families.parts import Parts
 
 PIPELINE = "ZImagePipeline"
@@ -120,18 +120,18 @@ class ZImage:
     def decode_latents(self, latents: Tensor) -> Tensor:
         return autoencoder.decode(self.parts["vae"], latents)
 
-    def encode(self, encoder: str, captions: Sequence[str]) -> Text:
-        forms = [_form(self.tokens, caption) for caption in captions]
+    def encode(self, encoder: str, prompts: Sequence[Prompt]) -> Text:
+        forms = [_form(self.tokens, p.caption) for p in prompts]
         return language.states(self.parts[encoder], self.tokens, forms, MAX_TOKENS, layer=-2)
 
     def combine(self, texts: Sequence[Text]) -> Text:
         return texts[0]
 
-    def predict(self, noisy: Tensor, t: Tensor, text: Text, frames: Tensor | None = None) -> Tensor:
+    def predict(self, noisy: Tensor, t: Tensor, given: Conditioning) -> Tensor:
         """The model counts time from noise to clean, and predicts the other way round."""
         denoiser = self.parts.called("transformer")
         weight = parts.float_dtype(denoiser)
-        words = [one.to(noisy.device, weight) for one in _rows(text)]
+        words = [one.to(noisy.device, weight) for one in _rows(given.text)]
         made: list[Tensor] = denoiser(list(noisy.to(weight).unsqueeze(2).unbind()), 1 - t, words, return_dict=False)[0]
         return -torch.stack(made).squeeze(2)
 

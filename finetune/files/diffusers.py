@@ -23,7 +23,7 @@ def diffusers(modules: AdapterState, dtype: torch.dtype) -> dict[str, Tensor]:
     if odd:
         raise VerifyError(
             f"{odd}: diffusers drops what {METHODS[modules[odd].kind].TITLE} has beside LoRA in a text encoder",
-            "use the PEFT directory, or --layout merged",
+            "use the PEFT folder, or the layout `merged`",
         )
     tensors: dict[str, Tensor] = {}
     for name, change in uniform(modules).items():

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from finetune import families
 from finetune.adapters import attach as adapters
-from finetune.families.base import Family, Text
+from finetune.families.base import Conditioning, Family, Text
 from finetune.families.parts import Parts
 from finetune.machine import DTYPES
 from finetune.planning.plan import Plan
@@ -27,7 +27,7 @@ def activation_bytes(plan: Plan) -> int | None:
     ghost = _ghost(plan)
     config, facts = plan.recipe, plan.facts
     bucket = max((p.bucket for p in plan.train.placed), key=lambda b: b.width * b.height)
-    batch, shape = config.train.batch, (facts.channels, bucket.height // facts.cell, bucket.width // facts.cell)
+    batch, shape = config.train.batch, facts.latent_shape(bucket.width, bucket.height)
     noisy = torch.empty(batch, *shape, device="meta")
     counted = _Counted([p for m in ghost.parts.loaded().values() for p in m.parameters()])
     denoiser: Any = ghost.parts[ghost.denoiser_name]
@@ -36,7 +36,7 @@ def activation_bytes(plan: Plan) -> int | None:
     t = ghost.process.at(torch.full((batch,), 0.5)).to("meta")
     try:
         with torch.device("meta"), _fused_attention(), counted.hooks():
-            ghost.predict(noisy, t, _text(plan, batch), torch.ones(batch, 6))
+            ghost.predict(noisy, t, Conditioning(_text(plan, batch), torch.ones(batch, 6)))
     except NotImplementedError:  # what torch says of an operation whose result's shape depends on values
         return None
     # a prior's forward pass is kept beside; blocks are computed again one at a time

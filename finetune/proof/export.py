@@ -14,7 +14,8 @@ from torch import Tensor
 from finetune import families
 from finetune import tensors as weights
 from finetune.adapters.change import AdapterState, Change, sites
-from finetune.errors import BaseError, RunError, VerifyError
+from finetune.choices import Dtype, Layout
+from finetune.errors import BaseError, RunError, VerifyError, action
 from finetune.files import layouts, metadata
 from finetune.files.inspection import Inspection, inspect
 from finetune.files.metadata import About
@@ -22,8 +23,6 @@ from finetune.proof.verify import TOLERANCE, Report, difference, misfits, quiet,
 
 __all__ = ["About", "Exported", "Inspection", "Merged", "Report", "convert", "export", "inspect", "merge", "verify"]
 
-Layout = Literal["universal", "diffusers", "peft", "merged"]
-Dtype = Literal["float32", "float16", "bfloat16"]
 DTYPES: dict[Dtype, torch.dtype] = {
     "float32": torch.float32,
     "float16": torch.float16,
@@ -93,7 +92,7 @@ def convert(source: Path, layout: Layout, out: Path, base: str = "", dtype: Dtyp
         VerifyError: something in the source has no place; or the result is not the source.
     """
     if out.exists():
-        raise RunError(f"{out} exists", "choose another --out, or move it away")
+        raise RunError(f"{out} exists", "choose another `out`, or move it away")
     names = base_sites(base) if base else None
     adapter = layouts.read(source, names, families.detect(base).family if base else "")
     problems = [*adapter.problems, *(misfits(adapter.modules, names) if names else ())]
@@ -101,12 +100,13 @@ def convert(source: Path, layout: Layout, out: Path, base: str = "", dtype: Dtyp
         more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
         raise VerifyError(
             f"{source} cannot be converted whole: {(problems or ['it holds no changes'])[0]}{more}",
-            "`finetune verify` lists all of it",
+            "see all that is wrong with it",
+            action("verify", file=source, base=base),
         )
     if any("." not in name for name in adapter.modules):
-        raise BaseError(f"{source} has kohya names, which only the base's own names can resolve", "say --base")
+        raise BaseError(f"{source} has kohya names, which only the base's own names can resolve", "name it: `base`")
     if layout == "merged" and not base:
-        raise BaseError("a merged pipeline needs the base", "say --base")
+        raise BaseError("a merged pipeline needs the base", "name it: `base`")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         if layout == "merged":
@@ -120,7 +120,11 @@ def convert(source: Path, layout: Layout, out: Path, base: str = "", dtype: Dtyp
     worst = _reopened(adapter.modules, out, "float32" if layout == "peft" else dtype)
     report = verify(out, base, adapter.modules) if base else None
     if report and not report.ok:
-        raise VerifyError(f"{out} does not do what {source} does: {report.problems[0]}", "`finetune verify` lists all")
+        raise VerifyError(
+            f"{out} does not do what {source} does: {report.problems[0]}",
+            "see all",
+            action("verify", file=out, base=base),
+        )
     return worst
 
 
@@ -192,7 +196,7 @@ def model_card(name: str, about: About, wanted: Sequence[str]) -> str:
     if "universal" not in wanted:
         use = f"`{name}-diffusers.safetensors` works in diffusers, at weight 1:"
         load = load.replace(name, f"{name}-diffusers")
-    master = "`peft/` is the lossless master: `finetune export --from peft --layout ...` makes any other layout of it."
+    master = "`peft/` is the lossless master, from which finetune exports any other layout."
     shown = [use, "", "```python", load, "```", ""] if {"universal", "diffusers"} & {*wanted} else []
     body = [*lines, "", *shown, master, ""]
     return "\n".join(front + body)
@@ -203,7 +207,7 @@ def _about(adapter: layouts.AdapterFile, base: str) -> About:
     if ours:
         return ours
     if not base:
-        raise BaseError("the adapter does not say what base it was made for", "say --base")
+        raise BaseError("the adapter does not say what base it was made for", "name it: `base`")
     facts = families.detect(base)
     told = {key: adapter.metadata.get(f"modelspec.{key}", "") for key in ("title", "license", "trigger_phrase")}
     return About.of(

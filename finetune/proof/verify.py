@@ -339,7 +339,7 @@ def _told_differently(wrong: list[str], modules: AdapterState) -> str:
 
 _ONE_ALPHA = (
     ": it reads one alpha for a whole file, this one has several; "
-    "`finetune export --from FILE --layout universal` makes a file that is right everywhere"
+    "exported again in the layout `universal` it is right everywhere"
 )
 
 

@@ -1,6 +1,7 @@
 """What one forward pass sees, put together from the schedule, the draws and the cache."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -8,12 +9,14 @@ from torch import Tensor
 
 from finetune.data import images
 from finetune.data.captions import without_trigger
+from finetune.data.dataset import Example
 from finetune.diffusion import chance as draws
 from finetune.encoding import cache
 from finetune.encoding.cache import Captions, Crop
-from finetune.families.base import Family, Moments, Text
+from finetune.families.base import Conditioning, Family, Moments, Prompt, Text, as_prompts
 from finetune.machine import Ranks
-from finetune.planning.plan import Plan, Pool
+from finetune.planning.plan import Plan
+from finetune.planning.pools import Pool
 from finetune.planning.schedule import Micro
 
 
@@ -21,20 +24,34 @@ class Batch(NamedTuple):
     """b samples of one bucket. The names travel with the tensors, so that no pair can be mixed up unseen."""
 
     names: tuple[str, ...]
-    captions: tuple[str, ...]
-    """as shown to the model: "" where dropped"""
+    prompts: tuple[Prompt, ...]
+    """as shown to the model: the caption "" where dropped"""
     latents: Tensor
-    """x0 (b, c, h, w), float32"""
+    """x0 (b, c, h, w), of videos (b, c, frames, h, w), float32"""
     noise: Tensor
     t: Tensor
     """times (b,) of the family's process"""
-    frames: Tensor
-    """(b, 6), as `images.Frame`"""
+    size: Tensor
+    """(b, 6), as `images.SizeConditioning`"""
+    control: tuple[Tensor, ...]
+    """latents of each sample's control pictures, like the sample's own"""
     text: Mapping[str, Text]
     """each frozen text encoder -> what it made of the captions; the trained ones encode them each time"""
-    preserve: tuple[str, ...]
-    """captions without the trigger, for the base's own prediction; () when not asked for"""
+    preserve_prompts: tuple[Prompt, ...]
+    """without the trigger, for the base's own prediction; () when not asked for"""
     preserve_text: Mapping[str, Text]
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        return tuple(prompt.caption for prompt in self.prompts)
+
+    @property
+    def preserve(self) -> tuple[str, ...]:
+        return tuple(prompt.caption for prompt in self.preserve_prompts)
+
+    def given(self, text: Text) -> Conditioning:
+        """What the denoiser is told of these samples."""
+        return Conditioning(text, self.size, self.control)
 
 
 class StepBatches(NamedTuple):
@@ -74,7 +91,7 @@ class Batches:
         return StepBatches([pair] * schedule.accumulate, schedule.batch * schedule.accumulate)
 
     def train(self, micro: Micro) -> Batch:
-        return self._batch(self.plan.train, micro, self.plan.recipe.prior.mode == "self")
+        return self._batch(self.plan.train, micro, self.plan.recipe.prior.mode == "own_prediction")
 
     def prior(self, m: int) -> Batch:
         """The class images beside the m-th training batch."""
@@ -93,42 +110,56 @@ class Batches:
         moments = [self.latents[e.name, c] for e, c in zip(examples, crops, strict=True)]
         shape = tuple(moments[0].mean.shape)
         levels = torch.tensor([d.level for d in chance], dtype=torch.float64)
-        frames = [
-            images.frame(e.size, pool.placed[v.sample].bucket, cache.PLACES[c.place], c.flip)
+        sizes = [
+            images.size_conditioning(e.size, pool.placed[v.sample].bucket, cache.PLACES[c.place], c.flip)
             for e, v, c in zip(examples, micro.views, crops, strict=True)
         ]
-        captions = tuple("" if d.drop_caption else e.caption for e, d in zip(examples, chance, strict=True))
-        kept = tuple(without_trigger(c, data.trigger, data.class_word) for c in captions) if preserve else ()
+        shown = tuple(Prompt.of(e, "" if d.drop_caption else None) for e, d in zip(examples, chance, strict=True))
+        kept = tuple(_preserved(p, self.plan) for p in shown) if preserve else ()
         latents = self.family.latents(
             Moments(torch.stack([m.mean for m in moments]), torch.stack([m.logvar for m in moments])),
             torch.stack([d.latent_noise(shape) for d in chance]),
         )
         return Batch(
             names=tuple(e.name for e in examples),
-            captions=captions,
+            prompts=shown,
             latents=latents.to(self.device),
             noise=torch.stack([d.noise(shape) for d in chance]).to(self.device),
-            t=self.family.process.drawn(levels, shape[-2] * shape[-1]).to(self.device),
-            frames=torch.tensor(frames).to(self.device),
-            text=self.texts.made(captions),
-            preserve=kept,
+            t=self.family.process.drawn(levels, math.prod(shape[1:])).to(self.device),
+            size=torch.tensor(sizes).to(self.device),
+            control=tuple(one.to(self.device) for one in self._control(examples, crops)),
+            text=self.texts.made(shown),
+            preserve_prompts=kept,
             preserve_text=self.texts.made(kept) if kept else {},
         )
 
+    def _control(self, examples: Sequence[Example], crops: Sequence[Crop]) -> list[Tensor]:
+        """Latents of the control pictures, cut as the examples are: first ones in one batch, then the second."""
+        shown = [[self.latents[c.name, crop].mean for c in e.controls] for e, crop in zip(examples, crops, strict=True)]
+        means = [torch.stack(each) for each in zip(*shown, strict=True)]
+        return [self.family.latents(Moments(m, torch.zeros_like(m)), torch.zeros_like(m)) for m in means]
 
-def captions(plan: Plan) -> list[str]:
-    """Every caption that training or its samples may show, the empty one included."""
-    shown = [p.example.caption for p in (*plan.train.placed, *plan.held_out)]
-    shown += [p.example.caption for p in plan.prior.placed] if plan.prior else []
-    if plan.recipe.prior.mode == "self":
-        data = plan.recipe.data
-        shown += [without_trigger(c, data.trigger, data.class_word) for c in shown]
-    return list(dict.fromkeys(["", *shown, *plan.recipe.sample.prompts, plan.recipe.sample.negative]))
+
+def prompts(plan: Plan) -> list[Prompt]:
+    """Every prompt that training or its samples may show, those without a caption included."""
+    examples = [p.example for p in (*plan.train.placed, *plan.held_out, *(plan.prior.placed if plan.prior else ()))]
+    shown = [Prompt.of(example) for example in examples]
+    if plan.recipe.prior.mode == "own_prediction":
+        shown += [_preserved(prompt, plan) for prompt in shown]
+    empty = [Prompt(""), *(Prompt.of(example, "") for example in examples)]
+    samples = as_prompts([*plan.recipe.sample.prompts, plan.recipe.sample.negative])
+    return list({prompt.key: prompt for prompt in [*empty, *shown, *samples]}.values())
+
+
+def _preserved(prompt: Prompt, plan: Plan) -> Prompt:
+    data = plan.recipe.data
+    return Prompt(without_trigger(prompt.caption, data.trigger, data.class_word), prompt.images)
 
 
 def wanted(plan: Plan) -> list[cache.Wanted]:
-    """Every (image, crop) training may show."""
+    """Every (image, crop) training may show, control pictures included."""
     crops = cache.crops(plan.recipe.data.crop == "random", plan.recipe.data.flip)
     pools = [*plan.train.placed, *(plan.prior.placed if plan.prior else ())]
     held = [cache.Wanted(p.example, p.bucket, Crop(cache.CENTER, False)) for p in plan.held_out]
-    return [cache.Wanted(p.example, p.bucket, crop) for p in pools for crop in crops] + held
+    own = [cache.Wanted(p.example, p.bucket, crop) for p in pools for crop in crops] + held
+    return own + [w._replace(example=control) for w in own for control in w.example.controls]

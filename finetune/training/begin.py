@@ -14,7 +14,7 @@ from finetune import families, optimizers
 from finetune.adapters import attach as adapters
 from finetune.adapters.change import AdapterState
 from finetune.encoding import cache
-from finetune.errors import RecipeError
+from finetune.errors import RecipeError, action
 from finetune.evaluation.effect import Latents
 from finetune.events import Advanced, Event, Note, Returned, Stage, unheard
 from finetune.families.base import Family, checkpoint_gradients, large_encoders
@@ -92,16 +92,16 @@ def encode(plan: Plan, family: Family, device: Machine) -> Generator[Event, None
     store = cache.Store(plan.recipe.data.cache or cache.default_root())
     wanted = device.ranks.turned(batches.wanted(plan))
     frozen = [encoder for encoder in family.encoders if encoder not in plan.recipe.adapter.components]
-    shown = [*batches.captions(plan), *(outputs.CAPTIONS if large_encoders(family) else ())]
-    captions = device.ranks.turned(list(dict.fromkeys(shown))) if frozen else []
+    shown = [*batches.prompts(plan), *(outputs.PROMPTS if large_encoders(family) else ())]
+    prompts = device.ranks.turned(list({prompt.key: prompt for prompt in shown}.values())) if frozen else []
     yield Stage("encoding images", len(wanted))
     family.parts.load("vae").to(device.device, "vae")
     latents = yield from _advancing(cache.encode_images(store, family, wanted, device.device))
     texts = {}
     for encoder in frozen:
-        yield Stage(f"encoding captions, {encoder}" if len(frozen) > 1 else "encoding captions", len(captions))
+        yield Stage(f"encoding captions, {encoder}" if len(frozen) > 1 else "encoding captions", len(prompts))
         family.parts.load(encoder).to(device.device, encoder)
-        texts[encoder] = yield from _advancing(cache.encode_texts(store, family, encoder, captions))
+        texts[encoder] = yield from _advancing(cache.encode_texts(store, family, encoder, prompts))
         family.parts.to(CPU, encoder)
     family.parts.to(CPU, "vae")
     yield Note(f"cache: {store.hits} found, {store.misses} encoded, in {store.root}")
@@ -168,7 +168,8 @@ def start_of(plan: Plan, family: Family) -> AdapterState:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise RecipeError(
             f"adapter.init_from: {path.name}: {(problems or ['it holds no changes'])[0]}{more}",
-            f"finetune verify {path} --base {plan.recipe.base}",
+            "see all that is wrong with it",
+            action("verify", file=path, base=plan.recipe.base),
         )
     # readers' sake puts zero changes into files of ours
     return {name: change for name, change in found.modules.items() if not change.is_zero()}

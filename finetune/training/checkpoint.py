@@ -92,7 +92,7 @@ def load(found: Found, state: State) -> None:
         raise RunError(
             f"{found.path} was written by another version of finetune (checkpoint format {content['format']}, "
             f"{FORMAT} here)",
-            "end this run with the version that began it, or start again with another --out",
+            "end this run with the version that began it, or start again with another `out`",
         )
     saved = _read(state, found.path, ema=False)
     ours = _named(state)

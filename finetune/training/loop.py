@@ -94,7 +94,7 @@ def train(state: State, batches: Batches, config: Recipe, device: Machine) -> It
 def attention(share: StepBatches) -> AbstractContextManager[None]:
     """The faster way to compute attention, forward and backward, for batches of this size on this device."""
     latents = [batch.latents for pair in share.pairs for batch in pair if batch is not None]
-    few = all(x.device.type == "cpu" and x.shape[-2] * x.shape[-1] <= FEW_POSITIONS for x in latents)
+    few = all(x.device.type == "cpu" and x[0, 0].numel() <= FEW_POSITIONS for x in latents)
     return sdpa_kernel(SDPBackend.MATH) if few else nullcontext()
 
 
@@ -130,7 +130,7 @@ def accumulate(
 def objective(family: Family, batch: Batch, config: Recipe) -> tuple[Tensor, Tensor | None]:
     """Per-sample losses (b,), float32, weighted by min-SNR; and those of the prior by own prediction, unweighted."""
     noisy = family.process.add_noise(batch.latents, batch.noise, batch.t)
-    output = family.predict(noisy, batch.t, read(family, batch.captions, batch.text), batch.frames)
+    output = family.predict(noisy, batch.t, batch.given(read(family, batch.prompts, batch.text)))
     losses = squared_error(output, family.process.target(batch.latents, batch.noise, batch.t))
     if config.objective.min_snr is not None:
         losses = losses * family.process.min_snr(batch.t, config.objective.min_snr)
@@ -138,7 +138,8 @@ def objective(family: Family, batch: Batch, config: Recipe) -> tuple[Tensor, Ten
         return losses, None
 
     def preserved() -> Tensor:
-        return family.predict(noisy, batch.t, read(family, batch.preserve, batch.preserve_text), batch.frames)
+        given = batch.given(read(family, batch.preserve_prompts, batch.preserve_text))
+        return family.predict(noisy, batch.t, given)
 
     with torch.no_grad(), adapters.detached(family.parts.loaded()):
         own = preserved()

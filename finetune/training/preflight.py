@@ -109,7 +109,7 @@ def _starts_as_the_base(family: Family, batch: Batch, autocast: Autocast) -> Non
 
 
 def _predict(family: Family, batch: Batch) -> Tensor:
-    return family.predict(batch.noise, batch.t, read(family, batch.captions, batch.text), batch.frames)
+    return family.predict(batch.noise, batch.t, batch.given(read(family, batch.prompts, batch.text)))
 
 
 def _reached(state: State, adapter: bool, only: tuple[str, ...]) -> None:

@@ -20,7 +20,7 @@ from finetune.adapters import lora
 from finetune.adapters.change import canonical_name
 from finetune.adapters.lora import delta
 from finetune.errors import RecipeError
-from finetune.families.base import Family, components, read
+from finetune.families.base import Conditioning, Family, components, read
 from finetune.files import layouts
 from finetune.recipe import Adapter, FullWeights, LoRA
 
@@ -54,7 +54,7 @@ def grow(trainable: adapters.Trainable, size: float = 0.3) -> None:
 @torch.no_grad()
 def output(family: Family) -> Tensor:
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    return family.predict(noise, torch.tensor([400]), read(family, ["a cup"]))
+    return family.predict(noise, torch.tensor([400]), Conditioning(read(family, ["a cup"])))
 
 
 def skeleton(base: str) -> tuple[Any, dict[str, nn.Module]]:

@@ -12,8 +12,8 @@ from diffusers.loaders.single_file_utils import (
     convert_flux_transformer_checkpoint_to_diffusers,
     convert_sd3_transformer_checkpoint_to_diffusers,
 )
+from families.cases import TRANSFORMERS, small_base
 from safetensors.torch import save_file
-from support.bases import Variant, tiny_base
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -25,7 +25,6 @@ from finetune.files import layouts
 from finetune.proof import verify
 from finetune.proof.export import base_sites
 
-VARIANTS: tuple[Variant, ...] = ("flux", "sd35", "zimage", "qwen", "klein")
 RANK, ALPHA = 4, 2.0
 
 
@@ -53,9 +52,9 @@ def random_lora(shape: tuple[int, ...], seed: int) -> Lora:
     return Lora(down, up, ALPHA / RANK)
 
 
-@pytest.fixture(scope="module", params=VARIANTS)
+@pytest.fixture(scope="module", params=TRANSFORMERS, ids=[case.name for case in TRANSFORMERS])
 def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Base:
-    return Base(tiny_base(tmp_path_factory.mktemp(request.param) / "base", request.param))
+    return Base(small_base(request.param, tmp_path_factory.mktemp(request.param.variant) / "base"))
 
 
 def split(name: str) -> str:
@@ -132,9 +131,12 @@ def fuse(base: Base, dotted: bool) -> tuple[dict[str, Tensor], AdapterState]:
     return tensors, expected
 
 
-@pytest.fixture(scope="module", params=["flux", "sd35", "klein"])
+FUSED = [case for case in TRANSFORMERS if case.fused]
+
+
+@pytest.fixture(scope="module", params=FUSED, ids=[case.name for case in FUSED])
 def fused_base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Base:
-    base = Base(tiny_base(tmp_path_factory.mktemp(request.param) / "base", request.param))
+    base = Base(small_base(request.param, tmp_path_factory.mktemp(request.param.variant) / "base"))
     # in the last block of SD 3.5 only keys and values of the text are there to be trained, and files hold all three
     base.modules = {n: m for n, m in base.modules.items() if ".2.attn.add_" not in n}
     return base
@@ -155,6 +157,7 @@ def test_a_fused_module_of_other_rows_is_refused(fused_base: Base, tmp_path: Pat
     assert any("rows, where the base has" in problem for problem in found.problems)
 
 
+@pytest.mark.whole  # their code asks for the true width
 def test_the_map_of_original_names_is_diffusers_converters() -> None:
     """Every weight of a small FLUX and SD 3.5, written in the original names by our map, comes back by their code."""
     flux = FluxTransformer2DModel(num_layers=2, num_single_layers=2, attention_head_dim=128, num_attention_heads=24,

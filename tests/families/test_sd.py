@@ -7,7 +7,6 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,11 @@ from transformers import CLIPTextModel
 from finetune import families
 from finetune import resources as shipped
 from finetune.errors import BaseError
-from finetune.families.base import Family, components, read, save
+from finetune.families.base import Conditioning, Family, components, read, save
 from finetune.families.sd import WEIGHTS
 from finetune.families.unet import SCHEDULERS
-from finetune.sampling import sampler
+from finetune.sampling.request import SampleRequest
+from finetune.sampling.session import Session
 
 VARIANTS = ("sd15", "sd21")
 
@@ -314,13 +314,13 @@ def test_images_are_encoded_and_noise_predicted_as_by_the_stock_parts(
         text = read(ours, ["a", "b"])
         t = torch.tensor([3, 700])
         expected = stock.unet(latents, t, encoder_hidden_states=text.tokens).sample
-        assert_close(ours.predict(latents, t, text), expected, rtol=0, atol=1e-5)
+        assert_close(ours.predict(latents, t, Conditioning(text)), expected, rtol=0, atol=1e-5)
 
 
 def test_a_picture_is_the_stock_pipelines_picture(pair: tuple[Family, StableDiffusionPipeline]) -> None:
     ours, stock = pair
-    shot = sampler.Shot("a cup", seed=5, negative="a plate", steps=3, guidance=3.0, width=64, height=64)
-    ours_image = sampler.render(ours, ours.pipeline(), shot, torch.device("cpu"), nullcontext).image
+    shot = SampleRequest("a cup", seed=5, negative="a plate", steps=3, guidance=3.0, width=64, height=64)
+    ours_image = Session(ours).generate(shot).image
     theirs = stock("a cup", negative_prompt="a plate", num_inference_steps=3, guidance_scale=3.0, width=64, height=64,
                    generator=torch.Generator().manual_seed(5)).images[0]  # fmt: skip
     differences = np.asarray(ours_image).astype(int) - np.asarray(theirs).astype(int)

@@ -24,7 +24,7 @@ from finetune.adapters.change import sites
 from finetune.data import images
 from finetune.errors import BaseError, RecipeError
 from finetune.families import checkpoints
-from finetune.families.base import components, read
+from finetune.families.base import Conditioning, components, read
 from finetune.families.checkpoints import CONFIGS
 from finetune.families.sdxl import StableDiffusionXL
 from finetune.recipe import LoRA
@@ -107,7 +107,7 @@ def test_the_frame_is_what_was_done_to_the_picture(size: tuple[int, int], place:
     noise = np.random.default_rng(0).integers(0, 256, (12, 18, 3), dtype=np.uint8)
     picture = Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
     bucket = images.Bucket(128, 128)
-    told = images.frame(images.Size(*size), bucket, place, flip)
+    told = images.size_conditioning(images.Size(*size), bucket, place, flip)
     assert told[:2] == size[::-1] and told[4:] == (128, 128)
     scale = max(128 / edge for edge in size)
     whole = picture.resize([round(edge * scale) for edge in size], Image.Resampling.LANCZOS)
@@ -124,7 +124,7 @@ def test_training_tells_the_unet_the_true_frame_of_each_visit(base: Path, tmp_pa
     seen = set()
     for k in range(20):
         for batch in b.step(k):
-            for name, frame in zip(batch.names, batch.frames.tolist(), strict=True):
+            for name, frame in zip(batch.names, batch.size.tolist(), strict=True):
                 seen.add((name, tuple(frame)))
     lefts = {frame[3] for name, frame in seen if name == "00.png"}
     assert {frame[:2] for name, frame in seen if name == "00.png"} == {(128.0, 180.0)}
@@ -140,9 +140,9 @@ def test_sizes_reach_the_sinusoid_unrounded(base: Path, dtype: torch.dtype) -> N
     seen: list[Tensor] = []
     denoiser = family.parts["unet"]
     denoiser.add_time_proj.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    frames = torch.tensor([[1023.0, 3000.0, 17.0, 513.0, 1024.0, 1024.0]])
-    family.predict(torch.zeros(1, 4, 8, 8), torch.tensor([5]), read(family, ["a"]), frames)
-    assert seen[0].dtype == torch.float32 and seen[0].tolist() == frames.flatten().tolist()
+    sizes = torch.tensor([[1023.0, 3000.0, 17.0, 513.0, 1024.0, 1024.0]])
+    family.predict(torch.zeros(1, 4, 8, 8), torch.tensor([5]), Conditioning(read(family, ["a"]), sizes))
+    assert seen[0].dtype == torch.float32 and seen[0].tolist() == sizes.flatten().tolist()
 
 
 def test_the_prediction_is_the_stock_unets_and_depends_on_the_frame(base: Path) -> None:
@@ -153,9 +153,9 @@ def test_the_prediction_is_the_stock_unets_and_depends_on_the_frame(base: Path) 
     uncut = torch.tensor([[64.0, 128, 0, 0, 64, 128]] * 2)
     told = {"text_embeds": text.pooled, "time_ids": uncut}
     expected = stock.unet(noisy, t, encoder_hidden_states=text.tokens, added_cond_kwargs=told).sample
-    assert_close(family.predict(noisy, t, text), expected, rtol=0, atol=1e-6)
-    assert_close(family.predict(noisy, t, text, uncut), expected, rtol=0, atol=1e-6)
-    assert not torch.allclose(family.predict(noisy, t, text, uncut + 50), expected, atol=1e-5)
+    assert_close(family.predict(noisy, t, Conditioning(text)), expected, rtol=0, atol=1e-6)
+    assert_close(family.predict(noisy, t, Conditioning(text, uncut)), expected, rtol=0, atol=1e-6)
+    assert not torch.allclose(family.predict(noisy, t, Conditioning(text, uncut + 50)), expected, atol=1e-5)
 
 
 # -- names, and true size ---------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +24,7 @@ from finetune.diffusion import chance as draws
 from finetune.diffusion.process import betas, discrete
 from finetune.encoding import cache
 from finetune.errors import DataError, RecipeError
-from finetune.families.base import Family, Moments, components, read
+from finetune.families.base import Conditioning, Family, Moments, components, read
 from finetune.files.metadata import About
 from finetune.proof import export, verify
 from finetune.training import checkpoint
@@ -89,7 +88,7 @@ def test_alpha_over_rank_is_what_the_model_does_and_what_the_files_say(sd15: Pat
 
     def output(family: Family) -> Tensor:
         with torch.no_grad():
-            return family.predict(noise, t, read(family, ["a cup"]))
+            return family.predict(noise, t, Conditioning(read(family, ["a cup"])))
 
     for component in components(b.family).values():
         component.eval()
@@ -299,9 +298,9 @@ def test_the_v_target_is_made_of_latents(sd21: Path, data: Path, monkeypatch: py
     velocity = DDPMScheduler.from_pretrained(sd21, subfolder="scheduler").get_velocity(
         batch.latents, batch.noise, batch.t
     )
-    monkeypatch.setattr(b.family, "predict", lambda noisy, t, text, frames: velocity)
+    monkeypatch.setattr(b.family, "predict", lambda noisy, t, given: velocity)
     assert float(trainer.objective(b.family, batch, b.plan.recipe)[0].detach().max()) < 1e-9
-    monkeypatch.setattr(b.family, "predict", lambda noisy, t, text, frames: batch.noise)
+    monkeypatch.setattr(b.family, "predict", lambda noisy, t, given: batch.noise)
     assert float(trainer.objective(b.family, batch, b.plan.recipe)[0].min()) > 1e-3
 
 
@@ -314,8 +313,8 @@ def test_the_loss_is_computed_in_fp32_under_bf16_autocast(
     assert batch.latents.dtype == batch.noise.dtype == torch.float32
     seen: list[Tensor] = []
 
-    def predict(noisy: Tensor, t: Tensor, text: Any, frames: Tensor) -> Tensor:
-        output = original(noisy, t, text, frames)
+    def predict(noisy: Tensor, t: Tensor, given: Conditioning) -> Tensor:
+        output = original(noisy, t, given)
         seen.extend([noisy, output.detach()])
         return output
 
@@ -399,8 +398,8 @@ def test_self_preservation_pulls_to_the_base_and_not_before_there_is_a_change(sd
     at_zero, grown = {}, {}
     for name, changes in {
         "off": {},
-        "one": {"prior__mode": "self"},
-        "two": {"prior__mode": "self", "prior__weight": 2.0},
+        "one": {"prior__mode": "own_prediction"},
+        "two": {"prior__mode": "own_prediction", "prior__weight": 2.0},
     }.items():
         common = {"data__trigger": "sks", "adapter__components": BOTH, **changes}
         b = bench(sd15, data, **common)
@@ -417,7 +416,7 @@ def test_self_preservation_pulls_to_the_base_and_not_before_there_is_a_change(sd
 
 
 def test_self_preservation_asks_the_base_about_captions_without_the_trigger(sd15: Path, data: Path) -> None:
-    b = bench(sd15, data, prior__mode="self", data__trigger="sks", train__steps=1)
+    b = bench(sd15, data, prior__mode="own_prediction", data__trigger="sks", train__steps=1)
     (batch,) = b.step()
     assert "sks" in batch.captions[0] and "sks" not in batch.preserve[0] and "thing" in batch.preserve[0]
     assert batch.preserve_text is not None
