@@ -15,7 +15,7 @@ from finetune.adapters.change import AdapterState
 from finetune.adapters.methods import METHODS
 from finetune.errors import BaseError, VerifyError
 from finetune.files.diffusers import keyed
-from finetune.files.names import peft_path
+from finetune.files.names import peft_path, split
 
 PEFT_WEIGHTS, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
@@ -85,6 +85,16 @@ def peft_tensors(modules: AdapterState) -> dict[str, Tensor]:
         for name, change in sorted(modules.items())
         for ending, tensor in keyed(change, "peft").items()
     }
+
+
+def parameter_key(name: str) -> str:
+    """A trained parameter's name in its component -> its key in the component's PEFT file."""
+    told = split(name)
+    if told is None:
+        raise ValueError(f"{name} is of no adapter")
+    raw, role, _ = told
+    endings = (ending for method in METHODS.values() for ending, of in method.KEYS["peft"].items() if of == role)
+    return f"base_model.model.{raw}{next(endings)}"
 
 
 def describe(modules: AdapterState) -> dict[str, object]:

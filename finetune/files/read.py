@@ -47,6 +47,8 @@ class AdapterFile(NamedTuple):
 
 MODULE_LIST = "finetune.modules"
 DIFFUSERS_CONFIG = "lora_adapter_metadata"
+EMA_FOLDER = "ema"
+"""of a checkpoint: where the running mean is"""
 _SCALES = frozenset({"alpha", "mid"})
 """roles that a change of any method may have"""
 
@@ -179,6 +181,8 @@ def _change(name: str, module: _Tensors, config_of: Callable[[str], PeftConfig |
         if config.kind != kind:
             return f"{method.TITLE}, but its configuration says {METHODS[config.kind].TITLE}"
         return method.of_tensors(roles, config.scale(path, rank))
+    if "alpha" not in roles and any(".default" in key for key in module.keys):
+        return "named as PEFT holds it in memory (.default), without its alpha: its strength is not known"
     alpha = roles.get("alpha", torch.tensor(float(rank)))
     return method.of_tensors(roles, float(alpha) / rank) if alpha.numel() == 1 else "its .alpha is not one number"
 
@@ -248,10 +252,11 @@ def _read_folder(folder: Path, names: Collection[str] | None, family: str) -> Ad
 
 
 def adapter_in(folder: Path) -> Path:
-    """Where, in a run folder, an adapter folder or a hub download, the adapter is."""
-    inside = (folder / "adapter" / "peft", folder / "peft", folder / "pytorch_lora_weights.safetensors")
+    """Where the adapter is, in a run folder, an adapter folder, a checkpoint or a hub download. Of a checkpoint with a
+    running mean it is that mean, which the run exports as well."""
+    inside = (folder / "adapter" / "peft", folder / "peft", folder / EMA_FOLDER)
     if not (folder / PEFT_CONFIG).is_file():
-        for place in inside:
+        for place in (*inside, folder / "pytorch_lora_weights.safetensors"):
             if place.exists():
                 return place
         if not _peft_folders(folder):

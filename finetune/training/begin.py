@@ -2,12 +2,13 @@
 
 import dataclasses
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from finetune import families, optimizers
 from finetune.adapters import attach as adapters
@@ -18,6 +19,7 @@ from finetune.evaluation.effect import Latents
 from finetune.events import Advanced, Event, Note, Returned, Stage, unheard
 from finetune.families.base import Family, checkpoint_gradients, large_encoders
 from finetune.files import layouts
+from finetune.files.peft import describe
 from finetune.machine import DTYPES, Machine, open_machine
 from finetune.planning.plan import Plan
 from finetune.proof import export, outputs
@@ -138,10 +140,16 @@ def attach(plan: Plan, family: Family, device: Machine) -> State:
         family.parts.compile(family.denoiser_name)
     rates = optimizers.rates(config.optimizer, list(trainable))
     optimizer = optimizers.build(config.optimizer, [(c, list(p.values()), rates[c]) for c, p in trainable.items()])
-    state = State(trainable, optimizer, device.scaler)
+    state = State(trainable, optimizer, device.scaler, configs=_configs(trained))
     if config.train.ema:
         state.mean = [p.detach().clone() for p in state.parameters]
     return state
+
+
+def _configs(trained: Mapping[str, nn.Module]) -> dict[str, dict[str, object]]:
+    """What a checkpoint says of each component's adapter."""
+    changes = {name: adapters.read({name: module}) for name, module in trained.items()}
+    return {name: describe(read) for name, read in changes.items() if read}
 
 
 def start_of(plan: Plan, family: Family) -> AdapterState:

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -44,6 +44,8 @@ class State:
     """non-finite losses in a row"""
     mean: list[Tensor] | None = None
     """running mean of the parameters, in their order, with train.ema"""
+    configs: dict[str, dict[str, object]] = field(default_factory=dict)
+    """component -> its adapter_config.json, which holds ranks and alphas; empty in full fine-tuning"""
 
     @property
     def parameters(self) -> list[nn.Parameter]:

@@ -324,7 +324,6 @@ def diffusers_dotted(down: str, up: str) -> Callable[[AdapterState], dict[str, T
         (diffusers_dotted("lora.down.weight", "lora.up.weight"), "diffusers-old"),
         (diffusers_dotted("lora_linear_layer.down.weight", "lora_linear_layer.up.weight"), "diffusers-old"),
         (diffusers_dotted("lora_A.weight", "lora_B.weight"), "diffusers"),
-        (diffusers_dotted("lora_A.default.weight", "lora_B.default.weight"), "diffusers"),
     ],
 )
 def test_strangers_files_are_read_exactly(

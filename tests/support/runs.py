@@ -74,4 +74,4 @@ def steps(events: list[Event]) -> list[tuple[int, float, float, dict[str, float]
 def saved_bytes(out: Path, step: int) -> list[str]:
     """Digests of all that a checkpoint holds, the manifest and the identity excepted."""
     folder = out / "checkpoints" / f"step-{step:06d}"
-    return [weights.payload_sha256(path) for path in sorted(folder.glob("*.safetensors"))]
+    return [weights.payload_sha256(path) for path in sorted(folder.rglob("*.safetensors"))]

@@ -345,7 +345,16 @@ def flip(file: Path, at: int = -100) -> None:
     file.write_bytes(content)
 
 
-@pytest.mark.parametrize("name", ["trainable.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "unet/adapter_model.safetensors",
+        "unet/adapter_config.json",
+        "optimizer.safetensors",
+        "state.json",
+        "manifest.json",
+    ],
+)
 def test_a_checkpoint_with_a_flipped_byte_is_left_aside_for_the_one_before(
     name: str, copy: Path, stopped: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -360,7 +369,7 @@ def test_a_checkpoint_with_a_flipped_byte_is_left_aside_for_the_one_before(
 
 def test_when_every_checkpoint_is_damaged_the_run_says_so(copy: Path, data: Path) -> None:
     for folder in (copy / "checkpoints").iterdir():
-        flip(folder / "trainable.safetensors")
+        flip(folder / "unet" / "adapter_model.safetensors")
     with pytest.raises(RunError, match="no whole checkpoint is left") as refused:
         train(short(data, train__steps=6), copy, resume=True)
     assert "another `out`" in refused.value.hint

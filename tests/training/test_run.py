@@ -415,7 +415,7 @@ def test_several_in_a_row_stop_the_run_and_keep_the_last_good_checkpoint(
     assert [e.step for e in taken] == list(range(1, 12))
     found, damage = checkpoint.newest(out / "checkpoints")
     assert found is not None and found.step == 8 and not damage  # 4, 6 and 10 were bad, 8 was good
-    assert all(bool(t.isfinite().all()) for t in load_file(found.path / "trainable.safetensors").values())
+    assert all(bool(t.isfinite().all()) for t in load_file(found.path / "unet" / "adapter_model.safetensors").values())
     assert "not finite" in outcome(out)
     assert not (out / "adapter").exists()
 
