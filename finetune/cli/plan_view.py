@@ -8,7 +8,8 @@ from rich.table import Table
 
 from finetune import recipe
 from finetune.doctor import device_memory
-from finetune.planning.plan import Component, Plan, encoder_bytes
+from finetune.planning.footprint import Component, encoder_bytes
+from finetune.planning.plan import Plan
 from finetune.training.preflight import Measured
 
 
@@ -32,7 +33,7 @@ def answers(
     told["trains"] = _trained(plan, components)
     if plan.prior:
         told["prior"] = f"{plan.prior.schedule.images} class images, shown as often as the training images"
-    if config.prior.mode == "self":
+    if config.prior.mode == "own_prediction":
         told["prior"] = "every training image also without the trigger, where the base's own prediction is kept"
     if plan.held_out:
         told["held out"] = f"{len(plan.held_out)} images are never trained on and measure the loss"

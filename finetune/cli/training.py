@@ -37,7 +37,7 @@ def list_recipes(as_json: AsJson = False) -> None:
 @recipes.command("show")
 def show_recipe(name: RecipeName, as_json: AsJson = False) -> None:
     """Print a recipe."""
-    text = recipe_files.find(name).read_text(encoding="utf-8")
+    text = recipe_files.whole_text(recipe_files.find(name))
     Output(as_json).json({"name": name.stem, "text": text, "settings": tomllib.loads(text)})
     if not as_json:
         typer.echo(text, nl=False)
@@ -58,7 +58,7 @@ def copy_recipe(
     if target.exists():
         raise RunError(f"{target} exists", "choose another name")
     try:
-        target.write_bytes(source.read_bytes())
+        target.write_text(recipe_files.whole_text(source), encoding="utf-8")
     except OSError as e:
         raise RunError(f"cannot write {target}: {e.strerror}", "choose another place") from e
     typer.echo(f"wrote {target}   next: change it, then finetune plan {target}")
@@ -81,10 +81,13 @@ def plan(
     loaded = recipe_files.load(recipe, sets or [])
     from finetune.cli import plan_view
     from finetune.planning import activations as memory
+    from finetune.planning import footprint
     from finetune.planning import plan as planning
 
+    for notice in loaded.notices:
+        typer.echo(f"note: {notice}", err=True)
     settled = planning.settle(loaded, gpus)
-    rows, kept = planning.components(settled), memory.activation_bytes(settled)
+    rows, kept = footprint.components(settled), memory.activation_bytes(settled)
     measured = None
     if measure:
         from finetune.training import run

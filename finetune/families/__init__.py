@@ -96,8 +96,8 @@ def load(
     if base_bits:
         family.parts.quantise(family.denoiser_name)
     if objective is not None:
-        density = None if objective.density == "auto" else objective.density
-        family.process = family.process.tuned(density, objective.logit_mean, objective.logit_deviation, objective.shift)
+        density = None if objective.timestep_density == "auto" else objective.timestep_density
+        family.process = family.process.tuned(density, objective.logit_mean, objective.logit_std, objective.shift)
         family.guidance = 1.0 if objective.guidance is None else objective.guidance
     return family
 

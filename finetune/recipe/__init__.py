@@ -1,14 +1,17 @@
 """What the user wrote, typed and frozen: read from TOML and `--set`, checked whole, torch never imported."""
 
-from finetune.recipe.load import Loaded, dumps, find, load, optimizer, replace
+from finetune.recipe.compose import whole_text
+from finetune.recipe.load import Loaded, dumps, find, load, optimizer, replace, rewritten
+from finetune.recipe.resolved import ResolvedRecipe, derived, without_paths
 from finetune.recipe.schema import (
+    Adafactor,
     AdamW,
     AdamW8bit,
     Adapter,
     AnyAdapter,
     AnyOptimizer,
     ClassImages,
-    Component,
+    ComponentName,
     Data,
     Export,
     FullWeights,
@@ -28,13 +31,14 @@ from finetune.recipe.schema import (
 from finetune.recipe.tables import Table, value
 
 __all__ = [
+    "Adafactor",
     "AdamW",
     "AdamW8bit",
     "Adapter",
     "AnyAdapter",
     "AnyOptimizer",
     "ClassImages",
-    "Component",
+    "ComponentName",
     "Data",
     "Export",
     "FullWeights",
@@ -47,15 +51,20 @@ __all__ = [
     "OwnPrediction",
     "Prior",
     "Recipe",
+    "ResolvedRecipe",
     "Sample",
     "Table",
     "Train",
     "Validation",
+    "derived",
     "dumps",
     "find",
     "keys",
     "load",
     "optimizer",
     "replace",
+    "rewritten",
     "value",
+    "whole_text",
+    "without_paths",
 ]

@@ -41,8 +41,8 @@ ALSO_CALLED = {
 """names by which other trainers know our keys"""
 
 
-def sentences(error: ValidationError) -> list[str]:
-    """One sentence for each thing that is wrong."""
+def sentences(error: ValidationError, model: type[Recipe] = Recipe) -> list[str]:
+    """One sentence for each thing that is wrong with a recipe of this type."""
     found = []
     for fault in error.errors(include_url=False):
         if (fault["type"] == "too_short" and fault["input"]) or fault["type"] == "default_factory_not_called":
@@ -51,11 +51,11 @@ def sentences(error: ValidationError) -> list[str]:
         mark = tagged(Recipe.model_fields[path[0]]) if path[0] in Recipe.model_fields else None
         chosen = path.pop(1) if mark and len(path) > 1 else ""
         where = ".".join(path)
-        found.append(f"{where}: {_fault(fault, where, chosen)}")
+        found.append(f"{where}: {_fault(fault, where, chosen, model)}")
     return found
 
 
-def _fault(fault: Any, where: str, chosen: str) -> str:
+def _fault(fault: Any, where: str, chosen: str, model: type[Recipe]) -> str:
     got, limits = f", got {shown(fault['input'])}", fault.get("ctx", {})
     match fault["type"]:
         case "extra_forbidden":
@@ -63,7 +63,7 @@ def _fault(fault: Any, where: str, chosen: str) -> str:
         case "missing":
             return f"missing; {_MISSING.get(where, 'it has no default')}"
         case "literal_error":
-            near = difflib.get_close_matches(str(fault["input"]), choices := _choices(where), 1)
+            near = difflib.get_close_matches(str(fault["input"]), choices := _choices(where, model), 1)
             meant = f"; did you mean {shown(near[0])}?" if near else ""
             return f"{shown(fault['input'])} is not one of {', '.join(map(shown, choices))}{meant}"
         case "model_type":
@@ -149,9 +149,9 @@ def _nearest(where: str) -> str:
     return ""
 
 
-def _choices(where: str) -> list[str]:
+def _choices(where: str, model: type[Recipe]) -> list[str]:
     """The words that a key may hold; of a key that chooses a table, those of every table."""
-    tables: tuple[type[Any], ...] = (Recipe,)
+    tables: tuple[type[Any], ...] = (model,)
     *path, last = where.split(".")
     for part in path:
         tables = tuple(inner for table in tables for inner in members(table.model_fields[part]))

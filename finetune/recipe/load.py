@@ -1,7 +1,6 @@
 """Recipes read and written: TOML, `--set`, and where each value came from. Every problem is reported at once."""
 
 import difflib
-import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from finetune import resources as shipped
 from finetune.errors import RecipeError
 from finetune.recipe import rules
+from finetune.recipe.compose import parsed, whole_text
 from finetune.recipe.explain import sentences
 from finetune.recipe.schema import AnyOptimizer, Recipe
 from finetune.recipe.tables import Tagged, written
@@ -19,11 +19,18 @@ from finetune.recipe.tables import Tagged, written
 R = TypeVar("R", bound=Recipe)
 
 
+RENAMED = {"objective.density": "objective.timestep_density", "objective.logit_deviation": "objective.logit_std"}
+"""keys that are called otherwise in this version: the old name is read for one version, with a notice"""
+RENAMED_VALUES = {("prior.mode", "self"): "own_prediction"}
+
+
 class Loaded(NamedTuple):
     recipe: Recipe
     sources: dict[str, str]
     """key path -> "file" or "--set"; every other value is a default"""
     origin: Path
+    notices: tuple[str, ...] = ()
+    """what is called otherwise by now"""
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
@@ -33,12 +40,14 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
         RecipeError: names every wrong key and value at once.
     """
     origin = find(path)
-    raw = _read(origin)
+    raw: dict[str, Any] = parsed(origin, whole_text(origin))
     problems: list[str] = []
+    notices = _renew(raw)
     overridden = [_override(raw, item, problems) for item in overrides]
     for key, rival in (("train.steps", "epochs"), ("train.epochs", "steps")):
         if key in overridden and f"train.{rival}" not in overridden and isinstance(raw["train"], dict):
             raw["train"].pop(rival, None)  # the nearer word wins; two --set contradict each other
+    notices += _renew(raw)
     sources = {key: "--set" if any(_within(key, w) for w in overridden) else "file" for key, _ in rules.leaves(raw)}
     problems += rules.conflicts(raw)
     recipe = None
@@ -47,8 +56,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
     except ValidationError as e:
         problems += sentences(e)
     if problems or recipe is None:
-        raise _refusal(origin, problems)
-    return Loaded(recipe, sources, origin)
+        raise _refusal(origin, problems, _where_to_mend(origin, overrides))
+    return Loaded(recipe, sources, origin, tuple(dict.fromkeys(notices)))
 
 
 def find(path: Path) -> Path:
@@ -84,10 +93,16 @@ def replace(recipe: R, **changes: object) -> R:
         for name in tables:
             table = table.setdefault(name, {})
         table[last] = new
+    _renew(raw)
     try:
         return type(recipe).model_validate(raw)
     except ValidationError as e:
-        raise _refusal("recipe", sentences(e)) from e
+        raise _refusal("recipe", sentences(e, type(recipe)), "docs/recipes.md lists every key and its values") from e
+
+
+def rewritten(resolved: Recipe) -> Recipe:
+    """A resolved recipe as a user would write it, to repeat the run or to change it."""
+    return Recipe.model_validate(written(resolved))
 
 
 def optimizer(name: str = "adamw", **options: object) -> AnyOptimizer:
@@ -110,39 +125,22 @@ def dumps(recipe: Recipe) -> str:
     return tomlkit.dumps(tables)
 
 
-def _refusal(origin: Path | str, problems: Sequence[str]) -> RecipeError:
+def _where_to_mend(origin: Path, overrides: Sequence[str]) -> str:
+    """The recipe in hand, or the --set that changed it."""
+    if shipped.RECIPES in origin.parents:
+        return f"correct --set; `finetune recipes show {origin.stem}` shows the recipe that it changes"
+    return f"correct {origin}{' or --set' if overrides else ''}; docs/recipes.md lists every key and its values"
+
+
+def _refusal(origin: Path | str, problems: Sequence[str], hint: str) -> RecipeError:
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    hint = "docs/recipes.md says what each key means; `finetune recipes list` names recipes that work"
     return RecipeError(f"{origin}: {count}\n  " + "\n  ".join(problems), hint)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as e:
-        raise RecipeError(f"{path} is not UTF-8 text (byte {e.start})", "save it as UTF-8") from e
-    except OSError as e:
-        raise RecipeError(f"cannot read {path}: {e.strerror}", "check its permissions") from e
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as e:
-        line = re.search(r"line (\d+)", str(e))
-        shown = f"\n  {text.splitlines()[int(line[1]) - 1].strip()}" if line else ""
-        raise RecipeError(f"{path} is not TOML: {e}{shown}", _toml_hint(str(e))) from e
-
-
-def _toml_hint(fault: str) -> str:
-    if "Cannot" in fault:
-        return "each key, and each [table], may be written once"
-    if "backslash" in fault.lower() or "Unescaped" in fault or "hex" in fault:
-        return r"in a path write / or \\, or put the text in single quotes"
-    return 'key = value, one a line; text in quotes, "so"; true and false in small letters'
 
 
 def _override(raw: dict[str, Any], item: str, problems: list[str]) -> str:
     """Set one value in the raw tables. Returns its key path, "" when there is none."""
     key, equals, text = item.partition("=")
-    key, text = key.strip(), text.strip()
+    key, text = RENAMED.get(key.strip(), key.strip()), text.strip()
     *tables, last = key.split(".")
     if not equals or not all((*tables, last)):
         problems.append(f"--set {item!r}: write it as table.key=value")
@@ -162,6 +160,24 @@ def _override(raw: dict[str, Any], item: str, problems: list[str]) -> str:
         problems.append(f"--set {key}: more than one value in {text!r}: one --set for each")
     table[last] = read["x"]
     return key
+
+
+def _renew(raw: dict[str, Any]) -> list[str]:
+    """Give old names their new ones in the tables; a notice for each. One that stands beside the new name is left."""
+    notices = []
+    for old, new in RENAMED.items():
+        name, _, last = old.partition(".")
+        table, key = raw.get(name), new.partition(".")[2]
+        if isinstance(table, dict) and last in table and key not in table:
+            table[key] = table.pop(last)
+            notices.append(f"{old} is now called {new}; the old name is read until the next version")
+    for (path, old), new in RENAMED_VALUES.items():
+        name, _, key = path.partition(".")
+        table = raw.get(name)
+        if isinstance(table, dict) and table.get(key) == old:
+            table[key] = new
+            notices.append(f'{path} = "{old}" is now "{new}"; the old word is read until the next version')
+    return notices
 
 
 def _within(key: str, written: str) -> bool:

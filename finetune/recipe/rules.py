@@ -6,7 +6,7 @@ So they show beside wrong types. What a chosen table does not have (a rank, of f
 from collections.abc import Iterator
 from typing import Any, get_args
 
-from finetune.recipe.schema import Component, keys
+from finetune.recipe.schema import ComponentName, keys
 
 
 def conflicts(raw: dict[str, Any]) -> list[str]:
@@ -15,8 +15,8 @@ def conflicts(raw: dict[str, Any]) -> list[str]:
     found = []
     if "steps" in train and "epochs" in train:
         found.append("train.steps and train.epochs decide the same thing: keep one")
-    if prior.get("mode") == "self" and adapter.get("method") == "full":
-        found.append('prior.mode: "self" needs an adapter that can be switched off, adapter.method = "lora"')
+    if prior.get("mode") == "own_prediction" and adapter.get("method") == "full":
+        found.append('prior.mode: "own_prediction" needs an adapter that can be switched off, adapter.method = "lora"')
     return found + [f"{key}: has no effect {why}" for key, why in idle(raw)]
 
 
@@ -25,7 +25,7 @@ def idle(raw: dict[str, Any]) -> list[tuple[str, str]]:
     adapter, validation, sample = _tables(raw, "adapter", "validation", "sample")
     full = adapter.get("method") == "full"
     components, guidance = adapter.get("components", ["denoiser"]), sample.get("guidance", 2)
-    known = isinstance(components, list) and components and set(map(str, components)) <= set(get_args(Component))
+    known = isinstance(components, list) and components and set(map(str, components)) <= set(get_args(ComponentName))
     no_denoiser = known and "denoiser" not in components
     no_text = known and not any(str(one).startswith("text_encoder") for one in components)
     rules = [

@@ -1,4 +1,4 @@
-"""Every table and key of a recipe, with its bounds and its default. The text after each key is its documentation."""
+"""Every table and key of a recipe, with its bounds and its default. The text after a key documents it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,37 +22,53 @@ from finetune.recipe.tables import (
     members,
 )
 
-Component = Literal["denoiser", "text_encoder", "text_encoder_2"]
+ComponentName = Literal["denoiser", "text_encoder", "text_encoder_2"]
+Pixels = Annotated[int, Field(ge=16, le=8192)]
 
 
 class Data(Table):
     path: WrittenPath
-    """a prepared dataset or a folder of images; `example:product` and `example:style` are bundled"""
+    """Folder with your images, best one that `finetune prepare` wrote. `example:product` and `example:style` are
+    bundled examples."""
     trigger: Text | None = None
-    """the word that calls the subject or style; injected once into captions that lack it"""
+    """A rare word that will stand for your product or style in prompts, such as `sks`. It is put once into each caption
+    that lacks it. Default: the one that the prepared dataset names."""
     class_word: Text | None = None
-    """what the subject is (mug, dog): captions are written with it where there are none"""
-    resolution: Annotated[int, Field(ge=16, le=8192)] | None = None
-    """px; buckets hold this squared. Default: the base's own"""
+    """The ordinary word for what the images show (mug, dog, chair). Images without a caption are captioned "a photo of
+    TRIGGER CLASS_WORD". Default: the one that the prepared dataset names."""
+    resolution: Pixels | None = None
+    """Training resolution in pixels: images are resized and cropped to buckets with about this number squared of
+    pixels. Lower it to save memory and time; above the base's own resolution results get worse. Default: the base's own
+    (512 for SD 1.5, 1024 for SDXL and newer)."""
     max_aspect: Annotated[float, Field(ge=1, le=4)] = 2.0
-    """longest side / shortest side of the most extreme bucket; 1 gives square crops only"""
+    """Largest width:height or height:width ratio of a bucket; longer images are cropped to it. 1 crops every image to a
+    square."""
     crop: Literal["center", "random"] = "center"
-    """where the window lies along the cropped axis: in the middle, or at one of five places by chance"""
+    """Which part of an image is kept when it does not fit its bucket: `center` the middle, `random` one of five
+    positions, drawn anew each time. Use `random` for styles, `center` for products that must stay whole."""
     flip: bool = False
-    """mirror half of the visits; never for products with text or logos"""
+    """Mirrors the image left to right at half of its visits. It helps with few images, but never use it for products
+    with text, logos or a left and a right side."""
     caption_dropout: Share = 0.05
-    """share of visits with the empty caption, which guidance needs"""
+    """Share of visits at which the caption is replaced by an empty one, so that classifier-free guidance keeps working.
+    Usual: 0.05 to 0.1; 0 turns it off."""
     allow_uncaptioned: bool = False
-    """images without a caption get the template, even when others have captions"""
+    """Gives images without a caption the default one ("a photo of TRIGGER CLASS_WORD") although other images have
+    captions of their own. Without it such a mixture is an error, as it is mostly an oversight."""
     text_encoder_bits: Literal[4, 8] | None = None
-    """of the weights of a large text encoder (T5, a language model) while it reads the captions; needs bitsandbytes"""
+    """Loads a large text encoder (T5 or a language model) in 4 or 8 bits while it encodes the captions, for GPUs that
+    cannot hold it otherwise. Needs bitsandbytes. Default: full size."""
     cache: WrittenPath | None = None
-    """where encoded images and captions are kept. Default: the user's cache folder"""
+    """Folder where encoded images and captions are kept, so that the next run starts faster. Default: the user's cache
+    folder."""
 
 
 class Prior(Table):
     mode: str
-    """off; a folder of class images; or the base's own prediction with the adapter off"""
+    """Prior preservation (DreamBooth, arXiv:2208.12242) keeps what the base already knows from changing: `images` also
+    trains on class images of yours, `own_prediction` holds the base's own prediction fixed for captions without the
+    trigger and needs no images. Either takes one more forward pass a step. Use it when other objects begin to look like
+    yours."""
 
 
 class NoPrior(Prior):
@@ -60,48 +76,63 @@ class NoPrior(Prior):
     weight: ClassVar[float] = 0.0
 
 
+PriorWeight = Annotated[float, Field(gt=0, le=10)]
+
+
 class ClassImages(Prior):
     mode: Literal["images"] = "images"
     path: WrittenPath
-    """the folder of class images"""
+    """Folder of class images: ordinary pictures of the same kind of thing (other mugs) without your product. 50 to 200
+    are usual."""
     prompt: Text | None = None
-    """caption of class images that have none. Default: "a photo of CLASS" """
-    weight: Annotated[float, Field(gt=0, le=10)] = 1.0
-    """what the prior's loss counts beside the training loss"""
+    """Caption for class images that have none; it must not hold the trigger. Default: "a photo of CLASS_WORD"."""
+    weight: PriorWeight = 1.0
+    """Weight of the prior loss beside the training loss. Raise it when the base's knowledge still drifts, lower it when
+    your product is not learnt. Usual: 0.5 to 1."""
 
 
 class OwnPrediction(Prior):
-    mode: Literal["self"] = "self"
-    weight: Annotated[float, Field(gt=0, le=10)] = 1.0
-    """what the prior's loss counts beside the training loss"""
+    mode: Literal["own_prediction"] = "own_prediction"
+    weight: PriorWeight = 1.0
+    """Weight of the prior loss beside the training loss. Raise it when the base's knowledge still drifts, lower it when
+    your product is not learnt. Usual: 0.5 to 1."""
 
 
 class Adapter(Table):
     """What every method has."""
 
     method: str
-    """low-rank change, or all weights"""
-    components: Annotated[tuple[Component, ...], Field(strict=False, min_length=1), Distinct] = ("denoiser",)
-    """what is trained: denoiser, text_encoder, or both; of SDXL also text_encoder_2"""
+    """How the base is changed: `lora` trains a small adapter file (LoRA, arXiv:2106.09685), `full` trains all weights
+    and gives a whole pipeline, for many more images and much more memory."""
+    components: Annotated[tuple[ComponentName, ...], Field(strict=False, min_length=1), Distinct] = ("denoiser",)
+    """Which models are trained: the denoiser (UNet or transformer), the text encoder, or both; SDXL also has
+    `text_encoder_2`. Train the text encoder too when the trigger is a word that the base does not know and the denoiser
+    alone does not learn it."""
 
 
 class LowRank(Adapter):
     """What every method has that adds a low-rank change to chosen modules."""
 
     rank: Annotated[int, Field(ge=1, le=1024)] = 16
-    """of the change; more holds more, and overfits sooner"""
+    """Rank of the adapter's matrices, which is its size. Higher learns more detail, takes more memory and overfits
+    sooner. Usual: 8 to 32 for a product, 16 to 64 for a style."""
     alpha: Annotated[float, Field(gt=0)] = Field(default_factory=lambda known: float(known["rank"]))
-    """the adapter is scaled by alpha / rank. Default: rank"""
+    """Scale of the adapter: its change is multiplied by alpha / rank. It acts like a learning rate, so change one of
+    the two. Default: the rank, a scale of 1."""
     dropout: Share = 0.0
-    """share of the adapter's input switched off at each step"""
+    """Share of the adapter's input that is zeroed at random at each step (dropout), against overfitting on few images.
+    Usual: 0 to 0.1."""
     targets: Patterns = "attention"
-    """a preset (attention, attention+ff, all) or patterns of denoiser module names; each must match"""
+    """Which layers of the denoiser get an adapter: `attention`, `attention+ff` (feed-forward layers too), `all`, or a
+    list of module name patterns, each of which must match. More layers learn more and take more memory; styles mostly
+    need `attention+ff`."""
     text_encoder_targets: Patterns = "attention"
-    """the same for the text encoders"""
+    """Which layers of the text encoders get an adapter: the same choices as for `targets`."""
     ranks: dict[str, Annotated[int, Field(ge=1, le=1024)]] = Field(default_factory=dict)
-    """pattern -> another rank for the modules it matches; their alpha / rank stays the same"""
+    """Other ranks for some layers: a table of module name pattern = rank. Their alpha / rank stays the adapter's."""
     init_from: WrittenPath | None = None
-    """an adapter to go on from, of any program; each of its modules must be a target, of no larger rank"""
+    """Adapter to continue from: a LoRA file of any trainer, a PEFT folder or a run folder. Each of its modules must be
+    a target here, of no larger rank."""
 
 
 class LoRA(LowRank):
@@ -119,52 +150,66 @@ AnyAdapter = LoRA | FullWeights
 
 class Objective(Table):
     prediction: Literal["auto", "epsilon", "v", "flow"] = "auto"
-    """what the base predicts: detected; if written, it must agree"""
+    """What the denoiser predicts: the noise (`epsilon`), the velocity (`v`) or the flow (`flow`). `auto` reads it from
+    the base; write it only for a single file that does not say, and that you know better."""
     min_snr: Annotated[float, Field(gt=0)] | None = None
-    """gamma of min-SNR weighting, arXiv:2303.09556; usually 5. Default: off"""
-    density: Literal["auto", "uniform", "logit_normal"] = "auto"
-    """of a flow base: where on the path training looks, arXiv:2403.03206. auto: logit_normal"""
+    """Gamma of min-SNR loss weighting (arXiv:2303.09556), which evens out the timesteps and learns faster on `epsilon`
+    and `v` bases. Usual: 5. Default: off."""
+    timestep_density: Literal["auto", "uniform", "logit_normal"] = "auto"
+    """How timesteps are sampled on flow-matching bases: `uniform`, or `logit_normal` (SD3, arXiv:2403.03206), which
+    trains more in the middle. `auto` is `logit_normal` there, and has no meaning for other bases."""
     logit_mean: float | None = None
-    """of logit_normal; above 0 looks more at noise. Default: 0"""
-    logit_deviation: Annotated[float, Field(gt=0)] | None = None
-    """of logit_normal. Default: 1"""
+    """Mean of the logit-normal timestep density. Above 0 trains more on noisy timesteps (composition), below 0 more on
+    clean ones (detail). Default: 0."""
+    logit_std: Annotated[float, Field(gt=0)] | None = None
+    """Standard deviation of the logit-normal timestep density. Smaller keeps closer to its mean. Default: 1."""
     shift: Annotated[float, Field(gt=0, le=100)] | None = None
-    """of a flow base: above 1 looks more at noise, after the density. Default: the base's own, which may grow with the
-    resolution"""
+    """Timestep shift of flow-matching bases (SD3, arXiv:2403.03206, eq. 23). Above 1 trains more on noisy timesteps.
+    Default: the base's own, which for some bases grows with the resolution."""
     guidance: Rate | None = None
-    """the scale that a base with a guidance embedding (FLUX.1 dev) is told while it trains. Default: 1"""
+    """Guidance scale given to bases that read it as an input (guidance embedding, FLUX.1 dev) during training. Default:
+    1, which trains without guidance, whatever scale you sample with."""
     distilled: bool = False
-    """train a distilled base, which may undo what was distilled into it"""
+    """Allows training a distilled base (few-step bases such as FLUX.1 schnell, or Turbo), although training may undo
+    the distillation: such pictures then need more steps again."""
 
 
 class Optimizer(Table):
     """What every optimizer has."""
 
     name: str
-    """adamw8bit keeps its state in a quarter of the memory, and needs bitsandbytes"""
+    """Optimizer that changes the weights. `adamw` is the usual one; `adamw8bit` needs a quarter of its state's memory
+    and bitsandbytes; `adafactor` (arXiv:1804.04235) keeps hardly any state and suits `full` training."""
     learning_rate: Rate = 1e-4
-    """at its peak; never rescaled by batch or ranks"""
+    """Learning rate at its peak. Raise it when the product is not learnt, lower it when pictures turn noisy or all look
+    alike. Usual: 1e-4 for LoRA, 1e-5 for `full`, 1e-3 to 1e-2 for `adafactor`, whose rate is relative to the size of
+    each weight. It is never rescaled by batch size or number of GPUs."""
     text_encoder_learning_rate: Rate | None = None
-    """Default: learning_rate"""
+    """Learning rate of the text encoders, where they are trained. A half to a tenth of the denoiser's is usual.
+    Default: learning_rate."""
     schedule: Literal["constant", "linear", "cosine", "wsd"] = "constant"
-    """of the learning rate after the warm-up: linear, cosine and, in its last fifth, wsd end at 0"""
+    """Learning rate schedule after the warm-up: `constant` stays at the peak, `linear` and `cosine` fall to 0 at the
+    end, `wsd` (warm-up, stable, decay) stays at the peak and falls to 0 in the last fifth."""
     warmup_steps: Count = 0
-    """steps in which the learning rate rises to its peak"""
+    """Steps in which the learning rate rises from near 0 to its peak. Usual: 0 to 100 for LoRA."""
     clip_norm: Rate = 1.0
-    """longest gradient, over all trained parameters together; 0: off"""
+    """Gradient clipping: gradients are scaled down when their norm, over all trained parameters together, exceeds this.
+    0 turns it off."""
 
 
 class Adam(Optimizer):
     """What AdamW has in every precision of its state."""
 
     weight_decay: Rate = 0.01
-    """AdamW's, decoupled from the gradient"""
+    """Weight decay, decoupled from the gradient (AdamW, arXiv:1711.05101). It pulls weights toward 0 against
+    overfitting. Usual: 0.01."""
     beta1: Share = 0.9
-    """decay of the mean of gradients"""
+    """Decay rate of the running mean of gradients (Adam's beta1). Rarely changed."""
     beta2: Share = 0.999
-    """decay of the mean of their squares"""
+    """Decay rate of the running mean of squared gradients (Adam's beta2). Rarely changed; 0.99 adapts faster in short
+    runs."""
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
-    """added to the divisor"""
+    """Small number added to the divisor for numerical stability (Adam's epsilon). Rarely changed."""
 
 
 class AdamW(Adam):
@@ -175,78 +220,104 @@ class AdamW8bit(Adam):
     name: Literal["adamw8bit"] = "adamw8bit"
 
 
-AnyOptimizer = AdamW | AdamW8bit
+class Adafactor(Optimizer):
+    name: Literal["adafactor"] = "adafactor"
+    weight_decay: Rate = 0.0
+    """Weight decay, decoupled from the gradient. It pulls weights toward 0 against overfitting. Usual: 0."""
+    beta2_decay: Annotated[float, Field(ge=-1, le=0)] = -0.8
+    """Exponent with which the running mean of squared gradients grows longer: beta2 is 1 - step^beta2_decay. Rarely
+    changed."""
+    clip_threshold: Annotated[float, Field(ge=1)] = 1.0
+    """Largest root mean square of one parameter's update, in units of its learning rate (Adafactor's d). Rarely
+    changed."""
+
+
+AnyOptimizer = AdamW | AdamW8bit | Adafactor
 """an optimizer: one table here, one file in `optimizers`"""
 
 
 class Train(Table):
     steps: Positive | None = None
-    """optimizer steps; or say epochs. Default: 1000 steps"""
+    """Length of the run in optimizer steps; write this or epochs. Usual: 800 to 1500 for a product, 1500 to 3000 for a
+    style. Default: 1000."""
     epochs: Positive | None = None
-    """times every image is seen at least; instead of steps"""
+    """Length of the run in epochs, in each of which every image is seen at least once; write this or steps."""
     batch: Positive = 1
-    """images a forward pass, on each rank"""
+    """Images in one forward pass, on each GPU (batch size). More takes more memory and gives smoother gradients."""
     accumulate: Positive = 1
-    """batches an optimizer step"""
+    """Gradient accumulation: forward passes whose gradients are summed into one optimizer step. It acts like a larger
+    batch without its memory."""
     seed: Seed = 0
-    """of every random choice"""
+    """Seed of every random choice; the same seed repeats the run. Change it to see how much of a result is chance."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """of the arithmetic; what is trained stays float32. auto: bf16 or fp16 on a GPU, fp32 on a CPU"""
+    """Compute precision of the forward and backward pass; trained weights stay in float32. `auto` is bf16 where the GPU
+    has it, else fp16, and fp32 on a CPU."""
     base_bits: Literal[4] | None = None
-    """of the frozen denoiser's weights (nf4): down to a quarter of the memory; needs bitsandbytes. Default: all"""
+    """Loads the frozen denoiser in 4 bits (nf4, QLoRA, arXiv:2305.14314), in about a quarter of the memory. The adapter
+    fits the base in full size as well. Needs bitsandbytes. Default: full size."""
     gradient_checkpointing: bool = False
-    """less memory for slower steps"""
+    """Gradient checkpointing: recomputes activations in the backward pass. Much less memory for steps that take about a
+    third longer; needed for most bases at 1024 pixels."""
     ema: Share = 0.0
-    """decay of a running mean of what is trained: that mean is then sampled and exported; 0: off, usually 0.999"""
+    """Decay of the exponential moving average (EMA) of the trained weights; with it the average is sampled and
+    exported. It smooths long runs. Usual: 0.999 for `full`; 0 turns it off."""
     compile: bool = False
-    """torch.compile the denoiser: minutes at first, faster steps after"""
+    """Compiles the denoiser with torch.compile. The first step takes minutes, later ones are faster: worth it for long
+    runs on a GPU."""
     checkpoint_every: Positive = 250
-    """steps"""
+    """Steps between checkpoints, from which an interrupted run resumes to the bit."""
     keep_last: Positive = 2
-    """checkpoints kept"""
+    """How many of the newest checkpoints are kept; older ones are deleted."""
     patience: Positive = 3
-    """non-finite losses in a row before the run stops"""
+    """How many steps in a row the loss may be infinite or not a number before the run stops with an error."""
 
 
 class Validation(Table):
     count: Count = 0
-    """images held out of training"""
+    """How many images are held out of training to measure the validation loss, which shows overfitting. Usual: 0 for
+    few images, a tenth of a larger dataset."""
     every: Positive = 100
-    """steps between held-out losses, at the same noise for each image each time"""
+    """Steps between validation losses. Each image gets the same noise and timesteps every time, so they compare."""
 
 
 class Sample(Table):
     every: Count = 0
-    """steps between samples; 0: only at the end"""
+    """Steps between sample pictures; 0 makes them only at the end."""
     prompts: Annotated[tuple[str, ...], Loose] = ()
-    """{trigger} stands for the trigger. Default: the first captions"""
+    """Prompts of the sample pictures; {trigger} is replaced by the trigger. Add one without it, to see what else has
+    changed. Default: the first captions."""
     negative: str = ""
-    """what the pictures should not show"""
+    """Negative prompt: what the sample pictures should not show. It needs a guidance above 1."""
     steps: Positive = 20
-    """denoising steps"""
+    """Denoising steps of a sample picture. More is slower and at most slightly better; few-step bases need 4 to 8."""
     guidance: Rate | None = None
-    """classifier-free guidance, or what a base with a guidance embedding is told; 1: none. Default: the base's usual"""
+    """Guidance scale of the sample pictures (classifier-free guidance, or the base's guidance embedding): how strictly
+    they follow the prompt. 1 turns it off. Default: the base's usual."""
     seed: Seed = 0
-    """of the first prompt; each further one adds 1"""
+    """Seed of the first sample picture; each further prompt adds 1. It stays the same through the run, so pictures
+    compare."""
 
 
 class Export(Table):
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    """of the weights written; float32 loses nothing"""
+    """Number format of the adapter file. `float32` keeps every bit; `float16` halves the file with hardly a visible
+    difference."""
     layouts: Annotated[tuple[Literal["universal", "diffusers", "merged"], ...], Loose, Distinct] = ("universal",)
-    """the PEFT directory is always written"""
+    """Formats to write: `universal` opens in ComfyUI, Forge, A1111, InvokeAI and diffusers, `diffusers` in diffusers
+    alone, `merged` is the whole base with the adapter in it. A PEFT folder is always written."""
     title: str = ""
-    """shown by user interfaces. Default: the name"""
+    """Title that user interfaces show for the adapter. Default: its name."""
     license: str = ""
-    """of the adapter, written into the file"""
+    """License of the adapter, written into the file, such as `CC-BY-4.0`."""
 
 
 class Recipe(Table):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)] | None = None
-    """of the adapter file. Default: the output folder's name"""
+    """File name of the adapter, without its ending. Default: the name of the output folder."""
     base: Text
-    """`pocket`, a diffusers folder, a hub id (with @revision), or a .safetensors checkpoint; `BASE + FILE`: a base with
-    the denoiser's weights from a file, in diffusers' or the original code's names, whatever else the file holds"""
+    """Base model to train on: `pocket` (bundled, small), a diffusers folder, a Hugging Face id (with @revision, if you
+    like) or a .safetensors checkpoint. Write `BASE + FILE` to start from someone's fine-tuned weights, such as
+    `black-forest-labs/FLUX.1-dev + my-flux.safetensors`."""
     data: Data
     prior: Annotated[NoPrior | ClassImages | OwnPrediction, Tagged("mode")] = NoPrior()
     adapter: Annotated[AnyAdapter, Tagged("method")] = LoRA()

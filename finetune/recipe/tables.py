@@ -4,7 +4,7 @@ import difflib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, Self, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic.fields import FieldInfo
@@ -17,7 +17,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Rate = Annotated[float, Field(ge=0)]
 Text = Annotated[str, Field(min_length=1)]
 Loose = Field(strict=False)  # TOML has neither paths nor tuples
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 def shown(value: object) -> str:
@@ -39,7 +39,7 @@ def _patterns(written: object) -> object:
     return written if isinstance(written, str) else tuple(several)
 
 
-def _distinct(several: tuple[T, ...]) -> tuple[T, ...]:
+def _distinct(several: tuple[_T, ...]) -> tuple[_T, ...]:
     if twice := [one for i, one in enumerate(several) if several.index(one) < i]:
         raise ValueError(f"{shown(twice[0])} is written twice")
     return several
@@ -52,6 +52,11 @@ Distinct = AfterValidator(_distinct)
 
 class Table(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def of(cls, other: "Table", **known: object) -> Self:
+        """What was set of another table, and what is known besides, checked as this one."""
+        return cls.model_validate({name: getattr(other, name) for name in other.model_fields_set} | known)
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,15 @@ def value(table: BaseModel, key: str) -> object:
     for part in key.split("."):
         found = getattr(found, part) if isinstance(found, BaseModel) and part in type(found).model_fields else None
     return found
+
+
+def follows(table: BaseModel, key: str) -> bool:
+    """Whether the value at a key path was left open, and follows from another key beside it."""
+    path, _, last = key.rpartition(".")
+    owner = value(table, path) if path else table
+    if not isinstance(owner, Table) or last not in type(owner).model_fields or last in owner.model_fields_set:
+        return False
+    return bool(type(owner).model_fields[last].default_factory_takes_validated_data)
 
 
 def written(table: Table) -> dict[str, Any]:

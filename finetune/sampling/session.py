@@ -16,7 +16,7 @@ from finetune.families.base import Facts, Family, Text, as_prompts, components, 
 from finetune.families.parts import current_device
 from finetune.files import layouts
 from finetune.machine import DTYPES, Autocast
-from finetune.planning.plan import precision as resolve_precision
+from finetune.planning.resolve import precision as resolve_precision
 from finetune.resources import public_name
 from finetune.sampling.request import USUAL, AdapterWeight, SampleRequest, SessionOptions
 from finetune.tensors import digest, file_sha256

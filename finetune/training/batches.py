@@ -15,7 +15,8 @@ from finetune.encoding import cache
 from finetune.encoding.cache import Captions, Crop
 from finetune.families.base import Conditioning, Family, Moments, Prompt, Text, as_prompts
 from finetune.machine import Ranks
-from finetune.planning.plan import Plan, Pool
+from finetune.planning.plan import Plan
+from finetune.planning.pools import Pool
 from finetune.planning.schedule import Micro
 
 
@@ -90,7 +91,7 @@ class Batches:
         return StepBatches([pair] * schedule.accumulate, schedule.batch * schedule.accumulate)
 
     def train(self, micro: Micro) -> Batch:
-        return self._batch(self.plan.train, micro, self.plan.recipe.prior.mode == "self")
+        return self._batch(self.plan.train, micro, self.plan.recipe.prior.mode == "own_prediction")
 
     def prior(self, m: int) -> Batch:
         """The class images beside the m-th training batch."""
@@ -143,7 +144,7 @@ def prompts(plan: Plan) -> list[Prompt]:
     """Every prompt that training or its samples may show, those without a caption included."""
     examples = [p.example for p in (*plan.train.placed, *plan.held_out, *(plan.prior.placed if plan.prior else ()))]
     shown = [Prompt.of(example) for example in examples]
-    if plan.recipe.prior.mode == "self":
+    if plan.recipe.prior.mode == "own_prediction":
         shown += [_preserved(prompt, plan) for prompt in shown]
     empty = [Prompt(""), *(Prompt.of(example, "") for example in examples)]
     samples = as_prompts([*plan.recipe.sample.prompts, plan.recipe.sample.negative])

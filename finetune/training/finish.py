@@ -164,12 +164,7 @@ def name_of(run: Run) -> str:
 def about(run: Run) -> About:
     """What the exported file says of itself; no path of this machine."""
     plan, data, config, identity = run.plan, run.plan.data, run.plan.recipe, run.folder.identity
-    public = recipe.replace(config, data__path=Path(data.root.name), data__cache=None)
-    if config.prior.mode == "images":
-        public = recipe.replace(public, prior__path=Path(config.prior.path.name))
-    if config.adapter.init_from:
-        public = recipe.replace(public, adapter__init_from=Path(config.adapter.init_from.name))
-    public = recipe.replace(public, base=shipped.public_name(config.base))
+    public = recipe.without_paths(config, data.root.name, shipped.public_name(config.base))
     return About.of(
         plan.facts, config.data.resolution or 0, base=public.base, base_fingerprint=identity["base"],
         trigger=data.trigger or "", title=config.export.title or name_of(run), license=config.export.license,

@@ -20,7 +20,7 @@ from finetune.errors import FinetuneError, RunError
 from finetune.events import Event, Saved, unheard
 from finetune.families.base import Family
 from finetune.files import layouts
-from finetune.planning import plan as planning
+from finetune.planning import footprint
 from finetune.planning.plan import Plan
 from finetune.reporting.jsonl import JsonLines
 from finetune.reporting.tensorboard import TensorBoard
@@ -185,7 +185,7 @@ def _refuse(out: Path, resume: bool) -> None:
 
 def _bytes_needed(plan: Plan) -> int:
     """Checkpoints, one more while it is written, and the exported files."""
-    rows = planning.components(plan)
+    rows = footprint.components(plan)
     trained = sum(4 * c.trainable for c in rows)
     state = trained + sum(c.optimizer_bytes + c.mean_bytes for c in rows)
     whole = not isinstance(plan.recipe.adapter, recipe.LowRank) or "merged" in plan.recipe.export.layouts

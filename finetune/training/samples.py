@@ -22,7 +22,6 @@ def prompts(plan: Plan) -> list[str]:
 def requests(plan: Plan) -> list[SampleRequest]:
     """The recipe's prompts, each with its own seed, the same for the whole run."""
     wanted, side = plan.recipe.sample, plan.recipe.data.resolution
-    assert side is not None and wanted.guidance is not None
     side = side // plan.facts.stride * plan.facts.stride
     return [
         SampleRequest(prompt, wanted.seed + i, wanted.negative, wanted.steps, wanted.guidance, side, side)

@@ -449,22 +449,24 @@ def test_recipes_list_names_each_with_a_sentence_and_the_same_as_json(capsys):
     assert all(re.fullmatch(r"[A-Z].{30,}\.", row["about"]) for row in rows)
 
 
-def test_recipes_show_prints_the_file_byte_for_byte(capsys):
+def test_recipes_show_prints_one_whole_recipe_and_a_whole_file_byte_for_byte(capsys):
     _, out, _ = said(capsys, "recipes", "show", "sd15-product")
-    assert out == (shipped.RECIPES / "sd15-product.toml").read_text(encoding="utf-8") and tomllib.loads(out)
+    assert tomllib.loads(out)["train"]["steps"] == 1000 and "extends" not in out and "\n# change mug to your" in out
+    _, out, _ = said(capsys, "recipes", "show", "pocket-style")
+    assert out == (shipped.RECIPES / "pocket-style.toml").read_text(encoding="utf-8")
     code, _, err = said(capsys, "recipes", "show", "sd15-prodct")
     assert code == 2 and err.endswith("try: did you mean sd15-product?\n")
 
 
 def test_recipes_copy_writes_where_it_is_told_and_overwrites_nothing(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    shown = shipped.RECIPES / "sd15-style.toml"
+    shown = said(capsys, "recipes", "show", "sd15-style")[1].encode()
     assert said(capsys, "recipes", "copy", "sd15-style")[0] == 0
-    assert Path("sd15-style.toml").read_bytes() == shown.read_bytes()
+    assert Path("sd15-style.toml").read_bytes() == shown
     Path("folder").mkdir()
     for to, made in (("mine.toml", "mine.toml"), ("folder", "folder/sd15-style.toml")):
         code, out, _ = said(capsys, "recipes", "copy", "sd15-style", to)
-        assert code == 0 and f"finetune plan {made}" in out and Path(made).read_bytes() == shown.read_bytes()
+        assert code == 0 and f"finetune plan {made}" in out and Path(made).read_bytes() == shown
     Path("mine.toml").write_text("precious")
     code, _, err = said(capsys, "recipes", "copy", "sd15-style", "mine.toml")
     assert code == 2 and "mine.toml exists" in err and Path("mine.toml").read_text() == "precious"

@@ -298,7 +298,8 @@ def test_the_class_word_is_kept_only_where_the_trigger_has_it_as_a_word() -> Non
 
 def test_what_a_self_prior_preserves_keeps_the_class_word(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text(
-        f'base = "pocket"\n[data]\npath = "{photos}"\ntrigger = "zwx mug"\nclass_word = "mug"\n[prior]\nmode = "self"\n'
+        f'base = "pocket"\n[data]\npath = "{photos}"\ntrigger = "zwx mug"\nclass_word = "mug"\n'
+        '[prior]\nmode = "own_prediction"\n'
     )
     settled = plan.settle(recipe.load(tmp_path / "recipe.toml", ["data.caption_dropout=0"]))
     assert {p.caption for p in batches.prompts(settled)} == {"", "a photo of zwx mug", "a photo of mug"}

@@ -23,7 +23,7 @@ from finetune.adapters.change import sites
 from finetune.errors import RecipeError
 from finetune.families import quantised
 from finetune.families.base import Conditioning, Family, read
-from finetune.planning import plan as planning
+from finetune.planning import footprint
 from finetune.proof import verify
 from finetune.recipe import Loaded
 
@@ -57,7 +57,7 @@ def test_blocks_are_held_in_4_bits_as_the_plan_counts_them(case: Case, tmp_path:
     assert {kind for n, kind in kinds.items() if "blocks." in n or n.startswith("layers.")} == {"Linear4bit"}
     assert {kind for n, kind in kinds.items() if n.count(".") < 2} <= {"Linear"}
     plan = settled(base, pictures(tmp_path / "data"), train__base_bits=4)
-    row = planning.components(plan)[0]
+    row = footprint.components(plan)[0]
     assert held_bytes(module) == row.weight_bytes - 4 * row.trainable
     assert row.parameters == sum(p.numel() for p in whole.parts[whole.denoiser_name].parameters())
 
@@ -155,9 +155,9 @@ def test_looking_at_the_model_does_not_change_it() -> None:
 def test_a_run_ends_with_a_file_proved_on_the_base_in_full(variant: Variant, precision: str, tmp_path: Path) -> None:
     base, data = tiny_base(tmp_path / "base", variant), pictures(tmp_path / "data")
     plan = settled(base, data, train__base_bits=4, train__steps=3, optimizer__learning_rate=1e-2, sample__every=2,
-                   sample__steps=2, train__checkpoint_every=2, sample__prompts=("a cup",), prior__mode="self",
+                   sample__steps=2, train__checkpoint_every=2, sample__prompts=("a cup",), prior__mode="own_prediction",
                    data__trigger="sks", train__gradient_checkpointing=True, validation__count=1)  # fmt: skip
-    loaded = Loaded(recipe.replace(plan.recipe, train__precision=precision), {}, Path("recipe.toml"))
+    loaded = Loaded(recipe.replace(recipe.rewritten(plan.recipe), train__precision=precision), {}, Path("recipe.toml"))
     result = train(loaded, tmp_path / "run")
     assert result.report is not None and result.report.live == 0.0
     assert result.sheet.is_file() and verify.verify(result.path, str(base)).ok
@@ -179,7 +179,7 @@ def test_the_file_is_proved_in_a_base_held_in_4_bits_and_in_a_small_one_by_its_o
 
     load = families.load
     monkeypatch.setattr(verify.families, "load", noted)
-    loaded = Loaded(recipe.replace(plan.recipe, train__precision="bf16"), {}, Path("recipe.toml"))
+    loaded = Loaded(recipe.replace(recipe.rewritten(plan.recipe), train__precision="bf16"), {}, Path("recipe.toml"))
     report = train(loaded, tmp_path / "run").report
     assert report is not None and (report.stock_output is None) == large
     assert 4 in held and report.outputs is not None and (report.outputs < 1e-3) == (not large)
@@ -190,6 +190,6 @@ def test_what_cannot_be_held_in_4_bits_is_refused(tmp_path: Path, monkeypatch: p
     path.write_text('base = "pocket"\n[data]\npath = "example:product"\n[adapter]\nmethod = "full"\n')
     with pytest.raises(RecipeError, match=r'train\.base_bits: has no effect with adapter\.method = "full"'):
         recipe.load(path, ["train.base_bits=4"])
-    monkeypatch.setattr("finetune.planning.plan.find_spec")
+    monkeypatch.setattr("finetune.planning.resolve.find_spec", lambda _: None)
     with pytest.raises(RecipeError, match=r"train\.base_bits needs bitsandbytes"):
         settled("pocket", pictures(tmp_path / "data"), train__base_bits=4)

@@ -19,6 +19,7 @@ from finetune.adapters.change import sites
 from finetune.adapters.lora import Lora
 from finetune.families.base import Facts
 from finetune.files import layouts
+from finetune.planning import footprint
 from finetune.planning import plan as planning
 
 PUBLISHED = {one.name: (case, one) for case in CASES if case.transformer for one in case.published}
@@ -127,7 +128,7 @@ def test_the_plan_counts_the_bytes_of_true_size_exactly(line: str, tmp_path: Pat
     plan = settled(tiny, pictures(tmp_path / "data"), adapter__targets="attention+ff", adapter__rank=16,
                    train__precision="bf16")  # fmt: skip
     real = _pretend(plan, line)
-    [row] = planning.components(real)
+    [row] = footprint.components(real)
     shapes = sites(skeleton(line))
     adapter = sum(16 * (shapes[name][0] + shapes[name][1]) for name in GOLDEN[line])
     assert (row.name, row.parameters, row.trainable) == ("transformer", PUBLISHED[line][1].parameters, adapter)

@@ -54,7 +54,8 @@ def test_a_prior_is_kept_beside_and_blocks_are_recomputed_one_at_a_time(tmp_path
     changes = {"data__resolution": 256, "train__gradient_checkpointing": True, "data__trigger": "sks"}
     whole = memory.activation_bytes(bench(base, data, data__resolution=256).plan)
     plain, held = (
-        memory.activation_bytes(bench(base, data, prior__mode=mode, **changes).plan) for mode in ("off", "self")
+        memory.activation_bytes(bench(base, data, prior__mode=mode, **changes).plan)
+        for mode in ("off", "own_prediction")
     )
     assert whole and plain and held and plain < held
     assert 0.2 < (2 * plain - held) / whole < 0.35  # what is inside of one of four blocks
@@ -73,7 +74,7 @@ def test_a_prior_is_kept_beside_the_training_loss(tmp_path: Path) -> None:
     base, data = tiny_base(tmp_path / "base", "sd15"), pictures(tmp_path / "data")
     plain, held = (
         memory.activation_bytes(bench(base, data, prior__mode=mode, data__trigger="sks").plan)
-        for mode in ("off", "self")
+        for mode in ("off", "own_prediction")
     )
     assert plain and held == 2 * plain
 

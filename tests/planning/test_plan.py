@@ -19,8 +19,11 @@ from finetune.data import dataset
 from finetune.errors import BaseError, DataError, RecipeError
 from finetune.families.base import components
 from finetune.machine import DTYPES
+from finetune.planning import footprint
 from finetune.planning import plan as planning
-from finetune.planning.plan import Component, Plan
+from finetune.planning.footprint import Component
+from finetune.planning.plan import Plan
+from finetune.planning.resolve import precision
 from finetune.training.preflight import Measured
 
 
@@ -74,7 +77,7 @@ def test_the_screen_answers_first_then_shows_every_setting_and_wraps_only_values
     monkeypatch.setenv("COLUMNS", str(columns))
     prompts = 'sample.prompts=["a very long prompt of a mug on a wooden table", "another one [bold]in brackets[/bold]"]'
     plan = planned(photos, "train.batch=2", prompts, "data.trigger=sks")
-    plan_view.show(plan, planning.components(plan), None, 5 << 30)
+    plan_view.show(plan, footprint.components(plan), None, 5 << 30)
     shown = capsys.readouterr().out
     rest, _, table = shown.partition("setting ")
     answers = [line.split()[0] for line in shown.partition("size in px")[0].splitlines() if line[:1].strip()]
@@ -104,7 +107,7 @@ def test_the_tables_of_the_largest_numbers_fit_80_columns(capsys, monkeypatch):
 def test_the_verdict_holds_what_is_needed_against_what_is_free(photos, monkeypatch, free, verdict):
     monkeypatch.setattr(plan_view, "device_memory", lambda: ("a test GPU", free))
     plan = planned(photos)
-    told = plan_view.answers(plan, planning.components(plan), None, 5 << 30)["verdict"]
+    told = plan_view.answers(plan, footprint.components(plan), None, 5 << 30)["verdict"]
     assert told.startswith(verdict) and f"{free >> 30}.00 GiB free on a test GPU" in told
 
 
@@ -212,7 +215,7 @@ WEIGHED = [
 @pytest.mark.parametrize("variant, sets", WEIGHED, ids=[f"{v}-{len(s)}-{'.'.join(s)[-30:]}" for v, s in WEIGHED])
 def test_bytes_are_those_of_the_real_objects(variant, sets, bases, photos):
     plan = planned(photos, f"base={bases[variant]}", "data.resolution=128", *sets)
-    rows = {row.name: row for row in planning.components(plan)}
+    rows = {row.name: row for row in footprint.components(plan)}
     config = plan.recipe
     family = families.load(config.base, DTYPES[config.train.precision])
     assert rows.keys() == components(family).keys()
@@ -245,7 +248,7 @@ def test_bytes_are_those_of_the_real_objects(variant, sets, bases, photos):
 def test_a_rank_for_modules_that_are_no_targets_is_refused(photos, bases):
     plan = planned(photos, f"base={bases['sd15']}", 'adapter.ranks={"ff.net.2" = 4}')
     with pytest.raises(RecipeError, match=r"'ff\.net\.2' match no module that adapter\.targets chooses"):
-        planning.components(plan)
+        footprint.components(plan)
 
 
 # --- what it refuses -------------------------------------------------------------------------------------------------
@@ -274,11 +277,11 @@ def test_what_is_held_out_depends_on_the_seed_alone_and_is_never_trained_on(phot
 
 def test_a_prior_of_its_own_needs_a_trigger(photos):
     with pytest.raises(RecipeError, match="there is no trigger") as caught:
-        planned(photos, "prior.mode=self")
+        planned(photos, "prior.mode=own_prediction")
     assert "data.trigger" in caught.value.hint
-    assert planned(photos, "prior.mode=self", "data.trigger=sks").recipe.prior.mode == "self"
+    assert planned(photos, "prior.mode=own_prediction", "data.trigger=sks").recipe.prior.mode == "own_prediction"
     with pytest.raises(RecipeError, match="the same without the trigger"):
-        planned(photos, "prior.mode=self", "data.trigger=mug", "data.class_word=mug")
+        planned(photos, "prior.mode=own_prediction", "data.trigger=mug", "data.class_word=mug")
 
 
 def test_class_images_need_a_caption_that_is_not_the_subjects(photos, tmp_path):
@@ -325,16 +328,16 @@ def test_a_base_that_is_not_there_is_refused(photos):
 
 def test_a_precision_that_cannot_work_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert planning.precision("auto") == "fp32" and planning.precision("bf16") == "bf16"
+    assert precision("auto") == "fp32" and precision("bf16") == "bf16"
     with pytest.raises(RecipeError, match="needs a CUDA device"):
-        planning.precision("fp16")
+        precision("fp16")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
-    assert planning.precision("auto") == "fp16"
+    assert precision("auto") == "fp16"
     with pytest.raises(RecipeError, match="no bf16 arithmetic"):
-        planning.precision("bf16")
+        precision("bf16")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
-    assert planning.precision("auto") == "bf16"
+    assert precision("auto") == "bf16"
 
 
 def test_more_ranks_widen_the_step_and_leave_steps_and_rates_as_they_are(photos):

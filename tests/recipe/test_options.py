@@ -21,6 +21,7 @@ from finetune.errors import FinetuneError, RecipeError, TrainError
 from finetune.events import Sampled, Saved, Validated, unheard
 from finetune.families.base import Family, Moments, components
 from finetune.files import layouts
+from finetune.planning import footprint
 from finetune.planning import plan as planning
 from finetune.planning.plan import Plan
 from finetune.proof import export
@@ -107,7 +108,7 @@ def what_is_planned(place: Place, sets: list[str]) -> object:
 
 
 def what_is_trained(place: Place, sets: list[str]) -> object:
-    return [row._replace(optimizer_bytes=0) for row in planning.components(place.plan(sets))]
+    return [row._replace(optimizer_bytes=0) for row in footprint.components(place.plan(sets))]
 
 
 def what_is_asked_of_the_sampler(place: Place, sets: list[str]) -> object:
@@ -211,7 +212,7 @@ class Case(NamedTuple):
 
 
 FLOW = ("base=ROOT/flux",)
-SELF = ("prior.mode=self", "data.trigger=sks")
+SELF = ("prior.mode=own_prediction", "data.trigger=sks")
 IMAGES = ("prior.mode=images", "prior.path=ROOT/mugs", "data.class_word=mug")
 CASES = {
     "name": Case("name=other", what_is_written),
@@ -229,7 +230,7 @@ CASES = {
     ),
     "data.text_encoder_bits": Case("data.text_encoder_bits=8", beside=FLOW),
     "data.cache": Case("data.cache=ROOT/kept", where_latents_are_kept),
-    "prior.mode": Case("prior.mode=self", beside=("data.trigger=sks",)),
+    "prior.mode": Case("prior.mode=own_prediction", beside=("data.trigger=sks",)),
     "prior.path": Case("prior.path=ROOT/cups", what_is_planned, IMAGES),
     "prior.prompt": Case("prior.prompt=a mug", what_is_planned, IMAGES),
     "prior.weight": Case("prior.weight=5.0", beside=IMAGES),
@@ -244,9 +245,9 @@ CASES = {
     "adapter.init_from": Case("adapter.init_from=ROOT/start.safetensors"),
     "objective.prediction": Case("objective.prediction=v", what_is_planned),
     "objective.min_snr": Case("objective.min_snr=1.0"),
-    "objective.density": Case("objective.density=uniform", beside=FLOW),
+    "objective.timestep_density": Case("objective.timestep_density=uniform", beside=FLOW),
     "objective.logit_mean": Case("objective.logit_mean=1.0", beside=FLOW),
-    "objective.logit_deviation": Case("objective.logit_deviation=0.5", beside=FLOW),
+    "objective.logit_std": Case("objective.logit_std=0.5", beside=FLOW),
     "objective.shift": Case("objective.shift=5.0", beside=FLOW),
     "objective.guidance": Case("objective.guidance=3.5", beside=FLOW),
     "objective.distilled": Case("objective.distilled=true", what_is_allowed, ("base=ROOT/schnell",)),
@@ -260,6 +261,8 @@ CASES = {
     "optimizer.beta1": Case("optimizer.beta1=0.5"),
     "optimizer.beta2": Case("optimizer.beta2=0.5"),
     "optimizer.epsilon": Case("optimizer.epsilon=1e-3"),
+    "optimizer.beta2_decay": Case("optimizer.beta2_decay=-0.5", beside=("optimizer.name=adafactor",)),
+    "optimizer.clip_threshold": Case("optimizer.clip_threshold=2.0", beside=("optimizer.name=adafactor",)),
     "train.steps": Case("train.steps=7", what_is_planned),
     "train.epochs": Case("train.epochs=2", what_is_planned),
     "train.batch": Case("train.batch=2"),

@@ -26,7 +26,7 @@ from finetune.events import Event, Stepped
 from finetune.families import checkpoints
 from finetune.families.base import components
 from finetune.planning import activations as memory
-from finetune.planning import plan
+from finetune.planning import footprint, plan
 
 pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute:UserWarning")
 SHIPPED = sorted(p.stem for p in shipped.RECIPES.glob("*.toml"))
@@ -72,8 +72,8 @@ SMALLER = [name for name in ADAPTERS if re.search(r"-\d+gb$", name)]
 @pytest.mark.parametrize("name", SMALLER)
 def test_a_recipe_for_a_smaller_gpu_is_the_other_one_but_for_bits(name):
     def told(stem):
-        raw = tomllib.loads((shipped.RECIPES / f"{stem}.toml").read_text(encoding="utf-8"))
-        return {key: recipe.value(recipe.Recipe.model_validate(raw), key) for key in recipe.keys()}
+        loaded = recipe.load(Path(stem)).recipe
+        return {key: recipe.value(loaded, key) for key in recipe.keys()}
 
     small, usual = told(name), told(name.rpartition("-")[0])
     differs = {key for key in small if small[key] != usual[key]}
@@ -91,7 +91,7 @@ def _reading(line: str, shown: plan.Plan, patch: pytest.MonkeyPatch) -> int:
         shapes = {name: tuple(tensor.shape) for name, tensor in reader.build().named_parameters()}
     assert sum(map(math.prod, shapes.values())) == pytest.approx(reader.parameters, rel=0.01)
     patch.setattr(weights, "read_header", lambda _: weights.Header({}, shapes, {}, 0))
-    found = plan.encoder_bytes(shown)
+    found = footprint.encoder_bytes(shown)
     patch.undo()
     return list(found.values())[-1]
 
@@ -99,7 +99,7 @@ def _reading(line: str, shown: plan.Plan, patch: pytest.MonkeyPatch) -> int:
 @pytest.mark.parametrize("name", [n for n in ADAPTERS if not n.startswith("pocket")])
 def test_a_recipe_fits_the_gpu_that_it_names(name, bases, tmp_path, monkeypatch):
     """At the true size of its base: reading captions, training and painting, each with an eighth and 1 GiB to spare."""
-    text = (shipped.RECIPES / f"{name}.toml").read_text(encoding="utf-8")
+    text = recipe.whole_text(shipped.RECIPES / f"{name}.toml")
     gpu, what, size = re.search(r"^# GPU: (\d+) GB\. .*\b(UNet|transformer)\b.*?([\d.]+) GB", text, re.M).groups()  # type: ignore[union-attr]
     line = name.partition("-")[0]
     case = OF_RECIPE[line]
@@ -113,12 +113,12 @@ def test_a_recipe_fits_the_gpu_that_it_names(name, bases, tmp_path, monkeypatch)
         Image.new("RGB", (1024, 1024), (i, i, i)).save(photos / f"{i}.png")
     sets = [f"base={base}", f"data.path={photos}", "data.trigger=sks", "data.class_word=mug", "train.precision=bf16"]
     shown = plan.settle(recipe.load(Path(name), sets))
-    [row] = [row for row in plan.components(shown) if row.name == part]
+    [row] = [row for row in footprint.components(shown) if row.name == part]
     assert float(size) == pytest.approx((row.weight_bytes - 4 * row.trainable) / 1e9, abs=0.06)
     reading = _reading(line, shown, monkeypatch) / 2**30
     activations = memory.activation_bytes(shown) or case.guessed_activations
     assert activations is not None
-    training = (sum(r.bytes for r in plan.components(shown) if r.trainable) + activations) / 2**30
+    training = (sum(r.bytes for r in footprint.components(shown) if r.trainable) + activations) / 2**30
     painting = row.weight_bytes / 2**30 + case.decoding_gib  # what CUDA itself takes is a guess
     assert max(reading, training, painting) * 9 / 8 + 1 <= int(gpu), (reading, training, painting)
 
@@ -130,7 +130,7 @@ def test_every_family_has_a_recipe_for_a_product_and_for_a_style(bases):
 
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_a_shipped_recipe_begins_with_a_sentence_and_explains_what_to_change(name):
-    text = (shipped.RECIPES / f"{name}.toml").read_text(encoding="utf-8")
+    text = recipe.whole_text(shipped.RECIPES / f"{name}.toml")
     assert text.startswith("# ") and text.partition("\n")[0].endswith(".")
     found = recipe.load(Path(name)).recipe
     if not str(found.data.path).startswith("example:"):
@@ -160,7 +160,7 @@ def test_a_shipped_recipe_plans_trains_exports_and_verifies(name, bases, data, t
     ]  # fmt: skip
     loaded = recipe.load(Path(name), sets)
     shown = plan.settle(loaded)
-    rows = plan.components(shown)
+    rows = footprint.components(shown)
     trained = {row.name for row in rows if row.trainable}
     denoiser = families.family_class(shown.facts.family).denoiser_name
     assert trained == {denoiser if c == "denoiser" else c for c in loaded.recipe.adapter.components}
@@ -199,7 +199,7 @@ def _peaks(shown: plan.Plan, trained: set[str]) -> dict[str, float]:
     return {c: text if c.startswith("text_encoder") else config.learning_rate for c in trained}
 
 
-def _holds_what_was_trained(file: Path, rows: list[plan.Component], shown: plan.Plan) -> None:
+def _holds_what_was_trained(file: Path, rows: list[footprint.Component], shown: plan.Plan) -> None:
     """Each trained module with a change in it, and the metadata of the recipe."""
     with safe_open(file, "pt") as opened:
         metadata = opened.metadata()

@@ -35,6 +35,7 @@ from finetune.events import unheard
 from finetune.training import begin
 from finetune.training import loop as trainer
 from finetune.planning import activations as memory
+from finetune.planning import footprint
 from finetune.planning import plan as planning
 from finetune.encoding import cache
 from finetune import recipe
@@ -44,7 +45,7 @@ cuda = torch.cuda.is_available()
 def now(field):
     return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith(field)) * 1024
 plan = planning.settle(recipe.load(Path(sys.argv[1])))
-told = sum(c.bytes for c in planning.components(plan) if c.trainable) + memory.activation_bytes(plan)
+told = sum(c.bytes for c in footprint.components(plan) if c.trainable) + memory.activation_bytes(plan)
 machine = begin.open_machine(plan.recipe.train.precision)
 family = begin.open_base(plan)
 made = unheard(begin.encode(plan, family, machine))

@@ -235,7 +235,7 @@ KINDS: dict[str, dict[str, object]] = {
     "full": {"adapter": FULL, "optimizer__learning_rate": 1e-4},
     "full, 8 bits": {"adapter": FULL, "optimizer__learning_rate": 1e-4, "optimizer__name": "adamw8bit"},
     "a base in 4 bits": {"train__base_bits": 4},
-    "prior by own prediction": {"prior__mode": "self"},
+    "prior by own prediction": {"prior__mode": "own_prediction"},
     "min-snr, checkpointed gradients": {"objective__min_snr": 5.0, "train__gradient_checkpointing": True},
 }  # fmt: skip
 
