@@ -113,9 +113,7 @@ def check_compatible(facts: Facts, wanted: Recipe) -> None:
     fewer = {"data.text_encoder_bits": wanted.data.text_encoder_bits, "train.base_bits": wanted.train.base_bits}
     asked = [key for key, bits in fewer.items() if bits]
     if asked and find_spec("bitsandbytes") is None:
-        raise RecipeError(
-            f"{asked[0]} needs bitsandbytes, which is not installed", "pip install 'finetune-diffusion[bitsandbytes]'"
-        )
+        raise RecipeError(f"{asked[0]} needs bitsandbytes, which is not installed", "pip install bitsandbytes")
     start = wanted.adapter.init_from
     if start is not None and not start.exists():
         raise RecipeError(f"adapter.init_from: no {start}", "a LoRA file, a PEFT directory or a run folder")

@@ -62,8 +62,8 @@ def test_each_value_is_shown_with_where_it_came_from(photos):
     rows = plan_view.as_json(plan, [], None)["settings"]
     assert list(rows) == list(recipe.keys())
     assert rows["base"] == {"value": "pocket", "from": "file"}
-    assert rows["train.batch"] == {"value": 2, "from": "--set"}
-    assert rows["data.trigger"] == {"value": "sks", "from": "--set"}
+    assert rows["train.batch"] == {"value": 2, "from": "override"}
+    assert rows["data.trigger"] == {"value": "sks", "from": "override"}
     assert rows["train.accumulate"] == {"value": 1, "from": "default"}
     assert rows["data.resolution"] == {"value": 64, "from": "derived"}
     assert rows["adapter.alpha"] == {"value": 16.0, "from": "derived"}

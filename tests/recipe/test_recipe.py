@@ -392,8 +392,8 @@ def test_set_wins_over_the_file_and_the_last_set_over_the_others(tmp_path):
     assert loaded.recipe.train.steps == 9 and loaded.recipe.train.batch == 2
     assert loaded.recipe.data.trigger == "sks" and loaded.recipe.adapter.ranks == {"to_k": 2, "to_q": 4}
     assert loaded.sources == {
-        "base": "file", "data.path": "file", "train.steps": "--set", "train.batch": "file", "data.trigger": "--set",
-        "adapter.ranks": "--set",
+        "base": "file", "data.path": "file", "train.steps": "override", "train.batch": "file", "data.trigger": "override",
+        "adapter.ranks": "override",
     }  # fmt: skip
 
 
@@ -413,14 +413,14 @@ def test_a_set_of_a_whole_table_replaces_it(tmp_path):
     path = written(tmp_path, SOUND + "[train]\nsteps = 5\nbatch = 2")
     loaded = recipe.load(path, ["train={seed = 3}"])
     assert loaded.recipe.train == recipe.Train(seed=3)
-    assert {k: v for k, v in loaded.sources.items() if k.startswith("train")} == {"train.seed": "--set"}
+    assert {k: v for k, v in loaded.sources.items() if k.startswith("train")} == {"train.seed": "override"}
 
 
 def test_steps_and_epochs_the_set_decides_against_the_file_but_two_sets_contradict(tmp_path):
     path = written(tmp_path, SOUND + "[train]\nsteps = 5")
     loaded = recipe.load(path, ["train.epochs=2"])
     assert (loaded.recipe.train.steps, loaded.recipe.train.epochs) == (None, 2)
-    assert "train.steps" not in loaded.sources and loaded.sources["train.epochs"] == "--set"
+    assert "train.steps" not in loaded.sources and loaded.sources["train.epochs"] == "override"
     assert "decide the same thing" in refused(path, "train.epochs=2", "train.steps=3").problem
     assert "is a table" in refused(written(tmp_path, "train = 3\n" + SOUND), "train.epochs=2").problem
 
@@ -587,7 +587,7 @@ def test_an_old_name_is_read_with_a_notice_wherever_it_is_written(tmp_path):
         written(tmp_path, SOUND), ["objective={density='uniform', logit_deviation=0.5}", "prior.mode=self"]
     )
     assert old.recipe == set_.recipe == whole.recipe == new.recipe
-    assert old.sources == new.sources and set_.sources["objective.logit_std"] == "--set"
+    assert old.sources == new.sources and set_.sources["objective.logit_std"] == "override"
     for loaded in (old, whole):
         assert len(loaded.notices) == 3 and 'prior.mode = "self" is now "own_prediction"' in loaded.notices[-1]
         assert loaded.notices[0].startswith("objective.density is now called objective.timestep_density;")
