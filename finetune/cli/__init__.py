@@ -5,6 +5,8 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -13,15 +15,34 @@ from typer.core import TyperGroup
 from finetune import __version__
 from finetune.cli import data, files, sampling, system, training
 from finetune.cli.wording import worded
-from finetune.errors import FinetuneError
+from finetune.errors import FinetuneError, InputError
+
+_UsageError: Any = typer.BadParameter.__base__
+"""click's, or that of the click which newer versions of Typer carry"""
 
 
 class Program(TyperGroup):
-    """Options that all commands share may stand before the command, too."""
+    """Shared options may stand before the command, too; with --json, misuse is an error like others."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.obj = "--json" in args
         first = next((i for i, word in enumerate(args) if word not in ("--json", "--quiet", "-q")), len(args))
-        return super().parse_args(ctx, [*args[first:], *args[:first]] if first < len(args) else args)
+        with _told(ctx):
+            return super().parse_args(ctx, [*args[first:], *args[:first]] if first < len(args) else args)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _told(ctx):
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _told(ctx: Any) -> Iterator[None]:
+    try:
+        yield
+    except _UsageError as e:
+        if ctx.obj:
+            raise InputError(e.format_message(), f"{(e.ctx or ctx).command_path} --help") from e
+        raise
 
 
 app = typer.Typer(

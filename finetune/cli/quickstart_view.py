@@ -5,9 +5,9 @@ from pathlib import Path
 from rich.console import Console
 
 from finetune import recipe
-from finetune import resources as shipped
 from finetune.cli.options import Output
 from finetune.errors import RunError
+from finetune.resources import EXAMPLES
 
 NAMES = {"product": "cup", "style": "brand"}
 
@@ -18,7 +18,7 @@ def quickstart(out: Path, kind: str, output: Output) -> None:
     if out.exists() and any(out.iterdir()):
         raise RunError(f"{out} is not empty", f"choose another folder, such as {out}-2 (`out`), or remove it")
     console = Console(highlight=False, quiet=output.quiet)
-    console.print(f"[bold]1 prepare[/]  the example {kind}: {shipped.EXAMPLES / kind}", soft_wrap=True)
+    console.print(f"[bold]1 prepare[/]  the example {kind}: {EXAMPLES / kind}", soft_wrap=True)
     _prepare(kind, out / "data", console)
     console.print(
         f"[bold]2 train, export, verify, sample[/]  recipe pocket-{kind} on the base `pocket`", soft_wrap=True
@@ -32,6 +32,6 @@ def quickstart(out: Path, kind: str, output: Output) -> None:
 def _prepare(kind: str, out: Path, console: Console) -> None:
     from finetune.data import dataset
 
-    made = dataset.prepare(shipped.EXAMPLES / kind, out)
+    made = dataset.prepare(EXAMPLES / kind, out)
     console.print(f"           {len(made.examples)} images, trigger {made.trigger!r}; first caption: "
                   f"{made.examples[0].caption!r}", soft_wrap=True)  # fmt: skip

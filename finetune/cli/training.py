@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from finetune import recipe as recipe_files
-from finetune import resources as shipped
 from finetune.cli.options import AsJson, Output, Quiet
+from finetune.resources import RECIPES
 
 Sets = Annotated[list[str] | None, typer.Option("--set", help="Override one value: table.key=value. May be repeated.")]
 RecipeFile = Annotated[Path, typer.Argument(help="A recipe file, or the name of a shipped recipe.")]
@@ -129,4 +129,4 @@ def _about(text: str) -> tuple[int | None, str]:
 
 
 def _shipped() -> list[Path]:
-    return sorted(shipped.RECIPES.glob("*.toml"), key=lambda path: path.stem)
+    return sorted(RECIPES.glob("*.toml"), key=lambda path: path.stem)

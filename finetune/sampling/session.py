@@ -9,17 +9,16 @@ import torch
 from PIL import Image
 
 from finetune import families
-from finetune import resources as shipped
-from finetune import tensors as weights
 from finetune.adapters.change import AdapterState, sites
-from finetune.encoding import cache
-from finetune.encoding.cache import Captions
+from finetune.encoding.cache import Captions, read_ahead
 from finetune.errors import InputError, VerifyError, action
 from finetune.families.base import Facts, Family, Text, as_prompts, components, evaluation_mode, large_encoders
 from finetune.files import layouts
 from finetune.machine import DTYPES, Autocast, current_device
 from finetune.planning.resolve import precision as resolve_precision
+from finetune.resources import public_name
 from finetune.sampling.request import USUAL, AdapterWeight, SampleRequest, SessionOptions
+from finetune.tensors import digest, file_sha256
 
 CPU = torch.device("cpu")
 _BARE = SessionOptions(safety_checker=False)
@@ -50,7 +49,7 @@ class Session:
     def of(cls, family: Family, prompts: Iterable[str], device: torch.device | None = None) -> "Session":
         """Around a family just opened: its prompts are read, then its parts are moved to the device."""
         device = device or current_device()
-        session = cls(family, cache.read_ahead(family, prompts, device), device)
+        session = cls(family, read_ahead(family, prompts, device), device)
         session._move()
         return session
 
@@ -70,7 +69,7 @@ class Session:
         device = current_device()
         precision = resolve_precision(options.precision, "`precision`")
         family = _load(base, info, options, DTYPES[precision])
-        captions = cache.read_ahead(family, prompts, device)
+        captions = read_ahead(family, prompts, device)
         rounded = options.merged and precision != "fp32"  # adapters are merged in float32, then weights are rounded
         if rounded:
             family = _load(base, info, options, torch.float32)
@@ -117,7 +116,7 @@ class Session:
         large = large_encoders(self.family)
         unread = [p for p in as_prompts(list(prompts)) if any(p.key not in known.get(e, ()) for e in large)]
         if unread:
-            for encoder, texts in cache.read_ahead(self.family, unread, self.device).known.items():
+            for encoder, texts in read_ahead(self.family, unread, self.device).known.items():
                 known[encoder] = {**known.get(encoder, {}), **texts}
             self.captions = Captions(self.family, known, self.device)
 
@@ -202,7 +201,7 @@ def _described(
     base: str, session: Session, adapters: Sequence[AdapterWeight], options: SessionOptions, precision: str
 ) -> dict[str, str]:
     return {
-        "base": shipped.public_name(base), "scheduler": type(session.pipeline.scheduler).__name__,
+        "base": public_name(base), "scheduler": type(session.pipeline.scheduler).__name__,
         "adapters": ", ".join(f"{a.path.name}:{a.weight:g} sha256 {_sha256(a.path)[:12]}" for a in adapters),
         "merged": "yes" if options.merged and adapters else "",
         "precision": f"{precision}, base in 4 bits" if options.base_bits else precision,
@@ -219,6 +218,6 @@ def _safety(wanted: bool, has: bool) -> str:
 def _sha256(path: Path) -> str:
     """Of the file; of a folder, over its weight files."""
     if path.is_file():
-        return weights.file_sha256(path)
+        return file_sha256(path)
     files = sorted(layouts.adapter_in(path).rglob("*.safetensors"))
-    return weights.digest("".join(map(weights.file_sha256, files)))
+    return digest("".join(map(file_sha256, files)))

@@ -182,7 +182,7 @@ def test_the_file_is_proved_in_a_base_held_in_4_bits_and_in_a_small_one_by_its_o
 
     load = families.load
     monkeypatch.setattr(verify.families, "load", noted)
-    loaded = Loaded(recipe.replace(plan.recipe, train__precision="bf16"), {}, Path("recipe.toml"))
+    loaded = Loaded(recipe.replace(recipe.rewritten(plan.recipe), train__precision="bf16"), {}, Path("recipe.toml"))
     report = train(loaded, tmp_path / "run").report
     assert report is not None and (report.stock_output is None) == large
     assert 4 in held and report.outputs is not None and (report.outputs < 1e-3) == (not large)
