@@ -126,10 +126,10 @@ def dumps(recipe: Recipe) -> str:
 
 
 def _where_to_mend(origin: Path, overrides: Sequence[str]) -> str:
-    """The recipe in hand, or the --set that changed it."""
+    """The recipe in hand, or the override that changed it."""
     if shipped.RECIPES in origin.parents:
-        return f"correct --set; `finetune recipes show {origin.stem}` shows the recipe that it changes"
-    return f"correct {origin}{' or --set' if overrides else ''}; docs/recipes.md lists every key and its values"
+        return f"correct the override; `recipes show {origin.stem}` shows the recipe that it changes"
+    return f"correct {origin}{' or the override' if overrides else ''}; docs/recipes.md lists every key and its values"
 
 
 def _refusal(origin: Path | str, problems: Sequence[str], hint: str) -> RecipeError:
