@@ -187,12 +187,11 @@ def what_is_written(place: Place, sets: list[str]) -> object:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "verify", lambda *_: run.Report.__new__(run.Report))
         patch.setattr(run, "_refuse", lambda *_: None)
-        patch.setattr(run.Report, "live", None, raising=False)
-        patch.setattr(run.Report, "hit", 0, raising=False)
-        patch.setattr(run.Report, "expected", 0, raising=False)
+        for told in ("stock_output", "outputs", "hit", "expected"):
+            patch.setattr(run.Report, told, 0, raising=False)
         patch.setattr(run, "final_sheet", lambda *_: out)
         name = plan.recipe.name or "out"
-        run.export_adapter(plan, modules, out, name, {"base": "0" * 64}, None, lambda _: None)
+        run.export_adapter(plan, modules, None, out, name, {"base": "0" * 64}, None, lambda _: None)
     files = sorted(p for p in (out / "adapter").rglob("*") if p.is_file() and "peft" not in p.parts)
     heads = [weights.read_header(p) for p in files if p.parent.name == "adapter" and p.suffix == ".safetensors"]
     told = [{k: v for k, v in h.metadata.items() if k in ("modelspec.title", "modelspec.license")} for h in heads]
