@@ -403,7 +403,7 @@ def measure(trial: Trial, work: Path) -> Measures:
     with tempfile.TemporaryDirectory() as folder:
         try:
             loaded = recipe.load(Path(f"pocket-{subject.kind}"), [*sets, *trial.sets])
-            made = run.run(loaded, Path(folder) / "run", lambda _: None)
+            *_, made = run.run(loaded, Path(folder) / "run")
         except FinetuneError as e:
             return Measures(refused=e.problem)
         return look(subject, work, made.path)

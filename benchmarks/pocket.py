@@ -37,7 +37,7 @@ from finetune.planning import plan as planning  # noqa: E402
 from finetune.sampling.request import SampleRequest  # noqa: E402
 from finetune.sampling.session import Session  # noqa: E402
 from finetune.training import loop as trainer  # noqa: E402
-from finetune.training import run  # noqa: E402
+from finetune.training.begin import begin  # noqa: E402
 
 PAIRS, TWOS, COPIES = 300, 100, 100
 
@@ -187,11 +187,8 @@ def seconds_a_picture(session: Session) -> Row:
 def seconds_a_step(base: str) -> Row:
     """A step of the shipped product recipe, batch 4, prior and text encoder included."""
     plan = planning.settle(recipes.load(Path("pocket-product"), [f"base={base}", "train.steps=12"]))
-    machine = run.open_machine(plan.recipe.train.precision)
-    family = families.load(base)
-    made = run.encode(plan, family, machine, lambda _: None)
-    state = run.attach(plan, family, machine)
-    steps = trainer.train(family, state, plan, made.batches, machine.ranks, machine.autocast)
+    run = begin(plan)
+    steps = trainer.train(run.state, run.data.batches, plan.recipe, run.device)
     taken = [step.seconds for step in steps]
     return Row("one LoRA step, batch 4, median", statistics.median(taken[2:]), 0.5, "s", at_most=True)
 

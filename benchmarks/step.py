@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +28,9 @@ from torch import nn
 from finetune import recipe
 from finetune.cli import hush
 from finetune.families.base import components
-from finetune.machine import Ranks
 from finetune.planning import plan as planning
 from finetune.training import loop as trainer
-from finetune.training import run
+from finetune.training.begin import begin
 
 SETS = ['prior.mode="off"', "train.batch=4", "train.steps=100000", "adapter.rank=8", 'adapter.components=["denoiser"]',
         'adapter.targets="attention"', "train.precision=fp32"]  # fmt: skip
@@ -92,10 +90,8 @@ class Prepared:
     def __init__(self, folder: Path, compiled: bool) -> None:
         sets = [*SETS, f"data.cache={folder / 'cache'}", f"train.compile={str(compiled).lower()}"]
         self.plan = planning.settle(recipe.load(Path("pocket-product"), sets))
-        self.machine = run.open_machine("fp32")
-        self.family = run.families.load("pocket")
-        self.made = run.encode(self.plan, self.family, self.machine, lambda _: None)
-        self.state = run.attach(self.plan, self.family, self.machine)
+        run = begin(self.plan)
+        self.family, self.made, self.state, self.machine = run.family, run.data, run.state, run.device
 
     def parameters(self) -> list[nn.Parameter]:
         return self.state.parameters
@@ -103,7 +99,7 @@ class Prepared:
 
 def ours(folder: Path, compiled: bool) -> Iterator[object]:
     p = Prepared(folder, compiled)
-    return trainer.train(p.family, p.state, p.plan, p.made.batches, Ranks(), nullcontext)
+    return trainer.train(p.state, p.made.batches, p.plan.recipe, p.machine)
 
 
 def bare(folder: Path) -> Iterator[object]:

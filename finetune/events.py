@@ -1,7 +1,8 @@
-"""What a run tells whoever listens: the progress bar, events.jsonl, TensorBoard, a test."""
+"""What a run yields, for whoever reads it: the progress bar, events.jsonl, TensorBoard, a notebook, a test."""
 
+from collections.abc import Generator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 
 class Note(NamedTuple):
@@ -62,10 +63,77 @@ class Sampled(NamedTuple):
     paths: tuple[Path, ...]
 
 
+class CaptionFit(NamedTuple):
+    """For how many images, of those tried, their own caption predicts them better than other images' captions."""
+
+    share: float
+    chance: float
+    """the share that captions dealt out blindly would have"""
+
+
+class TrainingEffect(NamedTuple):
+    """What training did to the prediction of its own images, at fixed noise, with the base as the measure."""
+
+    base: float
+    """mean squared error"""
+    adapted: float
+    base_fit: CaptionFit | None
+    """None: all captions are the same"""
+    adapted_fit: CaptionFit | None
+    weights: dict[str, float]
+    """component -> |dW| / |W| over the weights that carry an adapter"""
+    output: float
+    """|with - without| / |without| of the prediction at seeded noise"""
+
+    @property
+    def gain(self) -> float:
+        """Share of the base's loss that training took away."""
+        return 1 - self.adapted / self.base
+
+
+class Verified(NamedTuple):
+    """An exported file was opened in a fresh base, and does what was trained."""
+
+    path: Path
+    expected: int
+    """modules"""
+    hit: int
+    live: float | None
+    """worst module's difference to the trained one, relative to its change; None: not compared"""
+    outputs: float | None
+    """how far its outputs are from the trained model's, as a share of what training changed; None: not compared"""
+    stock_output: float | None
+    """how far those of stock diffusers are from our reader's, as such a share; None: the base is rounded to bfloat16"""
+    findings: tuple[str, ...]
+    """worth knowing, and no failure"""
+
+
 class Finished(NamedTuple):
+    """The last event of a run that did what it was asked for: its result."""
+
     step: int
     outcome: str
-    path: Path | None
+    path: Path
+    """the proved file; for adapter.method = "full", the pipeline's folder"""
+    sheet: Path
+    """the last samples: the base's and the adapter's, at the same seeds"""
+    report: Verified | None = None
+    """None: for adapter.method = "full", which is read back and compared as a whole"""
+    effect: TrainingEffect | None = None
 
 
-Event = Note | Warned | Stage | Advanced | Stepped | Validated | Saved | Resumed | Sampled | Finished
+Event = (
+    Note | Warned | Stage | Advanced | Stepped | Validated | Saved | Resumed | Sampled | TrainingEffect | Verified
+    | Finished
+)  # fmt: skip
+Returned = TypeVar("Returned")
+
+
+def unheard(events: Generator[object, None, Returned]) -> Returned:
+    """Let a procedure go through without reading its events. Returns what it returns."""
+    while True:
+        try:
+            next(events)
+        except StopIteration as e:
+            returned: Returned = e.value
+            return returned

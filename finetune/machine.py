@@ -11,7 +11,38 @@ from torch import Tensor
 Item = TypeVar("Item")
 Autocast = Callable[[], AbstractContextManager[Any]]
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+class Format(NamedTuple):
+    """A number format, under each name that it goes by."""
+
+    short: str
+    """of precisions"""
+    full: str
+    """torch's, of files written; empty: none is written or computed in"""
+    stored: str
+    """in the header of a safetensors file"""
+    dtype: torch.dtype
+
+
+FORMATS = (
+    Format("fp32", "float32", "F32", torch.float32),
+    Format("bf16", "bfloat16", "BF16", torch.bfloat16),
+    Format("fp16", "float16", "F16", torch.float16),
+    Format("fp8 (e4m3)", "", "F8_E4M3", torch.float8_e4m3fn),
+    Format("fp8 (e5m2)", "", "F8_E5M2", torch.float8_e5m2),
+)
+DTYPES = {name: one.dtype for one in FORMATS if one.full for name in (one.short, one.full, one.stored)}
+"""by any of its names"""
+STORED = {one.stored: one.short for one in FORMATS}
+
+
+def has_gpu() -> bool:
+    return torch.cuda.is_available()
+
+
+def current_device() -> torch.device:
+    """This process's GPU, where there is one, else the CPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if has_gpu() else torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -51,6 +82,6 @@ def open_machine(precision: str) -> Machine:
 
     AcceleratorState._reset_state(reset_partial_state=False)  # a second run in this process may differ
     mixed = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[precision]
-    accelerator = Accelerator(mixed_precision=mixed, cpu=not torch.cuda.is_available())
+    accelerator = Accelerator(mixed_precision=mixed, cpu=not has_gpu())
     ranks = Ranks(accelerator.process_index, accelerator.num_processes)
     return Machine(accelerator.device, ranks, accelerator.autocast, accelerator.scaler)

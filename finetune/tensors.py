@@ -8,13 +8,13 @@ import json
 import os
 import secrets
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from finetune.errors import BaseError
@@ -69,11 +69,16 @@ def read_header(path: Path) -> Header:
     return Header(metadata, shapes, dtypes, 8 + length)
 
 
-def load(path: Path) -> dict[str, Tensor]:
-    """All tensors of a whole safetensors file, on the CPU. Raises BaseError as `read_header`."""
-    read_header(path)
+def load(path: Path, wanted: Callable[[str], bool] | None = None) -> dict[str, Tensor]:
+    """The tensors of a whole safetensors file, on the CPU; wanted: of these names only, and the others are not read.
+
+    Raises:
+        BaseError: as `read_header`.
+    """
+    names = [name for name in read_header(path).shapes if wanted is None or wanted(name)]
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in names}
     except SafetensorError as e:
         raise BaseError(f"{path}: the safetensors header is damaged: {e}", "copy or download it again") from e
 

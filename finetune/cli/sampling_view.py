@@ -6,21 +6,26 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
+from finetune.cli.options import Output
 from finetune.errors import InputError
 from finetune.sampling import folder
 from finetune.sampling.request import AdapterWeight, SampleSet, SessionOptions
 
 
 def sample(
-    base: str, wanted: SampleSet, out: Path, adapters: Sequence[AdapterWeight], options: SessionOptions
+    base: str, wanted: SampleSet, out: Path, adapters: Sequence[AdapterWeight], options: SessionOptions, output: Output
 ) -> None:  # fmt: skip
     console = Console()
     count = len(wanted.prompts) * wanted.count
-    made = folder.sample(base, wanted, out, adapters, options)
-    for written in track(made, "making pictures", count + 1, console=console, disable=not console.is_terminal):
-        if written.blocked:
-            console.print(f"[yellow]the base's safety checker blanked {written.path.name}[/]")
-    console.print(f"{count} pictures in {out}; all of them: {out / folder.GRID}", highlight=False, soft_wrap=True)
+    made, hidden = folder.sample(base, wanted, out, adapters, options), not (output.details and console.is_terminal)
+    written = list(track(made, "generating", count + 1, console=console, disable=hidden))
+    for one in written:
+        if one.blocked and output.details:
+            console.print(f"[yellow]warning:[/] the base's safety checker blanked {one.path.name}", soft_wrap=True)
+    *pictures, grid = written
+    shown = [{"path": str(one.path), "blanked": one.blocked} for one in pictures]
+    output.json({"pictures": shown, "grid": str(grid.path)})
+    output.result(f"{count} {'picture' if count == 1 else 'pictures'} in {out}; all of them: {grid.path}")
 
 
 def lines(file: Path) -> list[str]:

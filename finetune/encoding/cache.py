@@ -7,7 +7,7 @@ run and is never stale. Images keep the autoencoder's *distribution*, so that ea
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -115,9 +115,11 @@ def _files(root: Path) -> list[Path]:
 
 
 def encode_images(
-    store: Store, family: Family, wanted: Iterable[Wanted], device: torch.device, told: Callable[[int], None]
-) -> dict[tuple[str, Crop], Moments]:
+    store: Store, family: Family, wanted: Iterable[Wanted], device: torch.device
+) -> Generator[int, None, dict[tuple[str, Crop], Moments]]:
     """(sample name, crop) -> its distribution, from the store or encoded now, one at a time, where the encoder is.
+
+    Yields how many are done.
 
     Raises:
         DataError: an image's latents are not finite.
@@ -135,7 +137,7 @@ def encode_images(
                 raise DataError(f"{want.example.name}: the autoencoder gives numbers that are not finite", "remove it")
             store.put("image", key, entry)
         found[want.example.name, want.crop] = Moments(entry["mean"], entry["logvar"])
-        told(done)
+        yield done
     return found
 
 
@@ -170,9 +172,12 @@ def read_ahead(family: Family, prompts: Iterable[Prompt | str], device: torch.de
 
 
 def encode_texts(
-    store: Store, family: Family, encoder: str, prompts: Iterable[Prompt | str], told: Callable[[int], None]
-) -> dict[str, Text]:
-    """A prompt's key -> its text by one frozen encoder, without a batch axis, from the store or encoded now."""
+    store: Store, family: Family, encoder: str, prompts: Iterable[Prompt | str]
+) -> Generator[int, None, dict[str, Text]]:
+    """A prompt's key -> its text by one frozen encoder, without a batch axis, from the store or encoded now.
+
+    Yields how many are done.
+    """
     weights_of = family.fingerprint(encoder)
     found: dict[str, Text] = {}
     for done, prompt in enumerate(as_prompts(prompts), 1):
@@ -186,7 +191,7 @@ def encode_texts(
             entry = {name: tensor for name, tensor in made._asdict().items() if tensor is not None}
             store.put("text", key, entry)
         found[prompt.key] = Text(**entry)
-        told(done)
+        yield done
     return found
 
 

@@ -1,20 +1,20 @@
 """Did it learn? Losses at fixed noise, the size of the change, and whether captions still matter."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from finetune.adapters import attach as adapters
-from finetune.adapters.lora import Lora
 from finetune.data import images
 from finetune.data.dataset import Example, Placed
 from finetune.diffusion import chance as draws
 from finetune.diffusion.loss import squared_error
 from finetune.encoding import cache
 from finetune.encoding.cache import Captions, Crop
+from finetune.events import CaptionFit, TrainingEffect
 from finetune.families.base import Conditioning, Moments, Prompt, Text, evaluation_mode
 from finetune.machine import Autocast
 
@@ -37,45 +37,22 @@ class Losses(NamedTuple):
     """level -> mean over images"""
 
 
-class Fit(NamedTuple):
-    """For how many images, of those tried, their own caption predicts them better than other images' captions."""
-
-    share: float
-    chance: float
-    """the share that captions dealt out blindly would have"""
-
-
-class Learnt(NamedTuple):
-    """What training did to the prediction of its own images, at fixed noise, with the base as the measure."""
-
-    base: float
-    """mean squared error"""
-    adapted: float
-    base_fit: Fit | None
-    """None: all captions are the same"""
-    adapted_fit: Fit | None
-
-    @property
-    def gain(self) -> float:
-        """Share of the base's loss that training took away."""
-        return 1 - self.adapted / self.base
-
-    def doubts(self) -> list[str]:
-        """What speaks against this having worked, each with the likely cause."""
-        found = []
-        if self.gain < LITTLE_GAIN:
-            found.append(
-                f"the training images are predicted only {self.gain:.1%} better than by the base: "
-                "more train.steps, or another optimizer.learning_rate"
-            )
-        if self.base_fit and self.base_fit.share < 2 * self.base_fit.chance:
-            found.append(
-                f"to the base, only {self.base_fit.share:.0%} of the captions fit their own image best "
-                f"({self.base_fit.chance:.0%} would by chance): are they mixed up, or too vague?"
-            )
-        elif self.base_fit and self.adapted_fit and self.adapted_fit.share < 0.5 * self.base_fit.share:
-            found.append("captions matter less than they did to the base: trained too long, or too fast?")
-        return found
+def warnings(effect: TrainingEffect) -> list[str]:
+    """What speaks against training having worked, each with the likely cause."""
+    found = []
+    if effect.gain < LITTLE_GAIN:
+        found.append(
+            f"the training images are predicted only {effect.gain:.1%} better than by the base: "
+            "more train.steps, or another optimizer.learning_rate"
+        )
+    if effect.base_fit and effect.base_fit.share < 2 * effect.base_fit.chance:
+        found.append(
+            f"to the base, only {effect.base_fit.share:.0%} of the captions fit their own image best "
+            f"({effect.base_fit.chance:.0%} would by chance): are they mixed up, or too vague?"
+        )
+    elif effect.base_fit and effect.adapted_fit and effect.adapted_fit.share < 0.5 * effect.base_fit.share:
+        found.append("captions matter less than they did to the base: trained too long, or too fast?")
+    return found
 
 
 @torch.no_grad()
@@ -97,18 +74,28 @@ def losses(
     return Losses(sum(bands.values()) / len(bands), bands)
 
 
-def learnt(placed: Sequence[Placed], latents: Latents, captions: Captions, autocast: Autocast) -> Learnt:
-    """The first images of a fixed shuffle, adapter off and on."""
+def measure_effect(
+    moved: dict[str, float], placed: Sequence[Placed], latents: Latents, captions: Captions, autocast: Autocast
+) -> TrainingEffect:
+    """On the first images of a fixed shuffle, adapter off and on.
+
+    moved: component -> how far its weights moved, as `relative_change` measures it.
+    """
     tried = [placed[i] for i in draws.permutation(len(placed), "learnt")[:TRIED_IMAGES]]
+    shown, shape = [Prompt.of(p.example) for p in placed], tuple(next(iter(latents.values())).mean.shape)
+    output = output_change(shown, shape, captions, autocast)
     with adapters.detached(captions.family.parts.loaded()):
         base = losses(tried, latents, captions, autocast).mean
         base_fit = caption_fit(placed, latents, captions, autocast)
     adapted = losses(tried, latents, captions, autocast).mean
-    return Learnt(base, adapted, base_fit, caption_fit(placed, latents, captions, autocast))
+    adapted_fit = caption_fit(placed, latents, captions, autocast)
+    return TrainingEffect(base, adapted, base_fit, adapted_fit, moved, output)
 
 
 @torch.no_grad()
-def caption_fit(placed: Sequence[Placed], latents: Latents, captions: Captions, autocast: Autocast) -> Fit | None:
+def caption_fit(
+    placed: Sequence[Placed], latents: Latents, captions: Captions, autocast: Autocast
+) -> CaptionFit | None:
     """Each image's own caption against a few of the others', at the same noise; None without two captions."""
     said = list({(prompt := Prompt.of(p.example)).key: prompt for p in placed}.values())
     others = min(len(said) - 1, TRIED_CAPTIONS)
@@ -126,13 +113,13 @@ def caption_fit(placed: Sequence[Placed], latents: Latents, captions: Captions, 
             for level in LEVELS[1:]:
                 errors += torch.stack([_loss(captions, placed[i], latents, text, level) for text in texts])
             best += int(errors.argmin() == 0)
-    return Fit(best / len(tried), 1 / (others + 1))
+    return CaptionFit(best / len(tried), 1 / (others + 1))
 
 
-def relative_change(squares: Mapping[str, float], changes: Mapping[str, Lora]) -> float:
-    """||dW|| / ||W|| over the modules an adapter changes; squares: of ||W|| of each."""
-    moved = sum(float(_delta_square(change)) for change in changes.values())
-    whole = sum(squares[name] for name in changes)
+def relative_change(norms: Iterable[tuple[float, float]]) -> float:
+    """||dW|| / ||W|| over the modules an adapter changes; norms: of both, of each."""
+    squares = [(change**2, weight**2) for change, weight in norms]
+    moved, whole = sum(change for change, _ in squares), sum(weight for _, weight in squares)
     return math.sqrt(moved / whole) if whole else 0.0
 
 
@@ -180,9 +167,3 @@ def _latents(captions: Captions, latents: Latents, example: Example) -> Tensor:
     """The middle of its distribution, scaled, (1, c, ..., h, w)."""
     mean = latents[example.name, Crop(cache.CENTER, False)].mean.unsqueeze(0)
     return captions.family.latents(Moments(mean, torch.zeros_like(mean)), torch.zeros_like(mean)).to(captions.device)
-
-
-def _delta_square(change: Lora) -> Tensor:
-    """||scale * up @ down||^2 without forming the product: tr((up'up)(down down'))."""
-    up, down = change.up.double().flatten(1), change.down.double().flatten(1)
-    return ((up.T @ up) * (down @ down.T)).sum() * change.scale**2

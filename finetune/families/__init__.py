@@ -56,7 +56,7 @@ def detect(base: str) -> "Facts":
         if facts is not None:
             return facts._replace(dtype=_stored(Path(where), family.denoiser_name))
     if Path(where).is_file():
-        from finetune.families.checkpoints import open_checkpoint
+        from finetune.families.single_file import open_checkpoint
 
         open_checkpoint(Path(where))  # says what it is instead
     raise BaseError(
@@ -66,8 +66,8 @@ def detect(base: str) -> "Facts":
 
 
 def _stored(where: Path, denoiser: str) -> str:
-    from finetune.families.checkpoints import UNET
     from finetune.families.parts import stored, weight_files
+    from finetune.families.single_file import UNET
 
     if where.is_file():
         return stored([where], UNET)
@@ -90,13 +90,11 @@ def load(
 
     _check_bits(base_bits, text_bits)
     if (base_bits or text_bits) and find_spec("bitsandbytes") is None:
-        raise BaseError(
-            "bits need bitsandbytes, which is not installed", "pip install 'finetune-diffusion[bitsandbytes]'"
-        )
+        raise BaseError("weights in 4 or 8 bits need bitsandbytes, which is not installed", "pip install bitsandbytes")
     facts = facts or detect(base)
     family = family_class(facts.family).load(locate(base), facts, dtype or torch.float32, text_bits)
     if base_bits:
-        family.parts.quantise(family.denoiser_name)
+        family.parts.quantise(family.denoiser_name, family.blocks)
     if objective is not None:
         density = None if objective.timestep_density == "auto" else objective.timestep_density
         family.process = family.process.tuned(density, objective.logit_mean, objective.logit_std, objective.shift)

@@ -54,6 +54,6 @@ def _scale(vae: nn.Module, like: Tensor) -> tuple[Tensor | float, Tensor | float
     scale = config.get("scaling_factor", 1.0)
     if config.get("latents_mean") is None:
         return scale, config.shift_factor or 0.0
-    mean, deviation = (torch.tensor(config[f"latents_{one}"], device=like.device).view(-1, 1, 1)
-                       for one in ("mean", "std"))  # fmt: skip
+    each = (-1, *[1] * (like.ndim - 2))  # a number a channel, which is the second axis
+    mean, deviation = (torch.tensor(config[f"latents_{one}"], device=like.device).view(each) for one in ("mean", "std"))
     return scale / deviation, mean

@@ -68,13 +68,30 @@ class Facts(NamedTuple):
 
 
 class Published(NamedTuple):
-    """What adapter files and their readers call a line of models."""
+    """What adapter files and their readers call a base."""
 
     title: str
+    """of its line"""
     base_version: str
     """kohya's ss_base_model_version"""
     architecture: str
     """ModelSpec's, without /lora"""
+    unlike: tuple[str, ...] = ()
+    """base versions of the same line whose adapters are none for this base, as they predict otherwise"""
+
+
+class Line(NamedTuple):
+    """A line of published models, by what adapter files say of it."""
+
+    title: str
+    starts: tuple[str, ...]
+    """how ss_base_model_version and modelspec.architecture begin, in lower case; the longest that fits counts"""
+    keys: tuple[str, ...] = ()
+    """how tensors' names begin that only files of this line hold, and of those that name it, too"""
+    card: str = "Unknown"
+    """what A1111 and Forge call it"""
+    v2: bool = False
+    """kohya's ss_v2"""
 
 
 class Original(NamedTuple):
@@ -169,6 +186,12 @@ class Family(Protocol):
     name: ClassVar[str]
     denoiser_name: ClassVar[str]
     """what adapter files call the denoiser: unet, transformer"""
+    blocks: ClassVar[tuple[str, ...]]
+    """patterns of the names of the denoiser's repeated blocks, in the order in which they are run"""
+    original_blocks: ClassVar[tuple[str, ...]]
+    """the same in the code that the model was published with, where it has others"""
+    lines: ClassVar[tuple[Line, ...]]
+    """of models that the family trains"""
     encoders: ClassVar[tuple[str, ...]]
     """names of the text encoders, in the order in which `combine` takes what they made"""
     presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]]
@@ -198,6 +221,11 @@ class Family(Protocol):
         ...
 
     @classmethod
+    def around(cls, base: str, facts: Facts, parts: Parts) -> Self:
+        """The family around these parts, whatever they hold, to predict with: no weight and no tokenizer is read."""
+        ...
+
+    @classmethod
     def skeleton(cls, base: str, facts: Facts) -> dict[str, nn.Module]:
         """Each component that can be trained, on the meta device, to count and to find targets in."""
         ...
@@ -207,21 +235,21 @@ class Family(Protocol):
         """The transformers tokenizer that decides which part of a caption is read, without its models."""
         ...
 
-    @staticmethod
-    def overhead(tokenizer: Any) -> int:
+    @classmethod
+    def overhead(cls, tokenizer: Any) -> int:
         """How many of facts.max_tokens are not the caption's."""
         ...
 
-    @staticmethod
-    def published(facts: Facts) -> Published: ...
+    @classmethod
+    def published(cls, facts: Facts) -> Published: ...
 
-    @staticmethod
-    def kohya_name(name: str) -> str:
+    @classmethod
+    def kohya_name(cls, name: str) -> str:
         """Canonical module name -> kohya's."""
         ...
 
-    @staticmethod
-    def original(name: str) -> Original | None:
+    @classmethod
+    def original(cls, name: str) -> Original | None:
         """Canonical module name -> where the original code has it, when other names than diffusers' are in use."""
         ...
 

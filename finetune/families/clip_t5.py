@@ -4,17 +4,12 @@ T5-XXL is large: it is loaded to fill the cache, and let go before training.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from finetune.errors import BaseError
-from finetune.families import parts
 from finetune.families.base import Text
-
-T5_VOCABULARY = ("spiece.model",)
 
 
 def ids(tokenizer: Any, captions: Sequence[str], length: int) -> torch.Tensor:
@@ -43,17 +38,6 @@ def t5(module: nn.Module, tokenizer: Any, captions: Sequence[str], length: int) 
     """The last states, padding and all, as the denoisers that read T5 were trained."""
     encoder: Any = module
     return Text(encoder(_on(encoder, ids(tokenizer, captions, length)))[0])
-
-
-def t5_tokenizer(path: Path, part: str) -> Any:
-    """Of a diffusers folder. Raises BaseError when it cannot be loaded."""
-    from transformers import T5TokenizerFast
-
-    parts.whole_vocabulary(path / part, *T5_VOCABULARY)
-    try:
-        return T5TokenizerFast.from_pretrained(str(path), subfolder=part, local_files_only=True)
-    except (OSError, ValueError) as e:
-        raise BaseError(f"{path / part} cannot be loaded: {str(e).splitlines()[0]}", "fetch the base again") from e
 
 
 def _on(encoder: Any, found: torch.Tensor) -> torch.Tensor:

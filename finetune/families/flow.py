@@ -6,7 +6,7 @@ Sources: arXiv:2210.02747, arXiv:2403.03206; the configuration is that of diffus
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -14,12 +14,46 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from finetune.diffusion.process import Line, Process, Shift
 from finetune.errors import BaseError
-from finetune.families.base import Original
+from finetune.families.base import Facts, Original
+from finetune.families.folder import DiffusersFolder
 
 SCHEDULERS = {"euler": "FlowMatchEulerDiscreteScheduler"}
 PATCH = 2
 """cells of a token's side"""
 _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+
+
+class FlowFolder(DiffusersFolder):
+    """What the folders of flow-matching transformers share."""
+
+    denoiser_name: ClassVar[str] = "transformer"
+    layout: ClassVar[Literal["kohya", "diffusers"]] = "diffusers"
+    schedulers: ClassVar[Mapping[str, str]] = SCHEDULERS
+    ORIGINAL: ClassVar[Mapping[str, str | tuple[str, int]]] = {}
+    """the original code's names, as `original` takes them"""
+
+    @classmethod
+    def process_of(cls, scheduler: Mapping[str, Any], facts: Facts) -> Process:
+        return process(scheduler)
+
+    def scheduler(self, named: str) -> Any:
+        return scheduler(self.scheduler_config, named)
+
+    @classmethod
+    def original(cls, name: str) -> Original | None:
+        return original(name, cls.ORIGINAL)
+
+
+def facts(family: str, variant: str, cell: int, **own: Any) -> Facts:
+    """Of a base with a flow transformer whose autoencoder's cells are of so many px, and what is the family's own."""
+    known: dict[str, Any] = {"prediction": "flow", "prediction_known": True, "zero_snr": True}
+    usual = {"resolution": 1024, "stride": PATCH * cell, "cell": cell}
+    return Facts(family=family, variant=variant, **known | usual | own)
+
+
+def cell_of(vae: Mapping[str, Any]) -> int:
+    """px of a latent cell's side, of AutoencoderKL's configuration."""
+    return int(2 ** (len(vae["block_out_channels"]) - 1))
 
 
 def process(scheduler: Mapping[str, Any]) -> Process:
@@ -41,7 +75,7 @@ def shift(scheduler: Mapping[str, Any]) -> Shift:
     return Shift(math.exp(low), math.exp(high), few * PATCH**2, many * PATCH**2)
 
 
-def told(scheduler: Mapping[str, Any]) -> str:
+def shift_text(scheduler: Mapping[str, Any]) -> str:
     """Of the base's shift, for the user."""
     found = shift(scheduler)
     if found.most is None:
@@ -55,6 +89,14 @@ def scheduler(own: Mapping[str, Any], named: str) -> Any:
 
     name = SCHEDULERS[named or "euler"]
     return getattr(diffusers, name).from_config({k: v for k, v in own.items() if not k.startswith("_")})
+
+
+def presets(
+    feed_forward: tuple[str, ...], modulation: tuple[str, ...], attention: tuple[str, ...] = _ATTENTION
+) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Of a transformer that is trained alone: each preset holds the one before."""
+    both = (*attention, *feed_forward)
+    return {"transformer": {"attention": attention, "attention+ff": both, "all": (*both, *modulation)}}
 
 
 def attention(*more: str) -> tuple[str, ...]:
@@ -73,18 +115,18 @@ def original(name: str, rules: Mapping[str, str | tuple[str, int]]) -> Original 
     return Original(written.replace("N", number[1], 1) if number else written, piece)
 
 
-def packed(latents: Tensor) -> Tensor:
+def pack_latents(latents: Tensor) -> Tensor:
     """(b, c, h, w) -> tokens (b, h/2 * w/2, 4c), row by row."""
     return pixel_unshuffle(latents, PATCH).flatten(2).transpose(1, 2)
 
 
-def unpacked(tokens: Tensor, height: int, width: int) -> Tensor:
-    """The inverse of `packed`, for latents of h x w cells."""
+def unpack_latents(tokens: Tensor, height: int, width: int) -> Tensor:
+    """The inverse of `pack_latents`, for latents of h x w cells."""
     grid = tokens.transpose(1, 2).reshape(len(tokens), -1, height // PATCH, width // PATCH)
     return pixel_shuffle(grid, PATCH)
 
 
-def places(height: int, width: int, device: torch.device) -> Tensor:
+def position_ids(height: int, width: int, device: torch.device) -> Tensor:
     """(h/2 * w/2, 3): (0, row, column) of each token."""
     rows, columns = torch.meshgrid(torch.arange(height // PATCH), torch.arange(width // PATCH), indexing="ij")
     return torch.stack([torch.zeros_like(rows), rows, columns], -1).flatten(0, 1).float().to(device)

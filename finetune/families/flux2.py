@@ -3,25 +3,18 @@
 Source: diffusers' Flux2KleinPipeline and Flux2Transformer2DModel, after github.com/black-forest-labs/flux2.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
 
-from finetune.diffusion.process import Process
-from finetune.families import autoencoder, flow, language, parts
-from finetune.families.base import Conditioning, Facts, Moments, Original, Prompt, Published, Text
-from finetune.families.parts import Parts
+from finetune.families import flow, folder, parts
+from finetune.families.base import Conditioning, Facts, Line, Moments, Prompt, Published, Text
+from finetune.families.folder import Part
 
-PIPELINE = "Flux2KleinPipeline"
-WEIGHTS = {
-    "transformer": "diffusion_pytorch_model.safetensors",
-    "vae": "diffusion_pytorch_model.safetensors",
-    "text_encoder": "model.safetensors",
-}
 MAX_TOKENS = 512
 LAYERS = (9, 18, 27)
 """of Qwen3, whose hidden states are read side by side"""
@@ -54,87 +47,52 @@ _ORIGINAL: dict[str, str | tuple[str, int]] = {
 """not norm_out.linear, whose halves diffusers has the other way round"""
 
 
-class Flux2Klein:
-    name: ClassVar[str] = "flux2"
-    denoiser_name: ClassVar[str] = "transformer"
-    encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
-    presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
-        "transformer": {
-            "attention": flow.attention(*_SINGLE),
-            "attention+ff": flow.attention(*_SINGLE, *_FEED_FORWARD),
-            "all": flow.attention(*_SINGLE, *_FEED_FORWARD, *_MODULATION),
-        },
+class Flux2Klein(flow.FlowFolder):
+    # The pipeline shifts by the picture's tokens and by the number of steps. At 200 steps that is the line which
+    # the scheduler's base_shift and max_shift draw; with fewer it is more, to make up for a coarse solver.
+    # Training takes no steps of a solver: it keeps to the line.
+    name = "flux2"
+    PIPELINE = "Flux2KleinPipeline"
+    PARTS: ClassVar = {
+        "transformer": Part("diffusers:Flux2Transformer2DModel"),
+        "vae": Part("diffusers:AutoencoderKLFlux2"),
+        "text_encoder": Part("transformers:Qwen3ForCausalLM", large=True),
     }
-    layout: ClassVar[Literal["kohya", "diffusers"]] = "diffusers"
-    schedulers: ClassVar[Mapping[str, str]] = flow.SCHEDULERS
-
-    def __init__(self, base: str, facts: Facts, parts: Parts, tokenizer: Any, scheduler_config: dict[str, Any]) -> None:
-        self.base, self.facts, self.parts = base, facts, parts
-        self.tokens, self.scheduler_config = tokenizer, scheduler_config
-        # The pipeline shifts by the picture's tokens and by the number of steps. At 200 steps that is the line which
-        # the scheduler's base_shift and max_shift draw; with fewer it is more, to make up for a coarse solver.
-        # Training takes no steps of a solver: it keeps to the line.
-        self.process: Process = flow.process(scheduler_config)
-        self.guidance = 1.0
+    TOKENIZERS: ClassVar = {"text_encoder": folder.language_tokenizer()}
+    blocks = ("transformer_blocks.*", "single_transformer_blocks.*")
+    original_blocks = ("double_blocks.*", "single_blocks.*")
+    lines = (Line("FLUX.2", ("flux2", "flux-2", "flux_2", "flux.2"), ("lora_unet_double_blocks_",)),)
+    encoders = ("text_encoder",)
+    presets: ClassVar = flow.presets(_FEED_FORWARD, _MODULATION, flow.attention(*_SINGLE))
+    ORIGINAL = _ORIGINAL
 
     @classmethod
-    def detect(cls, base: str) -> Facts | None:
-        path = Path(base)
-        if parts.pipeline_name(path) != PIPELINE:
-            return None
-        for part, file in WEIGHTS.items():
-            parts.whole(path / part / file)
-        parts.whole_vocabulary(path / "tokenizer", *language.VOCABULARY)
-        return _facts(path)
-
-    @classmethod
-    def load(cls, base: str, facts: Facts, dtype: torch.dtype, text_bits: int | None = None) -> Self:
-        from diffusers import AutoencoderKLFlux2, Flux2Transformer2DModel
-        from transformers import Qwen3ForCausalLM
-
-        path = Path(base)
-        opened = Parts({
-            "transformer": lambda: parts.from_pretrained(Flux2Transformer2DModel, path, "transformer", dtype),
-            "vae": lambda: parts.from_pretrained(AutoencoderKLFlux2, path, "vae", torch.float32),
-            "text_encoder": lambda: parts.from_pretrained(Qwen3ForCausalLM, path, "text_encoder", dtype, text_bits),
-        })  # fmt: skip
+    def facts_of(cls, path: Path) -> Facts:
+        vae = parts.config(path / "vae" / "config.json")
+        distilled = bool(parts.config(path / "model_index.json").get("is_distilled"))
         scheduler = parts.config(path / "scheduler" / "scheduler_config.json")
-        return cls(base, facts, opened, language.tokenizer(path), scheduler)
+        return flow.facts(
+            cls.name,
+            "flux2-klein" if distilled else "flux2-klein-base",
+            flow.cell_of(vae),
+            max_tokens=MAX_TOKENS,
+            evidence=f"{cls.PIPELINE}, {'distilled' if distilled else 'not distilled'}, {flow.shift_text(scheduler)}",
+            distilled="few steps (FLUX.2 klein without -base: is_distilled in model_index.json)" if distilled else "",
+            guidance=1.0 if distilled else 4.0,
+            channels=int(vae["latent_channels"]),
+            text=(MAX_TOKENS, int(parts.config(path / "transformer" / "config.json")["joint_attention_dim"]), 0),
+        )
+
+    def reading(self, tokenizer: Any) -> tuple[object, ...]:
+        return _form(tokenizer, ""), LAYERS
 
     @classmethod
-    def skeleton(cls, base: str, facts: Facts) -> dict[str, nn.Module]:
-        from diffusers import Flux2Transformer2DModel
-
-        with torch.device("meta"):
-            config = parts.config(Path(base) / "transformer" / "config.json")
-            return {"transformer": Flux2Transformer2DModel.from_config(config)}
-
-    @classmethod
-    def tokenizer(cls, base: str) -> Any:
-        return language.tokenizer(Path(base))
-
-    @staticmethod
-    def overhead(tokenizer: Any) -> int:
+    def overhead(cls, tokenizer: Any) -> int:
         return len(tokenizer(_form(tokenizer, "")).input_ids)
 
-    @staticmethod
-    def published(facts: Facts) -> Published:
+    @classmethod
+    def published(cls, facts: Facts) -> Published:
         return Published("FLUX.2", "flux2_klein", "flux-2-klein")
-
-    @staticmethod
-    def kohya_name(name: str) -> str:
-        return "lora_" + name.replace(".", "_")
-
-    @staticmethod
-    def original(name: str) -> Original | None:
-        return flow.original(name, _ORIGINAL)
-
-    def fingerprint(self, part: str) -> str:
-        also = [sorted(self.tokens.get_vocab().items()), _form(self.tokens, ""), LAYERS]
-        return parts.fingerprint(self.parts[part], *(also if part == "text_encoder" else []))
-
-    def encode_images(self, pixels: Tensor) -> Moments:
-        return autoencoder.encode(self.parts["vae"], pixels)
 
     def latents(self, moments: Moments, noise: Tensor) -> Tensor:
         """In the autoencoder's own cells, not in patches, so that tokens and shift are those of the other flows."""
@@ -148,32 +106,22 @@ class Flux2Klein:
         return pixels
 
     def encode(self, encoder: str, prompts: Sequence[Prompt]) -> Text:
-        return _states(self.parts[encoder], self.tokens, [_form(self.tokens, p.caption) for p in prompts])
-
-    def combine(self, texts: Sequence[Text]) -> Text:
-        return texts[0]
+        words = self.tokenizers[encoder]
+        return _states(self.parts[encoder], words, [_form(words, p.caption) for p in prompts])
 
     def predict(self, noisy: Tensor, t: Tensor, given: Conditioning) -> Tensor:
         denoiser = self.parts.called("transformer")
         weight, (height, width), text = parts.float_dtype(denoiser), noisy.shape[-2:], given.text
         output: Tensor = denoiser(
-            hidden_states=flow.packed(noisy).to(weight), timestep=t,
+            hidden_states=flow.pack_latents(noisy).to(weight), timestep=t,
             encoder_hidden_states=text.tokens.to(noisy.device, weight),
             txt_ids=_order(text.tokens.shape[1], noisy.device), img_ids=_places(height, width, noisy.device),
             return_dict=False,
         )[0]  # fmt: skip
-        return flow.unpacked(output, height, width)
+        return flow.unpack_latents(output, height, width)
 
-    def pipeline(self, scheduler: str = "", safety: bool = False) -> Any:
-        import diffusers
-
-        pipeline = diffusers.Flux2KleinPipeline(
-            flow.scheduler(self.scheduler_config, scheduler), self.parts["vae"],
-            self.parts.loaded().get("text_encoder"), self.tokens, self.parts["transformer"],
-            is_distilled=bool(self.facts.distilled),
-        )  # fmt: skip
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
+    def pipeline_options(self, safety: bool) -> dict[str, Any]:
+        return {"is_distilled": bool(self.facts.distilled)}
 
     def painting(self, text: Text, negative: Text, guidance: float) -> dict[str, Any]:
         """Of a distilled base its pipeline ignores the guidance, and says so."""
@@ -183,9 +131,6 @@ class Flux2Klein:
     def unpacked(self, painted: Tensor, width: int, height: int) -> Tensor:
         """Its pipeline has undone the normalisation."""
         return _normalised(self.parts["vae"], painted.float())
-
-    def has_safety_checker(self) -> bool:
-        return False
 
 
 def _form(tokenizer: Any, caption: str) -> str:
@@ -232,26 +177,4 @@ def _order(tokens: int, device: torch.device) -> Tensor:
 
 def _places(height: int, width: int, device: torch.device) -> Tensor:
     """(h/2 * w/2, 4): (0, row, column, 0) of each token of the picture."""
-    return pad(flow.places(height, width, device), (0, 1))
-
-
-def _facts(path: Path) -> Facts:
-    vae = parts.config(path / "vae" / "config.json")
-    distilled = bool(parts.config(path / "model_index.json").get("is_distilled"))
-    scheduler = parts.config(path / "scheduler" / "scheduler_config.json")
-    return Facts(
-        family="flux2",
-        variant="flux2-klein" if distilled else "flux2-klein-base",
-        prediction="flow",
-        zero_snr=True,
-        resolution=1024,
-        stride=flow.PATCH * 2 ** (len(vae["block_out_channels"]) - 1),
-        max_tokens=MAX_TOKENS,
-        prediction_known=True,
-        evidence=f"{PIPELINE}, {'distilled' if distilled else 'not distilled'}, {flow.told(scheduler)}",
-        distilled="few steps (FLUX.2 klein without -base: is_distilled in model_index.json)" if distilled else "",
-        guidance=1.0 if distilled else 4.0,
-        channels=int(vae["latent_channels"]),
-        cell=2 ** (len(vae["block_out_channels"]) - 1),
-        text=(MAX_TOKENS, int(parts.config(path / "transformer" / "config.json")["joint_attention_dim"]), 0),
-    )
+    return pad(flow.position_ids(height, width, device), (0, 1))

@@ -4,28 +4,12 @@ They are large: loaded to fill the cache, and let go before training.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from finetune.errors import BaseError
-from finetune.families import parts
 from finetune.families.base import Text
-
-VOCABULARY = ("vocab.json", "merges.txt")
-
-
-def tokenizer(path: Path, part: str = "tokenizer") -> Any:
-    """Of a diffusers folder. Raises BaseError when it cannot be loaded."""
-    from transformers import AutoTokenizer
-
-    parts.whole_vocabulary(path / part, *VOCABULARY)
-    try:
-        return AutoTokenizer.from_pretrained(str(path), subfolder=part, local_files_only=True)
-    except (OSError, ValueError) as e:
-        raise BaseError(f"{path / part} cannot be loaded: {str(e).splitlines()[0]}", "fetch the base again") from e
 
 
 def states(module: nn.Module, tokenizer: Any, forms: Sequence[str], length: int, layer: int, skipped: int = 0) -> Text:

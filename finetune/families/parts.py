@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from finetune import tensors as weights
 from finetune.errors import BaseError
 from finetune.families.quantised import quantise, settle
+from finetune.machine import STORED, current_device
 
 _SAYS_NOTHING = ("dtype", "torch_dtype", "transformers_version", "architectures")
 """of a part's config: differs by library version and precision, and changes no output"""
@@ -26,8 +27,6 @@ _ORIGINAL_PREFIX = re.compile(r"^(model\.)?diffusion_model\.")
 _OTHER_PARTS = ("text_encoders.", "conditioner.", "cond_stage_model.", "first_stage_model.", "vae.", "model_ema.")
 """of a file that holds a whole model: those are the base's"""
 _OF_THIS_LINE = "give a file of this base's denoiser, as published or fine-tuned"
-_FLOATS = {"F32": "fp32", "BF16": "bf16", "F16": "fp16", "F8_E4M3": "fp8 (e4m3)", "F8_E5M2": "fp8 (e5m2)"}
-CLIP_VOCABULARY = ("vocab.json", "merges.txt")
 
 
 class Parts:
@@ -36,13 +35,13 @@ class Parts:
     def __init__(self, loaders: Mapping[str, Callable[[], nn.Module]]) -> None:
         self._loaders, self._loaded = dict(loaders), dict[str, nn.Module]()
         self._compiled: dict[str, Any] = {}
-        self._quantised = set[str]()
+        self._quantised = dict[str, tuple[str, ...]]()
 
     def __getitem__(self, name: str) -> nn.Module:
         if name not in self._loaded:
             module = self._loaders[name]().requires_grad_(False).eval()
             if name in self._quantised:
-                quantise(module, current_device())
+                quantise(module, current_device(), self._quantised[name])
             self._loaded[name] = _owned(module)
         return self._loaded[name]
 
@@ -57,9 +56,11 @@ class Parts:
         """Those in memory now."""
         return dict(self._loaded)
 
-    def quantise(self, name: str) -> None:
-        """Hold a part in 4 bits when it is loaded, on a GPU where there is one."""
-        self._quantised.add(name)
+    def quantise(self, name: str, blocks: Iterable[str]) -> None:
+        """Hold the linear layers in a part's blocks in 4 bits from when it is loaded, on a GPU where there is one."""
+        self._quantised[name] = tuple(blocks)
+        if name in self._loaded:
+            quantise(self._loaded[name], current_device(), self._quantised[name])
 
     def compile(self, name: str) -> None:
         """torch.compile a part for `called`."""
@@ -89,10 +90,6 @@ class Parts:
         for name in names or self._loaders:
             if name in self._loaded and not getattr(self._loaded[name], "is_quantized", False):
                 self._loaded[name].to(device)
-
-
-def current_device() -> torch.device:
-    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def float_dtype(module: nn.Module) -> torch.dtype:
@@ -143,7 +140,7 @@ def from_pretrained(kind: Any, path: Path, part: str, dtype: torch.dtype, bits: 
     return found
 
 
-def hollow(build: Callable[[], nn.Module]) -> nn.Module:
+def empty_module(build: Callable[[], nn.Module]) -> nn.Module:
     """A module whose parameters are still on the meta device; its buffers, which no file holds, are real."""
     from accelerate import init_empty_weights
 
@@ -151,8 +148,8 @@ def hollow(build: Callable[[], nn.Module]) -> nn.Module:
         return build()
 
 
-def fill(module: nn.Module, found: Mapping[str, Tensor], dtype: torch.dtype, where: str, whole: str) -> None:
-    """Put weights into a hollow module; every name and shape must agree, both ways. whole: what a file must hold.
+def load_strict(module: nn.Module, found: Mapping[str, Tensor], dtype: torch.dtype, where: str, whole: str) -> None:
+    """Put weights into an empty module; every name and shape must agree, both ways. whole: what a file must hold.
 
     Raises:
         BaseError: says how many do not, and names the first.
@@ -178,8 +175,8 @@ def _from_own_file(kind: Any, folder: Path, dtype: torch.dtype) -> nn.Module:
 
     file = folder / OWN_FILE
     told = config(folder / "config.json")
-    module = hollow(partial(kind.from_config, told))
-    named = {name: tensor for name, tensor in weights.load(file).items() if not name.startswith(_OTHER_PARTS)}
+    module = empty_module(partial(kind.from_config, told))
+    named = weights.load(file, lambda name: not name.startswith(_OTHER_PARTS))
     tensors = {_ORIGINAL_PREFIX.sub("", name): tensor for name, tensor in named.items()}
     if tensors.keys() - module.state_dict().keys():
         convert = SINGLE_FILE_LOADABLE_CLASSES[kind.__name__]["checkpoint_mapping_fn"]
@@ -190,7 +187,7 @@ def _from_own_file(kind: Any, folder: Path, dtype: torch.dtype) -> nn.Module:
             tensors = convert(original, config=told)
         except (KeyError, IndexError, ValueError, RuntimeError, AssertionError) as e:
             raise BaseError(f"{file.resolve().name} is no {kind.__name__}: {e}", _OF_THIS_LINE) from e
-    fill(module, tensors, dtype, file.resolve().name, _OF_THIS_LINE)
+    load_strict(module, tensors, dtype, file.resolve().name, _OF_THIS_LINE)
     return module
 
 
@@ -226,7 +223,7 @@ def checkpoint_text(module: nn.Module) -> None:
     enable({"use_reentrant": False})
 
 
-def whole(path: Path) -> None:
+def check_complete(path: Path) -> None:
     """Raises BaseError when a weight file, or one of those it was split into, is not there, pickled or cut short."""
     files = weight_files(path)
     pickled = [p.name for p in path.parent.glob("*.bin")]
@@ -240,7 +237,7 @@ def whole(path: Path) -> None:
 
 
 def weight_files(path: Path) -> list[Path]:
-    """What `whole` looks at: one file of weights, or those it was split into."""
+    """What `check_complete` looks at: one file of weights, or those it was split into."""
     index = path.with_name(f"{path.name}.index.json")
     if path.with_name(OWN_FILE).is_file():
         return [path.with_name(OWN_FILE)]
@@ -255,10 +252,10 @@ def stored(files: Iterable[Path], prefix: str = "") -> str:
     for header in map(weights.read_header, files):
         for name, kind in header.dtypes.items():
             sizes[kind] += math.prod(header.shapes[name]) if name.startswith(prefix) else 0
-    return " and ".join(_FLOATS[kind] for kind, size in sizes.most_common() if size and kind in _FLOATS)
+    return " and ".join(STORED[kind] for kind, size in sizes.most_common() if size and kind in STORED)
 
 
-def whole_vocabulary(folder: Path, *files: str) -> None:
+def check_vocabulary(folder: Path, *files: str) -> None:
     """transformers makes an empty tokenizer of a folder without a vocabulary, and all captions the same.
 
     Raises:
@@ -266,17 +263,6 @@ def whole_vocabulary(folder: Path, *files: str) -> None:
     """
     if not (folder / "tokenizer.json").is_file() and not all((folder / f).is_file() for f in files):
         raise BaseError(f"the base lacks its vocabulary: no {' and '.join(files)} in {folder}", "fetch it again")
-
-
-def clip_tokenizer(path: Path, part: str) -> Any:
-    """CLIP's, of a diffusers folder. Raises BaseError when it cannot be loaded."""
-    from transformers import CLIPTokenizer
-
-    whole_vocabulary(path / part, *CLIP_VOCABULARY)
-    try:
-        return CLIPTokenizer.from_pretrained(str(path), subfolder=part, local_files_only=True)
-    except (OSError, ValueError) as e:
-        raise BaseError(f"{path / part} cannot be loaded: {str(e).splitlines()[0]}", "fetch the base again") from e
 
 
 def config(path: Path) -> dict[str, Any]:

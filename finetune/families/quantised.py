@@ -3,7 +3,6 @@
 Only the linear layers inside of repeated blocks: embeddings and the last layer are small, and their errors spread.
 """
 
-import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune import tensors as weights
+from finetune.families.blocks import block_names
 
 _BLOCK = 64
 """weights that share a scale"""
@@ -20,27 +20,27 @@ _TABLES = 4 * (16 + 256 + 1)
 """bytes: the values of nf4 and of 8-bit scales, and the scales' mean"""
 
 
-def layers(module: nn.Module) -> dict[str, nn.Linear]:
-    """Those that are held in 4 bits, by name."""
-    return {n: m for n, m in module.named_modules() if type(m) is nn.Linear and re.search(r"\.\d+\.", n)}
+def layers(module: nn.Module, blocks: Iterable[str]) -> dict[str, nn.Linear]:
+    """Those that are held in 4 bits, by name; blocks: as a family's."""
+    inside = [f"{name}." for name in block_names(module, blocks)]
+    linear = {name: layer for name, layer in module.named_modules() if type(layer) is nn.Linear}
+    return {name: layer for name, layer in linear.items() if name.startswith(tuple(inside))}
 
 
-def weight_bytes(module: nn.Module, element: int) -> int:
+def weight_bytes(module: nn.Module, element: int, blocks: Iterable[str]) -> int:
     """Of a module whose other weights take `element` bytes each."""
-    held = [layer.weight.numel() for layer in layers(module).values()]
+    held = [layer.weight.numel() for layer in layers(module, blocks).values()]
     whole = sum(p.numel() for p in module.parameters())
     scales = [-(-n // _BLOCK) for n in held]
     packed = sum(-(-n // 2) for n in held) + sum(scales) + sum(4 * -(-n // _OUTER) for n in scales)
     return (whole - sum(held)) * element + packed + _TABLES * len(held)
 
 
-def quantise(module: nn.Module, device: torch.device) -> None:
+def quantise(module: nn.Module, device: torch.device, blocks: Iterable[str]) -> None:
     """Round the layers' weights, one after the other, and move all of the module to the device."""
     from bitsandbytes.nn import Linear4bit, Params4bit
 
-    found = layers(module)
-    if not found:  # a single file's modules come again after they were let go
-        return
+    found = layers(module, blocks)
     # how they are rounded may depend on the device in the last bit; what they were does not
     module.unrounded = weights.fingerprint(module.state_dict())  # type: ignore[assignment]
     for name, layer in found.items():

@@ -3,27 +3,18 @@
 Source: arXiv:2403.03206; diffusers' StableDiffusion3Pipeline and SD3Transformer2DModel.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from finetune.diffusion.process import Process
-from finetune.families import autoencoder, clip_t5, flow, parts
-from finetune.families.base import Conditioning, Facts, Moments, Original, Prompt, Published, Text
-from finetune.families.parts import Parts
+from finetune.families import clip_t5, flow, folder, parts
+from finetune.families.base import Conditioning, Facts, Line, Prompt, Published, Text
+from finetune.families.folder import Part
 
-PIPELINE = "StableDiffusion3Pipeline"
-WEIGHTS = {
-    "transformer": "diffusion_pytorch_model.safetensors",
-    "vae": "diffusion_pytorch_model.safetensors",
-    "text_encoder": "model.safetensors",
-    "text_encoder_2": "model.safetensors",
-    "text_encoder_3": "model.safetensors",
-}
 T5_TOKENS = 256
 _FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2")
 _MODULATION = ("norm1.linear", "norm1_context.linear")
@@ -48,106 +39,63 @@ _ORIGINAL: dict[str, str | tuple[str, int]] = {
 """not norm1_context, whose halves diffusers has the other way round in the last block"""
 
 
-class StableDiffusion3:
-    name: ClassVar[str] = "sd3"
-    denoiser_name: ClassVar[str] = "transformer"
-    encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2", "text_encoder_3")
-    presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
-        "transformer": {
-            "attention": flow.attention(),
-            "attention+ff": flow.attention(*_FEED_FORWARD),
-            "all": flow.attention(*_FEED_FORWARD, *_MODULATION),
-        },
+def _marked(transformer: nn.Module) -> nn.Module:
+    """The last block's text tokens go nowhere, and so do their queries."""
+    parts.never_read(cast(Any, transformer).transformer_blocks[-1].attn.add_q_proj)
+    return transformer
+
+
+class StableDiffusion3(flow.FlowFolder):
+    name = "sd3"
+    PIPELINE = "StableDiffusion3Pipeline"
+    PARTS: ClassVar = {
+        "transformer": Part("diffusers:SD3Transformer2DModel", _marked),
+        "vae": Part("diffusers:AutoencoderKL"),
+        "text_encoder": Part("transformers:CLIPTextModelWithProjection"),
+        "text_encoder_2": Part("transformers:CLIPTextModelWithProjection"),
+        "text_encoder_3": Part("transformers:T5EncoderModel", large=True),
     }
-    layout: ClassVar[Literal["kohya", "diffusers"]] = "diffusers"
-    schedulers: ClassVar[Mapping[str, str]] = flow.SCHEDULERS
-
-    def __init__(
-        self, base: str, facts: Facts, parts: Parts, tokenizers: Mapping[str, Any], scheduler_config: dict[str, Any]
-    ) -> None:
-        self.base, self.facts, self.parts = base, facts, parts
-        self.tokenizers, self.scheduler_config = tokenizers, scheduler_config
-        self.process: Process = flow.process(scheduler_config)
-        self.guidance = 1.0
-
-    @classmethod
-    def detect(cls, base: str) -> Facts | None:
-        path = Path(base)
-        if parts.pipeline_name(path) != PIPELINE:
-            return None
-        for part, file in WEIGHTS.items():
-            parts.whole(path / part / file)
-        for folder in ("tokenizer", "tokenizer_2"):
-            parts.whole_vocabulary(path / folder, *parts.CLIP_VOCABULARY)
-        parts.whole_vocabulary(path / "tokenizer_3", *clip_t5.T5_VOCABULARY)
-        return _facts(path)
+    TOKENIZERS: ClassVar = {
+        "text_encoder": folder.clip_tokenizer(),
+        "text_encoder_2": folder.clip_tokenizer("tokenizer_2"),
+        "text_encoder_3": folder.t5_tokenizer("tokenizer_3"),
+    }
+    blocks = ("transformer_blocks.*",)
+    original_blocks = ("joint_blocks.*",)
+    lines = (
+        Line("Stable Diffusion 3.5", ("sd3.5", "stable-diffusion-3.5"), ("lora_unet_joint_blocks_",), "SD3"),
+        Line("Stable Diffusion 3", ("sd3", "stable-diffusion-3"), ("lora_unet_joint_blocks_",), "SD3"),
+    )
+    encoders = ("text_encoder", "text_encoder_2", "text_encoder_3")
+    presets: ClassVar = flow.presets(_FEED_FORWARD, _MODULATION)
+    ORIGINAL = _ORIGINAL
 
     @classmethod
-    def load(cls, base: str, facts: Facts, dtype: torch.dtype, text_bits: int | None = None) -> Self:
-        from diffusers import AutoencoderKL, SD3Transformer2DModel
-        from transformers import CLIPTextModelWithProjection, T5EncoderModel
+    def facts_of(cls, path: Path) -> Facts:
+        denoiser, vae = parts.config(path / "transformer" / "config.json"), parts.config(path / "vae" / "config.json")
+        scheduler = parts.config(path / "scheduler" / "scheduler_config.json")
+        scheduler = parts.config(path / "scheduler" / "scheduler_config.json")
+        shrink = flow.cell_of(vae)
+        newer, large = bool(denoiser.get("qk_norm")), int(denoiser["num_layers"]) > 24
+        return flow.facts(
+            cls.name,
+            ("sd3.5-large" if large else "sd3.5-medium") if newer else "sd3",
+            shrink,
+            resolution=int(denoiser["sample_size"]) * shrink,
+            max_tokens=T5_TOKENS,
+            evidence=f"{cls.PIPELINE}, {denoiser['num_layers']} blocks, {flow.shift_text(scheduler)}",
+            guidance=4.5,
+            channels=int(denoiser["in_channels"]),
+            text=(77 + T5_TOKENS, int(denoiser["joint_attention_dim"]), int(denoiser["pooled_projection_dim"])),
+        )
 
-        path = Path(base)
-
-        def clip(part: str) -> nn.Module:
-            return parts.from_pretrained(CLIPTextModelWithProjection, path, part, dtype)
-
-        opened = Parts({
-            "transformer": lambda: _marked(parts.from_pretrained(SD3Transformer2DModel, path, "transformer", dtype)),
-            "vae": lambda: parts.from_pretrained(AutoencoderKL, path, "vae", torch.float32),
-            "text_encoder": lambda: clip("text_encoder"),
-            "text_encoder_2": lambda: clip("text_encoder_2"),
-            "text_encoder_3": lambda: parts.from_pretrained(T5EncoderModel, path, "text_encoder_3", dtype, text_bits),
-        })  # fmt: skip
-        tokenizers = {
-            "text_encoder": parts.clip_tokenizer(path, "tokenizer"),
-            "text_encoder_2": parts.clip_tokenizer(path, "tokenizer_2"),
-            "text_encoder_3": clip_t5.t5_tokenizer(path, "tokenizer_3"),
-        }
-        return cls(base, facts, opened, tokenizers, parts.config(_scheduler_file(path)))
+    def reading(self, tokenizer: Any) -> tuple[object, ...]:
+        return (tokenizer.pad_token_id,)
 
     @classmethod
-    def skeleton(cls, base: str, facts: Facts) -> dict[str, nn.Module]:
-        from diffusers import SD3Transformer2DModel
-
-        with torch.device("meta"):
-            config = parts.config(Path(base) / "transformer" / "config.json")
-            return {"transformer": _marked(SD3Transformer2DModel.from_config(config))}
-
-    @classmethod
-    def tokenizer(cls, base: str) -> Any:
-        return clip_t5.t5_tokenizer(Path(base), "tokenizer_3")
-
-    @staticmethod
-    def overhead(tokenizer: Any) -> int:
-        return int(tokenizer.num_special_tokens_to_add())
-
-    @staticmethod
-    def published(facts: Facts) -> Published:
+    def published(cls, facts: Facts) -> Published:
         version = "3" if facts.variant == "sd3" else "3.5"
         return Published(f"Stable Diffusion {version}", facts.variant, f"stable-diffusion-{version}-{_size(facts)}")
-
-    @staticmethod
-    def kohya_name(name: str) -> str:
-        return "lora_" + name.replace(".", "_")
-
-    @staticmethod
-    def original(name: str) -> Original | None:
-        return flow.original(name, _ORIGINAL)
-
-    def fingerprint(self, part: str) -> str:
-        words = self.tokenizers.get(part)
-        also = [sorted(words.get_vocab().items()), words.pad_token_id] if words else []
-        return parts.fingerprint(self.parts[part], *also)
-
-    def encode_images(self, pixels: Tensor) -> Moments:
-        return autoencoder.encode(self.parts["vae"], pixels)
-
-    def latents(self, moments: Moments, noise: Tensor) -> Tensor:
-        return autoencoder.latents(self.parts["vae"], moments, noise)
-
-    def decode_latents(self, latents: Tensor) -> Tensor:
-        return autoencoder.decode(self.parts["vae"], latents)
 
     def encode(self, encoder: str, prompts: Sequence[Prompt]) -> Text:
         module, words = self.parts[encoder], self.tokenizers[encoder]
@@ -175,63 +123,12 @@ class StableDiffusion3:
         )[0]  # fmt: skip
         return output
 
-    def pipeline(self, scheduler: str = "", safety: bool = False) -> Any:
-        import diffusers
-
-        loaded = self.parts.loaded()  # prompts come encoded, so that encoders may be gone
-        pipeline = diffusers.StableDiffusion3Pipeline(
-            vae=self.parts["vae"], transformer=self.parts["transformer"],
-            scheduler=flow.scheduler(self.scheduler_config, scheduler),
-            text_encoder=loaded.get("text_encoder"), text_encoder_2=loaded.get("text_encoder_2"),
-            text_encoder_3=loaded.get("text_encoder_3"), tokenizer=self.tokenizers["text_encoder"],
-            tokenizer_2=self.tokenizers["text_encoder_2"], tokenizer_3=self.tokenizers["text_encoder_3"],
-        )  # fmt: skip
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
-
     def painting(self, text: Text, negative: Text, guidance: float) -> dict[str, Any]:
         return {
             "prompt_embeds": text.tokens, "pooled_prompt_embeds": text.pooled, "guidance_scale": guidance,
             "negative_prompt_embeds": negative.tokens, "negative_pooled_prompt_embeds": negative.pooled,
         }  # fmt: skip
 
-    def unpacked(self, painted: Tensor, width: int, height: int) -> Tensor:
-        return painted
-
-    def has_safety_checker(self) -> bool:
-        return False
-
-
-def _marked(transformer: nn.Module) -> nn.Module:
-    """The last block's text tokens go nowhere, and so do their queries."""
-    parts.never_read(cast(Any, transformer).transformer_blocks[-1].attn.add_q_proj)
-    return transformer
-
 
 def _size(facts: Facts) -> str:
     return "large" if facts.variant == "sd3.5-large" else "medium"
-
-
-def _facts(path: Path) -> Facts:
-    denoiser, vae = parts.config(path / "transformer" / "config.json"), parts.config(path / "vae" / "config.json")
-    shrink = 2 ** (len(vae["block_out_channels"]) - 1)
-    newer, large = bool(denoiser.get("qk_norm")), int(denoiser["num_layers"]) > 24
-    return Facts(
-        family="sd3",
-        variant=("sd3.5-large" if large else "sd3.5-medium") if newer else "sd3",
-        prediction="flow",
-        zero_snr=True,
-        resolution=int(denoiser["sample_size"]) * shrink,
-        stride=flow.PATCH * shrink,
-        max_tokens=T5_TOKENS,
-        prediction_known=True,
-        evidence=f"{PIPELINE}, {denoiser['num_layers']} blocks, {flow.told(parts.config(_scheduler_file(path)))}",
-        guidance=4.5,
-        channels=int(denoiser["in_channels"]),
-        cell=shrink,
-        text=(77 + T5_TOKENS, int(denoiser["joint_attention_dim"]), int(denoiser["pooled_projection_dim"])),
-    )
-
-
-def _scheduler_file(path: Path) -> Path:
-    return path / "scheduler" / "scheduler_config.json"

@@ -6,27 +6,15 @@ UNet's modules as the original code (Stability-AI/generative-models, sgm) does, 
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from finetune import tensors as weights
-from finetune.diffusion.process import Process
-from finetune.families import autoencoder, checkpoints, clip_t5, parts, unet
-from finetune.families.base import Conditioning, Facts, Moments, Original, Prompt, Published, Text
-from finetune.families.parts import Parts
-
-PIPELINE = "StableDiffusionXLPipeline"
-WEIGHTS = {
-    "unet": "diffusion_pytorch_model.safetensors",
-    "vae": "diffusion_pytorch_model.safetensors",
-    "text_encoder": "model.safetensors",
-    "text_encoder_2": "model.safetensors",
-}
-TOKENIZERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
+from finetune.families import clip_t5, folder, parts, unet
+from finetune.families.base import Conditioning, Facts, Line, Prompt, Published, Text
+from finetune.families.folder import Part
 
 _PREFIXES = {"text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"}
 _LAYERS = 3
@@ -44,120 +32,60 @@ _IN_BLOCK = re.compile(r"(?P<side>down|up)_blocks\.(?P<block>\d+)\.(?P<kind>\w+)
 _IN_MIDDLE = re.compile(r"mid_block\.(?P<kind>resnets|attentions)\.(?P<layer>\d+)\.(?P<rest>.+)")
 
 
-class StableDiffusionXL:
-    name: ClassVar[str] = "sdxl"
-    denoiser_name: ClassVar[str] = "unet"
-    encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2")
-    presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
+def _without_last(text: nn.Module) -> nn.Module:
+    """The UNet reads the last layer but one, so nothing that the last one learns is ever seen."""
+    encoder = getattr(text, "text_model", text).encoder
+    parts.never_read(cast(Any, encoder).layers[-1])
+    return text
+
+
+class StableDiffusionXL(unet.UNetFolder):
+    name = "sdxl"
+    PIPELINE = "StableDiffusionXLPipeline"
+    PARTS: ClassVar = {
+        "unet": Part("diffusers:UNet2DConditionModel"),
+        "vae": Part("diffusers:AutoencoderKL"),
+        "text_encoder": Part("transformers:CLIPTextModel", _without_last),
+        "text_encoder_2": Part("transformers:CLIPTextModelWithProjection"),
+    }
+    TOKENIZERS: ClassVar = {
+        "text_encoder": folder.clip_tokenizer(),
+        "text_encoder_2": folder.clip_tokenizer("tokenizer_2"),
+    }
+    VARIANTS = ("sdxl",)
+    lines = (
+        Line("Stable Diffusion XL", ("sdxl", "stable-diffusion-xl"), card="SDXL",
+             keys=("lora_te2_", "text_encoder_2.", "lora_unet_input_blocks_")),
+    )  # fmt: skip
+    encoders = ("text_encoder", "text_encoder_2")
+    presets: ClassVar = {
         "unet": unet.PRESETS,
         "text_encoder": unet.TEXT_PRESETS,
         "text_encoder_2": unet.TEXT_PRESETS,
     }
-    layout: ClassVar[Literal["kohya", "diffusers"]] = "kohya"
-    schedulers: ClassVar[Mapping[str, str]] = unet.SCHEDULERS
-
-    def __init__(
-        self, base: str, facts: Facts, parts: Parts, tokenizers: Mapping[str, Any], scheduler_config: dict[str, Any]
-    ) -> None:
-        self.base, self.facts, self.parts = base, facts, parts
-        self.tokenizers, self.scheduler_config = tokenizers, scheduler_config
-        self.process: Process = unet.process(scheduler_config, facts)
-        self.guidance = 1.0
 
     @classmethod
-    def detect(cls, base: str) -> Facts | None:
-        path = Path(base)
-        if path.is_file():
-            if checkpoints.identify(weights.read_header(path)).variant != "sdxl":
-                return None
-            found = checkpoints.open_checkpoint(path)
-            return _facts(checkpoints.config_folder("sdxl"), found.evidence)._replace(
-                prediction=found.likely, zero_snr=found.zero_snr, resolution=found.resolution
-            )
-        if parts.pipeline_name(path) != PIPELINE:
-            return None
-        for part, file in WEIGHTS.items():
-            parts.whole(path / part / file)
-        for folder in TOKENIZERS.values():
-            parts.whole_vocabulary(path / folder, *parts.CLIP_VOCABULARY)
-        return _facts(path, f"{PIPELINE}, scheduler_config.json")
+    def facts_of(cls, path: Path) -> Facts:
+        denoiser = parts.config(path / "unet" / "config.json")
+        made = unet.facts(
+            path, cls.name, "sdxl", evidence=f"{cls.PIPELINE}, scheduler_config.json", guidance=5.0,
+            distilled=_distilled(denoiser, parts.config(path / "scheduler" / "scheduler_config.json")),
+        )  # fmt: skip
+        tokens, width, _ = made.text
+        return made._replace(text=(tokens, width, _pooled(denoiser)))
 
     @classmethod
-    def load(cls, base: str, facts: Facts, dtype: torch.dtype, text_bits: int | None = None) -> Self:
-        from diffusers import AutoencoderKL, UNet2DConditionModel
-        from transformers import CLIPTextModel, CLIPTextModelWithProjection
-
-        path = Path(base)
-        if path.is_file():
-            found = checkpoints.load_checkpoint(checkpoints.open_checkpoint(path), dtype)
-            made = {"unet": found.unet, "vae": found.vae, "text_encoder": _without_last(found.text_encoder),
-                    "text_encoder_2": cast(nn.Module, found.text_encoder_2)}  # fmt: skip
-            words = {"text_encoder": found.tokenizer, "text_encoder_2": found.tokenizer_2}
-            loaders = {name: partial(_as_it_is, module) for name, module in made.items()}
-            return cls(base, facts, Parts(loaders), words, found.scheduler_config)
-        opened = Parts({
-            "unet": lambda: parts.from_pretrained(UNet2DConditionModel, path, "unet", dtype),
-            "vae": lambda: parts.from_pretrained(AutoencoderKL, path, "vae", torch.float32),
-            "text_encoder": lambda: _without_last(parts.from_pretrained(CLIPTextModel, path, "text_encoder", dtype)),
-            "text_encoder_2": lambda: parts.from_pretrained(CLIPTextModelWithProjection, path, "text_encoder_2", dtype),
-        })  # fmt: skip
-        tokenizers = {encoder: parts.clip_tokenizer(path, folder) for encoder, folder in TOKENIZERS.items()}
-        return cls(base, facts, opened, tokenizers, parts.config(path / "scheduler" / "scheduler_config.json"))
-
-    @classmethod
-    def skeleton(cls, base: str, facts: Facts) -> dict[str, nn.Module]:
-        from diffusers import UNet2DConditionModel
-        from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-        folder = checkpoints.config_folder("sdxl") if Path(base).is_file() else Path(base)
-
-        def config(part: str) -> dict[str, Any]:
-            return parts.config(folder / part / "config.json")
-
-        with torch.device("meta"):
-            return {
-                "unet": UNet2DConditionModel.from_config(config("unet")),
-                "text_encoder": _without_last(CLIPTextModel(CLIPTextConfig.from_dict(config("text_encoder")))),
-                "text_encoder_2": CLIPTextModelWithProjection(CLIPTextConfig.from_dict(config("text_encoder_2"))),
-            }
-
-    @classmethod
-    def tokenizer(cls, base: str) -> Any:
-        if Path(base).is_file():
-            return checkpoints.load_tokenizer("sdxl")
-        return parts.clip_tokenizer(Path(base), "tokenizer")
-
-    @staticmethod
-    def overhead(tokenizer: Any) -> int:
-        return int(tokenizer.num_special_tokens_to_add())
-
-    @staticmethod
-    def published(facts: Facts) -> Published:
+    def published(cls, facts: Facts) -> Published:
         return Published("Stable Diffusion XL", "sdxl_base_v1-0", "stable-diffusion-xl-v1-base")
 
-    @staticmethod
-    def kohya_name(name: str) -> str:
+    @classmethod
+    def kohya_name(cls, name: str) -> str:
         component, _, path = name.partition(".")
         prefix = _PREFIXES.get(component)
         return (prefix + path if prefix else "lora_unet_" + sgm_path(path)).replace(".", "_")
 
-    @staticmethod
-    def original(name: str) -> Original | None:
-        return None
-
-    def fingerprint(self, part: str) -> str:
-        words = self.tokenizers.get(part)
-        also = [sorted(words.get_vocab().items()), words.pad_token_id] if words else []
-        return parts.fingerprint(self.parts[part], *also)
-
-    def encode_images(self, pixels: Tensor) -> Moments:
-        return autoencoder.encode(self.parts["vae"], pixels)
-
-    def latents(self, moments: Moments, noise: Tensor) -> Tensor:
-        return autoencoder.latents(self.parts["vae"], moments, noise)
-
-    def decode_latents(self, latents: Tensor) -> Tensor:
-        return autoencoder.decode(self.parts["vae"], latents)
+    def reading(self, tokenizer: Any) -> tuple[object, ...]:
+        return (tokenizer.pad_token_id,)
 
     def encode(self, encoder: str, prompts: Sequence[Prompt]) -> Text:
         """The last layer but one, before the final norm; of the second encoder the pooled state, too (T6)."""
@@ -170,47 +98,23 @@ class StableDiffusionXL:
         first, second = texts
         return Text(torch.cat([first.tokens, second.tokens.to(first.tokens.device)], -1), second.pooled)
 
-    def predict(self, noisy: Tensor, t: Tensor, given: Conditioning) -> Tensor:
-        denoiser = self.parts.called("unet")
-        weight, text = parts.float_dtype(denoiser), given.text
-        assert text.pooled is not None
-        told = {
-            "text_embeds": text.pooled.to(noisy.device, weight),
+    def added(self, noisy: Tensor, given: Conditioning) -> dict[str, Any]:
+        pooled = given.text.pooled
+        assert pooled is not None
+        return {"added_cond_kwargs": {
+            "text_embeds": pooled.to(noisy.device, parts.float_dtype(self.parts["unet"])),
             # in float32: bf16 would round 1023 to 1024 before the sinusoid (T5)
             "time_ids": (_uncut(noisy, self.facts) if given.size is None else given.size).float().to(noisy.device),
-        }
-        output: Tensor = denoiser(
-            noisy.to(weight), t, text.tokens.to(noisy.device, weight), added_cond_kwargs=told, return_dict=False
-        )[0]
-        return output
+        }}  # fmt: skip
 
-    def pipeline(self, scheduler: str = "", safety: bool = False) -> Any:
-        import diffusers
-
-        pipeline = diffusers.StableDiffusionXLPipeline(
-            vae=self.parts["vae"], text_encoder=self.parts["text_encoder"], text_encoder_2=self.parts["text_encoder_2"],
-            tokenizer=self.tokenizers["text_encoder"], tokenizer_2=self.tokenizers["text_encoder_2"],
-            unet=self.parts["unet"], scheduler=unet.scheduler(self.scheduler_config, self.facts, scheduler),
-            add_watermarker=False,
-        )  # fmt: skip
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
+    def pipeline_options(self, safety: bool) -> dict[str, Any]:
+        return {"add_watermarker": False}
 
     def painting(self, text: Text, negative: Text, guidance: float) -> dict[str, Any]:
         return {
             "prompt_embeds": text.tokens, "pooled_prompt_embeds": text.pooled, "guidance_scale": guidance,
             "negative_prompt_embeds": negative.tokens, "negative_pooled_prompt_embeds": negative.pooled,
         }  # fmt: skip
-
-    def unpacked(self, painted: Tensor, width: int, height: int) -> Tensor:
-        return painted
-
-    def has_safety_checker(self) -> bool:
-        return False
-
-
-def _as_it_is(module: nn.Module) -> nn.Module:
-    return module
 
 
 def sgm_path(path: str) -> str:
@@ -239,42 +143,11 @@ def _inside(kind: str, rest: str) -> str:
     return _RESNET.get(rest, rest) if kind == "resnets" else rest
 
 
-def _without_last(text: nn.Module) -> nn.Module:
-    """The UNet reads the last layer but one, so nothing that the last one learns is ever seen."""
-    encoder = getattr(text, "text_model", text).encoder
-    parts.never_read(cast(Any, encoder).layers[-1])
-    return text
-
-
 def _uncut(noisy: Tensor, facts: Facts) -> Tensor:
     """The sizes of pictures as large as their latents; the factor is that of the autoencoder."""
     cell = facts.stride // 4
     height, width = noisy.shape[-2] * cell, noisy.shape[-1] * cell
     return torch.tensor([[height, width, 0, 0, height, width]]).repeat(len(noisy), 1)
-
-
-def _facts(path: Path, evidence: str) -> Facts:
-    denoiser, vae = parts.config(path / "unet" / "config.json"), parts.config(path / "vae" / "config.json")
-    scheduler = parts.config(path / "scheduler" / "scheduler_config.json")
-    text = parts.config(path / "text_encoder" / "config.json")
-    unet.refuse_other_inputs(denoiser, vae, path)
-    shrink = 2 ** (len(vae["block_out_channels"]) - 1)
-    return Facts(
-        family="sdxl",
-        variant="sdxl",
-        prediction=unet.prediction(scheduler, path),
-        prediction_known=True,
-        zero_snr=bool(scheduler.get("rescale_betas_zero_snr", False)),
-        resolution=int(denoiser["sample_size"]) * shrink,
-        stride=shrink * 2 ** (len(denoiser["block_out_channels"]) - 1),
-        max_tokens=int(text.get("max_position_embeddings", 77)),
-        evidence=evidence,
-        distilled=_distilled(denoiser, scheduler),
-        guidance=5.0,
-        channels=int(vae["latent_channels"]),
-        cell=shrink,
-        text=(int(text.get("max_position_embeddings", 77)), int(denoiser["cross_attention_dim"]), _pooled(denoiser)),
-    )
 
 
 def _pooled(denoiser: Mapping[str, Any]) -> int:

@@ -4,13 +4,18 @@ Sources: arXiv:2112.10752; the block structure is diffusers' UNet2DConditionMode
 """
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import torch
+from torch import Tensor
 
+from finetune import tensors as weights
 from finetune.diffusion.process import Prediction, Process, betas, discrete
 from finetune.errors import BaseError
-from finetune.families.base import Facts
+from finetune.families import parts, single_file
+from finetune.families.base import Conditioning, Facts
+from finetune.families.folder import DiffusersFolder, Source
 
 SCHEDULERS = {
     "ddim": "DDIMScheduler",
@@ -39,6 +44,79 @@ _TEXT_ALL = (*_TEXT_ATTENTION, "fc1", "fc2")
 TEXT_PRESETS: Mapping[str, tuple[str, ...]] = {
     "attention": _TEXT_ATTENTION, "attention+ff": _TEXT_ALL, "all": _TEXT_ALL,
 }  # fmt: skip
+
+
+BLOCKS = ("down_blocks.*", "mid_block", "up_blocks.*")
+"""of UNet2DConditionModel"""
+
+
+class UNetFolder(DiffusersFolder):
+    """What the UNets share: bases are folders or single files, and adapters have kohya's names."""
+
+    denoiser_name: ClassVar[str] = "unet"
+    blocks: ClassVar[tuple[str, ...]] = BLOCKS
+    layout: ClassVar[Literal["kohya", "diffusers"]] = "kohya"
+    schedulers: ClassVar[Mapping[str, str]] = SCHEDULERS
+    VARIANTS: ClassVar[tuple[single_file.Variant, ...]]
+    """of single files"""
+
+    @classmethod
+    def source(cls, base: str) -> Source:
+        path = Path(base)
+        return single_file.SingleFile(path) if path.is_file() else super().source(base)
+
+    @classmethod
+    def detect(cls, base: str) -> Facts | None:
+        path = Path(base)
+        if not path.is_file():
+            return super().detect(base)
+        if single_file.identify(weights.read_header(path)).variant not in cls.VARIANTS:
+            return None
+        found = single_file.open_checkpoint(path)
+        return cls.facts_of(single_file.config_folder(found.variant))._replace(
+            prediction=found.likely, prediction_known=found.prediction is not None,
+            zero_snr=found.zero_snr, resolution=found.resolution, evidence=found.evidence,
+        )  # fmt: skip
+
+    @classmethod
+    def process_of(cls, scheduler: Mapping[str, Any], facts: Facts) -> Process:
+        return process(scheduler, facts)
+
+    def scheduler(self, named: str) -> Any:
+        return scheduler(self.scheduler_config, self.facts, named)
+
+    def predict(self, noisy: Tensor, t: Tensor, given: Conditioning) -> Tensor:
+        denoiser = self.parts.called(self.denoiser_name)
+        weight, text = parts.float_dtype(denoiser), given.text.tokens
+        told = self.added(noisy, given)
+        output: Tensor = denoiser(noisy.to(weight), t, text.to(noisy.device, weight), return_dict=False, **told)[0]
+        return output
+
+    def added(self, noisy: Tensor, given: Conditioning) -> dict[str, Any]:
+        """What the UNet reads beside latents, times and tokens."""
+        return {}
+
+
+def facts(path: Path, family: str, variant: str, **own: Any) -> Facts:
+    """Of a folder with a UNet, and what is the family's own."""
+    denoiser, vae, text = (parts.config(path / part / "config.json") for part in ("unet", "vae", "text_encoder"))
+    scheduler = parts.config(path / "scheduler" / "scheduler_config.json")
+    refuse_other_inputs(denoiser, vae, path)
+    shrink = 2 ** (len(vae["block_out_channels"]) - 1)
+    tokens = int(text.get("max_position_embeddings", 77))
+    return Facts(
+        family=family,
+        variant=variant,
+        prediction=prediction(scheduler, path),
+        prediction_known=True,
+        zero_snr=bool(scheduler.get("rescale_betas_zero_snr", False)),
+        resolution=int(denoiser["sample_size"]) * shrink,
+        stride=shrink * 2 ** (len(denoiser["block_out_channels"]) - 1),
+        max_tokens=tokens,
+        channels=int(vae["latent_channels"]),
+        cell=shrink,
+        **{"text": (tokens, int(denoiser["cross_attention_dim"]), 0)} | own,
+    )
 
 
 def prediction(scheduler: Mapping[str, Any], where: object) -> Prediction:

@@ -16,7 +16,7 @@ def _build(groups: Groups, config: AdamW8bit) -> Optimizer:
     except ImportError as e:
         raise RunError(
             "optimizer.name = adamw8bit needs bitsandbytes, which is not installed",
-            "pip install 'finetune-diffusion[bitsandbytes]', or --set optimizer.name=adamw",
+            "pip install bitsandbytes, or set optimizer.name = adamw",
         ) from e
     optimizer: Optimizer = Theirs(
         groups, betas=(config.beta1, config.beta2), eps=config.epsilon, weight_decay=config.weight_decay

@@ -5,7 +5,6 @@ is taken to keep its inputs, its output and one number a row (arXiv:2205.14135),
 """
 
 import contextlib
-import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -29,6 +28,7 @@ def activation_bytes(plan: Plan) -> int | None:
     bucket = max((p.bucket for p in plan.train.placed), key=lambda b: b.width * b.height)
     batch, shape = config.train.batch, facts.latent_shape(bucket.width, bucket.height)
     noisy = torch.empty(batch, *shape, device="meta")
+    control = tuple(torch.empty_like(noisy) for _ in plan.train.placed[0].example.controls)
     counted = _Counted([p for m in ghost.parts.loaded().values() for p in m.parameters()])
     denoiser: Any = ghost.parts[ghost.denoiser_name]
     if config.train.gradient_checkpointing:
@@ -36,7 +36,7 @@ def activation_bytes(plan: Plan) -> int | None:
     t = ghost.process.at(torch.full((batch,), 0.5)).to("meta")
     try:
         with torch.device("meta"), _fused_attention(), counted.hooks():
-            ghost.predict(noisy, t, Conditioning(_text(plan, batch), torch.ones(batch, 6)))
+            ghost.predict(noisy, t, Conditioning(_text(plan, batch), torch.ones(batch, 6), control))
     except NotImplementedError:  # what torch says of an operation whose result's shape depends on values
         return None
     # a prior's forward pass is kept beside; blocks are computed again one at a time
@@ -89,10 +89,9 @@ def _ghost(plan: Plan) -> Family:
     adapters.attach(trained, kind.presets, config, seed=0)
     for module in trained.values():
         module.train()
-    ghost = copy.copy(kind.load(base, plan.facts, torch.float32))
-    ghost.parts = Parts(dict.fromkeys(modules, nn.Module))
-    ghost.parts.hold(modules)
-    return ghost
+    parts = Parts({})
+    parts.hold(modules)
+    return kind.around(base, plan.facts, parts)
 
 
 def _text(plan: Plan, batch: int) -> Text:

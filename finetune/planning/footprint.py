@@ -46,7 +46,7 @@ def components(plan: Plan) -> list[Component]:
     total = {name: sum(p.numel() for p in m.parameters()) for name, m in modules.items()}
     held = {name: total[name] * element for name in modules}
     if plan.recipe.train.base_bits:
-        held[family.denoiser_name] = weight_bytes(modules[family.denoiser_name], element)
+        held[family.denoiser_name] = weight_bytes(modules[family.denoiser_name], element, family.blocks)
     trained = {name: modules[name] for name in adapters.component_names(config, family.denoiser_name)}
     adapters.check_ranks(trained, family.presets, config)
     trainable = adapters.attach(trained, family.presets, config, seed=0)
@@ -58,7 +58,7 @@ def components(plan: Plan) -> list[Component]:
         kept = optimizers.state_bytes(optimizer, before)
         before += shapes
         state = optimizers.state_bytes(optimizer, before) - kept  # what parameters share counts once
-        carried = len(sizes) // 2 if isinstance(config, LowRank) else 0
+        carried = adapters.changed_modules(modules[name])
         weight = frozen + 4 * sum(sizes)
         mean = 4 * sum(sizes) if plan.recipe.train.ema else 0
         rows.append(Component(name, total[name], sum(sizes), carried, weight, 4 * sum(sizes), state, mean))

@@ -38,6 +38,8 @@ class Plan:
     held_out: tuple[Placed, ...]
     micros: int
     """micro-batches of the whole run, all ranks"""
+    notices: tuple[str, ...] = ()
+    """what should be known of the recipe, such as a key's new name"""
 
     @property
     def steps(self) -> int:
@@ -82,4 +84,4 @@ def settle(loaded: Loaded, world: int = 1) -> Plan:
     micros, steps = pools.run_length(wanted, train.schedule)
     resolved = resolve(wanted, facts, data, [p.example.caption for p in training], steps)
     sources = {**dict.fromkeys(recipe.derived(wanted, resolved), "derived"), **loaded.sources}
-    return Plan(resolved, sources, facts, data, train, prior, tuple(held_out), micros)
+    return Plan(resolved, sources, facts, data, train, prior, tuple(held_out), micros, loaded.notices)

@@ -9,6 +9,7 @@ from finetune import resources as shipped
 from finetune.data.dataset import Dataset
 from finetune.errors import RecipeError
 from finetune.families.base import Facts, large_encoders
+from finetune.machine import has_gpu
 from finetune.recipe import AnyAdapter, LowRank, Recipe
 from finetune.recipe.resolved import (
     ResolvedData,
@@ -73,7 +74,7 @@ def precision(wanted: str, key: str = "train.precision") -> str:
     """
     import torch
 
-    cuda = torch.cuda.is_available()
+    cuda = has_gpu()
     bf16 = cuda and torch.cuda.is_bf16_supported(including_emulation=False)
     if wanted == "auto":
         return "bf16" if bf16 else "fp16" if cuda else "fp32"
@@ -113,9 +114,7 @@ def check_compatible(facts: Facts, wanted: Recipe) -> None:
     fewer = {"data.text_encoder_bits": wanted.data.text_encoder_bits, "train.base_bits": wanted.train.base_bits}
     asked = [key for key, bits in fewer.items() if bits]
     if asked and find_spec("bitsandbytes") is None:
-        raise RecipeError(
-            f"{asked[0]} needs bitsandbytes, which is not installed", "pip install 'finetune-diffusion[bitsandbytes]'"
-        )
+        raise RecipeError(f"{asked[0]} needs bitsandbytes, which is not installed", "pip install bitsandbytes")
     start = wanted.adapter.init_from
     if start is not None and not start.exists():
         raise RecipeError(f"adapter.init_from: no {start}", "a LoRA file, a PEFT directory or a run folder")

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,10 +19,13 @@ from torch import Tensor
 from finetune import families
 from finetune import resources as shipped
 from finetune import tensors as weights
-from finetune.adapters.lora import Modules, canonical_name, delta, live_name, norm, sites
+from finetune.adapters.attach import read_layer
+from finetune.adapters.change import AdapterState, Change, canonical_name, live_name, sites
+from finetune.families import lines
 from finetune.families.base import Facts, Family, components
 from finetune.families.quantised import dense
 from finetune.files import layouts
+from finetune.machine import DTYPES
 from finetune.proof import outputs
 from finetune.proof.outputs import Reference
 
@@ -30,40 +33,7 @@ LARGE = 4_000_000_000
 """weights from which a base is opened in bf16, where outputs with the change merged in could not be compared (T17)"""
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 """of a module's change, by the file's dtype; measured on fp16: 3.3e-4, on bf16: 2.8e-3"""
-_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _REFUSALS = (ValueError, KeyError, RuntimeError, TypeError, IndexError, AttributeError)
-_LINES = {
-    "sd_v1": "Stable Diffusion 1.x",
-    "stable-diffusion-v1": "Stable Diffusion 1.x",
-    "sd_v2": "Stable Diffusion 2.x",
-    "stable-diffusion-v2": "Stable Diffusion 2.x",
-    "sdxl": "Stable Diffusion XL",
-    "stable-diffusion-xl": "Stable Diffusion XL",
-    "sd3.5": "Stable Diffusion 3.5",
-    "stable-diffusion-3.5": "Stable Diffusion 3.5",
-    "sd3": "Stable Diffusion 3",
-    "stable-diffusion-3": "Stable Diffusion 3",
-    "flux2": "FLUX.2",
-    "flux-2": "FLUX.2",
-    "flux_2": "FLUX.2",
-    "flux.2": "FLUX.2",
-    "flux": "FLUX.1",
-    "flex": "Flex",
-    "lumina": "Lumina",
-    "qwen": "Qwen-Image",
-    "zimage": "Z-Image",
-    "z-image": "Z-Image",
-}
-"""how ss_base_model_version and modelspec.architecture of each line begin"""
-_OTHER_KEYS = {
-    "lora_te2_": "Stable Diffusion XL",
-    "text_encoder_2.": "Stable Diffusion XL",
-    "lora_unet_input_blocks_": "Stable Diffusion XL",
-    "lora_unet_double_blocks_": "FLUX.1",
-    "lora_unet_joint_blocks_": "Stable Diffusion 3",
-    "transformer.": "a transformer model",
-    "diffusion_model.": "a transformer model",
-}
 
 
 @dataclass(frozen=True)
@@ -111,7 +81,11 @@ class Report:
 
 
 def verify(
-    file: Path, base: str, live: Modules | None = None, base_bits: int | None = None, trained: Reference | None = None
+    file: Path,
+    base: str,
+    live: AdapterState | None = None,
+    base_bits: int | None = None,
+    trained: Reference | None = None,
 ) -> Report:
     """`live`: what the file should hold, module by module. base_bits: open the base's denoiser in so many bits (4), and
     prove the file as in a base that is large. trained: what the model that was trained computes; the file, in a fresh
@@ -136,10 +110,10 @@ def verify(
     problems += [f"{name}: expected, and not in the file" for name in missed]
     problems += _hash_problems(file, adapter.metadata)
     problems += misfits(adapter.modules, places)
-    fitting = {n: lora for n, lora in adapter.modules.items() if n in places and _fits(lora.down, lora.up, places[n])}
+    fitting = {n: change for n, change in adapter.modules.items() if n in places and _fits(change, places[n])}
     problems += [] if adapter.modules else ["no change in it that this base has a place for"]
     problems += _surplus(fitting, should)
-    worst_live, differing = _to_live(fitting, live or {}, dtype)
+    worst_live, differing = _to_live(family, fitting, live or {}, dtype)
     problems += differing
     held = _Held(file, dtype, fitting, live, trained)
     measured = _measure(family, held, large) if fitting and not foreign else _Measured(())
@@ -155,8 +129,8 @@ def verify(
         hit=len(should) - len(missed),
         missed=missed,
         unused=adapter.unused,
-        ranks=_counted(lora.rank for lora in adapter.modules.values()),
-        alphas=_counted(round(lora.scale * lora.rank, 6) for lora in adapter.modules.values()),
+        ranks=_counted(change.rank for change in adapter.modules.values()),
+        alphas=_counted(round(c.scale * c.rank, 6) for c in adapter.modules.values()),
         effects=measured.effects,
         stock=measured.stock,
         stock_output=measured.stock_output,
@@ -181,13 +155,12 @@ def difference(a: Tensor, b: Tensor) -> float:
     return float((a.double() - b.double()).norm()) / size if size else 0.0
 
 
-def misfits(modules: Modules, places: Mapping[str, tuple[int, ...]]) -> list[str]:
+def misfits(modules: AdapterState, places: Mapping[str, tuple[int, ...]]) -> list[str]:
     """What does not have the base's shapes."""
-    wrong = [n for n, lora in sorted(modules.items()) if n in places and not _fits(lora.down, lora.up, places[n])]
+    wrong = [n for n, change in sorted(modules.items()) if n in places and not _fits(change, places[n])]
     if not wrong:
         return []
-    first = modules[wrong[0]]
-    shape = (first.up.shape[0], *first.down.shape[1:])
+    shape = modules[wrong[0]].shape
     return [
         f"the adapter was made for another base: {len(wrong)} of {len(modules)} modules have other shapes; "
         f"{wrong[0]} is {shape} in the file, {places[wrong[0]]} in the base"
@@ -196,19 +169,19 @@ def misfits(modules: Modules, places: Mapping[str, tuple[int, ...]]) -> list[str
 
 def made_for_another(adapter: layouts.AdapterFile, facts: Facts) -> str:
     """A sentence when the file's metadata or names say another base than this; else empty."""
-    line, here, _ = families.family_class(facts.family).published(facts)
+    published = families.family_class(facts.family).published(facts)
+    line, here = published.title, published.base_version
     said = adapter.metadata.get("ss_base_model_version", "")
     architecture = adapter.metadata.get("modelspec.architecture", "")
-    told = (said.lower(), architecture.lower())
-    other = next((name for start, name in _LINES.items() if any(t.startswith(start) for t in told)), line)
-    if other != line:
-        return f"the adapter was made for {other} ({said or architecture}), the base is {here}"
-    if said.startswith("sd_v") and said != here:
+    other = lines.line_of(said, architecture)
+    if other and other.title != line:
+        return f"the adapter was made for {other.title} ({said or architecture}), the base is {here}"
+    if said in published.unlike:
         return f"the adapter was made for {said}, the base is {here} (v: it predicts v, else epsilon)"
-    for prefix, name in _OTHER_KEYS.items():
+    for prefix, titles in lines.lines_by_key().items():
         key = next((key for key in adapter.unused if key.startswith(prefix)), "")
-        if key and name != line and not (name.startswith("FLUX") and line.startswith("FLUX")):
-            return f"the adapter was made for {name} (it holds {key}), the base is {here}"
+        if key and line not in titles:
+            return f"the adapter was made for {' or '.join(titles)} (it holds {key}), the base is {here}"
     return ""
 
 
@@ -226,9 +199,9 @@ class _Held(NamedTuple):
 
     file: Path
     dtype: torch.dtype
-    modules: Modules
+    modules: AdapterState
     """that fit the base"""
-    live: Modules | None
+    live: AdapterState | None
     trained: Reference | None
 
 
@@ -256,7 +229,7 @@ def _measure(family: Family, held: _Held, large: bool) -> _Measured:
     if held.trained:
         expected, limit = held.trained.outputs, outputs.LIMIT[held.dtype]
     elif held.live is not None:
-        with applied(family, {n: lora for n, lora in held.live.items() if n in modules}):
+        with applied(family, {n: change for n, change in held.live.items() if n in modules}):
             expected, limit = outputs.compute(family, inputs), outputs.LIMIT[held.dtype]
     apart = _apart(after, expected, before) if held.trained else None
     if held.trained and not all(outputs.agree(after[c], expected[c], before[c], limit) for c in after):
@@ -318,7 +291,7 @@ def _load_stock(family: Family, file: Path) -> tuple[str, list[str]]:
 
 
 def _effects(
-    family: Family, modules: Modules, before: dict[str, Tensor], after: dict[str, Tensor] | None
+    family: Family, modules: AdapterState, before: dict[str, Tensor], after: dict[str, Tensor] | None
 ) -> tuple[tuple[Effect, ...], tuple[str, ...]]:
     """What each component changes, and the sentence for one that changes nothing; after: None where not to be had."""
     names = sorted({name.partition(".")[0] for name in modules})
@@ -327,27 +300,27 @@ def _effects(
     return effects, tuple(f"{component}: the adapter changes nothing" for component in idle)
 
 
-def _told_differently(wrong: list[str], modules: Modules) -> str:
-    several = len({lora.scale * lora.rank for lora in modules.values()}) > 1
+def _told_differently(wrong: list[str], modules: AdapterState) -> str:
+    several = len({change.scale * change.rank for change in modules.values()}) > 1
     told = f"stock diffusers applies {len(wrong)} of {len(modules)} modules differently, {wrong[0]} first"
     return told + (_ONE_ALPHA if several else "")
 
 
 _ONE_ALPHA = (
     ": it reads one alpha for a whole file, this one has several; "
-    "`finetune export --from FILE --layout universal` makes a file that is right everywhere"
+    "exported again in the layout `universal` it is right everywhere"
 )
 
 
 @contextmanager
-def applied(family: Family, modules: Modules) -> Iterator[None]:
+def applied(family: Family, modules: AdapterState) -> Iterator[None]:
     """The base with the dense changes added, inside the block; then bit for bit as it was."""
     kept = {}
     try:
-        for name, lora in modules.items():
+        for name, change in modules.items():
             weight = weight_of(family, name)
             kept[name] = weight.data
-            weight.data = weight.data + delta(lora).reshape(weight.shape)
+            weight.data = weight.data + delta_of(family, name, change).reshape(weight.shape)
         yield
     finally:
         for name, data in kept.items():
@@ -362,16 +335,28 @@ def weight_of(family: Family, name: str) -> torch.nn.Parameter:
     return component.get_submodule(live_name(name, paths)).get_parameter("weight")
 
 
-def _effect(family: Family, component: str, modules: Modules, before: Tensor, after: Tensor | None) -> Effect:
-    inside = {n: lora for n, lora in modules.items() if n.startswith(f"{component}.") and norm(lora)}
-    change = sum(norm(lora) ** 2 for lora in inside.values()) ** 0.5
+def base_weight(family: Family, name: str, change: Change) -> Tensor:
+    """The base's weight that is changed, in the change's shape, float32; nothing where the change does not ask."""
+    if change.of_lora():
+        return torch.empty(0)
+    return dense(weight_of(family, name)).float().cpu().reshape(change.shape)
+
+
+def delta_of(family: Family, name: str, change: Change) -> Tensor:
+    """The dense change of that weight."""
+    return change.delta(base_weight(family, name, change))
+
+
+def _effect(family: Family, component: str, modules: AdapterState, before: Tensor, after: Tensor | None) -> Effect:
+    inside = {n: c for n, c in modules.items() if n.startswith(f"{component}.") and not c.is_zero()}
+    change = sum(c.norm(base_weight(family, n, c)) ** 2 for n, c in inside.items()) ** 0.5
     whole = sum(float(dense(weight_of(family, n)).double().square().sum()) for n in inside) ** 0.5
     output = None if after is None else difference(after, before)
     return Effect(component, len(inside), change / whole if whole else 0.0, output)
 
 
 def _stock_differences(
-    family: Family, modules: Modules, tolerance: float = TOLERANCE[torch.float32]
+    family: Family, modules: AdapterState, tolerance: float = TOLERANCE[torch.float32]
 ) -> tuple[list[str], float]:
     """Modules where what PEFT's layers in the pipeline apply is not what the file says, and the worst difference."""
     left, wrong, worst = dict(modules), [], 0.0
@@ -379,29 +364,38 @@ def _stock_differences(
         for path, layer in whole.named_modules():
             if "verified" in getattr(layer, "lora_A", {}):
                 name = canonical_name(component, path)
-                change: Tensor = layer.get_delta_weight("verified").cpu()
-                lora = left.pop(name, None)
-                off = difference(change, delta(lora).reshape(change.shape) if lora else torch.zeros_like(change))
+                change = _stock_delta(layer)
+                ours = left.pop(name, None)
+                said = delta_of(family, name, ours).reshape(change.shape) if ours else torch.zeros_like(change)
+                off = difference(change, said)
                 worst = max(worst, off)
                 wrong += [name] if off > tolerance else []
-    lost = [name for name, lora in left.items() if norm(lora)]
+    lost = [name for name, change in left.items() if not change.is_zero()]
     return sorted(wrong + lost), 1.0 if lost else worst
 
 
-def _to_live(modules: Modules, live: Modules, dtype: torch.dtype) -> tuple[float, list[str]]:
+def _stock_delta(layer: Any) -> Tensor:
+    """What PEFT's layer does to its weight: by PEFT's own reckoning where it has one."""
+    read = read_layer(layer, "verified")
+    if read is None or read.of_lora():
+        own: Tensor = layer.get_delta_weight("verified").cpu()
+        return own
+    return read.delta(dense(layer.get_base_layer().weight).float().cpu().reshape(read.shape))
+
+
+def _to_live(family: Family, modules: AdapterState, live: AdapterState, dtype: torch.dtype) -> tuple[float, list[str]]:
     """The worst difference, and the modules past the dtype's tolerance.
 
     A module that hardly moved may round badly in half precision, so what is lost is measured against the mean module.
     """
     if not live:
         return 0.0, []
-    mean = (sum(norm(lora) ** 2 for lora in live.values()) / len(live)) ** 0.5
+    known = {n: live[n] for n in sorted(live.keys() & modules.keys())}
+    mean = (sum(c.norm(base_weight(family, n, c)) ** 2 for n, c in known.items()) / max(1, len(known))) ** 0.5
     floor = 0.0 if dtype == torch.float32 else mean
     worst, wrong = 0.0, []
-    for name in sorted(live.keys() & modules.keys()):
-        a, b = delta(modules[name]).double(), delta(live[name]).double()
-        if a.numel() != b.numel():
-            continue  # the misfit is told elsewhere
+    for name in known:
+        a, b = (delta_of(family, name, one).double() for one in (modules[name], live[name]))
         off = float((a.reshape(b.shape) - b).norm())
         size = max(float(a.norm()), float(b.norm()))
         worst = max(worst, off / size if size else 0.0)
@@ -410,8 +404,8 @@ def _to_live(modules: Modules, live: Modules, dtype: torch.dtype) -> tuple[float
     return worst, wrong
 
 
-def _surplus(modules: Modules, should: set[str]) -> list[str]:
-    extra = [name for name, lora in sorted(modules.items()) if name not in should and norm(lora)]
+def _surplus(modules: AdapterState, should: set[str]) -> list[str]:
+    extra = [name for name, change in sorted(modules.items()) if name not in should and not change.is_zero()]
     return [f"{name}: not expected, and it changes the model" for name in extra]
 
 
@@ -433,13 +427,13 @@ def _file_dtype(file: Path) -> torch.dtype:
     """The narrowest float type of the weights."""
     if file.is_dir():
         return torch.float32
-    kinds = {_DTYPES.get(kind, torch.bfloat16) for kind in weights.read_header(file).dtypes.values()}
+    kinds = {DTYPES.get(kind, torch.bfloat16) for kind in weights.read_header(file).dtypes.values()}
     return max(kinds, key=lambda kind: TOLERANCE[kind], default=torch.float32)
 
 
-def _fits(down: Tensor, up: Tensor, shape: tuple[int, ...]) -> bool:
+def _fits(change: Change, shape: tuple[int, ...]) -> bool:
     """A 1 x 1 convolution may be written as a linear layer, and the reverse."""
-    return up.shape[0] == shape[0] and down.shape[1:].numel() == torch.Size(shape[1:]).numel()
+    return change.shape[0] == shape[0] and math.prod(change.shape[1:]) == math.prod(shape[1:])
 
 
 def _counted(values: Iterable[float]) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""What the user wrote, typed and frozen: read from TOML and `--set`, checked whole, torch never imported."""
+"""What the user wrote, typed and frozen: read from TOML and overrides, checked whole, torch never imported."""
 
 from finetune.recipe.compose import whole_text
 from finetune.recipe.load import Loaded, dumps, find, load, optimizer, replace, rewritten
@@ -13,6 +13,7 @@ from finetune.recipe.schema import (
     ClassImages,
     ComponentName,
     Data,
+    DoRA,
     Export,
     FullWeights,
     LoRA,
@@ -40,6 +41,7 @@ __all__ = [
     "ClassImages",
     "ComponentName",
     "Data",
+    "DoRA",
     "Export",
     "FullWeights",
     "LoRA",

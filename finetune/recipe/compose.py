@@ -90,7 +90,8 @@ def _named(path: Path, name: str) -> Path:
     found = next((place for place in places if place.is_file()), None)
     if found is None:
         raise RecipeError(
-            f"{path} extends {name!r}: no such file beside it, and no shipped recipe", "`finetune recipes list`"
+            f"{path} extends {name!r}: no such file beside it, and no shipped recipe",
+            "`recipes list` names the shipped ones",
         )
     return found
 

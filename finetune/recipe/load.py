@@ -1,4 +1,4 @@
-"""Recipes read and written: TOML, `--set`, and where each value came from. Every problem is reported at once."""
+"""Recipes read and written: TOML, overrides, and where each value came from. Every problem is reported at once."""
 
 import difflib
 import tomllib
@@ -27,7 +27,7 @@ RENAMED_VALUES = {("prior.mode", "self"): "own_prediction"}
 class Loaded(NamedTuple):
     recipe: Recipe
     sources: dict[str, str]
-    """key path -> "file" or "--set"; every other value is a default"""
+    """key path -> "file" or "override"; every other value is a default"""
     origin: Path
     notices: tuple[str, ...] = ()
     """what is called otherwise by now"""
@@ -46,9 +46,9 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
     overridden = [_override(raw, item, problems) for item in overrides]
     for key, rival in (("train.steps", "epochs"), ("train.epochs", "steps")):
         if key in overridden and f"train.{rival}" not in overridden and isinstance(raw["train"], dict):
-            raw["train"].pop(rival, None)  # the nearer word wins; two --set contradict each other
+            raw["train"].pop(rival, None)  # the nearer word wins; two overrides contradict each other
     notices += _renew(raw)
-    sources = {key: "--set" if any(_within(key, w) for w in overridden) else "file" for key, _ in rules.leaves(raw)}
+    sources = {key: "override" if any(_within(key, w) for w in overridden) else "file" for key, _ in rules.leaves(raw)}
     problems += rules.conflicts(raw)
     recipe = None
     try:
@@ -70,13 +70,13 @@ def find(path: Path) -> Path:
         return path
     if path.is_dir():
         inside = sorted(path.glob("*.toml"))
-        hint = f"did you mean {inside[0]}?" if inside else "`finetune recipes list` names the shipped ones"
+        hint = f"did you mean {inside[0]}?" if inside else "`recipes list` names the shipped ones"
         raise RecipeError(f"{path} is a folder, not a recipe", hint)
     names = {p.stem: p for p in sorted(shipped.RECIPES.glob("*.toml"))}
     if str(path) in names:
         return names[str(path)]
     near = difflib.get_close_matches(path.stem, names, 1)
-    hint = f"did you mean {near[0]}?" if near else "`finetune recipes list` names the shipped ones"
+    hint = f"did you mean {near[0]}?" if near else "`recipes list` names the shipped ones"
     raise RecipeError(f"no recipe {path}: not a file, not a shipped recipe", hint)
 
 
@@ -126,10 +126,10 @@ def dumps(recipe: Recipe) -> str:
 
 
 def _where_to_mend(origin: Path, overrides: Sequence[str]) -> str:
-    """The recipe in hand, or the --set that changed it."""
+    """The recipe in hand, or the override that changed it."""
     if shipped.RECIPES in origin.parents:
-        return f"correct --set; `finetune recipes show {origin.stem}` shows the recipe that it changes"
-    return f"correct {origin}{' or --set' if overrides else ''}; docs/recipes.md lists every key and its values"
+        return f"correct the override of {origin.stem}; docs/recipes.md lists every key and its values"
+    return f"correct {origin}{' or the override' if overrides else ''}; docs/recipes.md lists every key and its values"
 
 
 def _refusal(origin: Path | str, problems: Sequence[str], hint: str) -> RecipeError:
@@ -143,13 +143,13 @@ def _override(raw: dict[str, Any], item: str, problems: list[str]) -> str:
     key, text = RENAMED.get(key.strip(), key.strip()), text.strip()
     *tables, last = key.split(".")
     if not equals or not all((*tables, last)):
-        problems.append(f"--set {item!r}: write it as table.key=value")
+        problems.append(f"override {item!r}: write it as table.key=value")
         return ""
     table = raw
     for name in tables:
         inner = table.setdefault(name, {})
         if not isinstance(inner, dict):
-            problems.append(f"--set {key}: {name!r} is a value, not a table")
+            problems.append(f"override {key}: {name!r} is a value, not a table")
             return key
         table = inner
     try:
@@ -157,7 +157,7 @@ def _override(raw: dict[str, Any], item: str, problems: list[str]) -> str:
     except tomllib.TOMLDecodeError:
         read = {"x": text}
     if len(read) > 1:
-        problems.append(f"--set {key}: more than one value in {text!r}: one --set for each")
+        problems.append(f"override {key}: more than one value in {text!r}: give each its own")
     table[last] = read["x"]
     return key
 

@@ -139,13 +139,20 @@ class LoRA(LowRank):
     method: Literal["lora"] = "lora"
 
 
+class DoRA(LowRank):
+    """Of the denoiser only: no reader but PEFT applies it in a text encoder."""
+
+    method: Literal["dora"] = "dora"
+    components: Annotated[tuple[Literal["denoiser"], ...], Field(strict=False, min_length=1), Distinct] = ("denoiser",)
+
+
 class FullWeights(Adapter):
     method: Literal["full"] = "full"
     init_from: ClassVar[Path | None] = None
 
 
-AnyAdapter = LoRA | FullWeights
-"""a method: one table here, one entry in `adapters.attach.METHODS`"""
+AnyAdapter = LoRA | DoRA | FullWeights
+"""a method: one table here, one entry in `adapters.methods.METHODS`"""
 
 
 class Objective(Table):

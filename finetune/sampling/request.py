@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from finetune.choices import Precision
 from finetune.errors import BaseError, InputError
 from finetune.recipe import Sample
 
 if TYPE_CHECKING:
     from finetune.families.base import Facts
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
 STEPS: int = Sample.model_fields["steps"].default
 """Denoising steps, unless said otherwise: those of a recipe's sheet."""
 
@@ -73,15 +73,16 @@ class AdapterWeight(NamedTuple):
     @staticmethod
     def of(text: str) -> "AdapterWeight":
         """From `FILE` or `FILE:weight`. Raises BaseError: there is no such file."""
-        path, colon, weight = text.rpartition(":")
+        path, colon, number = text.rpartition(":")
+        weight = 1.0
         if colon and not Path(text).exists():
             try:
-                return AdapterWeight(Path(path), float(weight))
+                text, weight = path, float(number)
             except ValueError:
                 pass
         if not Path(text).exists():
-            raise BaseError(f"no adapter file {text}", "write FILE, or FILE:weight")
-        return AdapterWeight(Path(text))
+            raise BaseError(f"no adapter file {text}", "write FILE, or FILE:weight, such as mug.safetensors:0.8")
+        return AdapterWeight(Path(text), weight)
 
 
 class SessionOptions(NamedTuple):

@@ -9,18 +9,16 @@ import torch
 from PIL import Image
 
 from finetune import families
-from finetune import resources as shipped
-from finetune import tensors as weights
-from finetune.adapters import lora
-from finetune.encoding import cache
-from finetune.encoding.cache import Captions
-from finetune.errors import InputError, VerifyError
-from finetune.families.base import Facts, Family, Text, components, evaluation_mode, large_encoders
-from finetune.families.parts import current_device
+from finetune.adapters.change import AdapterState, sites
+from finetune.encoding.cache import Captions, read_ahead
+from finetune.errors import InputError, VerifyError, action
+from finetune.families.base import Facts, Family, Text, as_prompts, components, evaluation_mode, large_encoders
 from finetune.files import layouts
-from finetune.machine import DTYPES, Autocast
+from finetune.machine import DTYPES, Autocast, current_device
 from finetune.planning.resolve import precision as resolve_precision
+from finetune.resources import public_name
 from finetune.sampling.request import USUAL, AdapterWeight, SampleRequest, SessionOptions
+from finetune.tensors import digest, file_sha256
 
 CPU = torch.device("cpu")
 _BARE = SessionOptions(safety_checker=False)
@@ -51,7 +49,7 @@ class Session:
     def of(cls, family: Family, prompts: Iterable[str], device: torch.device | None = None) -> "Session":
         """Around a family just opened: its prompts are read, then its parts are moved to the device."""
         device = device or current_device()
-        session = cls(family, cache.read_ahead(family, prompts, device), device)
+        session = cls(family, read_ahead(family, prompts, device), device)
         session._move()
         return session
 
@@ -71,7 +69,7 @@ class Session:
         device = current_device()
         precision = resolve_precision(options.precision, "`precision`")
         family = _load(base, info, options, DTYPES[precision])
-        captions = cache.read_ahead(family, prompts, device)
+        captions = read_ahead(family, prompts, device)
         rounded = options.merged and precision != "fp32"  # adapters are merged in float32, then weights are rounded
         if rounded:
             family = _load(base, info, options, torch.float32)
@@ -94,10 +92,10 @@ class Session:
         if not adapters:
             return
         names = [f"adapter_{i}" for i in range(len(adapters))]
-        shapes = lora.sites(components(self.family))  # before an adapter hides some of them
+        shapes = sites(components(self.family))  # before an adapter hides some of them
         for name, adapter in zip(names, adapters, strict=True):
             changes = _read_strictly(adapter.path, shapes, self.family)
-            state = layouts.universal(changes, torch.float32, self.family.name)
+            state = layouts.for_pipeline(changes, torch.float32, self.family.name)
             self.pipeline.load_lora_weights(state, adapter_name=name)
         self.pipeline.set_adapters(names, [adapter.weight for adapter in adapters])
         if merged:
@@ -115,9 +113,10 @@ class Session:
     def read(self, prompts: Iterable[str]) -> None:
         """Encode those prompts that large text encoders have not read yet, and unload these encoders again."""
         known = dict(self.captions.known)
-        unread = [p for p in prompts for e in large_encoders(self.family) if p not in known.get(e, ())]
+        large = large_encoders(self.family)
+        unread = [p for p in as_prompts(list(prompts)) if any(p.key not in known.get(e, ()) for e in large)]
         if unread:
-            for encoder, texts in cache.read_ahead(self.family, unread, self.device).known.items():
+            for encoder, texts in read_ahead(self.family, unread, self.device).known.items():
                 known[encoder] = {**known.get(encoder, {}), **texts}
             self.captions = Captions(self.family, known, self.device)
 
@@ -187,12 +186,14 @@ def _load(base: str, info: Facts, options: SessionOptions, dtype: torch.dtype) -
     return families.load(base, dtype, info, text_bits=options.text_encoder_bits, base_bits=options.base_bits)
 
 
-def _read_strictly(file: Path, shapes: dict[str, tuple[int, ...]], family: Family) -> lora.Modules:
+def _read_strictly(file: Path, shapes: dict[str, tuple[int, ...]], family: Family) -> AdapterState:
     found = layouts.read(file, shapes, family.name)
-    mismatches = [n for n, module in found.modules.items() if tuple(lora.delta(module).shape) != shapes[n]]
+    mismatches = [n for n, module in found.modules.items() if module.shape != shapes[n]]
     problems = [*found.problems, *(f"{n}: not of the base's shape" for n in mismatches)]
     if problems:
-        raise VerifyError(f"{file}: {problems[0]}", f"finetune verify {file} --base {family.base}")
+        raise VerifyError(
+            f"{file}: {problems[0]}", "see all that is wrong with it", action("verify", file=file, base=family.base)
+        )
     return found.modules
 
 
@@ -200,7 +201,7 @@ def _described(
     base: str, session: Session, adapters: Sequence[AdapterWeight], options: SessionOptions, precision: str
 ) -> dict[str, str]:
     return {
-        "base": shipped.public_name(base), "scheduler": type(session.pipeline.scheduler).__name__,
+        "base": public_name(base), "scheduler": type(session.pipeline.scheduler).__name__,
         "adapters": ", ".join(f"{a.path.name}:{a.weight:g} sha256 {_sha256(a.path)[:12]}" for a in adapters),
         "merged": "yes" if options.merged and adapters else "",
         "precision": f"{precision}, base in 4 bits" if options.base_bits else precision,
@@ -217,6 +218,6 @@ def _safety(wanted: bool, has: bool) -> str:
 def _sha256(path: Path) -> str:
     """Of the file; of a folder, over its weight files."""
     if path.is_file():
-        return weights.file_sha256(path)
+        return file_sha256(path)
     files = sorted(layouts.adapter_in(path).rglob("*.safetensors"))
-    return weights.digest("".join(map(weights.file_sha256, files)))
+    return digest("".join(map(file_sha256, files)))

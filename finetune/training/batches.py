@@ -14,6 +14,7 @@ from finetune.diffusion import chance as draws
 from finetune.encoding import cache
 from finetune.encoding.cache import Captions, Crop
 from finetune.families.base import Conditioning, Family, Moments, Prompt, Text, as_prompts
+from finetune.machine import Ranks
 from finetune.planning.plan import Plan
 from finetune.planning.pools import Pool
 from finetune.planning.schedule import Micro
@@ -53,6 +54,13 @@ class Batch(NamedTuple):
         return Conditioning(text, self.size, self.control)
 
 
+class StepBatches(NamedTuple):
+    """One rank's share of a step: (batch, prior batch or None) pairs, and the samples of the whole step."""
+
+    pairs: list[tuple[Batch, Batch | None]]
+    samples: int
+
+
 class Batches:
     """Makes the batches of any step, in any order."""
 
@@ -61,6 +69,26 @@ class Batches:
     ) -> None:
         self.plan, self.family, self.device = plan, family, texts.device
         self.latents, self.texts = latents, texts
+
+    def step(self, step: int, ranks: Ranks) -> StepBatches:
+        """One rank's batches of a step, from 0."""
+        plan, schedule = self.plan, self.plan.train.schedule
+        micro_batches = schedule.step(step, ranks.rank, plan.micros)
+        first = step * schedule.group
+        in_step = min(schedule.group, plan.micros - first)
+        places = range(first + ranks.rank, first + in_step, ranks.world)
+        prior = [self.prior(m) if plan.prior else None for m in places]
+        pairs = list(zip([self.train(m) for m in micro_batches], prior, strict=True))
+        return StepBatches(pairs, in_step * schedule.batch)
+
+    def largest(self) -> StepBatches:
+        """A whole step of the largest bucket, as one rank alone would take it."""
+        plan, schedule = self.plan, self.plan.train.schedule
+        areas = [plan.train.placed[samples[0]].bucket for samples in schedule.buckets]
+        largest = max(range(len(areas)), key=lambda i: areas[i].width * areas[i].height)
+        m = next(m for m in range(schedule.micros_per_epoch) if schedule.micro(m).bucket == largest)
+        pair = (self.train(schedule.micro(m)), self.prior(m) if plan.prior else None)
+        return StepBatches([pair] * schedule.accumulate, schedule.batch * schedule.accumulate)
 
     def train(self, micro: Micro) -> Batch:
         return self._batch(self.plan.train, micro, self.plan.recipe.prior.mode == "own_prediction")

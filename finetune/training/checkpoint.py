@@ -1,9 +1,13 @@
-"""A checkpoint is a directory that is either whole or absent: safetensors and JSON, with a manifest of digests."""
+"""A checkpoint is a directory that is either whole or absent: safetensors and JSON, with a manifest of digests.
+
+An adapter lies in it as a PEFT directory, as export writes it, alpha inside: step-000500/COMPONENT; with train.ema also
+the running mean, which is what a run exports: step-000500/ema/COMPONENT. Full fine-tuning has trainable.safetensors.
+"""
 
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,13 +16,17 @@ from torch import Tensor
 
 from finetune import tensors as weights
 from finetune.errors import RunError
+from finetune.files.peft import PEFT_CONFIG, PEFT_WEIGHTS, parameter_key
+from finetune.files.read import EMA_FOLDER
 from finetune.optimizers import state as optimizer_state
 from finetune.training.loop import State
 
-FORMAT = 2
-_FILES = ("trainable.safetensors", "optimizer.safetensors", "state.json")
-_MEAN = "mean.safetensors"
-"""beside them with train.ema"""
+FORMAT = 3
+_READ = (2, FORMAT)
+"""2: an adapter, too, was in trainable.safetensors"""
+_FILES = ("optimizer.safetensors", "state.json")
+_WHOLE, _WHOLE_MEAN = "trainable.safetensors", "mean.safetensors"
+"""full fine-tuning; the mean with train.ema"""
 
 
 class Found(NamedTuple):
@@ -39,15 +47,15 @@ def save(folder: Path, state: State, identity: Mapping[str, str], keep_last: int
     beside = folder / f".{target.name}.{os.getpid()}.part"
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    weights.write(_named(state), beside / "trainable.safetensors", {})
-    weights.write(tensors, beside / "optimizer.safetensors", {})
+    _write(state, beside, [*_named(state).values()], ema=False)
     if state.mean is not None:
-        weights.write(dict(zip(_named(state), state.mean, strict=True)), beside / _MEAN, {})
+        _write(state, beside, state.mean, ema=True)
+    weights.write(tensors, beside / "optimizer.safetensors", {})
     content = {"format": FORMAT, "step": state.step, "bad_steps": state.bad_steps, "identity": dict(identity),
                "optimizer": tree, "scaler": dict(state.scaler.state_dict()) if state.scaler else {}}  # fmt: skip
     weights.write_bytes(json.dumps(content, indent=1).encode(), beside / "state.json")
-    written = (*_FILES, *([_MEAN] if state.mean is not None else []))
-    manifest = {name: weights.file_sha256(beside / name) for name in written}
+    written = sorted(path for path in beside.rglob("*") if path.is_file())
+    manifest = {path.relative_to(beside).as_posix(): weights.file_sha256(path) for path in written}
     weights.write_bytes(json.dumps(manifest, indent=1).encode(), beside / "manifest.json")
     if target.exists():
         shutil.rmtree(target)
@@ -80,13 +88,13 @@ def load(found: Found, state: State) -> None:
         RunError: it holds other parameters, or was written in another format.
     """
     content = json.loads((found.path / "state.json").read_text())
-    if content["format"] != FORMAT:
+    if content["format"] not in _READ:
         raise RunError(
             f"{found.path} was written by another version of finetune (checkpoint format {content['format']}, "
             f"{FORMAT} here)",
-            "end this run with the version that began it, or start again with another --out",
+            "end this run with the version that began it, or start again with another `out`",
         )
-    saved = weights.load(found.path / "trainable.safetensors")
+    saved = _read(state, found.path, ema=False)
     ours = _named(state)
     if saved.keys() != ours.keys() or any(saved[k].shape != ours[k].shape for k in ours):
         raise RunError(
@@ -96,7 +104,7 @@ def load(found: Found, state: State) -> None:
         for name, parameter in ours.items():
             parameter.copy_(saved[name])
     if state.mean is not None:
-        means = weights.load(found.path / _MEAN)
+        means = _read(state, found.path, ema=True)
         for name, mean in zip(ours, state.mean, strict=True):
             mean.copy_(means[name])
     tensors = weights.load(found.path / "optimizer.safetensors")
@@ -136,6 +144,31 @@ def _fault(path: Path) -> str:
 
 def _named(state: State) -> dict[str, Tensor]:
     return {f"{c}.{n}": p for c, parameters in state.trainable.items() for n, p in parameters.items()}
+
+
+def _write(state: State, folder: Path, values: Sequence[Tensor], ema: bool) -> None:
+    named = dict(zip(_named(state), values, strict=True))
+    if not state.configs:
+        weights.write(named, folder / (_WHOLE_MEAN if ema else _WHOLE), {})
+    for component, config in state.configs.items():
+        inside = folder / EMA_FOLDER / component if ema else folder / component
+        inside.mkdir(parents=True)
+        own = {parameter_key(n): named[f"{component}.{n}"] for n in state.trainable[component]}
+        weights.write(own, inside / PEFT_WEIGHTS, {"format": "pt"})
+        weights.write_bytes(json.dumps(config, indent=2).encode(), inside / PEFT_CONFIG)
+
+
+def _read(state: State, folder: Path, ema: bool) -> dict[str, Tensor]:
+    """The trained tensors of a checkpoint, as `_named`; what it has of others under their own keys."""
+    whole = folder / (_WHOLE_MEAN if ema else _WHOLE)
+    if whole.is_file():
+        return weights.load(whole)
+    found: dict[str, Tensor] = {}
+    for file in sorted((folder / EMA_FOLDER if ema else folder).glob(f"*/{PEFT_WEIGHTS}")):
+        component = file.parent.name
+        names = {parameter_key(n): n for n in state.trainable.get(component, {})} if state.configs else {}
+        found |= {f"{component}.{names.get(key, key)}": tensor for key, tensor in weights.load(file).items()}
+    return found
 
 
 def _sync(folder: Path) -> None:

@@ -1,14 +1,15 @@
-"""A run's folder: opened or refused, room reserved, what the run is and how it ended written down."""
+"""A run's folder: opened or refused, room reserved; what the run is, what happens, and how it ended written down."""
 
 import json
 import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
@@ -16,10 +17,16 @@ from finetune import __version__, recipe
 from finetune import tensors as weights
 from finetune.adapters.attach import Trainable
 from finetune.errors import FinetuneError, RunError
+from finetune.events import Event, Saved, unheard
 from finetune.families.base import Family
 from finetune.files import layouts
+from finetune.machine import has_gpu
 from finetune.planning import footprint
 from finetune.planning.plan import Plan
+from finetune.reporting.jsonl import JsonLines
+from finetune.reporting.tensorboard import TensorBoard
+from finetune.training import checkpoint
+from finetune.training.loop import State
 
 MAY_CHANGE = (
     "name", "train.steps", "train.epochs", "train.checkpoint_every", "train.keep_last", "train.patience",
@@ -31,29 +38,105 @@ _NOT_COMPARED = ("sample.", "export.", "data.path", "data.cache", "base", "prior
 _SURPLUS_BYTES = 64 << 20
 
 
-def open_folder(plan: Plan, out: Path, resume: bool, main: bool) -> None:
-    """Refuse a folder that holds a run (or, to resume, that holds none), or a disk without room.
+class RunFolder:
+    """Where a run writes: recipe.toml and run.json, events.jsonl and TensorBoard's curves, checkpoints."""
 
-    The log alone is what a run leaves that ended before its first step: such a folder counts as empty.
+    writes: ClassVar[bool] = True
 
-    Raises:
-        RunError: says which, and what to do.
-    """
-    holds_run = (out / "run.json").exists() or (out / "checkpoints").exists()
-    if resume and not holds_run:
-        raise RunError(f"{out} holds no run to resume", "leave out --resume, or check the path")
-    if out.exists() and not out.is_dir():
-        raise RunError(f"{out} is a file, not a folder", "another --out")
-    if not resume and out.exists() and any(path.name != "events.jsonl" for path in out.iterdir()) and main:
-        what = "holds a run already" if holds_run else "is not empty"
-        hint = f"--resume to go on with it, or another --out, such as {out}-2" if holds_run else "another --out"
-        raise RunError(f"{out} {what}", hint)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if main:
-            _reserve(out, _bytes_needed(plan))
-    except OSError as e:
-        raise RunError(f"cannot write into {out}: {e.strerror}", "another --out, or free some space") from e
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.identity: dict[str, str] = {}
+        """what must be the same for the run to be resumed, by `identify`"""
+        self.saved: int | None = None
+        """the step of the checkpoint that was written or read last"""
+        self._begun = False
+        self._log: JsonLines | None = None
+        self._curves = TensorBoard(path / "tensorboard")
+
+    def open(self, plan: Plan, resume: bool) -> None:
+        """Refuse a folder that holds a run (or, to resume, that holds none), or a disk without room.
+
+        The log alone is what a run leaves that ended before its first step: such a folder counts as empty.
+
+        Raises:
+            RunError: says which, and what to do.
+        """
+        _refuse(self.path, resume)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            _reserve(self.path, _bytes_needed(plan))
+        except OSError as e:
+            problem = f"cannot write into {self.path}: {e.strerror}"
+            raise RunError(problem, "choose another `out`, or free some space") from e
+
+    def begin(self, plan: Plan) -> None:
+        """Write recipe.toml, which repeats the run, and run.json: versions, fingerprints, hardware."""
+        _write_run(self.path, plan, self.identity, "running")
+        self._begun = True
+
+    def end(self, plan: Plan) -> None:
+        """It did what it was asked for: run.json says so."""
+        _write_run(self.path, plan, self.identity, "done")
+        self._begun = False
+
+    def record(self, event: Event) -> None:
+        """Into events.jsonl and the curves."""
+        if self._log is None:  # only now: a run that is refused leaves no file
+            self._log = JsonLines(self.path / "events.jsonl")
+        self._log(event)
+        self._curves(event)
+
+    def recorded(self, events: Generator[Event, None, None]) -> Generator[Event, None, None]:
+        """The same events, each written down before it is read; and in run.json an error that ends them."""
+        try:
+            with closing(events):
+                for event in events:
+                    self.record(event)
+                    yield event
+        except GeneratorExit:
+            self._note("left by its reader")
+            raise
+        except FinetuneError as e:
+            self._note(str(e))
+            raise
+        finally:
+            self._curves.close()
+
+    def save(self, state: State, keep_last: int) -> Saved | None:
+        """A checkpoint of the state; None when it is written already. Raises OSError."""
+        if self.saved == state.step:
+            return None
+        path = checkpoint.save(self.path / "checkpoints", state, self.identity, keep_last)
+        self.saved = state.step
+        return Saved(state.step, path)
+
+    def _note(self, outcome: str) -> None:
+        if self._begun:  # what is refused before changes nothing
+            path = self.path / "run.json"
+            content = json.loads(path.read_text())
+            weights.write_bytes(json.dumps({**content, "outcome": outcome}, indent=1).encode(), path)
+
+
+class Unwritten(RunFolder):
+    """The same folder to those who only read it: ranks beside the first."""
+
+    writes = False
+
+    def open(self, plan: Plan, resume: bool) -> None:
+        if resume:
+            _refuse(self.path, resume)
+
+    def begin(self, plan: Plan) -> None: ...
+
+    def end(self, plan: Plan) -> None: ...
+
+    def recorded(self, events: Generator[Event, None, None]) -> Generator[Event, None, None]:
+        """None: one rank speaks for all."""
+        unheard(events)
+        yield from ()
+
+    def save(self, state: State, keep_last: int) -> None:
+        return None
 
 
 def identify(plan: Plan, family: Family) -> dict[str, str]:
@@ -73,8 +156,7 @@ def identify(plan: Plan, family: Family) -> dict[str, str]:
     return identity
 
 
-def write_run(out: Path, plan: Plan, identity: dict[str, str], outcome: str) -> None:
-    """recipe.toml, which repeats the run, and run.json: versions, fingerprints, hardware, outcome."""
+def _write_run(out: Path, plan: Plan, identity: dict[str, str], outcome: str) -> None:
     content = {
         "outcome": outcome,
         "finetune": __version__,
@@ -83,23 +165,23 @@ def write_run(out: Path, plan: Plan, identity: dict[str, str], outcome: str) -> 
         "identity": identity,
         "versions": {p: version(p) for p in ("torch", "diffusers", "transformers", "peft", "accelerate")},
         "python": platform.python_version(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
+        "device": torch.cuda.get_device_name() if has_gpu() else platform.machine(),
         "threads": torch.get_num_threads(),
     }
     weights.write_bytes(recipe.dumps(plan.recipe).encode(), out / "recipe.toml")
     weights.write_bytes(json.dumps(content, indent=1).encode(), out / "run.json")
 
 
-@contextmanager
-def outcome_noted(out: Path) -> Iterator[None]:
-    """An error inside is also written into run.json."""
-    try:
-        yield
-    except FinetuneError as e:
-        path = out / "run.json"
-        content = json.loads(path.read_text())
-        weights.write_bytes(json.dumps({**content, "outcome": str(e)}, indent=1).encode(), path)
-        raise
+def _refuse(out: Path, resume: bool) -> None:
+    holds_run = (out / "run.json").exists() or (out / "checkpoints").exists()
+    if resume and not holds_run:
+        raise RunError(f"{out} holds no run to resume", "leave out `resume`, or check the path")
+    if out.exists() and not out.is_dir():
+        raise RunError(f"{out} is a file, not a folder", "choose another `out`")
+    if not resume and out.exists() and any(path.name != "events.jsonl" for path in out.iterdir()):
+        what = "holds a run already" if holds_run else "is not empty"
+        hint = f"`resume` to go on with it, or another `out`, such as {out}-2" if holds_run else "choose another `out`"
+        raise RunError(f"{out} {what}", hint)
 
 
 def _bytes_needed(plan: Plan) -> int:
@@ -107,7 +189,7 @@ def _bytes_needed(plan: Plan) -> int:
     rows = footprint.components(plan)
     trained = sum(4 * c.trainable for c in rows)
     state = trained + sum(c.optimizer_bytes + c.mean_bytes for c in rows)
-    whole = plan.recipe.adapter.method == "full" or "merged" in plan.recipe.export.layouts
+    whole = not isinstance(plan.recipe.adapter, recipe.LowRank) or "merged" in plan.recipe.export.layouts
     pipeline = 2 * sum(4 * c.parameters for c in rows) if whole else 0
     return state * (plan.recipe.train.keep_last + 1) + 3 * trained + pipeline + _SURPLUS_BYTES
 

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -16,17 +16,16 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 
-from finetune import optimizers
+from finetune import optimizers, recipe
 from finetune.adapters import attach as adapters
 from finetune.adapters.attach import Trainable
 from finetune.diffusion import chance as draws
 from finetune.diffusion.loss import squared_error
 from finetune.errors import TrainError
 from finetune.families.base import Family, read
-from finetune.machine import Autocast, Ranks
-from finetune.planning.plan import Plan
+from finetune.machine import Machine
 from finetune.recipe import Recipe
-from finetune.training.batches import Batch, Batches
+from finetune.training.batches import Batch, Batches, StepBatches
 
 FEW_POSITIONS = 256
 """of latents, up to which attention written out beats the fused one on a CPU, whose backward pass is slow for few"""
@@ -45,6 +44,8 @@ class State:
     """non-finite losses in a row"""
     mean: list[Tensor] | None = None
     """running mean of the parameters, in their order, with train.ema"""
+    configs: dict[str, dict[str, object]] = field(default_factory=dict)
+    """component -> its adapter_config.json, which holds ranks and alphas; empty in full fine-tuning"""
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -61,30 +62,22 @@ class Step(NamedTuple):
     skipped: bool
 
 
-class Work(NamedTuple):
-    """One rank's share of a step: (batch, prior batch or None) pairs, and the samples of the whole step."""
-
-    pairs: list[tuple[Batch, Batch | None]]
-    samples: int
-
-
-def train(
-    family: Family, state: State, plan: Plan, batches: Batches, ranks: Ranks, autocast: Autocast
-) -> Iterator[Step]:
-    """Yield after each optimizer step, until `state.step` reaches the plan's.
+def train(state: State, batches: Batches, config: Recipe, device: Machine) -> Iterator[Step]:
+    """Yield after each optimizer step, until `state.step` reaches train.steps. At a yield every step is whole, and the
+    modules may be used.
 
     Raises:
         TrainError: the loss was not finite for `train.patience` steps in a row.
     """
-    config = plan.recipe
-    while state.step < plan.steps:
+    assert config.train.steps is not None
+    while state.step < config.train.steps:
         began = time.perf_counter()
-        rates = _set_rates(state.optimizer, config, state.step, plan.steps)
-        share = work(plan, batches, state.step, ranks)
+        rates = _set_rates(state.optimizer, config.optimizer, state.step, config.train.steps)
+        share = batches.step(state.step, device.ranks)
         with attention(share):
-            loss, prior_loss = accumulate(family, state, share, config, ranks, autocast)
+            loss, prior_loss = accumulate(batches.family, state, share, config, device)
         finite = math.isfinite(loss + (prior_loss or 0.0))
-        norm, taken = _apply(state, config, finite)
+        norm, taken = _apply(state, config.optimizer.clip_norm, finite)
         state.step += 1
         if taken and state.mean is not None:
             follow(state.mean, state.parameters, config.train.ema, state.step)
@@ -98,19 +91,7 @@ def train(
             )
 
 
-def work(plan: Plan, batches: Batches, step: int, ranks: Ranks) -> Work:
-    """This rank's batches of a step (from 0)."""
-    schedule = plan.train.schedule
-    micros = schedule.step(step, ranks.rank, plan.micros)
-    first = step * schedule.group
-    in_step = min(schedule.group, plan.micros - first)
-    places = range(first + ranks.rank, first + in_step, ranks.world)
-    prior = [batches.prior(m) if plan.prior else None for m in places]
-    pairs = list(zip([batches.train(m) for m in micros], prior, strict=True))
-    return Work(pairs, in_step * schedule.batch)
-
-
-def attention(share: Work) -> AbstractContextManager[None]:
+def attention(share: StepBatches) -> AbstractContextManager[None]:
     """The faster way to compute attention, forward and backward, for batches of this size on this device."""
     latents = [batch.latents for pair in share.pairs for batch in pair if batch is not None]
     few = all(x.device.type == "cpu" and x[0, 0].numel() <= FEW_POSITIONS for x in latents)
@@ -118,16 +99,16 @@ def attention(share: Work) -> AbstractContextManager[None]:
 
 
 def accumulate(
-    family: Family, state: State, share: Work, config: Recipe, ranks: Ranks, autocast: Autocast
+    family: Family, state: State, share: StepBatches, config: Recipe, device: Machine
 ) -> tuple[float, float | None]:
     """Add the step's gradients up, over batches and ranks. Returns the mean loss, and the mean prior loss."""
+    ranks = device.ranks
     state.optimizer.zero_grad(set_to_none=True)
-    device = state.parameters[0].device
-    sums = torch.zeros(2, device=device)
+    sums = torch.zeros(2, device=state.parameters[0].device)
     for i, (batch, prior) in enumerate(share.pairs):
         # adapter dropout draws from torch's own generator: make it a function of the step as well
         torch.manual_seed(draws.key(config.train.seed, "dropout", state.step, i * ranks.world + ranks.rank))
-        with autocast():
+        with device.autocast():
             losses, preserved = objective(family, batch, config)
             if prior is not None:
                 preserved, _ = objective(family, prior, config)
@@ -192,16 +173,16 @@ def _swap(state: State) -> None:
         parameter.data, state.mean[i] = state.mean[i], parameter.data
 
 
-def _set_rates(optimizer: Optimizer, config: Recipe, step: int, steps: int) -> dict[str, float]:
+def _set_rates(optimizer: Optimizer, config: recipe.Optimizer, step: int, steps: int) -> dict[str, float]:
     """Set each group's learning rate for this step, and say what it is."""
-    factor = optimizers.factor(config.optimizer, step, steps)
-    peaks = optimizers.rates(config.optimizer, [group["name"] for group in optimizer.param_groups])
+    factor = optimizers.factor(config, step, steps)
+    peaks = optimizers.rates(config, [group["name"] for group in optimizer.param_groups])
     for group in optimizer.param_groups:
         group["lr"] = peaks[group["name"]] * factor
     return {group["name"]: float(group["lr"]) for group in optimizer.param_groups}
 
 
-def _apply(state: State, config: Recipe, finite: bool) -> tuple[float, bool]:
+def _apply(state: State, clip_norm: float, finite: bool) -> tuple[float, bool]:
     """Clip what is trained and take the step; a step that is not finite changes nothing.
 
     Returns the norm before clipping, and whether the step was taken.
@@ -211,8 +192,8 @@ def _apply(state: State, config: Recipe, finite: bool) -> tuple[float, bool]:
         scaler.unscale_(state.optimizer)
     norm = gradient_norm(state.parameters)
     length = norm.item()
-    if config.optimizer.clip_norm:
-        nn.utils.clip_grads_with_norm_(state.parameters, config.optimizer.clip_norm, norm)
+    if clip_norm:
+        nn.utils.clip_grads_with_norm_(state.parameters, clip_norm, norm)
     if scaler:
         scaler.step(state.optimizer)
         scaler.update()

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from finetune import optimizers
 from finetune.adapters import attach as adapters
+from finetune.adapters.methods import METHODS
 from finetune.errors import MemoryShortage, TrainError
 from finetune.families.base import Family, read
-from finetune.machine import Autocast, Ranks
-from finetune.planning.plan import Plan
+from finetune.machine import Autocast, Machine, Ranks, has_gpu
+from finetune.recipe import LowRank, Recipe
 from finetune.training import loop as trainer
-from finetune.training.batches import Batch, Batches
-from finetune.training.loop import State, Work
+from finetune.training.batches import Batch, Batches, StepBatches
+from finetune.training.loop import State
 
 MEMORY_LEVERS = (
     "in this order: train.gradient_checkpointing = true; a smaller train.batch with a larger train.accumulate; "
@@ -34,7 +35,7 @@ class Measured(NamedTuple):
     loss: float
 
 
-def measure(family: Family, state: State, plan: Plan, batches: Batches, autocast: Autocast) -> Measured:
+def measure(state: State, batches: Batches, config: Recipe, device: Machine) -> Measured:
     """Two steps at the largest bucket on copies of the weights; the state is as before when it returns.
 
     Raises:
@@ -42,15 +43,15 @@ def measure(family: Family, state: State, plan: Plan, batches: Batches, autocast
         MemoryShortage: it does not fit.
     """
     kept = [p.detach().clone() for p in state.parameters]
-    if torch.cuda.is_available():
+    if has_gpu():
         torch.cuda.reset_peak_memory_stats()
     try:
         with shortage(lambda: "in one step at the largest bucket"):
-            share = _largest(plan, batches)
-            if state.step == 0 and plan.recipe.adapter.method == "lora" and plan.recipe.adapter.init_from is None:
-                _starts_as_the_base(family, share.pairs[0][0], autocast)
+            share = batches.largest()
+            if state.step == 0 and isinstance(config.adapter, LowRank) and config.adapter.init_from is None:
+                _starts_as_the_base(batches.family, share.pairs[0][0], device.autocast)
             with trainer.attention(share):
-                loss, seconds = _two_steps(family, state, plan, share, autocast)
+                loss, seconds = _two_steps(batches.family, state, config, share, device)
     finally:
         with torch.no_grad():
             for parameter, before in zip(state.parameters, kept, strict=True):
@@ -76,32 +77,26 @@ def shortage(where: Callable[[], str] = lambda: "") -> Iterator[None]:
         raise MemoryShortage(" ".join(filter(None, ("out of memory", where()))) + f": {said}", MEMORY_LEVERS) from e
 
 
-def _two_steps(family: Family, state: State, plan: Plan, share: Work, autocast: Autocast) -> tuple[float, float]:
-    groups = [(c, list(p.values()), max(plan.recipe.optimizer.learning_rate, 1e-4)) for c, p in state.trainable.items()]
-    trial = State(state.trainable, optimizers.build(plan.recipe.optimizer, groups), None, state.step)
-    alone = Ranks()
-    loss, _ = trainer.accumulate(family, trial, share, plan.recipe, alone, autocast)
+def _two_steps(
+    family: Family, state: State, config: Recipe, share: StepBatches, device: Machine
+) -> tuple[float, float]:
+    groups = [(c, list(p.values()), max(config.optimizer.learning_rate, 1e-4)) for c, p in state.trainable.items()]
+    trial = State(state.trainable, optimizers.build(config.optimizer, groups), None, state.step)
+    alone = device._replace(ranks=Ranks())
+    loss, _ = trainer.accumulate(family, trial, share, config, alone)
     if not torch.tensor(loss).isfinite():
         raise TrainError(
             f"the loss of the first step is {loss}",
             "train.precision = fp32 tells whether the base or the precision is at fault",
         )
-    _reached(state, plan, "lora_B" if plan.recipe.adapter.method == "lora" and state.step == 0 else "")
+    adapter = isinstance(config.adapter, LowRank)
+    _reached(state, adapter, METHODS[config.adapter.method].STARTS_AT_ZERO if adapter and state.step == 0 else ("",))
     trial.optimizer.step()
     began = time.perf_counter()
-    trainer.accumulate(family, trial, share, plan.recipe, alone, autocast)
-    _reached(state, plan, "")
+    trainer.accumulate(family, trial, share, config, alone)
+    _reached(state, adapter, ("",))
     trial.optimizer.step()
     return loss, time.perf_counter() - began
-
-
-def _largest(plan: Plan, batches: Batches) -> Work:
-    schedule = plan.train.schedule
-    areas = [plan.train.placed[samples[0]].bucket for samples in schedule.buckets]
-    largest = max(range(len(areas)), key=lambda i: areas[i].width * areas[i].height)
-    m = next(m for m in range(schedule.micros_per_epoch) if schedule.micro(m).bucket == largest)
-    pair = (batches.train(schedule.micro(m)), batches.prior(m) if plan.prior else None)
-    return Work([pair] * schedule.accumulate, schedule.batch * schedule.accumulate)
 
 
 def _starts_as_the_base(family: Family, batch: Batch, autocast: Autocast) -> None:
@@ -117,12 +112,12 @@ def _predict(family: Family, batch: Batch) -> Tensor:
     return family.predict(batch.noise, batch.t, batch.given(read(family, batch.prompts, batch.text)))
 
 
-def _reached(state: State, plan: Plan, only: str) -> None:
-    """Every parameter has a gradient; only those named `only` when said, as lora_A has none while lora_B is zero."""
+def _reached(state: State, adapter: bool, only: tuple[str, ...]) -> None:
+    """Every parameter has a gradient whose name holds one of these: lora_A has none while lora_B is zero."""
     for component, parameters in state.trainable.items():
-        wanted = {n: p for n, p in parameters.items() if only in n}
+        wanted = {n: p for n, p in parameters.items() if any(part in n for part in only)}
         dead = [n for n, p in wanted.items() if p.grad is None or not p.grad.any()]
-        if dead and (plan.recipe.adapter.method == "lora" or len(dead) == len(wanted)):
+        if dead and (adapter or len(dead) == len(wanted)):
             raise TrainError(
                 f"{component}: {len(dead)} of {len(wanted)} trained parts get no gradient, {dead[0]} first",
                 "leave them out with adapter.targets",
@@ -130,7 +125,7 @@ def _reached(state: State, plan: Plan, only: str) -> None:
 
 
 def _peak_bytes() -> int:
-    if torch.cuda.is_available():
+    if has_gpu():
         return int(torch.cuda.max_memory_allocated())
     import resource
 

@@ -1,13 +1,17 @@
-"""SIGINT and SIGTERM: save first, then stop, and say how to go on."""
+"""SIGINT, SIGTERM, and a reader that leaves: save first, then stop, and say how to go on."""
 
-import shlex
+import atexit
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from finetune.errors import Interrupted
+from finetune.errors import Action, Interrupted, action
+from finetune.events import Event
+
+Events = Generator[Event, None, None]
 
 
 class Interruption:
@@ -17,10 +21,7 @@ class Interruption:
         self.out, self.asked, self._waits = out, False, False
 
     def error(self, step: int) -> Interrupted:
-        return Interrupted(f"stopped after step {step}; the state is saved", self.resume_command())
-
-    def resume_command(self) -> str:
-        return shlex.join(["finetune", "train", str(self.out / "recipe.toml"), "--out", str(self.out), "--resume"])
+        return Interrupted(f"stopped after step {step}; the state is saved", action=resuming(self.out))
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
@@ -37,22 +38,72 @@ class Interruption:
         saved, begun = (self.out / "checkpoints").exists(), (self.out / "run.json").exists()
         raise Interrupted(
             "stopped" if saved else "stopped before the first checkpoint; encoded images stay cached",
-            self.resume_command() if begun else "the same command again",
+            "" if begun else "start it again",
+            resuming(self.out) if begun else None,
         )
+
+    def listening(self, events: Events) -> Events:
+        """The same events. Signals are heard while the next one is made; while it is read they are the reader's own,
+        and a KeyboardInterrupt thrown in by the reader counts as one. A reader that closes this, or a program that
+        ends with it open, closes the run."""
+        atexit.register(events.close)
+        try:
+            with closing(events):
+                resume: Callable[[], Event | None] = partial(next, events, None)
+                while True:
+                    with handled(self.heard):
+                        event = resume()
+                    if event is None:
+                        return
+                    resume = partial(next, events, None)
+                    try:
+                        yield event
+                    except KeyboardInterrupt:
+                        resume = partial(self._interrupt, events)
+        finally:
+            atexit.unregister(events.close)
+
+    def _interrupt(self, events: Events) -> Event | None:
+        try:
+            self.heard()
+        except Interrupted as e:
+            return events.throw(e)
+        return next(events, None)
+
+
+def resuming(out: Path) -> Action:
+    return action("train", recipe=out / "recipe.toml", out=out, resume=True)
 
 
 @contextmanager
-def interruptible(out: Path) -> Iterator[Interruption]:
-    """Handles signals while inside, in the main thread; elsewhere they stay as they are."""
-    interruption = Interruption(out)
+def handled(heard: Callable[..., None]) -> Iterator[None]:
+    """SIGINT and SIGTERM call this inside, in the main thread; elsewhere they stay as they are."""
     kept: dict[int, Any] = {}
     try:
         for number in (int(signal.SIGINT), int(signal.SIGTERM)):
-            kept[number] = signal.signal(number, interruption.heard)
+            kept[number] = signal.signal(number, heard)
     except ValueError:  # not the main thread
         pass
     try:
-        yield interruption
+        yield
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)
+
+
+def follow(events: Events, listen: Callable[[Event], None]) -> Event | None:
+    """Hand each event to a listener. SIGINT and SIGTERM stop the run while it listens, too. Returns the last event.
+
+    Raises:
+        Interrupted: by such a signal.
+    """
+    signals: list[int] = []
+    last: Event | None = None
+    with closing(events), handled(lambda number, _: signals.append(number)):
+        resume: Callable[[], Event | None] = partial(next, events, None)
+        while (event := resume()) is not None:
+            last = event
+            listen(event)
+            resume = partial(events.throw, KeyboardInterrupt()) if signals else partial(next, events, None)
+            signals.clear()
+    return last

@@ -17,7 +17,8 @@ from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.adapters import attach as adapters
 from finetune.adapters import lora
-from finetune.adapters.lora import canonical_name, delta
+from finetune.adapters.change import canonical_name
+from finetune.adapters.lora import delta
 from finetune.errors import RecipeError
 from finetune.families.base import Conditioning, Family, components, read
 from finetune.files import layouts

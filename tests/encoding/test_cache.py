@@ -24,6 +24,7 @@ from finetune.data.images import Bucket
 from finetune.encoding import cache
 from finetune.encoding.cache import CENTER, PLACES, Crop, Store, Wanted
 from finetune.errors import DataError, RunError
+from finetune.events import unheard
 from finetune.families.base import Family, Moments, components, read
 from finetune.planning import plan as planning
 from finetune.planning.schedule import Micro, View
@@ -56,8 +57,8 @@ def wanted(data: Path, crop: Crop = STRAIGHT, bucket: Bucket = SQUARE) -> list[W
 def misses(store: Store, family: Family, want: Sequence[Wanted] = (), captions: Sequence[str] = ()) -> int:
     """How many of these had to be encoded."""
     before = store.misses
-    cache.encode_images(store, family, want, CPU, lambda _: None)
-    cache.encode_texts(store, family, "text_encoder", captions, lambda _: None)
+    unheard(cache.encode_images(store, family, want, CPU))
+    unheard(cache.encode_texts(store, family, "text_encoder", captions))
     return store.misses - before
 
 
@@ -141,8 +142,8 @@ def test_another_denoiser_does_not_miss(store: Store, family: Family, data: Path
 
 def test_found_and_fresh_are_the_same_bits(store: Store, family: Family, data: Path) -> None:
     for _ in ("fresh", "found"):
-        moments = cache.encode_images(store, family, wanted(data), CPU, lambda _: None)
-        text = cache.encode_texts(store, family, "text_encoder", ["a cup"], lambda _: None)["a cup"]
+        moments = unheard(cache.encode_images(store, family, wanted(data), CPU))
+        text = unheard(cache.encode_texts(store, family, "text_encoder", ["a cup"]))["a cup"]
         for want in wanted(data):
             image = images.fit(images.open_rgb(want.example.path), SQUARE, PLACES[CENTER], False)
             own = family.encode_images(torch.from_numpy(images.to_array(image)).unsqueeze(0))
@@ -291,8 +292,8 @@ def test_clearing_what_is_not_there_is_no_error(tmp_path: Path) -> None:
 def made(data: Path, family: Family, store: Store) -> batches.Batches:
     loaded = short(data, family.base, data__resolution=64, data__crop="random", data__flip=True)
     plan = planning.settle(loaded)
-    latents = cache.encode_images(store, family, batches.wanted(plan), CPU, lambda _: None)
-    texts = cache.encode_texts(store, family, "text_encoder", batches.prompts(plan), lambda _: None)
+    latents = unheard(cache.encode_images(store, family, batches.wanted(plan), CPU))
+    texts = unheard(cache.encode_texts(store, family, "text_encoder", batches.prompts(plan)))
     return batches.Batches(plan, family, latents, cache.Captions(family, {"text_encoder": texts}, CPU))
 
 
@@ -325,7 +326,7 @@ def test_crops_and_flips_are_drawn_at_each_visit(made: batches.Batches, monkeypa
 
 def test_every_random_crop_shows_other_pixels(store: Store, family: Family, data: Path) -> None:
     """The 80 x 64 picture has five windows of 64 x 64, and their mirror images."""
-    found = cache.encode_images(
-        store, family, [w for c in cache.crops(True, True) for w in wanted(data, c)[:1]], CPU, lambda _: None
+    found = unheard(
+        cache.encode_images(store, family, [w for c in cache.crops(True, True) for w in wanted(data, c)[:1]], CPU)
     )
     assert len({weights.fingerprint({"mean": m.mean}) for m in found.values()}) == 2 * len(PLACES)

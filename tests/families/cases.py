@@ -9,7 +9,7 @@ import transformers
 from support import TESTS
 from support.bases import Variant, tiny_base
 
-from finetune.families.checkpoints import CONFIGS as SHIPPED_CONFIGS
+from finetune.families.single_file import CONFIGS as SHIPPED_CONFIGS
 
 CONFIGS = TESTS / "families" / "configs"
 GIB = 2**30

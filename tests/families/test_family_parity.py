@@ -124,8 +124,8 @@ def steps(b: Bench) -> Iterator[Batch]:
 
 
 def loss_and_gradients(b: Bench) -> tuple[float, dict[str, Tensor]]:
-    share = trainer.work(b.plan, b.batches, b.state.step, b.machine.ranks)
-    loss, _ = trainer.accumulate(b.family, b.state, share, b.plan.recipe, b.machine.ranks, b.machine.autocast)
+    share = b.batches.step(b.state.step, b.machine.ranks)
+    loss, _ = trainer.accumulate(b.family, b.state, share, b.plan.recipe, b.machine)
     return loss, {n: p.grad.clone() for n, p in b.named().items() if p.grad is not None}
 
 

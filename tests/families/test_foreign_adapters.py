@@ -19,8 +19,8 @@ from torch.testing import assert_close
 
 from finetune import families
 from finetune.adapters import attach as adapters
-from finetune.adapters import lora
-from finetune.adapters.lora import Lora, Modules, delta
+from finetune.adapters.change import AdapterState, sites
+from finetune.adapters.lora import Lora, delta
 from finetune.files import layouts
 from finetune.proof import verify
 from finetune.proof.export import base_sites
@@ -111,7 +111,7 @@ def test_a_strangers_file_is_verified_in_its_base(base: Base, tmp_path: Path) ->
 # -- modules that the original code has in one piece ------------------------------------------------------------------
 
 
-def fuse(base: Base, dotted: bool) -> tuple[dict[str, Tensor], Modules]:
+def fuse(base: Base, dotted: bool) -> tuple[dict[str, Tensor], AdapterState]:
     """One change for each module of the original code: its pieces share the way down. And what it means in ours."""
     pieces: dict[str, list[tuple[int, str]]] = {}
     for name in base.modules:
@@ -119,7 +119,7 @@ def fuse(base: Base, dotted: bool) -> tuple[dict[str, Tensor], Modules]:
         assert original is not None, name
         pieces.setdefault(original.name, []).append((original.piece, name))
     tensors: dict[str, Tensor] = {}
-    expected: Modules = {}
+    expected: AdapterState = {}
     for number, (written, parts) in enumerate(pieces.items()):
         inside = [name for _, name in sorted(parts)]
         rows = [base.places[name][0] for name in inside]
@@ -212,11 +212,11 @@ class Missing(dict[str, Any]):
         return super().pop(key) if key in self else torch.zeros(64, 64)
 
 
-def same(found: Modules, expected: Modules) -> None:
+def same(found: AdapterState, expected: AdapterState) -> None:
     assert found.keys() == expected.keys()
     for name, module in expected.items():
         assert_close(delta(found[name]), delta(module), rtol=1e-5, atol=1e-6)
 
 
 def test_the_names_of_places_and_modules_agree(base: Base) -> None:
-    assert base.modules.keys() <= lora.sites({"transformer": base.skeleton()}).keys()
+    assert base.modules.keys() <= sites({"transformer": base.skeleton()}).keys()

@@ -13,17 +13,18 @@ from families.cases import USUAL
 from support.bases import Variant, tiny_base
 from support.bench import settled
 from support.photos import pictures
+from support.runs import train
 from torch import Tensor
 
 from finetune import families, recipe
 from finetune.errors import RecipeError
-from finetune.events import Sampled
+from finetune.events import Sampled, unheard
 from finetune.families import parts
 from finetune.families.base import Conditioning, Prompt, large_encoders, read
 from finetune.planning import footprint
 from finetune.recipe import Loaded
+from finetune.training import begin
 from finetune.training import loop as trainer
-from finetune.training import run
 
 LARGE = {case.variant: case.large_encoder.part for case in USUAL if case.large_encoder}
 
@@ -37,7 +38,7 @@ def test_it_is_gone_while_training_and_sampling_and_its_memory_is_free(
                    sample__prompts=("a prompt that no caption says",), train__checkpoint_every=2)  # fmt: skip
     loaded = Loaded(recipe.replace(recipe.rewritten(plan.recipe), train__precision="auto"), {}, Path("recipe.toml"))
     seen: list[weakref.ref[Any]] = []
-    load, train = parts.from_pretrained, trainer.train
+    load, steps = parts.from_pretrained, trainer.train
 
     def noted(kind: Any, path: Path, part: str, *rest: Any) -> Any:
         made = load(kind, path, part, *rest)
@@ -45,17 +46,17 @@ def test_it_is_gone_while_training_and_sampling_and_its_memory_is_free(
             seen.append(weakref.ref(made))
         return made
 
-    def watched(family: Any, *rest: Any) -> Iterator[Any]:
+    def watched(state: Any, batches: Any, *rest: Any) -> Iterator[Any]:
         gc.collect()
         assert len(seen) == 1 and seen[0]() is None, "let go"
-        assert LARGE[variant] not in family.parts.loaded()
-        yield from train(family, *rest)
+        assert LARGE[variant] not in batches.family.parts.loaded()
+        yield from steps(state, batches, *rest)
         assert len(seen) == 1, "and not loaded again to sample"
 
     monkeypatch.setattr(parts, "from_pretrained", noted)
     monkeypatch.setattr(trainer, "train", watched)
     told: list[object] = []
-    run.run(loaded, tmp_path / "run", told.append)
+    train(loaded, tmp_path / "run", told.append)
     assert sum(isinstance(e, Sampled) for e in told) == 4  # step 0, 1, 2, and the sheet
 
 
@@ -137,12 +138,12 @@ def test_captions_of_other_lengths_are_filled_up_and_masked_in_a_batch(tmp_path:
 def test_what_is_moved_to_encode_is_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Moving a part that is not loaded yet does nothing: it would then encode on the CPU what lies on a GPU."""
     plan = settled(tiny_base(tmp_path / "base", "flux"), pictures(tmp_path / "data"))
-    family, machine, moved = run.open_base(plan), run.open_machine("fp32"), list[str]()
+    family, device, moved = begin.open_base(plan), begin.open_machine("fp32"), list[str]()
 
     def watched(self: parts.Parts, device: torch.device, *names: str) -> None:
         assert set(names) <= self.loaded().keys()
         moved.extend(names)
 
     monkeypatch.setattr(parts.Parts, "to", watched)
-    run.encode(plan, family, machine, lambda _: None)
+    unheard(begin.encode(plan, family, device))
     assert set(moved) == {"vae", "text_encoder", "text_encoder_2"}

@@ -8,10 +8,11 @@ import pytest
 import torch
 from families.cases import USUAL
 from safetensors.torch import load_file, save_file
-from support.bases import Variant, tiny_base
+from support.bases import Variant, released_is_freed, tiny_base
 from support.bench import settled
 from support.originals import in_sgm_names
 from support.photos import pictures
+from support.runs import train
 from torch import Tensor
 
 from finetune import families, recipe
@@ -20,7 +21,6 @@ from finetune import tensors as weights
 from finetune.errors import BaseError
 from finetune.families.base import Family
 from finetune.recipe import Loaded
-from finetune.training import run
 
 
 def as_it_is(family: Family) -> dict[str, Tensor]:
@@ -82,7 +82,7 @@ WRITERS: dict[str, tuple[Callable[[Family], dict[str, Tensor]], ...]] = {
     "sdxl": (as_it_is, sgm), "sd3": (as_it_is, all_in_one), "flux": (prefixed, all_in_one), "zimage": (z_image,),
     "qwen_image": (prefixed,), "flux2": (prefixed, flux2),
 }  # fmt: skip
-"""files as they are met; of Stable Diffusion 1 and 2 whole models are, see `test_checkpoints.py`"""
+"""files as they are met; of Stable Diffusion 1 and 2 whole models are, see `test_single_file.py`"""
 MET = [(case.variant, names) for case in USUAL if case.family != "sd" for names in WRITERS[case.family]]
 
 
@@ -100,6 +100,7 @@ def test_the_denoiser_is_the_files_and_all_else_the_bases(
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[name], tensor) for name, tensor in expected.items()), part
     assert both.facts == own.facts
+    released_is_freed(both)
 
 
 def test_a_run_on_it_is_proved_and_names_no_path(tmp_path: Path) -> None:
@@ -108,8 +109,8 @@ def test_a_run_on_it_is_proved_and_names_no_path(tmp_path: Path) -> None:
     plan = settled(base, pictures(tmp_path / "data"), train__steps=2, sample__steps=1, sample__prompts=("a",))
     written = f"{base} + {tmp_path / 'tune.safetensors'}"
     loaded = Loaded(recipe.replace(plan.recipe, base=written), {}, Path("recipe.toml"))
-    result = run.run(loaded, tmp_path / "run", lambda _: None)
-    assert result.report is not None and result.report.ok
+    result = train(loaded, tmp_path / "run")
+    assert result.report is not None and result.report.hit == result.report.expected
     told = weights.read_header(result.path).metadata
     assert told["finetune.base"] == "base + tune.safetensors" == shipped.public_name(written)
     assert str(tmp_path) not in str(told)

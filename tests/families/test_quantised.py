@@ -13,19 +13,19 @@ from peft.utils.integrations import dequantize_module_weight
 from support.bases import Variant, tiny_base
 from support.bench import bench, settled
 from support.photos import pictures
+from support.runs import train
 from torch import Tensor, nn
 
 from finetune import families, recipe
 from finetune import tensors as weights
 from finetune.adapters import attach as adapters
-from finetune.adapters import lora
+from finetune.adapters.change import sites
 from finetune.errors import RecipeError
 from finetune.families import quantised
 from finetune.families.base import Conditioning, Family, read
 from finetune.planning import footprint
 from finetune.proof import verify
 from finetune.recipe import Loaded
-from finetune.training import run
 
 
 def predicted(family: Family) -> Tensor:
@@ -115,9 +115,12 @@ def test_sites_and_sizes_are_those_of_the_base_in_full(variant: Variant, tmp_pat
     squares, others = adapters.base_squares(found), adapters.base_squares(wanted)
     assert squares.keys() == others.keys()
     assert all(squares[n] == pytest.approx(others[n], rel=0.1) and squares[n] != others[n] for n in others)
-    assert lora.sites({name: families.load(str(base), base_bits=4).parts[name]}) == lora.sites(
+    assert sites({name: families.load(str(base), base_bits=4).parts[name]}) == sites(
         {name: families.load(str(base)).parts[name]}
     )
+
+
+BLOCKS = ("blocks.*",)
 
 
 class Wide(nn.Module):
@@ -131,15 +134,15 @@ class Wide(nn.Module):
 
 def test_the_bytes_of_wide_layers_are_counted_with_all_their_scales() -> None:
     module = Wide().bfloat16()
-    told = quantised.weight_bytes(module, 2)
-    quantised.quantise(module, torch.device("cpu"))
+    told = quantised.weight_bytes(module, 2, BLOCKS)
+    quantised.quantise(module, torch.device("cpu"), BLOCKS)
     assert held_bytes(module) == told
 
 
 def test_looking_at_the_model_does_not_change_it() -> None:
     """On a CPU bitsandbytes would pack the weights for evaluation, and round the scales that training uses."""
     module = Wide().bfloat16()
-    quantised.quantise(module, torch.device("cpu"))
+    quantised.quantise(module, torch.device("cpu"), BLOCKS)
     module.eval()
     layer, x = module.blocks[0]["x"], torch.randn(4, 32, 256, dtype=torch.bfloat16)  # type: ignore[index]
     before, state = layer(x.clone().requires_grad_()), weights.fingerprint(module.state_dict())
@@ -158,8 +161,8 @@ def test_a_run_ends_with_a_file_proved_on_the_base_in_full(variant: Variant, pre
                    sample__steps=2, train__checkpoint_every=2, sample__prompts=("a cup",), prior__mode="own_prediction",
                    data__trigger="sks", train__gradient_checkpointing=True, validation__count=1)  # fmt: skip
     loaded = Loaded(recipe.replace(recipe.rewritten(plan.recipe), train__precision=precision), {}, Path("recipe.toml"))
-    result = run.run(loaded, tmp_path / "run", lambda _: None)
-    assert result.report is not None and result.report.ok and result.report.live == 0.0
+    result = train(loaded, tmp_path / "run")
+    assert result.report is not None and result.report.live == 0.0
     assert result.sheet.is_file() and verify.verify(result.path, str(base)).ok
 
 
@@ -179,9 +182,9 @@ def test_the_file_is_proved_in_a_base_held_in_4_bits_and_in_a_small_one_by_its_o
 
     load = families.load
     monkeypatch.setattr(verify.families, "load", noted)
-    loaded = Loaded(recipe.replace(plan.recipe, train__precision="bf16"), {}, Path("recipe.toml"))
-    report = run.run(loaded, tmp_path / "run", lambda _: None).report
-    assert report is not None and report.ok and (report.stock_output is None) == large
+    loaded = Loaded(recipe.replace(recipe.rewritten(plan.recipe), train__precision="bf16"), {}, Path("recipe.toml"))
+    report = train(loaded, tmp_path / "run").report
+    assert report is not None and (report.stock_output is None) == large
     assert 4 in held and report.outputs is not None and (report.outputs < 1e-3) == (not large)
 
 

@@ -25,12 +25,14 @@ from finetune import families
 from finetune import resources as shipped
 from finetune.errors import BaseError
 from finetune.families.base import Conditioning, Family, components, read, save
-from finetune.families.sd import WEIGHTS
+from finetune.families.sd import StableDiffusion
 from finetune.families.unet import SCHEDULERS
 from finetune.sampling.request import SampleRequest
 from finetune.sampling.session import Session
 
 VARIANTS = ("sd15", "sd21")
+
+WEIGHTS = {name: part.file for name, part in StableDiffusion.PARTS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -383,7 +385,7 @@ def test_a_fingerprint_knows_what_decides_the_output_beside_the_weights(base: Pa
     edit(base / "text_encoder" / "config.json", hidden_act="gelu")
     other = families.load(str(base))
     assert other.fingerprint("text_encoder") != before
-    other.tokens.add_tokens(["sks"])
+    other.tokenizers["text_encoder"].add_tokens(["sks"])
     assert other.fingerprint("text_encoder") != families.load(str(base)).fingerprint("text_encoder")
 
 

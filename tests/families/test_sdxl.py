@@ -11,7 +11,7 @@ from diffusers import StableDiffusionXLPipeline
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from support.bases import tiny_base
+from support.bases import released_is_freed, tiny_base
 from support.bench import bench
 from support.originals import in_sgm_names, open_clip_to_ldm, vae_to_ldm
 from support.photos import pictures
@@ -20,13 +20,13 @@ from torch.testing import assert_close
 
 from finetune import families
 from finetune.adapters import attach as adapters
-from finetune.adapters import lora
+from finetune.adapters.change import sites
 from finetune.data import images
 from finetune.errors import BaseError, RecipeError
-from finetune.families import checkpoints
+from finetune.families import single_file
 from finetune.families.base import Conditioning, components, read
-from finetune.families.checkpoints import CONFIGS
 from finetune.families.sdxl import StableDiffusionXL
+from finetune.families.single_file import CONFIGS
 from finetune.recipe import LoRA
 
 CAPTIONS = ["a red cup", "", "a long caption, " * 40]
@@ -170,7 +170,7 @@ def test_the_true_size_is_the_published_one(full: dict[str, torch.nn.Module]) ->
 
 
 def test_modules_have_the_names_that_kohyas_files_have(full: dict[str, torch.nn.Module]) -> None:
-    places = lora.sites(full)
+    places = sites(full)
     assert GOLDEN.keys() <= places.keys()
     assert {name: StableDiffusionXL.kohya_name(name) for name in GOLDEN} == GOLDEN
     names = {StableDiffusionXL.kohya_name(name) for name in places}
@@ -205,8 +205,8 @@ def one_file(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     open_clip = {k: v for k, v in open_clip_to_ldm(second).items() if ".resblocks.23." not in k}
     file |= {k.replace("cond_stage_model.", "conditioner.embedders.1."): v for k, v in open_clip.items()}
     file["conditioner.embedders.1.model.text_projection"] = projection
-    monkeypatch.setattr(checkpoints, "config_folder", lambda _: base)
-    monkeypatch.setattr(checkpoints, "_resolution", lambda *_: 64)
+    monkeypatch.setattr(single_file, "config_folder", lambda _: base)
+    monkeypatch.setattr(single_file, "_resolution", lambda *_: 64)
     save_file({k: v.clone().contiguous() for k, v in file.items()}, tmp_path / "sdxl.safetensors")
     return tmp_path / "sdxl.safetensors"
 
@@ -220,7 +220,8 @@ def test_one_file_is_the_model_it_was_written_from(base: Path, one_file: Path) -
         expected, found = theirs.parts[part].state_dict(), ours.parts[part].state_dict()
         assert expected.keys() == found.keys() and all(torch.equal(expected[n], found[n]) for n in expected), part
     assert_close(read(ours, CAPTIONS), read(theirs, CAPTIONS), rtol=0, atol=0)
-    assert lora.sites(StableDiffusionXL.skeleton(str(one_file), facts)) == lora.sites(components(theirs))
+    released_is_freed(ours)
+    assert sites(StableDiffusionXL.skeleton(str(one_file), facts)) == sites(components(theirs))
 
 
 def test_one_file_says_that_it_predicts_v_and_ends_in_noise(one_file: Path) -> None:
@@ -241,7 +242,7 @@ def test_a_weight_that_one_file_lacks_is_named(one_file: Path, lost: str) -> Non
     del tensors[lost]
     save_file(tensors, one_file)
     with pytest.raises(BaseError, match="1 weight is missing"):
-        families.load(str(one_file))
+        families.load(str(one_file)).parts.load()
 
 
 # -- adapters ---------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from support.photos import pictures
 
 from finetune import families, recipe
 from finetune.adapters import attach as adapters
-from finetune.adapters import lora
+from finetune.adapters.change import sites
 from finetune.adapters.lora import Lora
 from finetune.families.base import Facts
 from finetune.files import layouts
@@ -129,7 +129,7 @@ def test_the_plan_counts_the_bytes_of_true_size_exactly(line: str, tmp_path: Pat
                    train__precision="bf16")  # fmt: skip
     real = _pretend(plan, line)
     [row] = footprint.components(real)
-    shapes = lora.sites(skeleton(line))
+    shapes = sites(skeleton(line))
     adapter = sum(16 * (shapes[name][0] + shapes[name][1]) for name in GOLDEN[line])
     assert (row.name, row.parameters, row.trainable) == ("transformer", PUBLISHED[line][1].parameters, adapter)
     assert row.weight_bytes == 2 * PUBLISHED[line][1].parameters + 4 * adapter

@@ -5,13 +5,19 @@ from pathlib import Path
 import pytest
 import torch
 from families.cases import CASES
+from safetensors.torch import save_file
 from support.bases import Variant, tiny_base
 from support.bench import bench, settled
+from support.originals import clip_to_ldm, unet_to_ldm, vae_to_ldm
 from support.photos import pictures
 
+from finetune import families
+from finetune import tensors as weights
+from finetune.families import parts, single_file
 from finetune.families.base import Conditioning, read
 from finetune.planning import activations as memory
-from finetune.training import run
+from finetune.planning import footprint
+from finetune.training import begin
 
 # what is guessed is no sum of shapes; Stable Diffusion 2 has another kind of attention than its family's usual one
 VARIANTS = [case.variant for case in CASES if (case.usual or case.variant == "sd21") and not case.guessed_activations]
@@ -64,8 +70,8 @@ def test_a_prior_is_kept_beside_and_blocks_are_recomputed_one_at_a_time(tmp_path
 def test_recomputing_loads_nothing_that_was_let_go(tmp_path: Path) -> None:
     base, data = tiny_base(tmp_path / "base", "sdxl"), pictures(tmp_path / "data")
     plan = settled(base, data, train__gradient_checkpointing=True)
-    family, machine = run.open_base(plan), run.open_machine("fp32")
-    run.attach(plan, family, machine)
+    family, device = begin.open_base(plan), begin.open_machine("fp32")
+    begin.attach(plan, family, device)
     assert family.parts.loaded().keys() == {"unet"}
     assert family.parts["unet"].is_gradient_checkpointing
 
@@ -82,3 +88,21 @@ def test_a_prior_is_kept_beside_the_training_loss(tmp_path: Path) -> None:
 def test_a_model_whose_shapes_depend_on_values_is_not_guessed(tmp_path: Path) -> None:
     base, data = tiny_base(tmp_path / "base", "zimage"), pictures(tmp_path / "data")
     assert memory.activation_bytes(bench(base, data).plan) is None
+
+
+@pytest.mark.parametrize("one_file", [False, True])
+def test_a_plan_and_its_memory_are_known_without_reading_a_weight(
+    one_file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tiny_base(tmp_path / "base", "sd15")
+    if one_file:
+        monkeypatch.setattr(single_file, "config_folder", lambda _, folder=base: folder)
+        whole, base = families.load(str(base)), tmp_path / "base.safetensors"
+        file = {f"model.diffusion_model.{unet_to_ldm(k)}": v for k, v in whole.parts["unet"].state_dict().items()}
+        file |= dict(vae_to_ldm(k, v) for k, v in whole.parts["vae"].state_dict().items())
+        file |= clip_to_ldm(dict(whole.parts["text_encoder"].state_dict()))
+        save_file({k: v.contiguous() for k, v in file.items()}, base)
+    for module, reader in ((weights, "load"), (parts, "from_pretrained"), (parts, "fingerprint")):
+        monkeypatch.setattr(module, reader, lambda *a, **_: pytest.fail(f"read weights: {a}"))
+    plan = settled(base, pictures(tmp_path / "data"))
+    assert memory.activation_bytes(plan) and all(row.parameters for row in footprint.components(plan))

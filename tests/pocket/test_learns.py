@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from referee.classifier import judge
+from support.runs import train
 
 from finetune import recipe
 from finetune import resources as shipped
 from finetune.data import dataset
 from finetune.errors import TrainError
 from finetune.evaluation import similarity as likeness
-from finetune.training import run
+from finetune.events import Warned
 
 STEPS = {"product": 160, "style": 120}
 COLOURS = ["purple", "black", "brown", "teal"]
@@ -34,12 +35,12 @@ class Trained:
         always = [f"train.steps={STEPS[kind]}", "optimizer.learning_rate=1e-3", "sample.every=0",
                   "train.checkpoint_every=1000", 'prior.mode="off"', f"sample.prompts={prompts}"]  # fmt: skip
         self.warnings: list[str] = []
-        self.result = run.run(recipe.load(Path(f"pocket-{kind}"), [*always, *sets]), out, self._hear)
+        self.result = train(recipe.load(Path(f"pocket-{kind}"), [*always, *sets]), out, self._hear)
         self.pictures = self._row(out, out.name)
         self.base = self._row(out, "base")
 
     def _hear(self, event: object) -> None:
-        if isinstance(event, run.Warned):
+        if isinstance(event, Warned):
             self.warnings.append(event.text)
 
     @staticmethod
@@ -83,7 +84,7 @@ def test_the_product_stands_on_backgrounds_it_was_not_trained_on(product):
 
 
 def test_the_training_images_are_predicted_better_and_captions_still_matter(product):
-    learnt = product.result.learnt
+    learnt = product.result.effect
     assert learnt.gain > 0.3
     assert learnt.base_fit.share > 0.9
     assert learnt.adapted_fit.share > 0.6
@@ -92,14 +93,14 @@ def test_the_training_images_are_predicted_better_and_captions_still_matter(prod
 
 def test_shuffled_captions_are_noticed_and_spoil_the_backgrounds(shuffled):
     assert any("mixed up" in text for text in shuffled.warnings)
-    assert shuffled.result.learnt.base_fit.share <= shuffled.result.learnt.base_fit.chance
+    assert shuffled.result.effect.base_fit.share <= shuffled.result.effect.base_fit.chance
     assert backgrounds(shuffled.pictures) != COLOURS
 
 
 def test_a_learning_rate_of_zero_is_an_error(tmp_path):
     sets = ["optimizer.learning_rate=0", "train.steps=2", "sample.every=0"]
     with pytest.raises(TrainError, match="no measurable effect"):
-        run.run(recipe.load(Path("pocket-product"), sets), tmp_path / "zero", lambda _: None)
+        train(recipe.load(Path("pocket-product"), sets), tmp_path / "zero")
 
 
 def test_the_style_carries_to_objects_it_was_not_trained_on(tmp_path):
@@ -107,4 +108,4 @@ def test_the_style_carries_to_objects_it_was_not_trained_on(tmp_path):
     shown = judge(style.pictures)
     assert sum(v.style == "poster" for v in shown) >= 3
     assert "poster" not in [v.style for v in judge(style.base)]
-    assert style.result.learnt.gain > 0.3
+    assert style.result.effect.gain > 0.3

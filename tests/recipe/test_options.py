@@ -18,18 +18,21 @@ from finetune import tensors as weights
 from finetune.adapters import attach as adapters
 from finetune.adapters.lora import Lora
 from finetune.errors import FinetuneError, RecipeError, TrainError
-from finetune.events import Event, Sampled, Saved, Validated
+from finetune.events import Sampled, Saved, Validated, unheard
 from finetune.families.base import Family, Moments, components
 from finetune.files import layouts
-from finetune.machine import Machine
 from finetune.planning import footprint
 from finetune.planning import plan as planning
 from finetune.planning.plan import Plan
 from finetune.proof import export
-from finetune.training import batches, run
+from finetune.training import batches, begin, finish, preflight
 from finetune.training import loop as trainer
 from finetune.training import samples as pictures
+from finetune.training.begin import Run, open_base
+from finetune.training.folder import RunFolder
 from finetune.training.loop import State
+from finetune.training.run import loop
+from finetune.training.stop import Interruption
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 FEW = 'adapter.targets=["to_q"]'
@@ -71,15 +74,15 @@ class Place:
         bits = (plan.recipe.data.text_encoder_bits, plan.recipe.train.base_bits)
         name = f"{plan.recipe.base} {plan.recipe.train.precision} {plan.recipe.objective} {bits}"
         if name not in self.loaded:
-            self.loaded[name] = run.open_base(plan)
+            self.loaded[name] = open_base(plan)
             self.loaded[name].parts.load()
         return copy.deepcopy(self.loaded[name])
 
-    def begin(self, plan: Plan) -> tuple[Family, Machine, run.Made, State]:
+    def begin(self, plan: Plan) -> Run:
         """Everything but the loop."""
-        family, machine = self.family(plan), run.open_machine(plan.recipe.train.precision)
-        made = run.encode(plan, family, machine, lambda _: None)
-        return family, machine, made, run.attach(plan, family, machine)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(begin, "open_base", self.family)
+            return begin.begin(plan)
 
     def _image(self, path: Path, size: tuple[int, int], seed: int, caption: str | None) -> None:
         path.parent.mkdir(exist_ok=True)
@@ -116,7 +119,7 @@ def how_the_model_is_set_up(place: Place, sets: list[str]) -> object:
     compiled: list[object] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "compile", lambda module, **_: compiled.append(module) or module)
-        family = place.begin(place.plan([*sets, FEW]))[0]
+        family = place.begin(place.plan([*sets, FEW])).family
     return len(compiled), [
         bool(getattr(m, "gradient_checkpointing", False)) for m in components(family)["unet"].modules()
     ]
@@ -131,11 +134,11 @@ def where_latents_are_kept(place: Place, sets: list[str]) -> object:
 def what_two_steps_make_of_the_weights(place: Place, sets: list[str]) -> object:
     """The trained weights, bit by bit, and the losses and names of the samples on the way."""
     plan = place.plan([*sets, FEW, "train.steps=2"])
-    family, machine, made, state = place.begin(plan)
-    share = trainer.work(plan, made.batches, 0, machine.ranks)
-    steps = list(trainer.train(family, state, plan, made.batches, machine.ranks, machine.autocast))
+    run = place.begin(plan)
+    share = run.data.batches.step(0, run.device.ranks)
+    steps = list(trainer.train(run.state, run.data.batches, plan.recipe, run.device))
     found = hashlib.sha256()
-    for parameter in state.parameters:
+    for parameter in run.state.parameters:
         found.update(parameter.detach().float().numpy().tobytes())
     return found.hexdigest(), [s.loss for s in steps], [batch.names for batch, _ in share.pairs]
 
@@ -149,29 +152,28 @@ def what_is_allowed(place: Place, sets: list[str]) -> object:
 
 
 def what_the_running_mean_is(place: Place, sets: list[str]) -> object:
-    return place.begin(place.plan([*sets, FEW]))[3].mean is not None
+    return place.begin(place.plan([*sets, FEW])).state.mean is not None
 
 
 def after_how_many_bad_steps_it_stops(place: Place, sets: list[str]) -> object:
     plan = place.plan([*sets, FEW])
-    family, machine, made, state = place.begin(plan)
-    spoilt = {k: Moments(m.mean * torch.nan, m.logvar) for k, m in made.latents.items()}
-    bad = batches.Batches(plan, family, spoilt, made.captions)
+    run = place.begin(plan)
+    spoilt = {k: Moments(m.mean * torch.nan, m.logvar) for k, m in run.data.latents.items()}
+    bad = batches.Batches(plan, run.family, spoilt, run.data.captions)
     with pytest.raises(TrainError):
-        list(trainer.train(family, state, plan, bad, machine.ranks, machine.autocast))
-    return state.step
+        list(trainer.train(run.state, bad, plan.recipe, run.device))
+    return run.state.step
 
 
 def what_happens_in_the_loop(place: Place, sets: list[str]) -> object:
     """The steps at which it saves, validates and samples, and the checkpoints left."""
     plan = place.plan([*sets, FEW, "train.steps=4", "sample.steps=1", 'sample.prompts=["a mug"]', "sample.guidance=1"])
     out = place.root / f"run-{len(list(place.root.glob('run-*')))}"
-    family, machine, made, state = place.begin(plan)
-    told: list[Event] = []
+    run = place.begin(plan)
+    run.folder = RunFolder(out)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run.preflight, "measure", lambda *_: run.preflight.Measured(0.0, 0, 0.0))
-        with run.interruptible(out) as interrupted:
-            run.loop(plan, family, state, made, machine, out, {}, told.append, interrupted)
+        patch.setattr(preflight, "measure", lambda *_: preflight.Measured(0.0, 0, 0.0))
+        told = list(loop(run, Interruption(out)))
     at = [(type(e).__name__, e.step) for e in told if isinstance(e, Saved | Validated | Sampled)]
     return at, sorted(p.name for p in (out / "checkpoints").iterdir())
 
@@ -185,14 +187,14 @@ def what_is_written(place: Place, sets: list[str]) -> object:
     adapters.attach(trained, family.presets, plan.recipe.adapter, 0)
     modules = {n: m._replace(up=m.up + 0.01) for n, m in adapters.read(components(family)).items()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "verify", lambda *_: run.Report.__new__(run.Report))
-        patch.setattr(run, "_refuse", lambda *_: None)
-        for told in ("stock_output", "outputs", "hit", "expected"):
-            patch.setattr(run.Report, told, 0, raising=False)
-        patch.setattr(run, "final_sheet", lambda *_: out)
-        name = plan.recipe.name or "out"
-        run.export_adapter(plan, modules, None, out, name, {"base": "0" * 64}, None, lambda _: None)
-    files = sorted(p for p in (out / "adapter").rglob("*") if p.is_file() and "peft" not in p.parts)
+        patch.setattr(finish, "verify", lambda *_: None)
+        patch.setattr(finish, "_passed", lambda *_: None)
+        patch.setattr(finish, "final_sheet", lambda *_: out)
+        folder = RunFolder(out / "mug")
+        folder.identity = {"base": "0" * 64}
+        run = Run(plan, folder, None, family, None, State({}, None))  # type: ignore[arg-type]
+        unheard(finish.export_adapter(run, modules, None))  # type: ignore[arg-type]
+    files = sorted(p for p in (out / "mug" / "adapter").rglob("*") if p.is_file() and "peft" not in p.parts)
     heads = [weights.read_header(p) for p in files if p.parent.name == "adapter" and p.suffix == ".safetensors"]
     told = [{k: v for k, v in h.metadata.items() if k in ("modelspec.title", "modelspec.license")} for h in heads]
     return [p.name for p in files], [set(h.dtypes.values()) for h in heads], told

@@ -187,7 +187,7 @@ NASTY = {
     "a typo in a table that chooses its keys": Nasty(
         SOUND + '[adapter]\nmethod = "full"\nrnak = 8\ncomponets = ["denoiser"]\nlearning_rate = 1.0\nzzz = 1',
         [
-            ("adapter.rnak: no such key with", 'did you mean adapter.rank, of adapter.method = "lora"?'),
+            ("adapter.rnak: no such key with", 'did you mean adapter.rank, of adapter.method = "lora" or "dora"?'),
             ("adapter.componets: no such key; did you mean adapter.components?",),
             ("adapter.learning_rate: no such key; did you mean optimizer.learning_rate?",),
             ('adapter.zzz: no such key with adapter.method = "full"',),
@@ -197,7 +197,7 @@ NASTY = {
         SOUND
         + '[adapter]\nmethod = "loar"\nrank = "8"\n[prior]\nmode = 3\nweight = 1.0\n[optimizer]\nname = ["adamw"]',
         [
-            ("adapter.method", '"loar" is not one of "lora", "full"; did you mean "lora"?'),
+            ("adapter.method", '"loar" is not one of "lora", "dora", "full"; did you mean "lora"?'),
             ("adapter.rank: needs a whole number", "leave out the quotes"),
             ("prior.mode", '3 is not one of "off", "images", "own_prediction"'),
             ("prior.weight: no such key",),
@@ -392,8 +392,9 @@ def test_set_wins_over_the_file_and_the_last_set_over_the_others(tmp_path):
     assert loaded.recipe.train.steps == 9 and loaded.recipe.train.batch == 2
     assert loaded.recipe.data.trigger == "sks" and loaded.recipe.adapter.ranks == {"to_k": 2, "to_q": 4}
     assert loaded.sources == {
-        "base": "file", "data.path": "file", "train.steps": "--set", "train.batch": "file", "data.trigger": "--set",
-        "adapter.ranks": "--set",
+        "base": "file", "data.path": "file", "train.batch": "file",
+        "train.steps": "override", "data.trigger": "override",
+        "adapter.ranks": "override",
     }  # fmt: skip
 
 
@@ -413,14 +414,14 @@ def test_a_set_of_a_whole_table_replaces_it(tmp_path):
     path = written(tmp_path, SOUND + "[train]\nsteps = 5\nbatch = 2")
     loaded = recipe.load(path, ["train={seed = 3}"])
     assert loaded.recipe.train == recipe.Train(seed=3)
-    assert {k: v for k, v in loaded.sources.items() if k.startswith("train")} == {"train.seed": "--set"}
+    assert {k: v for k, v in loaded.sources.items() if k.startswith("train")} == {"train.seed": "override"}
 
 
 def test_steps_and_epochs_the_set_decides_against_the_file_but_two_sets_contradict(tmp_path):
     path = written(tmp_path, SOUND + "[train]\nsteps = 5")
     loaded = recipe.load(path, ["train.epochs=2"])
     assert (loaded.recipe.train.steps, loaded.recipe.train.epochs) == (None, 2)
-    assert "train.steps" not in loaded.sources and loaded.sources["train.epochs"] == "--set"
+    assert "train.steps" not in loaded.sources and loaded.sources["train.epochs"] == "override"
     assert "decide the same thing" in refused(path, "train.epochs=2", "train.steps=3").problem
     assert "is a table" in refused(written(tmp_path, "train = 3\n" + SOUND), "train.epochs=2").problem
 
@@ -587,7 +588,7 @@ def test_an_old_name_is_read_with_a_notice_wherever_it_is_written(tmp_path):
         written(tmp_path, SOUND), ["objective={density='uniform', logit_deviation=0.5}", "prior.mode=self"]
     )
     assert old.recipe == set_.recipe == whole.recipe == new.recipe
-    assert old.sources == new.sources and set_.sources["objective.logit_std"] == "--set"
+    assert old.sources == new.sources and set_.sources["objective.logit_std"] == "override"
     for loaded in (old, whole):
         assert len(loaded.notices) == 3 and 'prior.mode = "self" is now "own_prediction"' in loaded.notices[-1]
         assert loaded.notices[0].startswith("objective.density is now called objective.timestep_density;")
@@ -617,6 +618,6 @@ def test_every_key_is_documented_in_whole_sentences(monkeypatch):
 def test_the_hint_points_at_the_recipe_in_hand(tmp_path):
     path = written(tmp_path, SOUND + "zzz = 1")
     assert refused(path).hint == f"correct {path}; docs/recipes.md lists every key and its values"
-    assert refused(path, "train.steps=1").hint.startswith(f"correct {path} or --set;")
+    assert refused(path, "train.steps=1").hint.startswith(f"correct {path} or the override;")
     hint = refused(Path("pocket-style"), "train.stepz=1").hint
-    assert hint == "correct --set; `finetune recipes show pocket-style` shows the recipe that it changes"
+    assert hint == "correct the override of pocket-style; docs/recipes.md lists every key and its values"

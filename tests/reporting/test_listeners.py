@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from finetune.events import (
     Advanced,
+    CaptionFit,
     Event,
     Finished,
     Note,
@@ -20,10 +21,14 @@ from finetune.events import (
     Saved,
     Stage,
     Stepped,
+    TrainingEffect,
     Validated,
+    Verified,
     Warned,
 )  # fmt: skip
-from finetune.reporting.listeners import JsonLines, Screen, TensorBoard, everyone
+from finetune.reporting.jsonl import JsonLines
+from finetune.reporting.screen import Screen
+from finetune.reporting.tensorboard import TensorBoard
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*distutils.*:DeprecationWarning")
 
@@ -32,11 +37,15 @@ def step(n: int, loss: float = 0.5, prior: float | None = None, skipped: bool = 
     return Stepped(n, steps, loss, prior, 1.5, {"unet": 1e-4, "text_encoder": 5e-5}, 0.25, skipped)
 
 
+EFFECT = TrainingEffect(0.5, 0.25, CaptionFit(0.9, 0.2), None, {"unet": 0.0123}, 0.345)
+VERIFIED = Verified(Path("run/adapter/mug.safetensors"), 14, 14, 0.0, 2e-5, 1e-5, ())
+END = Finished(3, "done", Path("a"), Path("b"))
 A_RUN: list[Event] = [
     Note("a fact"), Stage("encoding images", 2), Advanced(1), Advanced(2), Stage("training", 3), step(1, 0.9),
     step(2, math.nan, skipped=True), Saved(2, Path("run/checkpoints/step-000002")), Validated(2, 0.4, {"0.1": 0.2}),
     step(3, 0.7, 0.1), Sampled(3, (Path("run/samples/a.png"), Path("run/samples/b.png"))), Warned("a doubt"),
-    Finished(3, "done", Path("run/adapter/mug.safetensors")),
+    EFFECT, VERIFIED,
+    Finished(3, "done", Path("run/adapter/mug.safetensors"), Path("run/sheet.png"), VERIFIED, EFFECT),
 ]  # fmt: skip
 
 
@@ -55,13 +64,18 @@ def test_each_event_is_one_line_of_strict_json_and_training_lines_have_a_step(tm
     for event in A_RUN:
         listen(event)
     rows = strict((tmp_path / "run" / "events.jsonl").read_text())
-    assert [row["event"] for row in rows] == [type(e).__name__.lower() for e in A_RUN if not isinstance(e, Advanced)]
+    assert [row["event"] for row in rows] == [
+        "note", "stage", "stage", "stepped", "stepped", "saved", "validated", "stepped", "sampled", "warned",
+        "training_effect", "verified", "finished",
+    ]  # fmt: skip
     training = [row for row in rows if row["event"] == "stepped"]
     assert [row["step"] for row in training] == [1, 2, 3]
     assert [row["loss"] for row in training] == [0.9, "nan", 0.7] and training[1]["skipped"] is True
     assert training[0]["rates"] == {"unet": 1e-4, "text_encoder": 5e-5} and training[2]["prior_loss"] == 0.1
     assert all(row["step"] for row in rows if row["event"] in ("saved", "validated", "sampled", "finished"))
     assert all(math.isfinite(row["time"]) for row in rows)
+    assert rows[-1]["effect"]["base_fit"] == {"share": 0.9, "chance": 0.2} and rows[-1]["report"]["hit"] == 14
+    assert {k: v for k, v in rows[-3].items() if k not in ("event", "time")} == rows[-1]["effect"]
     assert next(r for r in rows if r["event"] == "sampled")["paths"] == ["run/samples/a.png", "run/samples/b.png"]
 
 
@@ -106,7 +120,7 @@ def test_curves_are_readable_by_tensorboard(tmp_path):
 
 def test_a_run_that_tells_no_number_writes_no_curves(tmp_path):
     board = TensorBoard(tmp_path / "tensorboard")
-    for event in (Note("hello"), Stage("training", 3), Finished(0, "done", None)):
+    for event in (Note("hello"), Stage("training", 3), END):
         board(event)
     board.close()
     assert not (tmp_path / "tensorboard").exists()
@@ -141,6 +155,9 @@ def test_without_a_terminal_there_are_plain_lines_and_no_control_characters():
     assert "a fact" in text and "encoding images: 2" in text and "training: 3" in text and "warning: a doubt" in text
     assert "step 1/3  loss 0.9000  4.00 it/s  ETA 0 s" in text and "step 3/3  loss 0.7000" in text
     assert "step 2: the loss was not finite; nothing was changed" in text
+    assert "weights moved: unet 1.23%; prediction changed by 34.5%; " in text
+    assert "loss on the training images 0.5000 -> 0.2500" in text
+    assert "verified: mug.safetensors opened in a fresh base, 14 of 14 modules found, differs from the" in text
     assert "held out at step 2: 0.4000" in text and "saved step 2" in text and "pictures: run/samples" in text
 
 
@@ -166,12 +183,12 @@ def test_with_a_terminal_a_bar_shows_step_loss_speed_and_time_left():
     )
     assert "loss 0.8950" in last, "smoothed: 0.95 * 0.9 + 0.05 * 0.8"
     shown(Note("told above the bar"))
-    shown(Finished(3, "done", None))
+    shown(END)
     assert shown.bar is None and "told above the bar" in out.getvalue()
 
 
 def test_a_finished_or_broken_run_leaves_the_cursor_visible():
-    for end in (lambda s: s(Finished(1, "done", None)), lambda s: s.close()):
+    for end in (lambda s: s(END), lambda s: s.close()):
         shown, out = screen(True)
         shown(Stage("training", 3))
         shown(step(1))
@@ -186,10 +203,3 @@ def test_what_users_write_is_not_taken_for_markup():
     shown(Saved(1, Path("run/[x]/step")))
     assert "a [bold]prompt[/bold] of [/] theirs" in out.getvalue() and "[red]" in out.getvalue()
     assert "run/[x]/step" in out.getvalue()
-
-
-def test_everyone_is_told_in_order():
-    told: list[tuple[str, Event]] = []
-    tell = everyone(lambda e: told.append(("a", e)), lambda e: told.append(("b", e)))
-    tell(Note("x"))
-    assert told == [("a", Note("x")), ("b", Note("x"))]

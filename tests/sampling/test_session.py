@@ -14,8 +14,9 @@ from support.bases import tiny_base
 from finetune import cli, families
 from finetune import tensors as weights
 from finetune.adapters import lora
-from finetune.adapters.lora import Lora, Modules
-from finetune.errors import InputError, VerifyError
+from finetune.adapters.change import AdapterState, live_name, sites
+from finetune.adapters.lora import Lora
+from finetune.errors import InputError, VerifyError, action
 from finetune.families.base import components
 from finetune.families.flux import Flux
 from finetune.families.sd import StableDiffusion
@@ -61,7 +62,7 @@ def flux(tmp_path):
     return tiny_base(tmp_path / "flux", "flux")
 
 
-def adapter(seed: int, rank: int = 2) -> Modules:
+def adapter(seed: int, rank: int = 2) -> AdapterState:
     """A strong random change of some attention projections of both components."""
     chance = torch.Generator().manual_seed(seed)
     names = {
@@ -149,7 +150,7 @@ def change(family, name: str) -> torch.Tensor:
     """What the live adapters add to the output of a linear module, as a weight: W x for each unit x."""
     component = name.partition(".")[0]
     module = components(family)[component].get_submodule(
-        lora.live_name(name, dict(components(family)[component].named_modules()))
+        live_name(name, dict(components(family)[component].named_modules()))
     )
     units = torch.eye(module.in_features)
     with torch.no_grad():
@@ -186,7 +187,7 @@ def test_merged_is_live_and_leaves_no_adapter_behind(tiny, files):
     assert not [n for c in components(family).values() for n, _ in c.named_parameters() if "lora" in n]
     for name in adapter(1):
         component, _, path = name.partition(".")
-        path = lora.live_name(name, dict(untouched.parts[component].named_modules()))
+        path = live_name(name, dict(untouched.parts[component].named_modules()))
         moved = (components(family)[component].get_submodule(path).weight
                  - untouched.parts[component].get_submodule(path).weight)  # fmt: skip
         expected = 0.7 * lora.delta(adapter(1)[name]) - 0.4 * lora.delta(adapter(2)[name])
@@ -203,7 +204,7 @@ def test_an_adapter_for_another_base_is_refused(tiny, tmp_path):
         weights.write(layouts.diffusers(modules, torch.float32), file, {})
         with pytest.raises(VerifyError, match=str(file)) as caught:
             adapted(tiny, [AdapterWeight(file)])
-        assert "finetune verify" in caught.value.hint
+        assert caught.value.action == action("verify", file=file, base=tiny)
 
 
 # --- opened once -----------------------------------------------------------------------------------------------------
@@ -219,9 +220,9 @@ def encoded(monkeypatch) -> list[tuple[str, str]]:
 
 
 def noted_captions(encode, seen):
-    def noted(family, encoder, captions):
-        seen.extend((encoder, caption) for caption in captions)
-        return encode(family, encoder, captions)
+    def noted(family, encoder, prompts):
+        seen.extend((encoder, prompt.caption) for prompt in prompts)
+        return encode(family, encoder, prompts)
 
     return noted
 
@@ -375,7 +376,7 @@ def test_the_bases_safety_checker_stays_on_unless_it_is_switched_off_and_noted(s
         ("--size", "-64x64", "at least 64"),
         ("--scheduler", "eular", "one of ddim, ddpm"),
         ("--text-encoder-bits", "8", "has no large text encoder"),
-        ("--adapter", "nothing.safetensors:0.5", "no file nothing.safetensors"),
+        ("--adapter", "nothing.safetensors:0.5", "no adapter file nothing.safetensors"),
     ],
 )
 def test_what_cannot_be_sampled_is_refused_before_a_picture_is_made(option, value, words, tiny, tmp_path, capsys):
@@ -408,11 +409,11 @@ def test_a_large_base_is_sampled_in_few_bits_and_its_text_encoder_is_let_go_firs
 
 
 def test_a_large_base_wears_an_adapter_in_few_bits_and_merged_in_bf16(flux, tmp_path, capsys):
-    sites = lora.sites({"transformer": families.load(str(flux)).parts["transformer"]})
+    places = sites({"transformer": families.load(str(flux)).parts["transformer"]})
     generator = torch.Generator().manual_seed(0)
     changes = {
         name: Lora(torch.randn(2, shape[1], generator=generator), torch.randn(shape[0], 2, generator=generator), 0.1)
-        for name, shape in sites.items() if name.endswith(("to_q", "to_v"))
+        for name, shape in places.items() if name.endswith(("to_q", "to_v"))
     }  # fmt: skip
     weights.write(layouts.universal(changes, torch.float32, "flux"), tmp_path / "a.safetensors", {})
     order = ("--base", flux, "--prompt", "a cup", "--steps", 1, "--size", "64x64", "--precision", "bf16")

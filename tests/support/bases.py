@@ -1,7 +1,9 @@
 """Small bases with the true block structure: real configs, few channels, random weights."""
 
+import gc
 import json
 import shutil
+import weakref
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,6 +43,8 @@ from transformers import (
     T5EncoderModel,
     T5TokenizerFast,
 )
+
+from finetune.families.base import Family
 
 Variant = Literal[
     "sd15", "sd21", "sdxl", "sd3", "sd35", "flux", "schnell", "zimage", "turbo", "qwen", "klein", "klein-distilled"
@@ -129,7 +133,7 @@ def _sd3(path: Path, variant: Variant, scheduler: dict[str, object]) -> Any:
         transformer, FlowMatchEulerDiscreteScheduler(**({"shift": 3.0} | scheduler)),
         _vae(16, scaling_factor=1.5305, shift_factor=0.0609, use_quant_conv=False, use_post_quant_conv=False),
         texts[0], clip_tokenizer(path / "words"), texts[1], clip_tokenizer(path / "words_2", pad="!"),
-        _t5(96), _t5_tokenizer(path / "words_3", 256),
+        t5(96), t5_tokenizer(path / "words_3", 256),
     )  # fmt: skip
 
 
@@ -149,7 +153,7 @@ def _flux(path: Path, variant: Variant, scheduler: dict[str, object]) -> Any:
     return FluxPipeline(
         FlowMatchEulerDiscreteScheduler(**(dynamic | scheduler)),
         _vae(16, scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False),
-        CLIPTextModel(_text("sd15")), clip_tokenizer(path / "words"), _t5(64), _t5_tokenizer(path / "words_2", 512),
+        CLIPTextModel(_text("sd15")), clip_tokenizer(path / "words"), t5(64), t5_tokenizer(path / "words_2", 512),
         transformer,
     )  # fmt: skip
 
@@ -284,7 +288,7 @@ def _byte_tokenizer(folder: Path) -> Any:
     return loaded
 
 
-def _t5(width: int) -> T5EncoderModel:
+def t5(width: int) -> T5EncoderModel:
     config = T5Config(
         vocab_size=384,  # 32128
         d_model=width,  # 4096
@@ -299,7 +303,7 @@ def _t5(width: int) -> T5EncoderModel:
     return T5EncoderModel(config)
 
 
-def _t5_tokenizer(folder: Path, length: int) -> T5TokenizerFast:
+def t5_tokenizer(folder: Path, length: int) -> T5TokenizerFast:
     """A unigram model of the 256 bytes, as T5's falls back to: the special tokens are T5's."""
     special = ["<pad>", "</s>", "<unk>"]
     pieces = [(one, 0.0) for one in special] + [(f"<0x{b:02X}>", -8.0) for b in range(256)]
@@ -381,3 +385,15 @@ def _canonical_text_names(file: Path) -> None:
     found = {name.removeprefix("text_model."): t for name, t in load_file(file).items()}
     tensors = {name if name.startswith("text_projection.") else f"text_model.{name}": t for name, t in found.items()}
     save_file(tensors, file, {"format": "pt"})
+
+
+def released_is_freed(family: Family) -> None:
+    """Each part's memory is free once it is let go, and it comes again as it was."""
+    for name in list(family.parts):
+        before = {k: v.clone() for k, v in family.parts[name].state_dict().items()}
+        alive = weakref.ref(family.parts[name])
+        family.parts.release(name)
+        gc.collect()
+        assert alive() is None, f"{name} is still in memory"
+        again = family.parts[name].state_dict()
+        assert before.keys() == again.keys() and all(torch.equal(before[k], again[k]) for k in before), name

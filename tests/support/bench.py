@@ -1,6 +1,7 @@
 """The bench that tests train on: a small base, a few pictures, and the run's own procedure up to its loop."""
 
-import dataclasses
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,8 +16,8 @@ from finetune.machine import Machine
 from finetune.planning import plan as planning
 from finetune.recipe import Loaded, Recipe
 from finetune.training import loop as trainer
-from finetune.training import run
 from finetune.training.batches import Batch, Batches
+from finetune.training.begin import begin
 from finetune.training.loop import State, Step
 
 BOTH = ("denoiser", "text_encoder")
@@ -32,18 +33,19 @@ class Bench(NamedTuple):
     captions: cache.Captions
 
     def train(self, until: int | None = None) -> list[Step]:
-        plan = self.plan if until is None else shorter(self.plan, until)
-        autocast = self.machine.autocast
-        return list(trainer.train(self.family, self.state, plan, self.batches, self.machine.ranks, autocast))
+        return list(islice(self.steps(), until and until - self.state.step))
+
+    def steps(self) -> Iterator[Step]:
+        return trainer.train(self.state, self.batches, self.plan.recipe, self.machine)
 
     def step(self, k: int = 0) -> list[Batch]:
         """The batches of step k, the training ones."""
-        return [batch for batch, _ in trainer.work(self.plan, self.batches, k, self.machine.ranks).pairs]
+        return [batch for batch, _ in self.batches.step(k, self.machine.ranks).pairs]
 
     def gradients(self, k: int = 0) -> dict[str, Tensor]:
         """Of step k, at the weights as they are."""
-        share = trainer.work(self.plan, self.batches, k, self.machine.ranks)
-        trainer.accumulate(self.family, self.state, share, self.plan.recipe, self.machine.ranks, self.machine.autocast)
+        share = self.batches.step(k, self.machine.ranks)
+        trainer.accumulate(self.family, self.state, share, self.plan.recipe, self.machine)
         return {n: p.grad.clone() for n, p in self.named().items() if p.grad is not None}
 
     def named(self) -> dict[str, torch.nn.Parameter]:
@@ -63,10 +65,8 @@ class Bench(NamedTuple):
 def bench(base: str | Path, data: str | Path, world: int = 1, **changes: object) -> Bench:
     """The run's own procedure up to its loop; changes are recipe values: train__steps=3."""
     plan = settled(base, data, world, **changes)
-    machine = run.open_machine(plan.recipe.train.precision)
-    family = run.open_base(plan)
-    made = run.encode(plan, family, machine, lambda _: None)
-    return Bench(plan, family, run.attach(plan, family, machine), made.batches, machine, made.latents, made.captions)
+    run = begin(plan)
+    return Bench(run.plan, run.family, run.state, run.data.batches, run.device, run.data.latents, run.data.captions)
 
 
 def settled(base: str | Path, data: str | Path, world: int = 1, **changes: object) -> planning.Plan:
@@ -78,12 +78,3 @@ def settled(base: str | Path, data: str | Path, world: int = 1, **changes: objec
     changes = few | {"data__caption_dropout": 0.0, "adapter__rank": 4} | changes
     wanted = Recipe.model_validate({"base": str(base), "data": {"path": str(data)}})
     return planning.settle(Loaded(recipe.replace(wanted, **changes), {}, Path("recipe.toml")), world)
-
-
-def shorter(plan: planning.Plan, steps: int) -> planning.Plan:
-    """The same schedule, stopped early."""
-
-    class Shorter(planning.Plan):
-        steps = property(lambda self: steps)  # the learning-rate schedule asks for train.steps' own number
-
-    return Shorter(**{f.name: getattr(plan, f.name) for f in dataclasses.fields(plan)})

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from finetune import families
 from finetune.adapters import attach as adapters
-from finetune.adapters import lora
+from finetune.adapters.change import sites
 from finetune.data import images
 from finetune.families.base import Conditioning, Family, components, read, save
 from finetune.files.metadata import About
@@ -17,7 +17,7 @@ from finetune.proof import export, verify
 from finetune.recipe import LoRA
 from finetune.sampling.request import SampleRequest
 from finetune.sampling.session import Session
-from finetune.training import loop as trainer
+from support.bases import released_is_freed
 from support.bench import bench
 from support.photos import pictures
 
@@ -38,6 +38,7 @@ def contract(base: str, out: Path) -> None:
     the_pipeline_draws(family)
     all_that_can_be_trained_learns(base)
     two_steps_train_and_every_layout_holds_them(base, out)
+    released_is_freed(families.load(base))
 
 
 def facts_agree_with_the_weights(base: str, family: Family) -> None:
@@ -50,7 +51,7 @@ def facts_agree_with_the_weights(base: str, family: Family) -> None:
     assert (float(alpha[-1]) == 0.0) == facts.zero_snr
     assert family.denoiser_name in components(family)
     skeleton = type(family).skeleton(base, facts)
-    assert lora.sites(skeleton) == lora.sites(components(family))
+    assert sites(skeleton) == sites(components(family))
     assert all(p.is_meta for module in skeleton.values() for p in module.parameters())
     for component in components(family).values():
         assert not component.training and not any(p.requires_grad for p in component.parameters())
@@ -164,7 +165,7 @@ def two_steps_train_and_every_layout_holds_them(base: str, out: Path) -> None:
               adapter__alpha=2.0, adapter__targets="attention+ff", adapter__text_encoder_targets="attention",
               optimizer__learning_rate=1e-3, objective__distilled=True)  # fmt: skip
     before = b.weights()
-    steps = list(trainer.train(b.family, b.state, b.plan, b.batches, b.machine.ranks, b.machine.autocast))
+    steps = b.train()
     assert len(steps) == 2 and not any(s.skipped for s in steps)
     changed = {n.partition(".")[0] for n, w in b.weights().items() if not torch.equal(w, before[n])}
     assert changed == set(b.state.trainable)

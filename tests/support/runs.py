@@ -1,14 +1,18 @@
 """Short whole runs on `pocket`: their recipe, where they are stopped, and what they told and saved."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from finetune import recipe
 from finetune import tensors as weights
-from finetune.events import Event, Saved, Stepped
+from finetune.events import Event, Finished, Saved, Stepped
 from finetune.recipe import Loaded, Recipe
 from finetune.training import run
+from finetune.training.stop import follow
+
+Listen = Callable[[Event], None]
 
 
 class Stop(Exception):
@@ -31,7 +35,14 @@ def short(data: Path, base: str = "pocket", **changes: object) -> Loaded:
     return Loaded(recipe.replace(small, **changes), {}, Path("short.toml"))
 
 
-def until(*last: Event | type[Event], seen: list[Event] | None = None) -> run.Listen:
+def train(loaded: Loaded, out: Path, listen: Listen = lambda _: None, resume: bool = False) -> Finished:
+    """The whole run; its last event."""
+    last = follow(run.run(loaded, out, resume), listen)
+    assert isinstance(last, Finished)
+    return last
+
+
+def until(*last: Event | type[Event], seen: list[Event] | None = None) -> Listen:
     """A listener that stops the run at an event: one like it in all that is not None."""
 
     def listen(event: Event) -> None:
@@ -47,7 +58,7 @@ def begin(loaded: Loaded, out: Path, saved: int, resume: bool = False) -> list[E
     """Train until the checkpoint of that step is written. Returns all that was told."""
     seen: list[Event] = []
     with pytest.raises(Stop):
-        run.run(loaded, out, until(Saved(saved, out), seen=seen), resume)
+        train(loaded, out, until(Saved(saved, out), seen=seen), resume)
     return seen
 
 
@@ -63,4 +74,4 @@ def steps(events: list[Event]) -> list[tuple[int, float, float, dict[str, float]
 def saved_bytes(out: Path, step: int) -> list[str]:
     """Digests of all that a checkpoint holds, the manifest and the identity excepted."""
     folder = out / "checkpoints" / f"step-{step:06d}"
-    return [weights.payload_sha256(path) for path in sorted(folder.glob("*.safetensors"))]
+    return [weights.payload_sha256(path) for path in sorted(folder.rglob("*.safetensors"))]

@@ -7,12 +7,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from support.bench import bench
+from support.photos import pictures
+from support.runs import short, train
 from torch import nn
 from torch.testing import assert_close
 
 from finetune import optimizers, recipe
 from finetune import tensors as weights
+from finetune.adapters import attach as adapters
 from finetune.errors import RunError
+from finetune.families.base import components
+from finetune.files import layouts
+from finetune.files.inspection import inspect
+from finetune.proof.export import convert
+from finetune.proof.verify import verify
 from finetune.training import checkpoint
 from finetune.training.loop import State
 
@@ -261,3 +271,109 @@ def test_a_manifest_of_another_shape_is_damage(tmp_path: Path) -> None:
 
 def test_no_folder_holds_no_checkpoint(tmp_path: Path) -> None:
     assert checkpoint.newest(tmp_path / "none") == (None, [])
+
+
+# --- an adapter's checkpoint is a PEFT directory --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run at alpha / rank = 1 / 2, with a running mean."""
+    root = tmp_path_factory.mktemp("run")
+    changes = {"adapter__rank": 8, "adapter__alpha": 4.0, "adapter__components": ("denoiser", "text_encoder")}
+    train(short(pictures(root / "data"), train__ema=0.5, **changes), root / "out")
+    return root / "out"
+
+
+def same(one: Path, other: Path) -> None:
+    names = {n: () for n in layouts.read(other).modules}
+    assert names and layouts.read(one, names).modules.keys() == names.keys()
+    for name, change in layouts.read(other, names).modules.items():
+        found = layouts.read(one, names).modules[name]
+        assert (found.rank, found.scale) == (change.rank, change.scale) == (8, 0.5)
+        assert_close(found.tensors(), change.tensors(), rtol=0, atol=0)
+
+
+def test_a_checkpoint_is_read_as_the_adapter_that_a_run_exports_at_its_true_strength(trained: Path) -> None:
+    last = trained / "checkpoints" / "step-000004"
+    same(last, trained / "adapter" / "peft")  # the running mean
+    assert layouts.adapter_in(last) == last / "ema"
+    inspected = inspect(last)
+    assert (inspected.problems, inspected.layout, inspected.ranks) == ((), "peft", {"8": len(inspected.modules)})
+    assert {part.scale for part in inspected.modules} == {0.5}
+
+
+def test_its_files_are_those_that_export_writes(trained: Path) -> None:
+    last, exported = trained / "checkpoints" / "step-000004", trained / "adapter" / "peft"
+    for component in ("unet", "text_encoder"):
+        for name in (layouts.PEFT_CONFIG, layouts.PEFT_WEIGHTS):
+            assert (last / component / name).is_file()
+        ours, theirs = (folder / component / layouts.PEFT_CONFIG for folder in (last / "ema", exported))
+        assert json.loads(ours.read_text()) == json.loads(theirs.read_text())
+        payloads = [weights.payload_sha256(f / component / layouts.PEFT_WEIGHTS) for f in (last / "ema", exported)]
+        assert payloads[0] == payloads[1]
+        moving = weights.payload_sha256(last / component / layouts.PEFT_WEIGHTS)
+        assert moving != payloads[0]  # the weights that training goes on from
+
+
+def test_a_checkpoint_is_exported_verified_and_gone_on_from(trained: Path, tmp_path: Path) -> None:
+    last = trained / "checkpoints" / "step-000004"
+    assert convert(last, "universal", tmp_path / "a.safetensors", "pocket") < 1e-5
+    names = layouts.read(trained / "adapter" / "peft").modules
+    exported = layouts.read(next((trained / "adapter").glob("*.safetensors")), names)
+    for name, change in layouts.read(tmp_path / "a.safetensors", names).modules.items():
+        assert_close(change.delta(torch.empty(0)), exported.modules[name].delta(torch.empty(0)), rtol=0, atol=0)
+    report = verify(last, "pocket")
+    assert report.ok and report.alphas == {"4": report.hit}, report.problems
+    second = bench("pocket", pictures(tmp_path / "data"), data__resolution=64, adapter__rank=8, adapter__init_from=last,
+                   adapter__components=("denoiser", "text_encoder"), adapter__targets=("attn2.to_q", "attn2.to_v"),
+                   adapter__text_encoder_targets="attention")  # fmt: skip
+    begun = adapters.read(components(second.family))
+    for name, change in layouts.read(trained / "adapter" / "peft", names).modules.items():
+        before = change.delta(torch.empty(0))
+        assert_close(begun[name].delta(torch.empty(0)), before, rtol=0, atol=1e-7)
+
+
+def test_a_loose_file_with_pefts_names_in_memory_and_no_alpha_is_refused(trained: Path, tmp_path: Path) -> None:
+    """What checkpoints were until format 2: at rank 8 and alpha 4 it was taken for twice as strong as it is."""
+    file = trained / "checkpoints" / "step-000004" / "unet" / layouts.PEFT_WEIGHTS
+    stem = "base_model.model."
+    old = {"unet." + k.removeprefix(stem).replace(".weight", ".default.weight"): t for k, t in load_file(file).items()}
+    weights.write(old, tmp_path / "trainable.safetensors", {})
+    found = layouts.read(tmp_path / "trainable.safetensors")
+    assert not found.modules and found.problems and all("its strength is not known" in p for p in found.problems)
+    raw = sorted({k.partition(".lora_")[0] for k in old})
+    weights.write(old | {f"{r}.alpha": torch.tensor(4.0) for r in raw}, tmp_path / "b.safetensors", {})
+    told = layouts.read(tmp_path / "b.safetensors")
+    assert told.problems == () and {change.scale for change in told.modules.values()} == {0.5}
+
+
+def test_a_checkpoint_of_the_format_before_is_resumed(tmp_path: Path) -> None:
+    data = pictures(tmp_path / "data")
+    one, other = (bench("pocket", data, data__resolution=64, train__ema=0.5) for _ in range(2))
+    one.train(1)
+    path = checkpoint.save(tmp_path / "checkpoints", one.state, IDENTITY, 1)
+    shutil.rmtree(path / "unet")
+    shutil.rmtree(path / "ema")
+    named = one.named()
+    weights.write(named, path / "trainable.safetensors", {})
+    weights.write(dict(zip(named, one.state.mean or (), strict=True)), path / "mean.safetensors", {})
+    content = json.loads((path / "state.json").read_text()) | {"format": 2}
+    (path / "state.json").write_text(json.dumps(content))
+    written = ("trainable.safetensors", "mean.safetensors", "optimizer.safetensors", "state.json")
+    manifest = {name: weights.file_sha256(path / name) for name in written}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    reload(tmp_path / "checkpoints", other.state)
+    assert_close(other.weights(), one.weights(), rtol=0, atol=0)
+    assert_close(other.state.mean, one.state.mean, rtol=0, atol=0)
+    assert [s.loss for s in other.train()] == [s.loss for s in one.train()]
+
+
+def test_an_adapter_of_other_parameters_is_refused(tmp_path: Path) -> None:
+    data = pictures(tmp_path / "data")
+    one = bench("pocket", data, data__resolution=64)
+    for changes in ({"adapter__targets": ("to_q",)}, {"adapter__rank": 2}):
+        checkpoint.save(tmp_path / "checkpoints", one.state, IDENTITY, 1)
+        other = bench("pocket", data, data__resolution=64, **changes)
+        with pytest.raises(RunError, match="other parameters"):
+            reload(tmp_path / "checkpoints", other.state)

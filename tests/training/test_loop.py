@@ -94,7 +94,7 @@ def poisoned(b: Bench, *bad: int) -> Bench:
 def test_a_step_whose_loss_is_not_finite_changes_nothing_and_is_told(sd15: Path, data: Path) -> None:
     b = poisoned(bench(sd15, data, train__steps=3), 1)
     weights, skipped = [b.weights()], []
-    for step in trainer.train(b.family, b.state, b.plan, b.batches, b.machine.ranks, b.machine.autocast):
+    for step in b.steps():
         weights.append(b.weights())
         skipped.append(step.skipped)
     assert skipped == [False, True, False]
@@ -293,7 +293,7 @@ def test_written_out_or_fused_attention_gives_the_same_gradients(sd15: Path, dat
     made = bench(sd15, data)
     made.grow()
     fused = made.gradients()
-    with trainer.attention(trainer.work(made.plan, made.batches, 0, made.machine.ranks)):
+    with trainer.attention(made.batches.step(0, made.machine.ranks)):
         assert not torch.backends.cuda.flash_sdp_enabled()
         assert_close(made.gradients(), fused, rtol=1e-4, atol=1e-7)
 
@@ -305,7 +305,7 @@ def test_the_running_mean_is_the_weighted_sum_of_all_the_weights_that_were(sd15:
     """Against the sum written out: each step's weights times what the later steps left of them."""
     made = bench(sd15, data, train__steps=4, train__ema=0.35, optimizer__learning_rate=1e-2)
     seen = [made.weights()]
-    for _ in trainer.train(made.family, made.state, made.plan, made.batches, made.machine.ranks, made.machine.autocast):
+    for _ in made.steps():
         seen.append(made.weights())
     kept = [min(0.35, (1 + k) / (10 + k)) for k in range(1, 5)]
     assert kept[0] < kept[2] < kept[3] == 0.35

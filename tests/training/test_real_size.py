@@ -23,7 +23,7 @@ from support.bases import tiny_base
 from support.photos import pictures
 
 from finetune import families
-from finetune.families.checkpoints import CONFIGS
+from finetune.families.single_file import CONFIGS
 
 RECOMPUTED = "gradient_checkpointing = true\n"
 DECODERS = [case for case in CASES if case.decoder_gib]
@@ -31,7 +31,8 @@ SCRIPT = """
 import ctypes, json, sys, torch
 from pathlib import Path
 from finetune import families
-from finetune.training import run
+from finetune.events import unheard
+from finetune.training import begin
 from finetune.training import loop as trainer
 from finetune.planning import activations as memory
 from finetune.planning import footprint
@@ -45,9 +46,9 @@ def now(field):
     return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith(field)) * 1024
 plan = planning.settle(recipe.load(Path(sys.argv[1])))
 told = sum(c.bytes for c in footprint.components(plan) if c.trainable) + memory.activation_bytes(plan)
-machine = run.open_machine(plan.recipe.train.precision)
-family = run.open_base(plan)
-made = run.encode(plan, family, machine, lambda _: None)
+machine = begin.open_machine(plan.recipe.train.precision)
+family = begin.open_base(plan)
+made = unheard(begin.encode(plan, family, machine))
 family.parts.release(*family.encoders)
 if sys.argv[2] == "small encoders":  # the denoiser reads what large ones would have given it
     tokens, width, pooled = plan.facts.text
@@ -55,7 +56,7 @@ if sys.argv[2] == "small encoders":  # the denoiser reads what large ones would 
     family.combine = lambda texts: one.each(lambda part: part.to(machine.device))
 ctypes.CDLL("libc.so.6").malloc_trim(0)  # give back what encoding took
 before = now("VmRSS")
-state = run.attach(plan, family, machine)
+state = begin.attach(plan, family, machine)
 for part in family.parts.loaded().values():
     for tensor in (*part.parameters(), *part.buffers()):
         tensor.data.view(-1)[:1].clone()
@@ -63,7 +64,7 @@ if cuda:
     torch.cuda.reset_peak_memory_stats()
 else:
     open("/proc/self/clear_refs", "w").write("5")  # forget the peak of loading
-steps = list(trainer.train(family, state, plan, made.batches, machine.ranks, machine.autocast))
+steps = list(trainer.train(state, made.batches, plan.recipe, machine))
 peak = torch.cuda.max_memory_allocated() if cuda else now("VmHWM") - before
 seconds = sorted(s.seconds for s in steps)[len(steps) // 2]
 print(json.dumps({"told": told, "peak": peak, "seconds": seconds, "losses": [s.loss for s in steps]}))
@@ -75,7 +76,7 @@ def write_base(folder: Path, line: str, dtype: torch.dtype) -> Path:
     from diffusers import UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    from finetune.families.checkpoints import load_tokenizer
+    from finetune.families.single_file import load_tokenizer
 
     kinds: dict[str, Any] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
     if line == "sdxl":

@@ -16,7 +16,7 @@ import pytest
 import torch
 from support import ROOT, TESTS
 from support.photos import photos
-from support.runs import Stop, begin, saved_bytes, short, steps, stop_if
+from support.runs import Stop, begin, saved_bytes, short, steps, stop_if, train
 
 from finetune import families, recipe
 from finetune import resources as shipped
@@ -24,21 +24,26 @@ from finetune import tensors as weights
 from finetune.errors import RunError
 from finetune.evaluation import effect as evaluate
 from finetune.events import Event, Resumed, Stepped, Warned
-from finetune.machine import Ranks
+from finetune.machine import Ranks, open_machine
 from finetune.planning import plan as planning
 from finetune.recipe import FullWeights, Loaded
-from finetune.training import checkpoint, run
-from finetune.training import loop as trainer
+from finetune.training import checkpoint
+from finetune.training.batches import Batches, StepBatches
+from finetune.training.folder import RunFolder
 
 pytestmark = [pytest.mark.filterwarnings("ignore:.*:UserWarning:bitsandbytes"), pytest.mark.whole]
 
 SEED = 20
 
 
+save = RunFolder.save
+
+
 def lose(loaded: Loaded, out: Path, step: int) -> None:
     """Train, and die after that step, before it can be saved."""
-    with pytest.raises(Stop):
-        run.run(loaded, out, lambda e: stop_if(isinstance(e, Stepped) and e.step == step))
+    with pytest.raises(Stop), pytest.MonkeyPatch.context() as patched:
+        patched.setattr(RunFolder, "save", lambda *a: None if a[1].step == step else save(*a))
+        train(loaded, out, lambda e: stop_if(isinstance(e, Stepped) and e.step == step))
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +88,7 @@ def host(root: Path) -> None:
     torch.set_num_threads(1)
     evaluate.LEVELS = (0.5,)
     families.load("pocket").pipeline()
-    run.open_machine("fp32")
+    open_machine("fp32")
     both = [os.fork() or _exit(lambda c=components: whole_and_killed(root, c)) for components in COMPONENTS]
     for child in both:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
@@ -105,12 +110,12 @@ def live(loaded: Loaded, folder: Path, name: str, resume: bool, death: Death | N
     """One life of a run: until its death, if it has one."""
     shown: dict[int, list[object]] = {}
 
-    def watched(plan: planning.Plan, batches: object, step: int, ranks: Ranks) -> trainer.Work:
-        share = work(plan, batches, step, ranks)  # type: ignore[arg-type]
+    def watched(batches: Batches, step: int, ranks: Ranks) -> StepBatches:
+        share = whole(batches, step, ranks)
         shown[step + 1] = [(batch.names, batch.captions, batch.t.tolist()) for batch, _ in share.pairs]
         return share
 
-    work, trainer.work = trainer.work, watched  # type: ignore[assignment]
+    whole, Batches.step = Batches.step, watched  # type: ignore[method-assign]
 
     def listen(event: Event) -> None:
         if isinstance(event, Stepped):
@@ -122,7 +127,7 @@ def live(loaded: Loaded, folder: Path, name: str, resume: bool, death: Death | N
 
     if death:
         arm(death)
-    run.run(loaded, folder / name, listen, resume)
+    train(loaded, folder / name, listen, resume)
 
 
 def arm(death: Death) -> None:
@@ -311,20 +316,23 @@ def test_resuming_with_another_recipe_is_refused_and_loses_nothing(
         (data / "3.txt").write_text("a sks jug")
     before = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
     with pytest.raises(RunError) as refused:
-        run.run(short(data, base, train__steps=6, **changes), copy, lambda _: None, resume=True)
+        train(short(data, base, train__steps=6, **changes), copy, resume=True)
     assert said in refused.value.problem
-    assert "recipe.toml" in refused.value.hint and "--resume" in refused.value.hint
-    assert {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()} == before
+    assert refused.value.action is not None and refused.value.action.name == "train"
+    assert "recipe.toml" in refused.value.advice and "resume=True" in refused.value.advice
+    after = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
+    log = copy / "events.jsonl"
+    assert after.pop(log).startswith(before.pop(log)) and after == before
 
 
 def test_fewer_steps_than_were_taken_are_refused(copy: Path, data: Path) -> None:
     with pytest.raises(RunError, match=r"train\.steps = 3, and 4 steps"):
-        run.run(short(data, train__steps=3), copy, lambda _: None, resume=True)
+        train(short(data, train__steps=3), copy, resume=True)
 
 
 def test_nothing_to_resume_is_said(tmp_path: Path, data: Path) -> None:
     with pytest.raises(RunError, match="holds no run"):
-        run.run(short(data), tmp_path / "none", lambda _: None, resume=True)
+        train(short(data), tmp_path / "none", resume=True)
     assert not (tmp_path / "none").exists()
 
 
@@ -337,7 +345,16 @@ def flip(file: Path, at: int = -100) -> None:
     file.write_bytes(content)
 
 
-@pytest.mark.parametrize("name", ["trainable.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "unet/adapter_model.safetensors",
+        "unet/adapter_config.json",
+        "optimizer.safetensors",
+        "state.json",
+        "manifest.json",
+    ],
+)
 def test_a_checkpoint_with_a_flipped_byte_is_left_aside_for_the_one_before(
     name: str, copy: Path, stopped: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -352,10 +369,10 @@ def test_a_checkpoint_with_a_flipped_byte_is_left_aside_for_the_one_before(
 
 def test_when_every_checkpoint_is_damaged_the_run_says_so(copy: Path, data: Path) -> None:
     for folder in (copy / "checkpoints").iterdir():
-        flip(folder / "trainable.safetensors")
+        flip(folder / "unet" / "adapter_model.safetensors")
     with pytest.raises(RunError, match="no whole checkpoint is left") as refused:
-        run.run(short(data, train__steps=6), copy, lambda _: None, resume=True)
-    assert "another --out" in refused.value.hint
+        train(short(data, train__steps=6), copy, resume=True)
+    assert "another `out`" in refused.value.hint
 
 
 def test_a_run_that_died_before_its_first_checkpoint_starts_at_step_0(copy: Path, stopped: Path, data: Path) -> None:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,27 +20,34 @@ from safetensors.torch import load_file
 from support.bases import tiny_base
 from support.command import ran
 from support.photos import photos
-from support.runs import Stop, begin, saved_bytes, short, steps, stop_if
+from support.runs import Listen, Stop, begin, saved_bytes, short, steps, stop_if, train
 from torch.testing import assert_close
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from finetune import recipe
 from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.cli import app, training_view
+from finetune.cli.options import Output
+from finetune.cli.wording import written
 from finetune.errors import DataError, FinetuneError, Interrupted, MemoryShortage, RunError, TrainError
 from finetune.evaluation import effect as evaluate
-from finetune.events import Event, Note, Sampled, Stage, Stepped, Validated
+from finetune.events import Event, Finished, Note, Sampled, Stage, Stepped, Validated
 from finetune.families.base import Family, Moments, components
 from finetune.families.sd import StableDiffusion
 from finetune.machine import Machine, Ranks
+from finetune.planning import plan as planning
 from finetune.planning.plan import Plan
+from finetune.proof import export
 from finetune.recipe import Adapter, FullWeights, Loaded, LoRA
+from finetune.training import begin as beginning
 from finetune.training import checkpoint, preflight, run
 from finetune.training import loop as trainer
 from finetune.training import samples as pictures
-from finetune.training.batches import Batches
-from finetune.training.loop import State, Work
+from finetune.training.batches import Batches, StepBatches
+from finetune.training.finish import final_sheet
+from finetune.training.loop import State
 
 LENGTH = 40
 BIN = [sys.executable, "-m", "finetune"]
@@ -57,7 +65,7 @@ def quick_judgement(monkeypatch: pytest.MonkeyPatch) -> None:
 
 class Done(NamedTuple):
     out: Path
-    result: run.Result
+    result: Finished
     events: list[Event]
     loaded: Loaded
 
@@ -70,7 +78,7 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
     events: list[Event] = []
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(evaluate, "LEVELS", (0.5,))
-        result = run.run(loaded, out, events.append)
+        result = train(loaded, out, events.append)
     return Done(out, result, events, loaded)
 
 
@@ -89,7 +97,7 @@ def refused(loaded: Loaded, out: Path, kind: type[FinetuneError], resume: bool =
         assert not isinstance(event, Stepped)
 
     with pytest.raises(kind) as found:
-        run.run(loaded, out, listen, resume)
+        train(loaded, out, listen, resume)
     return found.value
 
 
@@ -108,7 +116,7 @@ def test_resuming_a_finished_run_exports_the_same_file_again(finished: Done, tmp
     out = Path(shutil.copytree(finished.out, tmp_path / "again"))
     shutil.rmtree(out / "adapter")
     events: list[Event] = []
-    result = run.run(finished.loaded, out, events.append, resume=True)
+    result = train(finished.loaded, out, events.append, resume=True)
     assert weights.payload_sha256(result.path) == weights.payload_sha256(finished.result.path)
     assert not [e for e in events if isinstance(e, Stepped)]
     assert outcome(out) == "done"
@@ -121,21 +129,21 @@ def test_a_folder_that_holds_a_run_is_refused_with_both_ways_out_and_untouched(f
     before = contents(finished.out)
     error = refused(finished.loaded, finished.out, RunError)
     assert "holds a run already" in error.problem
-    assert "--resume" in error.hint and f"{finished.out}-2" in error.hint
+    assert "`resume`" in error.hint and f"{finished.out}-2" in error.hint
     assert contents(finished.out) == before
 
 
 def test_by_the_command_too_nothing_is_written(finished: Done) -> None:
     before = contents(finished.out)
     with pytest.raises(RunError):
-        training_view.train(finished.loaded, finished.out, False)
+        training_view.train(finished.loaded, finished.out, False, Output())
     assert contents(finished.out) == before
 
 
 def test_a_folder_with_something_else_in_it_is_refused(data: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     error = refused(short(data), tmp_path, RunError)
-    assert "is not empty" in error.problem and "another --out" in error.hint
+    assert "is not empty" in error.problem and "another `out`" in error.hint
     assert contents(tmp_path) == {"thesis.txt": b"mine"}
 
 
@@ -143,7 +151,7 @@ def test_a_folder_with_something_else_in_it_is_refused(data: Path, tmp_path: Pat
 def test_a_file_in_place_of_the_folder_is_refused(data: Path, tmp_path: Path, inside: str) -> None:
     (tmp_path / "file").write_text("mine")
     error = refused(short(data), tmp_path / "file" / inside, RunError)
-    assert str(tmp_path / "file") in error.problem and "another --out" in error.hint
+    assert str(tmp_path / "file") in error.problem and "another `out`" in error.hint
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -195,8 +203,8 @@ def test_a_disk_that_fills_while_training_costs_no_checkpoint(
 
     monkeypatch.setattr(weights, "write_bytes", full_at_4)
     with pytest.raises(RunError, match=r"cannot save step 4 .*No space left") as stopped:
-        run.run(short(data, train__steps=6), out, lambda _: None)
-    assert "--resume" in stopped.value.hint
+        train(short(data, train__steps=6), out)
+    assert "resume=True" in stopped.value.advice
     found, damage = checkpoint.newest(out / "checkpoints")
     assert found is not None and found.step == 2 and not damage
     assert "cannot save step 4" in outcome(out)
@@ -205,7 +213,7 @@ def test_a_disk_that_fills_while_training_costs_no_checkpoint(
 # --- stopped by the user --------------------------------------------------------------------------------------------
 
 
-def ctrl_c(when: Callable[[Event], bool], number: int = signal.SIGINT) -> run.Listen:
+def ctrl_c(when: Callable[[Event], bool], number: int = signal.SIGINT) -> Listen:
     def listen(event: Event) -> None:
         if when(event):
             os.kill(os.getpid(), number)
@@ -214,16 +222,36 @@ def ctrl_c(when: Callable[[Event], bool], number: int = signal.SIGINT) -> run.Li
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_it_computes_waits_for_the_step_whoever_reads(
+    data: Path, tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a plain loop reads, which handles no signal itself."""
+    step, seen = Batches.step, list[int]()
+
+    def interrupted(batches: Batches, k: int, ranks: Ranks) -> StepBatches:
+        if k == 2:
+            os.kill(os.getpid(), number)
+        return step(batches, k, ranks)
+
+    monkeypatch.setattr(Batches, "step", interrupted)
+    with pytest.raises(Interrupted, match="after step 3; the state is saved"):
+        for event in run.run(short(data, train__steps=6), tmp_path / "out"):
+            seen += [event.step] if isinstance(event, Stepped) else []
+    assert seen == [1, 2, 3]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_the_loop_saves_the_step_and_says_how_to_go_on(data: Path, tmp_path: Path, number: int) -> None:
     out = tmp_path / "my run"
     loaded = short(data, train__steps=6)
     before = signal.getsignal(number)
     with pytest.raises(Interrupted) as stopped:
-        run.run(loaded, out, ctrl_c(lambda e: isinstance(e, Stepped) and e.step == 3, number))
+        train(loaded, out, ctrl_c(lambda e: isinstance(e, Stepped) and e.step == 3, number))
     assert signal.getsignal(number) is before
     assert stopped.value.exit_code == 130
     assert "after step 3" in stopped.value.problem and "saved" in stopped.value.problem
-    words = shlex.split(stopped.value.hint)
+    assert stopped.value.action is not None
+    words = shlex.split(written(stopped.value.action, get_command(app)))
     assert words == ["finetune", "train", str(out / "recipe.toml"), "--out", str(out), "--resume"]
     found, _ = checkpoint.newest(out / "checkpoints")
     assert found is not None and found.step == 3
@@ -236,7 +264,7 @@ def test_a_signal_in_the_loop_saves_the_step_and_says_how_to_go_on(data: Path, t
 def test_a_signal_while_the_last_samples_are_made_is_heard(data: Path, tmp_path: Path) -> None:
     loaded = short(data, sample__every=4, train__steps=4)
     with pytest.raises(Interrupted, match="after step 4; the state is saved"):
-        run.run(loaded, tmp_path / "out", ctrl_c(lambda e: isinstance(e, Sampled) and e.step == 4))
+        train(loaded, tmp_path / "out", ctrl_c(lambda e: isinstance(e, Sampled) and e.step == 4))
 
 
 @pytest.mark.parametrize("stage", ["encoding images", "encoding captions"])
@@ -245,8 +273,8 @@ def test_stopped_before_the_first_step_the_same_command_works_again(data: Path, 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(training_view, "Screen", lambda _: _Ctrl(stage))
         with pytest.raises(Interrupted, match="before the first") as stopped:
-            training_view.train(loaded, out, False)
-    assert stopped.value.exit_code == 130 and stopped.value.hint == "the same command again"
+            training_view.train(loaded, out, False, Output())
+    assert stopped.value.exit_code == 130 and stopped.value.hint == "start it again"
     assert sorted(contents(out)) == ["events.jsonl"]
     begin(loaded, out, 2)
 
@@ -254,8 +282,8 @@ def test_stopped_before_the_first_step_the_same_command_works_again(data: Path, 
 def test_stopped_between_the_recipe_and_the_first_step_the_printed_command_works(data: Path, tmp_path: Path) -> None:
     out, loaded = tmp_path / "out", short(data)
     with pytest.raises(Interrupted, match="before the first") as stopped:
-        run.run(loaded, out, ctrl_c(lambda e: isinstance(e, Note) and "pre-flight" in e.text))
-    assert "--resume" in stopped.value.hint
+        train(loaded, out, ctrl_c(lambda e: isinstance(e, Note) and "pre-flight" in e.text))
+    assert "resume=True" in stopped.value.advice
     seen = begin(recipe.load(out / "recipe.toml"), out, 2, resume=True)
     assert [e.step for e in seen if isinstance(e, Stepped)] == [1, 2]
 
@@ -314,17 +342,17 @@ def test_ctrl_c_at_the_command_exits_130_and_its_printed_command_ends_with_the_s
 def spoil(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[int, float]]:
     """step (from 1) -> what its loss is multiplied with."""
     wanted: dict[int, float] = {}
-    work, error, now = trainer.work, trainer.squared_error, 0
+    whole, error, now = Batches.step, trainer.squared_error, 0
 
-    def watched(plan: Plan, batches: Batches, step: int, ranks: Ranks) -> Work:
+    def watched(batches: Batches, step: int, ranks: Ranks) -> StepBatches:
         nonlocal now
         now = step + 1
-        return work(plan, batches, step, ranks)
+        return whole(batches, step, ranks)
 
     def spoilt(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return error(output, target) * wanted.get(now, 1.0)
 
-    monkeypatch.setattr(trainer, "work", watched)
+    monkeypatch.setattr(Batches, "step", watched)
     monkeypatch.setattr(trainer, "squared_error", spoilt)
     yield wanted
 
@@ -333,13 +361,13 @@ def spoil(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[int, float]]:
 def states(monkeypatch: pytest.MonkeyPatch) -> list[State]:
     """The state of each run that is begun."""
     found: list[State] = []
-    attach = run.attach
+    attach = beginning.attach
 
-    def kept(plan: Plan, family: Family, machine: Machine) -> State:
-        found.append(attach(plan, family, machine))
+    def kept(plan: Plan, family: Family, device: Machine) -> State:
+        found.append(attach(plan, family, device))
         return found[-1]
 
-    monkeypatch.setattr(run, "attach", kept)
+    monkeypatch.setattr(beginning, "attach", kept)
     return found
 
 
@@ -369,7 +397,7 @@ def test_a_step_that_is_not_finite_changes_neither_weights_nor_optimizer(
             stop_if(event.step == 4)
 
     with pytest.raises(Stop):
-        run.run(short(data, train__checkpoint_every=100), tmp_path / "out", listen)
+        train(short(data, train__checkpoint_every=100), tmp_path / "out", listen)
     assert skipped == [False, False, True, False]
     assert not same(seen[0], seen[1])
     assert same(seen[1], seen[2])
@@ -382,12 +410,12 @@ def test_several_in_a_row_stop_the_run_and_keep_the_last_good_checkpoint(
     spoil.update(dict.fromkeys((4, 6, 7, 9, 10, 11), float("nan")))
     out, taken = tmp_path / "out", []
     with pytest.raises(TrainError, match="not finite for 3 steps in a row, until step 11") as stopped:
-        run.run(short(data, train__steps=20), out, lambda e: taken.append(e) if isinstance(e, Stepped) else None)
+        train(short(data, train__steps=20), out, lambda e: taken.append(e) if isinstance(e, Stepped) else None)
     assert stopped.value.exit_code == 4 and "learning_rate" in stopped.value.hint
     assert [e.step for e in taken] == list(range(1, 12))
     found, damage = checkpoint.newest(out / "checkpoints")
     assert found is not None and found.step == 8 and not damage  # 4, 6 and 10 were bad, 8 was good
-    assert all(bool(t.isfinite().all()) for t in load_file(found.path / "trainable.safetensors").values())
+    assert all(bool(t.isfinite().all()) for t in load_file(found.path / "unet" / "adapter_model.safetensors").values())
     assert "not finite" in outcome(out)
     assert not (out / "adapter").exists()
 
@@ -414,7 +442,7 @@ def test_a_run_that_changed_nothing_fails(adapter: Adapter, data: Path, tmp_path
     out = tmp_path / "out"
     loaded = short(data, train__steps=1, optimizer__learning_rate=0.0, adapter=adapter)
     with pytest.raises(TrainError, match="no measurable effect") as stopped:
-        run.run(loaded, out, lambda _: None)
+        train(loaded, out)
     assert stopped.value.exit_code == 4 and "learning_rate" in stopped.value.hint
     assert "no measurable effect" in outcome(out)
 
@@ -425,7 +453,7 @@ def test_a_run_that_changed_nothing_fails(adapter: Adapter, data: Path, tmp_path
 def test_a_part_that_gets_no_gradient_is_named_before_the_first_step(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    attach, dead = run.attach, []
+    attach, dead = beginning.attach, []
 
     def with_a_dead_part(*a: object) -> State:
         state = attach(*a)  # type: ignore[arg-type]
@@ -434,7 +462,7 @@ def test_a_part_that_gets_no_gradient_is_named_before_the_first_step(
         dead.append(f"unet: 1 of {len(outer)} trained parts get no gradient, {outer[2]} first")
         return state
 
-    monkeypatch.setattr(run, "attach", with_a_dead_part)
+    monkeypatch.setattr(beginning, "attach", with_a_dead_part)
     error = refused(short(data), tmp_path / "out", TrainError)
     assert error.exit_code == 4
     assert dead == [error.problem] and "adapter.targets" in error.hint
@@ -443,14 +471,14 @@ def test_a_part_that_gets_no_gradient_is_named_before_the_first_step(
 def test_an_adapter_that_changes_the_base_before_its_first_step_is_refused(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    attach = run.attach
+    attach = beginning.attach
 
     def disturbed(*a: object) -> State:
         state = attach(*a)  # type: ignore[arg-type]
         next(p for n, p in state.trainable["unet"].items() if "lora_B" in n).data += 0.1
         return state
 
-    monkeypatch.setattr(run, "attach", disturbed)
+    monkeypatch.setattr(beginning, "attach", disturbed)
     assert "before its first step" in refused(short(data), tmp_path / "out", TrainError).problem
 
 
@@ -468,16 +496,16 @@ def test_too_little_memory_exits_3_with_what_to_turn(
     where: str, short_of: Callable[[], object], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While encoding, in the pre-flight, and at the third step."""
-    out, work = tmp_path / "out", trainer.work
+    out, whole = tmp_path / "out", Batches.step
     loaded = short(data, data__cache=tmp_path / "cache")
     if where == "encode":
         monkeypatch.setattr(StableDiffusion, "encode_images", lambda *_: short_of())
     elif where == "accumulate":
         monkeypatch.setattr(trainer, "accumulate", lambda *_: short_of())
     else:
-        monkeypatch.setattr(trainer, "work", lambda p, b, k, r: short_of() if k == 2 else work(p, b, k, r))
+        monkeypatch.setattr(Batches, "step", lambda b, k, r: short_of() if k == 2 else whole(b, k, r))
     with pytest.raises(MemoryShortage, match="memory") as stopped:
-        run.run(loaded, out, lambda _: None)
+        train(loaded, out)
     assert stopped.value.exit_code == 3
     assert "train.gradient_checkpointing" in stopped.value.hint and "adamw8bit" in stopped.value.hint
     if where == "work":
@@ -492,9 +520,9 @@ def test_a_fault_that_is_ours_is_not_taken_for_want_of_memory(
     def ours(*_: object) -> None:
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr(trainer, "work", ours)
+    monkeypatch.setattr(Batches, "step", ours)
     with pytest.raises(RuntimeError, match="shapes"):
-        run.run(short(data), tmp_path / "out", lambda _: None)
+        train(short(data), tmp_path / "out")
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit"])
@@ -504,11 +532,12 @@ def test_the_pre_flight_leaves_the_state_bit_for_bit_as_it_was(
     """At the beginning, and on a resumed state with moments in it."""
     measure, seen = preflight.measure, []
 
-    def watched(family: Family, state: State, *a: object) -> preflight.Measured:
-        before = snapshot(state), state.step, training_flags(family), state.optimizer.param_groups[0]["lr"]
-        measured = measure(family, state, *a)  # type: ignore[arg-type]
+    def watched(state: State, batches: Batches, *a: object) -> preflight.Measured:
+        flags = partial(training_flags, batches.family)
+        before = snapshot(state), state.step, flags(), state.optimizer.param_groups[0]["lr"]
+        measured = measure(state, batches, *a)  # type: ignore[arg-type]
         assert same(snapshot(state), before[0])
-        assert (state.step, training_flags(family), state.optimizer.param_groups[0]["lr"]) == before[1:]
+        assert (state.step, flags(), state.optimizer.param_groups[0]["lr"]) == before[1:]
         assert all(p.grad is None and p.requires_grad for p in state.parameters)
         seen.append(len(before[0]))
         return measured
@@ -543,10 +572,10 @@ def test_sampling_and_validation_do_not_disturb_training(
     blind = loaded._replace(recipe=recipe.replace(loaded.recipe, validation__every=1000, sample__every=0))
     observe, observed = run.observe, []
 
-    def watched(plan: Plan, family: Family, *a: object) -> None:
-        before = training_flags(family), torch.get_rng_state()
-        observe(plan, family, *a)  # type: ignore[arg-type]
-        assert training_flags(family) == before[0]
+    def watched(one: run.Run, step: int) -> Iterator[Event]:
+        before = training_flags(one.family), torch.get_rng_state()
+        yield from observe(one, step)
+        assert training_flags(one.family) == before[0]
         assert torch.equal(torch.get_rng_state(), before[1])
         observed.append(1)
 
@@ -567,7 +596,7 @@ def test_a_sampler_that_fails_does_not_cost_the_steps_before_it(
     )
     calls: list[int] = []
     with pytest.raises(MemoryShortage):
-        run.run(short(data, sample__every=3, train__checkpoint_every=100), tmp_path / "out", lambda _: None)
+        train(short(data, sample__every=3, train__checkpoint_every=100), tmp_path / "out")
     found, _ = checkpoint.newest(tmp_path / "out" / "checkpoints")
     assert found is not None and found.step == 3
 
@@ -606,8 +635,8 @@ def test_the_final_adapter_row_is_drawn_from_the_exported_file(finished: Done, t
     file.parent.mkdir()
     tensors = {n: t * 3 if n.endswith("lora_up.weight") else t for n, t in load_file(finished.result.path).items()}
     weights.write(tensors, file, {})
-    plan = run.planning.settle(finished.loaded)
-    run.final_sheet(plan, file, tmp_path)
+    plan = planning.settle(finished.loaded)
+    final_sheet(plan, file, tmp_path)
     shown = pixels(tmp_path / "samples" / "final-mug" / "00.png")
     assert not np.array_equal(shown, pixels(finished.out / "samples" / "final-mug" / "00.png"))
     with Image.open(tmp_path / "sheet.png") as sheet:
@@ -620,7 +649,7 @@ def test_the_final_adapter_row_is_drawn_from_the_exported_file(finished: Done, t
 def test_all_of_a_denoiser_is_trained_saved_as_a_pipeline_and_read_back_equal(data: Path, tmp_path: Path) -> None:
     base, out = str(tiny_base(tmp_path / "base", "sd15")), tmp_path / "out"
     loaded = short(data, base, adapter=FullWeights(), optimizer__learning_rate=1e-3, data__resolution=64)
-    result = run.run(loaded, out, lambda _: None)
+    result = train(loaded, out)
     assert result.path == out / "adapter" / "mug"
     again = UNet2DConditionModel.from_pretrained(result.path, subfolder="unet").state_dict()
     trained = load_file(out / "checkpoints" / "step-000004" / "trainable.safetensors")
@@ -632,12 +661,12 @@ def test_all_of_a_denoiser_is_trained_saved_as_a_pipeline_and_read_back_equal(da
     text_file = result.path / "text_encoder" / "model.safetensors"
     # as transformers >= 5.6 writes an encoder that was made under it
     weights.write({n.removeprefix("text_model."): t for n, t in load_file(text_file).items()}, text_file, {})
-    run.export.for_others(result.path)
+    export.for_others(result.path)
     assert all(name.startswith("text_model.") for name in load_file(text_file))
     assert not any(torch.equal(own[n], t) for n, t in again.items() if t.ndim > 1)
     resumed = tmp_path / "resumed"
     with pytest.raises(Stop):
-        run.run(loaded, resumed, lambda e: stop_if(isinstance(e, Stepped) and e.step == 3))
+        train(loaded, resumed, lambda e: stop_if(isinstance(e, Stepped) and e.step == 3))
     begin(recipe.load(resumed / "recipe.toml"), resumed, 4, resume=True)
     assert saved_bytes(resumed, 4) == saved_bytes(out, 4)
 
@@ -649,7 +678,7 @@ def test_with_ema_it_is_the_mean_that_is_exported_and_the_last_weights_that_are_
     loaded = short(
         data, base, adapter=FullWeights(), optimizer__learning_rate=1e-3, data__resolution=64, train__ema=0.9
     )
-    result = run.run(loaded, out, lambda _: None)
+    result = train(loaded, out)
     written = UNet2DConditionModel.from_pretrained(result.path, subfolder="unet").state_dict()
     kept = out / "checkpoints" / "step-000004"
     mean, last = load_file(kept / "mean.safetensors"), load_file(kept / "trainable.safetensors")
@@ -661,11 +690,11 @@ def test_with_ema_samples_on_the_way_show_the_mean(data: Path, tmp_path: Path) -
     """The last of them is what the exported file draws, and the weights trained on are back in place after it."""
     loaded = short(data, train__ema=0.9, sample__every=2, optimizer__learning_rate=1e-2)
     out = tmp_path / "out"
-    run.run(loaded, out, lambda _: None)
+    train(loaded, out)
     samples = out / "samples"
     live, filed = (pixels(samples / name / "00.png") for name in ("step-000004", "final-mug"))
     assert np.abs(filed - pixels(samples / "final-base" / "00.png")).max() > 10
     assert np.abs(live - filed).max() <= 1
     blind = short(data, train__ema=0.9, optimizer__learning_rate=1e-2)
-    run.run(blind, tmp_path / "blind", lambda _: None)
+    train(blind, tmp_path / "blind")
     assert saved_bytes(out, 4) == saved_bytes(tmp_path / "blind", 4)

@@ -351,7 +351,7 @@ def test_the_prior_is_a_batch_of_its_own_and_weighs_linearly(sd15: Path, data: P
     assert_close(once, again, rtol=1e-3, atol=1e-7)
     instance = prior_off(b, sd15, data)
     assert_close({n: instance[n] + once[n] for n in once}, found[1.0], rtol=1e-3, atol=1e-7)
-    ((batch, prior),) = trainer.work(b.plan, b.batches, 0, b.machine.ranks).pairs
+    ((batch, prior),) = b.batches.step(0, b.machine.ranks).pairs
     assert prior is not None and all(n.startswith("prior/") for n in prior.names)
     assert not any(n.startswith("prior/") for n in batch.names)
     alone, _ = trainer.objective(b.family, prior, b.plan.recipe)
@@ -368,7 +368,7 @@ def prior_off(like: Bench, base: Path, data: Path) -> dict[str, Tensor]:
 
 def test_class_images_are_seen_in_turn_all_of_them(sd15: Path, data: Path, classes: Path) -> None:
     b = prior_bench(sd15, data, classes, train__steps=6)
-    pairs = [trainer.work(b.plan, b.batches, k, b.machine.ranks).pairs for k in range(6)]
+    pairs = [b.batches.step(k, b.machine.ranks).pairs for k in range(6)]
     assert Counter(prior.names[0] for ((_, prior),) in pairs) == {f"prior/0{i}.png": 2 for i in range(3)}
 
 
@@ -481,7 +481,7 @@ def test_the_logged_loss_is_the_mean_over_all_samples_of_the_step(sd15: Path, tm
     """T20. Not the last micro-batch's; buckets of different sizes weigh by samples."""
     data = pictures(tmp_path / "data", [SQUARE] * 3 + [WIDE] * 3)
     b = bench(sd15, data, train__epochs=2, train__batch=2, train__accumulate=3)
-    steps = trainer.train(b.family, b.state, b.plan, b.batches, b.machine.ranks, b.machine.autocast)
+    steps = b.steps()
     for k in range(b.plan.steps):
         with torch.no_grad():
             losses = torch.cat([trainer.objective(b.family, batch, b.plan.recipe)[0] for batch in b.step(k)])

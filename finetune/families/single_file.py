@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from finetune import tensors as weights
 from finetune.diffusion.process import Prediction
 from finetune.errors import BaseError
-from finetune.families.parts import fill, hollow
+from finetune.families import parts
+from finetune.families.folder import Part, Tokenizer
+from finetune.families.parts import empty_module, load_strict
 
 Variant = Literal["sd1", "sd2", "sdxl"]
 Named = Mapping[str, Tensor]
@@ -30,11 +32,16 @@ CONFIGS = Path(__file__).parent / "configs"
 UNET, VAE, CLIP = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
 OPEN_CLIP = f"{CLIP}model."
 SDXL_CLIP, SDXL_OPEN_CLIP = "conditioner.embedders.0.", "conditioner.embedders.1."
+_OF_PART = {
+    "unet": (UNET,), "vae": (VAE, "vae."), "text_encoder": (CLIP, SDXL_CLIP), "text_encoder_2": (SDXL_OPEN_CLIP,)
+}  # fmt: skip
+"""how the names of a part begin"""
+_TITLES = {"unet": "UNet", "vae": "VAE"}
 
 _TRAINED = "single files are read of Stable Diffusion 1.x, 2.x and XL, other families as diffusers folders"
 _WHOLE = "give a Stable Diffusion 1.x, 2.x or XL checkpoint that holds UNet, VAE and text encoders"
 _COMPOSED = 'write "BASE + FILE": a diffusers folder or hub id of that line, and this file for its denoiser'
-_ITS_BASE = "give the base it was made for; `finetune inspect` says what is in an adapter file"
+_ITS_BASE = "give the base it was made for; inspect an adapter file to see what it holds"
 _SAY_IT = 'set objective.prediction to "epsilon" or "v": the page the base came from says which'
 
 _FOREIGN = (
@@ -83,18 +90,6 @@ class Checkpoint(NamedTuple):
     resolution: int
     """px of a square the base was made for"""
     evidence: str
-
-
-class Parts(NamedTuple):
-    """What a checkpoint holds, on the CPU, in evaluation mode."""
-
-    unet: nn.Module
-    vae: nn.Module
-    text_encoder: nn.Module
-    tokenizer: Any
-    scheduler_config: dict[str, Any]
-    text_encoder_2: nn.Module | None = None
-    tokenizer_2: Any = None
 
 
 def config_folder(variant: Variant) -> Path:
@@ -163,36 +158,45 @@ def open_checkpoint(path: Path) -> Checkpoint:
     )
 
 
-def load_checkpoint(checkpoint: Checkpoint, dtype: torch.dtype, configs: Path | None = None) -> Parts:
-    """All parts, the UNet and text encoder in dtype, the VAE in float32; configs: a folder like `config_folder`'s.
+class SingleFile:
+    """The parts of a base in one file, each read from it when it is asked for; configs: as `config_folder`'s.
 
     Raises:
-        BaseError: weights are missing, of the wrong shape, or not of this model.
+        BaseError: as `open_checkpoint`.
     """
-    from diffusers import AutoencoderKL, UNet2DConditionModel
 
-    folder = configs or config_folder(checkpoint.variant)
-    tensors = {name: t for name, t in weights.load(checkpoint.path).items() if not _HARMLESS.search(name)}
-    vae_config = _json(folder / "vae" / "config.json")
-    cells = checkpoint.resolution // 2 ** (len(vae_config["block_out_channels"]) - 1)
-    unet_config = _json(folder / "unet" / "config.json") | {"sample_size": cells}
+    def __init__(self, path: Path, configs: Path | None = None) -> None:
+        self.opened = open_checkpoint(path)
+        self.configs = configs or config_folder(self.opened.variant)
 
-    unet = hollow(lambda: UNet2DConditionModel.from_config(unet_config))
-    vae = hollow(lambda: AutoencoderKL.from_config(vae_config))
-    texts = _hollow_encoders(folder)
-    try:
-        fill(unet, _unet_weights(tensors, unet_config), dtype, f"{checkpoint.path}: UNet", _WHOLE)
-        fill(vae, _vae_weights(tensors, vae_config), torch.float32, f"{checkpoint.path}: VAE", _WHOLE)
-        for name, text in texts.items():
-            told = f"{checkpoint.path}: {name.replace('_', ' ')}"
-            fill(text, _text_weights(tensors, name, text), dtype, told, _WHOLE)
-    except KeyError as e:  # diffusers' converters look some biases up
-        raise BaseError(f"{checkpoint.path}: 1 weight is missing: {e.args[0]}", f"is the file whole? {_WHOLE}") from e
-    second = load_tokenizer(checkpoint.variant, folder, "tokenizer_2") if "text_encoder_2" in texts else None
-    return Parts(
-        unet, vae, texts["text_encoder"], load_tokenizer(checkpoint.variant, folder), _scheduler(checkpoint, folder),
-        texts.get("text_encoder_2"), second,
-    )  # fmt: skip
+    def config(self, part: str) -> dict[str, Any]:
+        found = parts.config(self.configs / part / "config.json")
+        if part == "unet":
+            found["sample_size"] = self.opened.resolution // 2 ** (len(self.config("vae")["block_out_channels"]) - 1)
+        return found
+
+    def load(self, name: str, part: Part, dtype: torch.dtype, bits: int | None = None) -> nn.Module:
+        """Raises BaseError: weights are missing, of the wrong shape, or not of this model."""
+        path, config = self.opened.path, self.config(name)
+        module = empty_module(partial(part.built, config))
+        tensors = weights.load(path, lambda n: n.startswith(_OF_PART[name]) and not _HARMLESS.search(n))
+        try:
+            named = _renamed(name, tensors, module, config)
+        except KeyError as e:  # diffusers' converters look some biases up
+            raise BaseError(f"{path}: 1 weight is missing: {e.args[0]}", f"is the file whole? {_WHOLE}") from e
+        load_strict(module, named, dtype, f"{path}: {_TITLES.get(name, name.replace('_', ' '))}", _WHOLE)
+        return module
+
+    def tokenizer(self, tokenizer: Tokenizer) -> Any:
+        return load_tokenizer(self.opened.variant, self.configs, tokenizer.folder)
+
+    def scheduler(self) -> dict[str, Any]:
+        found = parts.config(self.configs / "scheduler" / "scheduler_config.json")
+        found["prediction_type"] = {"epsilon": "epsilon", "v": "v_prediction"}[self.opened.likely]
+        if self.opened.zero_snr:
+            # PNDM cannot rescale its betas; the last step must be in the schedule (arXiv:2305.08891)
+            found |= {"_class_name": "DDIMScheduler", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+        return found
 
 
 def load_tokenizer(variant: Variant, configs: Path | None = None, part: str = "tokenizer") -> Any:
@@ -301,12 +305,11 @@ def _resolution(header: weights.Header, variant: Variant, prediction: Prediction
     return 768 if (variant, prediction) == ("sd2", "v") else 512
 
 
-def _scheduler(checkpoint: Checkpoint, folder: Path) -> dict[str, Any]:
-    found = _json(folder / "scheduler" / "scheduler_config.json")
-    found["prediction_type"] = {"epsilon": "epsilon", "v": "v_prediction"}[checkpoint.likely]
-    if checkpoint.zero_snr:  # PNDM cannot rescale its betas; the last step must be in the schedule (arXiv:2305.08891)
-        found |= {"_class_name": "DDIMScheduler", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-    return found
+def _renamed(name: str, tensors: Named, module: nn.Module, config: dict[str, Any]) -> dict[str, Tensor]:
+    """A part's weights in diffusers' names. Raises KeyError: one that its converter looks up is missing."""
+    if name == "unet":
+        return _unet_weights(tensors, config)
+    return _vae_weights(tensors, config) if name == "vae" else _text_weights(tensors, name, module)
 
 
 def _unet_weights(tensors: Named, config: dict[str, Any]) -> dict[str, Tensor]:
@@ -320,18 +323,6 @@ def _vae_weights(tensors: Named, config: dict[str, Any]) -> dict[str, Tensor]:
 
     own = _under(tensors, VAE) or _under(tensors, "vae.")
     return _convert(own, lambda own: convert_ldm_vae_checkpoint(own, config=config))
-
-
-def _hollow_encoders(folder: Path) -> dict[str, nn.Module]:
-    """text_encoder, and text_encoder_2 where the configs have one."""
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-    made = {}
-    for name, kind in (("text_encoder", CLIPTextModel), ("text_encoder_2", CLIPTextModelWithProjection)):
-        if (folder / name).is_dir():
-            config = CLIPTextConfig.from_dict(_json(folder / name / "config.json"))
-            made[name] = hollow(partial(kind, config))
-    return made
 
 
 def _text_weights(tensors: Named, name: str, module: nn.Module) -> dict[str, Tensor]:
@@ -369,8 +360,3 @@ def _convert(own: dict[str, Tensor], rename: Callable[[dict[str, Tensor]], dict[
     used = {tensor.data_ptr() for tensor in found.values()}
     split = (".in_proj_weight", ".in_proj_bias", ".text_projection")  # the converter copies, of the first two thirds
     return found | {n: t for n, t in own.items() if t.data_ptr() not in used and not n.endswith(split)}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found

@@ -1,4 +1,4 @@
-"""pytest tests/families/test_checkpoints.py: single-file Stable Diffusion, on small models with the true structure."""
+"""pytest tests/families/test_single_file.py: single-file Stable Diffusion, on small models with the true structure."""
 
 import json
 import re
@@ -12,16 +12,20 @@ import torch
 from accelerate import init_empty_weights
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
+from support.bases import released_is_freed
 from support.originals import clip_to_ldm, open_clip_to_ldm, unet_to_ldm, vae_to_ldm
 from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from finetune import families
 from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.errors import BaseError
-from finetune.families import checkpoints
-from finetune.families.checkpoints import Variant, identify, load_checkpoint, load_tokenizer, open_checkpoint
+from finetune.families import single_file
+from finetune.families.base import Family
+from finetune.families.sd import StableDiffusion
+from finetune.families.single_file import Checkpoint, SingleFile, Variant, identify, load_tokenizer, open_checkpoint
 
 VARIANTS: tuple[Variant, ...] = ("sd1", "sd2")
 ONE_LINE = pytest.mark.parametrize("small", ["sd1"], indirect=True)
@@ -38,6 +42,18 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+class Parts(NamedTuple):
+    unet: nn.Module
+    vae: nn.Module
+    text_encoder: nn.Module
+
+
+def load_checkpoint(opened: Checkpoint, dtype: torch.dtype, configs: Path | None = None) -> Parts:
+    """All parts of a file, one after the other."""
+    source = SingleFile(opened.path, configs)
+    return Parts(*(source.load(name, part, dtype) for name, part in StableDiffusion.PARTS.items()))
 
 
 class Small(NamedTuple):
@@ -60,7 +76,7 @@ def build(variant: Variant, configs: Path) -> Small:
     """The published configs with few channels, random weights, and the file the original code would have written."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    shutil.copytree(checkpoints.config_folder(variant), configs)
+    shutil.copytree(single_file.config_folder(variant), configs)
     heads = {"attention_head_dim": [1, 2, 3, 3]} if variant == "sd2" else {}
     unet_config = edit(configs / "unet", block_out_channels=BLOCKS, cross_attention_dim=32, **heads)
     vae_config = edit(configs / "vae", block_out_channels=[32, 32, 64, 64])
@@ -108,7 +124,7 @@ def same(ours: nn.Module, theirs: nn.Module) -> None:
 def test_the_shipped_configs_are_the_published_models() -> None:
     counts = {}
     for variant in VARIANTS:
-        folder = checkpoints.config_folder(variant)
+        folder = single_file.config_folder(variant)
         config = {p: json.loads((folder / p / "config.json").read_text()) for p in ("unet", "vae", "text_encoder")}
         with init_empty_weights():
             parts = {
@@ -128,7 +144,7 @@ def test_the_tokenizer_is_clips(variant: Variant, pad: int) -> None:
     assert tokenizer("A photo   of a CAT")["input_ids"] == CAT
     padded = tokenizer("a photo of a cat", padding="max_length")["input_ids"]
     assert padded == CAT + [pad] * 70
-    assert len(checkpoints.clip_vocabulary(checkpoints.clip_merges())) == 49_408
+    assert len(single_file.clip_vocabulary(single_file.clip_merges())) == 49_408
 
 
 def test_a_single_file_gives_the_model_it_was_written_from(small: Small, tmp_path: Path) -> None:
@@ -156,12 +172,67 @@ def test_weights_outlive_the_file(small: Small, tmp_path: Path) -> None:
 
 
 @ONE_LINE
-def test_the_autoencoder_stays_in_float32(small: Small, tmp_path: Path) -> None:
+def test_the_autoencoder_stays_in_float32(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     half = {k: v.half() if v.is_floating_point() else v for k, v in small.file.items()}
-    opened = open_checkpoint(write(half, tmp_path / "half.safetensors"))
-    parts = load_checkpoint(opened, torch.bfloat16, small.configs)
-    found = [{p.dtype for p in part.parameters()} for part in parts[:3]]
-    assert found == [{torch.bfloat16}, {torch.float32}, {torch.bfloat16}]
+    family = opened_family(small, write(half, tmp_path / "half.safetensors"), monkeypatch, torch.bfloat16)
+    found = {name: {p.dtype for p in family.parts[name].parameters()} for name in family.parts}
+    assert found == {"unet": {torch.bfloat16}, "vae": {torch.float32}, "text_encoder": {torch.bfloat16}}
+
+
+def opened_family(
+    small: Small, path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype = torch.float32
+) -> Family:
+    monkeypatch.setattr(single_file, "config_folder", lambda _: small.configs)
+    return families.load(str(path), dtype)
+
+
+class Reads:
+    """How often a part's weights were read, by how the names of its tensors begin."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seen = list[str]()
+        original = weights.load
+
+        def load(path: Path, wanted: Any = None) -> dict[str, Tensor]:
+            found = original(path, wanted)
+            self.seen += sorted({name.partition(".")[0] for name in found})
+            return found
+
+        monkeypatch.setattr(weights, "load", load)
+
+
+def test_each_part_is_read_alone_and_only_when_it_is_asked_for(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = {"prediction_type": "epsilon"}
+    path, reads = write(small.file, tmp_path / "base.safetensors", **said), Reads(monkeypatch)
+    family = opened_family(small, path, monkeypatch)
+    family.skeleton(str(path), family.facts)
+    assert reads.seen == []
+    for name, prefix in {"vae": "first_stage_model", "text_encoder": "cond_stage_model", "unet": "model"}.items():
+        before = list(reads.seen)
+        family.parts.load(name, name)
+        assert reads.seen == [*before, prefix]
+
+
+def test_a_file_that_does_not_say_what_it_predicts_is_probed_and_its_unet_read_once(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marks = {} if small.variant == "sd2" else {"v_pred": torch.zeros(0)}
+    said = {} if small.variant == "sd2" else {"prediction_type": "epsilon"}
+    path, reads = write(small.file | marks, tmp_path / "base.safetensors", **said), Reads(monkeypatch)
+    asked = list[nn.Module]()
+    monkeypatch.setattr(single_file, "probe_prediction", lambda unet: asked.append(unet) or "v")
+    family = opened_family(small, path, monkeypatch)
+    assert family.facts.prediction_known and family.facts.prediction == family.process.prediction == "v"
+    assert asked == [family.parts["unet"]] and reads.seen == ["model"]
+
+
+def test_release_frees_every_part_of_a_single_file(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = opened_family(small, write(small.file, tmp_path / "base.safetensors"), monkeypatch)
+    released_is_freed(family)
 
 
 def test_other_spellings_of_a_file_are_the_same_model(small: Small, tmp_path: Path) -> None:
@@ -322,7 +393,7 @@ def test_a_silent_2x_file_is_guessed_until_probed(spread: float, likely: str, re
 def test_the_scheduler_follows_the_prediction(small: Small, tmp_path: Path) -> None:
     marks = {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}
     opened = open_checkpoint(write(small.file | marks, tmp_path / "base.safetensors"))
-    config = load_checkpoint(opened, torch.float32, small.configs).scheduler_config
+    config = SingleFile(opened.path, small.configs).scheduler()
     assert config["prediction_type"] == "v_prediction"
     assert config["rescale_betas_zero_snr"]
     assert config["_class_name"] == "DDIMScheduler"
@@ -341,15 +412,15 @@ class Stub(nn.Module):
 
 
 def test_the_pocket_base_is_probed_as_v() -> None:
-    assert checkpoints.probe_prediction(UNet2DConditionModel.from_pretrained(shipped.POCKET / "unet").float()) == "v"
+    assert single_file.probe_prediction(UNet2DConditionModel.from_pretrained(shipped.POCKET / "unet").float()) == "v"
 
 
 def test_a_probe_refuses_to_guess() -> None:
-    assert checkpoints.probe_prediction(Stub(0.98)) == "epsilon"
-    assert checkpoints.probe_prediction(Stub(0.1)) == "v"
+    assert single_file.probe_prediction(Stub(0.98)) == "epsilon"
+    assert single_file.probe_prediction(Stub(0.1)) == "v"
     for unclear in (0.65, -0.9, float("nan")):
         with pytest.raises(BaseError, match="cannot be told") as raised:
-            checkpoints.probe_prediction(Stub(unclear))
+            single_file.probe_prediction(Stub(unclear))
         assert "objective.prediction" in raised.value.hint
 
 

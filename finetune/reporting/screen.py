@@ -1,11 +1,7 @@
-"""Events to people and programs: a progress bar, JSON lines, TensorBoard."""
+"""A run on the screen: notes as lines, a progress bar with loss, speed and time left."""
 
-import json
 import math
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.markup import escape
@@ -32,21 +28,11 @@ from finetune.events import (
     Saved,
     Stage,
     Stepped,
+    TrainingEffect,
     Validated,
+    Verified,
     Warned,
 )  # fmt: skip
-
-Listen = Callable[[Event], None]
-
-
-def everyone(*listeners: Listen) -> Listen:
-    """One listener that tells all of them."""
-
-    def tell(event: Event) -> None:
-        for listen in listeners:
-            listen(event)
-
-    return tell
 
 
 class Screen:
@@ -85,6 +71,10 @@ class Screen:
                 self._say(f"resumed after step {step} from {escape(str(path))}")
             case Sampled(_, paths):
                 self._say(f"[dim]pictures: {escape(str(paths[0] if len(paths) == 1 else paths[0].parent))}[/]")
+            case TrainingEffect():
+                self._say(_effect(event))
+            case Verified():
+                self._say(escape(_verified(event)))
             case Finished():
                 self.close()
 
@@ -133,6 +123,20 @@ class Screen:
         (self.bar.console if self.bar else self.console).print(markup, highlight=False, soft_wrap=True)
 
 
+def _effect(effect: TrainingEffect) -> str:
+    moved = ", ".join(f"{component} {share:.2%}" for component, share in effect.weights.items())
+    losses = f"loss on the training images {effect.base:.4f} -> {effect.adapted:.4f}"
+    return f"weights moved: {moved}; prediction changed by {effect.output:.1%}; {losses}"
+
+
+def _verified(report: Verified) -> str:
+    found = f"{report.hit} of {report.expected} modules found"
+    if report.outputs is not None:
+        rounded = ", the base's rounding to bfloat16 included" if report.stock_output is None else ""
+        found += f", differs from the trained model's outputs by {report.outputs:.1e} of the change{rounded}"
+    return f"verified: {report.path.name} opened in a fresh base, {found}"
+
+
 class _Loss(ProgressColumn):
     def render(self, task: Task) -> Text:
         loss = task.fields.get("loss")
@@ -142,79 +146,3 @@ class _Loss(ProgressColumn):
 class _Speed(ProgressColumn):
     def render(self, task: Task) -> Text:
         return Text(f"{task.speed:.2f} it/s" if task.speed else "")
-
-
-class JsonLines:
-    """One line an event, appended; a line cut off by a kill is ended first."""
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.path = path
-        if path.is_file() and path.stat().st_size and not path.read_bytes().endswith(b"\n"):
-            with path.open("a", encoding="utf-8") as file:
-                file.write("\n")
-
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, Advanced):
-            return
-        line = {"event": type(event).__name__.lower(), "time": round(time.time(), 3), **_plain(event)}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, allow_nan=False) + "\n")
-
-
-class TensorBoard:
-    """Losses, learning rates, gradient norms and held-out losses, beside the run. Opened at the first number."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.writer: Any = None
-        self.purge: int | None = None
-
-    def __call__(self, event: Event) -> None:
-        match event:
-            case Resumed(step, _):
-                self.purge = step + 1  # curves past the checkpoint are drawn again
-            case Stepped():
-                writer = self._open()
-                writer.add_scalar("loss/train", event.loss, event.step)
-                writer.add_scalar("gradient_norm", event.grad_norm, event.step)
-                if event.prior_loss is not None:
-                    writer.add_scalar("loss/prior", event.prior_loss, event.step)
-                for component, rate in event.rates.items():
-                    writer.add_scalar(f"learning_rate/{component}", rate, event.step)
-            case Validated(step, loss, bands):
-                writer = self._open()
-                writer.add_scalar("loss/held_out", loss, step)
-                for level, value in bands.items():
-                    writer.add_scalar(f"loss/held_out_at_{level}", value, step)
-            case Finished():
-                self.close()
-
-    def close(self) -> None:
-        if self.writer:
-            self.writer.close()
-        self.writer = None
-
-    def _open(self) -> Any:
-        if self.writer is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.writer = SummaryWriter(str(self.folder), purge_step=self.purge)
-        return self.writer
-
-
-def _plain(event: NamedTuple) -> dict[str, object]:
-    """An event as JSON can say it; a number that is not finite becomes text, as JSON has none."""
-    return {name: _json(value) for name, value in event._asdict().items()}
-
-
-def _json(value: object) -> object:
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, tuple):
-        return [_json(v) for v in value]
-    if isinstance(value, dict):
-        return {k: _json(v) for k, v in value.items()}
-    if isinstance(value, float) and value - value != 0:
-        return str(value)
-    return value

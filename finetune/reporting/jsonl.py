@@ -1,0 +1,53 @@
+"""A run as JSON lines, one an event, for programs: events.jsonl."""
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from finetune.events import Advanced, Event
+
+_NAME = re.compile(r"(?<!^)(?=[A-Z])")
+"""before each capital but the first: TrainingEffect is training_effect"""
+
+
+class JsonLines:
+    """One line an event, appended; a line cut off by a kill is ended first."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        if path.is_file() and path.stat().st_size and not path.read_bytes().endswith(b"\n"):
+            with path.open("a", encoding="utf-8") as file:
+                file.write("\n")
+
+    def __call__(self, event: Event) -> None:
+        if not isinstance(event, Advanced):
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json_line(event) + "\n")
+
+
+def json_line(event: Event) -> str:
+    """An event with its name and the time."""
+    line = {"event": _NAME.sub("_", type(event).__name__).lower(), "time": round(time.time(), 3), **_plain(event)}
+    return json.dumps(line, allow_nan=False)
+
+
+def _plain(event: NamedTuple) -> dict[str, object]:
+    """An event as JSON can say it; a number that is not finite becomes text, as JSON has none."""
+    return {name: _json(value) for name, value in event._asdict().items()}
+
+
+def _json(value: object) -> object:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return {k: _json(v) for k, v in value._asdict().items()}
+    if isinstance(value, tuple):
+        return [_json(v) for v in value]
+    if isinstance(value, dict):
+        return {k: _json(v) for k, v in value.items()}
+    if isinstance(value, float) and value - value != 0:
+        return str(value)
+    return value

@@ -1,0 +1,175 @@
+"""A run up to its first step: the base opened, the dataset encoded, the adapter attached."""
+
+import dataclasses
+import os
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from finetune import families, optimizers
+from finetune.adapters import attach as adapters
+from finetune.adapters.change import AdapterState
+from finetune.encoding import cache
+from finetune.errors import RecipeError, action
+from finetune.evaluation.effect import Latents
+from finetune.events import Advanced, Event, Note, Returned, Stage, unheard
+from finetune.families.base import Family, checkpoint_gradients, large_encoders
+from finetune.files import layouts
+from finetune.files.peft import describe
+from finetune.machine import DTYPES, Machine, open_machine
+from finetune.planning.plan import Plan
+from finetune.proof import export, outputs
+from finetune.proof.verify import misfits
+from finetune.training import batches
+from finetune.training.folder import RunFolder, Unwritten, identify, shapes
+from finetune.training.loop import State
+
+CPU = torch.device("cpu")
+
+
+class Encoded(NamedTuple):
+    """What the frozen encoders made of the dataset."""
+
+    latents: Latents
+    batches: batches.Batches
+    captions: cache.Captions
+
+
+@dataclass
+class Run:
+    """All that a run holds while it trains."""
+
+    plan: Plan
+    folder: RunFolder
+    device: Machine
+    family: Family
+    data: Encoded
+    state: State
+
+
+def begin(plan: Plan) -> Run:
+    """Up to the first step, with no folder: nothing is written but the cache, which is where encoded images stay.
+
+    Raises:
+        FinetuneError: what is wrong with base, data or machine.
+    """
+    return unheard(beginning(plan, open_machine(plan.recipe.train.precision)))
+
+
+def beginning(plan: Plan, device: Machine, folder: RunFolder | None = None) -> Generator[Event, None, Run]:
+    """The same, telling how far it is; the folder is given the run's identity."""
+    family = open_base(plan)
+    plan = dataclasses.replace(plan, facts=family.facts)
+    data = yield from encode(plan, family, device)
+    if folder is not None:
+        folder.identity = identify(plan, family)  # before attaching: of the base as it was
+    family.parts.release(*large_encoders(family))
+    state = attach(plan, family, device)
+    if folder is not None:
+        folder.identity["trained parameters"] = shapes(state.trainable)
+    return Run(plan, folder or Unwritten(Path(os.devnull)), device, family, data, state)
+
+
+def open_base(plan: Plan) -> Family:
+    """The base as it is trained: in the run's precision, its times drawn as the recipe says."""
+    return families.load(
+        plan.recipe.base, DTYPES[plan.recipe.train.precision], plan.facts, plan.recipe.objective,
+        plan.recipe.data.text_encoder_bits, plan.recipe.train.base_bits,
+    )  # fmt: skip
+
+
+def encode(plan: Plan, family: Family, device: Machine) -> Generator[Event, None, Encoded]:
+    """Images, and captions by each text encoder that is not trained, from the cache or now; then the encoders leave the
+    device.
+
+    Raises:
+        RunError: the cache cannot be written.
+    """
+    store = cache.Store(plan.recipe.data.cache or cache.default_root())
+    wanted = device.ranks.turned(batches.wanted(plan))
+    frozen = [encoder for encoder in family.encoders if encoder not in plan.recipe.adapter.components]
+    shown = [*batches.prompts(plan), *(outputs.PROMPTS if large_encoders(family) else ())]
+    prompts = device.ranks.turned(list({prompt.key: prompt for prompt in shown}.values())) if frozen else []
+    yield Stage("encoding images", len(wanted))
+    family.parts.load("vae").to(device.device, "vae")
+    latents = yield from _advancing(cache.encode_images(store, family, wanted, device.device))
+    texts = {}
+    for encoder in frozen:
+        yield Stage(f"encoding captions, {encoder}" if len(frozen) > 1 else "encoding captions", len(prompts))
+        family.parts.load(encoder).to(device.device, encoder)
+        texts[encoder] = yield from _advancing(cache.encode_texts(store, family, encoder, prompts))
+        family.parts.to(CPU, encoder)
+    family.parts.to(CPU, "vae")
+    yield Note(f"cache: {store.hits} found, {store.misses} encoded, in {store.root}")
+    known = cache.Captions(family, texts, device.device)
+    return Encoded(latents, batches.Batches(plan, family, latents, known), known)
+
+
+def _advancing(done: Generator[int, None, Returned]) -> Generator[Advanced, None, Returned]:
+    while True:
+        try:
+            yield Advanced(next(done))
+        except StopIteration as e:
+            returned: Returned = e.value
+            return returned
+
+
+def attach(plan: Plan, family: Family, device: Machine) -> State:
+    """The adapter in the model, the model on the device, an optimizer over what is trained."""
+    config = plan.recipe
+    names = adapters.component_names(config.adapter, family.denoiser_name)
+    trained = {name: family.parts[name] for name in names}
+    adapters.check_ranks(trained, family.presets, config.adapter)
+    trainable = adapters.attach(trained, family.presets, config.adapter, config.train.seed)
+    adapters.start_from(trained, start_of(plan, family))
+    used = dict.fromkeys([family.denoiser_name, *names])
+    for component in used:
+        family.parts[component].to(device.device)
+    for component in names:
+        family.parts[component].train()
+    if config.train.gradient_checkpointing:
+        checkpoint_gradients(family, used)
+    if config.train.compile:
+        # what torch.compile makes is kept between runs
+        root = config.data.cache or cache.default_root()
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(root / "inductor"))
+        family.parts.compile(family.denoiser_name)
+    rates = optimizers.rates(config.optimizer, list(trainable))
+    optimizer = optimizers.build(config.optimizer, [(c, list(p.values()), rates[c]) for c, p in trainable.items()])
+    state = State(trainable, optimizer, device.scaler, configs=_configs(trained))
+    if config.train.ema:
+        state.mean = [p.detach().clone() for p in state.parameters]
+    return state
+
+
+def _configs(trained: Mapping[str, nn.Module]) -> dict[str, dict[str, object]]:
+    """What a checkpoint says of each component's adapter."""
+    changes = {name: adapters.read({name: module}) for name, module in trained.items()}
+    return {name: describe(read) for name, read in changes.items() if read}
+
+
+def start_of(plan: Plan, family: Family) -> AdapterState:
+    """What adapter.init_from holds; nothing without it.
+
+    Raises:
+        RecipeError: it cannot be read whole for this base.
+    """
+    path = plan.recipe.adapter.init_from
+    if path is None:
+        return {}
+    places = export.base_sites(plan.recipe.base)
+    found = layouts.read(path, places, family.name)
+    problems = [*found.problems, *misfits(found.modules, places)]
+    if problems or not found.modules:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise RecipeError(
+            f"adapter.init_from: {path.name}: {(problems or ['it holds no changes'])[0]}{more}",
+            "see all that is wrong with it",
+            action("verify", file=path, base=plan.recipe.base),
+        )
+    # readers' sake puts zero changes into files of ours
+    return {name: change for name, change in found.modules.items() if not change.is_zero()}

@@ -1,0 +1,174 @@
+"""The end of a run: what training changed is measured, the file written, opened again in a fresh base, and proved."""
+
+from collections.abc import Generator
+from pathlib import Path
+
+from finetune import families, recipe
+from finetune import resources as shipped
+from finetune import tensors as weights
+from finetune.adapters import attach as adapters
+from finetune.adapters.change import AdapterState
+from finetune.errors import TrainError, VerifyError
+from finetune.evaluation import effect as evaluate
+from finetune.events import Event, Finished, Note, Sampled, Stage, TrainingEffect, Verified, Warned
+from finetune.families.base import save
+from finetune.files import layouts
+from finetune.files.metadata import About
+from finetune.machine import DTYPES
+from finetune.planning.plan import Plan
+from finetune.proof import export, outputs
+from finetune.proof.verify import Report, is_large, verify
+from finetune.sampling.session import Session
+from finetune.training import samples as pictures
+from finetune.training.begin import CPU, Run, open_base, start_of
+from finetune.training.stop import Events
+
+
+def finish(run: Run) -> Events:
+    """Measure the change, write the file, open it again in a fresh base, and prove it. The last event is Finished."""
+    yield Stage("proving", 0)
+    if isinstance(run.plan.recipe.adapter, recipe.LowRank):
+        effect = yield from judge(run)
+        live = adapters.read(run.family.parts.loaded())
+        adapters.check_read(run.state.trainable, live)
+        trained = outputs_of(run)
+        run.family.parts.release(*run.family.parts)
+        finished = (yield from export_adapter(run, live, trained))._replace(effect=effect)
+    else:
+        run.family.parts.to(CPU)
+        finished = yield from export_pipeline(run)
+    run.folder.end(run.plan)
+    yield finished
+
+
+def outputs_of(run: Run) -> outputs.Reference:
+    """What the trained model gives for fixed inputs, to hold the file against; it can be trained no more after this."""
+    config = run.plan.recipe
+    large = is_large(export.base_sites(config.base))
+    known, precision = run.data.captions.known, DTYPES[config.train.precision]
+    return outputs.reference(run.family, known, precision, config.train.base_bits, large)
+
+
+def judge(run: Run) -> Generator[Event, None, TrainingEffect]:
+    """How far weights and output moved, and how much better the training images are predicted.
+
+    Raises:
+        TrainError: nothing measurable changed.
+    """
+    data = run.data
+    effect = evaluate.measure_effect(
+        moved(run), run.plan.train.placed, data.latents, data.captions, run.device.autocast
+    )
+    if effect.output < evaluate.NO_EFFECT:
+        raise TrainError(
+            f"training had no measurable effect: the prediction changed by {effect.output:.1e}",
+            "raise optimizer.learning_rate",
+        )
+    yield effect
+    for sentence in evaluate.warnings(effect):
+        yield Warned(sentence)
+    return effect
+
+
+def moved(run: Run) -> dict[str, float]:
+    """component -> how far its weights moved, as a share of those that carry an adapter.
+
+    Raises:
+        TrainError: one did not.
+    """
+    parts = run.family.parts.loaded()
+    norms, found = adapters.movement(parts, start_of(run.plan, run.family)), {}
+    for component in sorted({name.partition(".")[0] for name in norms}):
+        inside = [sizes for name, sizes in norms.items() if name.startswith(f"{component}.")]
+        found[component] = evaluate.relative_change(inside)
+        if found[component] < evaluate.NO_EFFECT:
+            raise TrainError(
+                f"training had no measurable effect on the {component}: "
+                f"its weights moved by {found[component]:.1e} of their size",
+                "raise optimizer.learning_rate or train.steps",
+            )
+    return found
+
+
+def export_adapter(run: Run, live: AdapterState, trained: outputs.Reference) -> Generator[Event, None, Finished]:
+    """Write every layout, verify each in a fresh base, and draw the final sheet from the file itself."""
+    plan, config, out = run.plan, run.plan.recipe.export, run.folder.path
+    wanted = {layouts.main_layout(live), *(layout for layout in config.layouts if layout != "universal")}
+    made = export.export(live, out / "adapter", name_of(run), wanted, config.dtype, about(run), plan.recipe.base)
+    bits = plan.recipe.train.base_bits
+    if bits and not is_large(export.base_sites(plan.recipe.base)):
+        bits = None  # in full a file is proved by the outputs as well
+    verified = None
+    for file in (made.diffusers, made.universal):
+        if file is not None:
+            verified = _passed(file, verify(file, plan.recipe.base, live, bits, trained), out)
+            yield verified
+    file = made.universal or made.diffusers
+    assert file is not None
+    if made.merged:
+        yield Note(f"merged: rounding to {config.dtype} lost {made.merged.lost:.2%} of the change")
+    sheet = final_sheet(plan, file, out)
+    yield Sampled(plan.steps, (sheet,))
+    return Finished(run.state.step, "done", file, sheet, verified)
+
+
+def _passed(file: Path, report: Report, out: Path) -> Verified:
+    if not report.ok:
+        raise VerifyError(
+            f"{report.file} does not do what was trained: {report.problems[0]}",
+            f"the trained weights are safe in {out / 'adapter' / 'peft'}; please report this",
+        )
+    return Verified(
+        file, report.expected, report.hit, report.live, report.outputs, report.stock_output, report.findings
+    )
+
+
+def export_pipeline(run: Run) -> Generator[Event, None, Finished]:
+    """Save the trained base as a pipeline, open it again, and compare."""
+    plan, family, name = run.plan, run.family, name_of(run)
+    folder = run.folder.path / "adapter" / name
+    dtype = export.DTYPES[plan.recipe.export.dtype]
+    save(family, folder, dtype)
+    export.for_others(folder)
+    base, again = families.load(plan.recipe.base), families.load(str(folder))
+    for component in adapters.component_names(plan.recipe.adapter, family.denoiser_name):
+        written = {n: p.to(dtype).float() for n, p in family.parts[component].state_dict().items()}
+        if evaluate.distance(again.parts[component].state_dict(), written) != 0:
+            raise VerifyError(f"{folder / component} does not read back as written", "is the disk sound?")
+        share = evaluate.distance(base.parts[component].state_dict(), again.parts[component].state_dict())
+        yield Note(f"{component}: weights moved by {share:.2%}")
+        if share < evaluate.NO_EFFECT:
+            raise TrainError(f"training had no measurable effect on the {component}", "raise optimizer.learning_rate")
+    yield Note(f"written and read back equal: {folder}")
+    sessions = {label: Session.of(one, pictures.prompts(plan), CPU) for label, one in (("base", base), (name, again))}
+    rows = [(label, pictures.draw(plan, session)) for label, session in sessions.items()]
+    sheet = pictures.write_sheet(plan, rows, run.folder.path, {})
+    yield Sampled(plan.steps, (sheet,))
+    return Finished(run.state.step, "done", folder, sheet)
+
+
+def final_sheet(plan: Plan, file: Path, out: Path) -> Path:
+    """Base row and adapter row at the same seeds, the adapter read from its file by stock diffusers."""
+    session = Session.of(open_base(plan), pictures.prompts(plan))
+    rows = [("base", pictures.draw(plan, session))]
+    session.load_by_diffusers(file)
+    rows.append((file.stem, pictures.draw(plan, session)))
+    facts = {"adapter": file.name, "adapter_sha256": weights.file_sha256(file)}
+    return pictures.write_sheet(plan, rows, out, facts)
+
+
+def name_of(run: Run) -> str:
+    """Of the exported file: the recipe's name, else the folder's."""
+    return run.plan.recipe.name or run.folder.path.resolve().name
+
+
+def about(run: Run) -> About:
+    """What the exported file says of itself; no path of this machine."""
+    plan, data, config, identity = run.plan, run.plan.data, run.plan.recipe, run.folder.identity
+    public = recipe.without_paths(config, data.root.name, shipped.public_name(config.base))
+    return About.of(
+        plan.facts, config.data.resolution, base=public.base, base_fingerprint=identity["base"],
+        trigger=data.trigger or "", title=config.export.title or name_of(run), license=config.export.license,
+        recipe=recipe.dumps(public), steps=plan.steps, dataset_fingerprint=data.fingerprint,
+        dataset_images=len(plan.train.placed), dataset_license=data.license, parent=identity.get("start", ""),
+    )  # fmt: skip
