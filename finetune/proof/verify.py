@@ -21,7 +21,6 @@ from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.adapters.attach import read_layer
 from finetune.adapters.change import AdapterState, Change, canonical_name, live_name, sites
-from finetune.families import lines
 from finetune.families.base import Facts, Family, components
 from finetune.families.quantised import dense
 from finetune.files import layouts

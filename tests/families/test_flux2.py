@@ -17,7 +17,6 @@ from finetune import families
 from finetune.errors import RecipeError
 from finetune.families.base import Family, read
 from finetune.files import layouts
-from finetune.proof import verify
 from finetune.proof.labels import made_for_another
 from finetune.sampling.request import SampleRequest
 from finetune.sampling.session import Session
