@@ -1,10 +1,11 @@
-# install: the environment.  quickstart: the whole job, on the bundled example.  test: all tests.  check: what CI should say.
+# install: the environment.  quickstart: the whole job, on the bundled example.  test: all tests.
+# quick: tests without a base or a run, half a minute.  check: what CI should say.
 # pocket: the bundled base and eyes again, from the font; five to six hours on two cores, goes on where it was interrupted.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do command -v $$p && break; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install quickstart test check format bench pocket clean
+.PHONY: install quickstart test quick check format bench pocket clean
 
 install: $(VENV)/.installed
 
@@ -13,6 +14,9 @@ quickstart: install
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+quick: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not whole and not gpu and not network and not slow"
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -40,6 +40,8 @@ from finetune.cli import hush  # noqa: E402
 from finetune.data import dataset  # noqa: E402
 from finetune.errors import FinetuneError  # noqa: E402
 from finetune.evaluation import similarity as likeness  # noqa: E402
+from finetune.sampling.request import AdapterWeight  # noqa: E402
+from finetune.sampling.session import Session  # noqa: E402
 from finetune.training import run  # noqa: E402
 
 WORK = Path("build/learns")
@@ -330,7 +332,7 @@ def shuffle(found: dataset.Dataset, out: Path) -> None:
 def paint_into(captions: Sequence[str], seed: int, out: Path) -> None:
     """What the base makes of each caption, beside the caption."""
     out.mkdir(parents=True)
-    for i, picture in enumerate(draw(families.load("pocket"), captions, range(seed, seed + len(captions)))):
+    for i, picture in enumerate(draw(Session(families.load("pocket")), captions, range(seed, seed + len(captions)))):
         picture.save(out / f"{i:02d}.png")
         (out / f"{i:02d}.txt").write_text(captions[i])
 
@@ -411,13 +413,11 @@ def look(subject: Subject, work: Path, adapter: Path | None) -> Measures:
     """Paint with and without the trigger, with and without the adapter, and ask the judges."""
     from referee import classifier
 
-    referee, eyes, family = classifier.load(), likeness.Eyes.load(shipped.EYES), families.load("pocket")
-    pipeline = family.pipeline()
-    if adapter:
-        pipeline.load_lora_weights(str(adapter.parent), weight_name=adapter.name)
+    referee, eyes, session = classifier.load(), likeness.Eyes.load(shipped.EYES), Session(families.load("pocket"))
+    session.load_adapters([AdapterWeight(adapter)] if adapter else [])
 
     def paint(asked: Sequence[Asked], seed: int) -> list[Image.Image]:
-        return draw(family, [one.prompt for one in asked], range(seed, seed + len(asked)), pipeline)
+        return draw(session, [one.prompt for one in asked], range(seed, seed + len(asked)))
 
     def right(asked: Sequence[Asked], pictures: Sequence[Image.Image]) -> float:
         return statistics.fmean(

@@ -13,7 +13,6 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,8 +34,8 @@ from finetune import recipe as recipes  # noqa: E402
 from finetune.cli import hush  # noqa: E402
 from finetune.families.base import Family  # noqa: E402
 from finetune.planning import plan as planning  # noqa: E402
-from finetune.sampling import sampler  # noqa: E402
-from finetune.sampling.sampler import Shot  # noqa: E402
+from finetune.sampling.request import SampleRequest  # noqa: E402
+from finetune.sampling.session import Session  # noqa: E402
 from finetune.training import loop as trainer  # noqa: E402
 from finetune.training.begin import begin  # noqa: E402
 
@@ -67,26 +66,27 @@ def main() -> None:
     said = arguments.parse_args()
     hush()
     family, referee = families.load(said.base), classifier.load()
+    session = Session(family)
     share = 5 if said.quick else 1
-    rows = [*one_object(family, referee, PAIRS // share), *two_objects(family, referee, TWOS // share)]
-    rows += [autoencoder(family), *copies(family, COPIES // share)]
-    rows += [] if said.quick else [seconds_a_picture(family), seconds_a_step(said.base)]
+    rows = [*one_object(session, referee, PAIRS // share), *two_objects(session, referee, TWOS // share)]
+    rows += [autoencoder(family), *copies(session, COPIES // share)]
+    rows += [] if said.quick else [seconds_a_picture(session), seconds_a_step(said.base)]
     if said.sheet:
         said.sheet.parent.mkdir(parents=True, exist_ok=True)
-        sheet(family).quantize(256).save(said.sheet, optimize=True)
+        sheet(session).quantize(256).save(said.sheet, optimize=True)
     say("| measured | found | bar |\n|---|---|---|\n" + "\n".join(row.line() for row in rows))
     missed = [row.what for row in rows if not row.held]
     if missed:
         sys.exit("missed: " + "; ".join(missed))
 
 
-def one_object(family: Family, referee: classifier.Classifier, count: int) -> Iterator[Row]:
+def one_object(session: Session, referee: classifier.Classifier, count: int) -> Iterator[Row]:
     """Objects on backgrounds that training never put them on."""
     pairs = sorted(icons.held_out_pairs())
     random.Random("pairs").shuffle(pairs)
     pairs = pairs[:count]
     prompts = [prompt(name, colour) for name, colour in pairs]
-    verdicts = referee.judge(draw(family, prompts, range(len(prompts))))
+    verdicts = referee.judge(draw(session, prompts, range(len(prompts))))
     named = [v.object == name for v, (name, _) in zip(verdicts, pairs, strict=True)]
     behind = [v.background == colour and v.ground == "plain" for v, (_, colour) in zip(verdicts, pairs, strict=True)]
     yield Row(f"object right, {count} held-out pairs", mean(named), 0.85)
@@ -94,7 +94,7 @@ def one_object(family: Family, referee: classifier.Classifier, count: int) -> It
     yield Row("both right", mean([a and b for a, b in zip(named, behind, strict=True)]), 0.80)
 
 
-def two_objects(family: Family, referee: classifier.Classifier, count: int) -> Iterator[Row]:
+def two_objects(session: Session, referee: classifier.Classifier, count: int) -> Iterator[Row]:
     chance, asked = random.Random("two"), []
     for _ in range(count):
         one, other = chance.sample(list(icons.OBJECTS), 2)
@@ -103,7 +103,7 @@ def two_objects(family: Family, referee: classifier.Classifier, count: int) -> I
         f"{icons.article(one)} {one} and {icons.article(other)} {other} on {icons.article(c)} {c} background"
         for one, other, c in asked
     ]
-    verdicts = referee.judge(draw(family, prompts, range(1000, 1000 + count)))
+    verdicts = referee.judge(draw(session, prompts, range(1000, 1000 + count)))
     both = [{one, other} == set(v.objects[:2]) for v, (one, other, _) in zip(verdicts, asked, strict=True)]
     yield Row(f"two objects, both present, {count} prompts", mean(both), 0.50)
 
@@ -120,7 +120,7 @@ def autoencoder(family: Family) -> Row:
     return Row("autoencoder, PSNR on 256 new renders", mean(found), 26, "dB")
 
 
-def copies(family: Family, count: int) -> Iterator[Row]:
+def copies(session: Session, count: int) -> Iterator[Row]:
     """Are pictures copies of what was trained on? Each is compared with the training renders of its object on its
     background, and with as many new ones: a model that learnt the object is no nearer to the former. And the places and
     sizes of one prompt's pictures must vary."""
@@ -131,8 +131,8 @@ def copies(family: Family, count: int) -> Iterator[Row]:
             if isinstance(scene, icons.Scene) and len(scene.objects) == 1 and scene.ground.kind == "plain":
                 seen.setdefault((scene.objects[0].name, scene.ground.colours[0]), []).append(scene)
     pairs = chance.sample(sorted(pair for pair, scenes in seen.items() if len(scenes) >= 8), count)
-    pictures = draw(family, [prompt(*pair) for pair in pairs], range(2000, 2000 + count))
-    side, nearer = family.facts.resolution, []
+    pictures = draw(session, [prompt(*pair) for pair in pairs], range(2000, 2000 + count))
+    side, nearer = session.family.facts.resolution, []
     for pair, made in zip(pairs, pictures, strict=True):
         own = seen[pair]
         fresh = [fresh_like(scene, f"{pair}/{i}") for i, scene in enumerate(own)]
@@ -142,7 +142,7 @@ def copies(family: Family, count: int) -> Iterator[Row]:
     yield Row("nearest render is a trained one (a learner: 50 %)", mean(nearer), 0.65, at_most=True)
     places = []
     for pair in pairs[: max(4, count // 5)]:
-        boxes = [box(p) for p in draw(family, [prompt(*pair)] * 8, range(3000, 3008))]
+        boxes = [box(p) for p in draw(session, [prompt(*pair)] * 8, range(3000, 3008))]
         places.append(statistics.mean(statistics.stdev(values) for values in zip(*boxes, strict=True)))
     yield Row("spread of place and size over 8 seeds, of the side", mean(places), 0.03, "")
 
@@ -174,13 +174,12 @@ def box(picture: Image.Image) -> tuple[float, float, float]:
     )  # type: ignore[return-value]
 
 
-def seconds_a_picture(family: Family) -> Row:
-    pipeline, side = family.pipeline(), family.facts.resolution
-    taken = []
+def seconds_a_picture(session: Session) -> Row:
+    side, taken = session.family.facts.resolution, []
     for seed in range(6):
         began = time.perf_counter()
-        shot = Shot("a red apple on a blue background", seed, "", STEPS, GUIDANCE, side, side)
-        sampler.render(family, pipeline, shot, torch.device("cpu"), nullcontext)
+        request = SampleRequest("a red apple on a blue background", seed, "", STEPS, GUIDANCE, side, side)
+        session.generate(request)
         taken.append(time.perf_counter() - began)
     return Row(f"one picture of {STEPS} steps, median of 5", statistics.median(taken[1:]), 2.0, "s", at_most=True)
 
@@ -194,9 +193,9 @@ def seconds_a_step(base: str) -> Row:
     return Row("one LoRA step, batch 4, median", statistics.median(taken[2:]), 0.5, "s", at_most=True)
 
 
-def sheet(family: Family) -> Image.Image:
+def sheet(session: Session) -> Image.Image:
     """8 x 8 pictures of held-out pairs, in rows by kind of prompt; nothing chosen by hand."""
-    chance, side = random.Random("sheet"), 2 * family.facts.resolution
+    chance, side = random.Random("sheet"), 2 * session.family.facts.resolution
     pairs = chance.sample(sorted(icons.held_out_pairs()), 48)
     prompts = [prompt(*pair) for pair in pairs]
     prompts += [icons.scene("sheet", n).caption for n in range(400) if len(icons.scene("sheet", n).objects) == 2][:8]
@@ -204,7 +203,7 @@ def sheet(family: Family) -> Image.Image:
         :8
     ]
     page = Image.new("RGB", (8 * side, 8 * side))
-    for i, made in enumerate(draw(family, prompts, range(4000, 4064))):
+    for i, made in enumerate(draw(session, prompts, range(4000, 4064))):
         page.paste(made.resize((side, side), Image.Resampling.LANCZOS), (i % 8 * side, i // 8 * side))
     return page
 

@@ -2,7 +2,7 @@
 
 FinetuneError
 ├── InputError          2    something the user gave cannot be used; nothing was lost
-│   ├── RecipeError          the recipe, or a --set
+│   ├── RecipeError          the recipe, or an override
 │   ├── DataError            images, captions, a dataset folder
 │   ├── BaseError            the base model, or an adapter file, does not fit
 │   └── RunError             the output folder, disk, checkpoint or machine
@@ -14,17 +14,52 @@ FinetuneError
 Anything else that escapes is a bug of ours and keeps its traceback (exit 1).
 """
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple
+
+
+class Action(NamedTuple):
+    """A next step, as a call: train(recipe='mug.toml', out='runs/mug'). The command line words it as a command."""
+
+    name: str
+    arguments: Mapping[str, object]
+
+    def __str__(self) -> str:
+        shown = (
+            f"{name}={value if isinstance(value, bool) else repr(str(value))}" for name, value in self.arguments.items()
+        )
+        return f"{self.name}({', '.join(shown)})" if self.arguments else self.name
+
+
+def action(name: str, /, **arguments: object) -> Action:
+    """Arguments that are None, False or empty are left out."""
+    return Action(name, {key: value for key, value in arguments.items() if value not in (None, False, "")})
 
 
 class FinetuneError(Exception):
-    """One sentence on what is wrong and where, and one on what to do next."""
+    """What is wrong and where; what to do next, in a sentence, as a call, or both.
+
+    Sentences name the arguments of a call in backquotes: `base_bits`. Whoever shows an error words them for its reader:
+    the command line writes its own flags in their place.
+    """
 
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, problem: str, hint: str = "") -> None:
+    def __init__(self, problem: str, hint: str = "", action: Action | None = None) -> None:
         super().__init__(problem)
-        self.problem, self.hint = problem, hint
+        self.problem, self.hint, self.action = problem, hint, action
+        if self.advice:
+            self.add_note(f"try: {self.advice}")
+
+    @property
+    def advice(self) -> str:
+        """What to do next, in the words of Python."""
+        return advice(self.hint, str(self.action) if self.action else "")
+
+
+def advice(hint: str, step: str) -> str:
+    """A sentence and the step that it leads to."""
+    return ": ".join(filter(None, (hint, step)))
 
 
 class InputError(FinetuneError):

@@ -101,7 +101,7 @@ class Verified(NamedTuple):
     live: float | None
     """worst module's difference to the trained one, relative to its change; None: not compared"""
     outputs: float | None
-    """how far its outputs are from the trained model's, as a share of their change; None: not compared"""
+    """how far its outputs are from the trained model's, as a share of what training changed; None: not compared"""
     stock_output: float | None
     """how far those of stock diffusers are from our reader's, as such a share; None: the base is rounded to bfloat16"""
     findings: tuple[str, ...]

@@ -97,7 +97,8 @@ def file_sha256(path: Path) -> str:
 def write(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str], flush: bool = True) -> None:
     """As `write_bytes`."""
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_bytes(save(whole, dict(metadata)), path, flush)
+    # safetensors makes broken JSON of no tensors and no metadata
+    write_bytes(save(whole, dict(metadata) or None), path, flush)
 
 
 def write_bytes(content: bytes, path: Path, flush: bool = True) -> None:

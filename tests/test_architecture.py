@@ -13,8 +13,8 @@ import finetune
 
 ROOT = Path(finetune.__file__).parent
 FLOORS = (
-    "errors", "events", "reporting", "finetune", "resources", "machine", "tensors", "recipe", "diffusion", "data",
-    "families", "adapters", "optimizers", "encoding", "planning", "files", "proof", "sampling", "evaluation",
+    "errors", "choices", "events", "reporting", "finetune", "resources", "machine", "tensors", "recipe", "diffusion",
+    "data", "families", "adapters", "optimizers", "encoding", "planning", "files", "proof", "sampling", "evaluation",
     "training", "doctor", "cli", "__main__",
 )  # fmt: skip
 """folders and the few files beside them, from the ground up: each may import from those before it, and within itself"""
@@ -27,7 +27,7 @@ IMPORTERS = {
     "huggingface_hub": ("families",),
     "rich": ("reporting.", "cli."),
     "typer": ("cli",),
-    "PIL": ("data.images", "evaluation.similarity", "sampling.", "cli.sampling_view"),
+    "PIL": ("data.images", "evaluation.similarity", "sampling."),
     "pydantic": ("recipe", "data.dataset"),
     "tomlkit": ("recipe", "data.dataset"),
     "psutil": ("doctor",),
@@ -39,7 +39,7 @@ IMPORTERS = {
 """library -> who may import it; a trailing dot means all files in there"""
 LAZY_REASONS = {
     "accelerate": "a second, and only where something trains or a checkpoint is opened",
-    "bitsandbytes": "optional",
+    "bitsandbytes": "a second, and only for weights or optimizers in few bits; no wheel for every machine",
     "diffusers": "seconds, and --help and check must answer at once",
     "transformers": "seconds, and --help and check must answer at once",
     "finetune": "commands must not import what other commands need; a plan counts on meta without peft until asked",

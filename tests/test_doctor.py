@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from packaging.requirements import Requirement
 from support import ROOT
 
 from finetune import cli, doctor, optimizers
@@ -75,8 +76,8 @@ def test_the_machine_that_runs_the_tests_is_fit(capsys, monkeypatch):
     monkeypatch.setattr(doctor, "LITTLE_MEMORY_BYTES", 0)
     code, out, err = run(capsys, monkeypatch)
     assert code == 0 and not err, out + err
-    lines = out.splitlines()
-    assert all(line.startswith("ok") for line in lines)
+    *lines, last = out.splitlines()
+    assert all(line.startswith("ok") for line in lines) and last == "this machine can train"
     told = {line.split()[1] for line in lines}
     assert told >= CORE | {"optimizer", "disk", "memory"} and told & {"GPU"}
     assert all(f"optimizer {name}" in out for name in optimizers.OPTIMIZERS)
@@ -88,7 +89,7 @@ def test_a_version_outside_the_tested_range_is_bad_and_the_command_exits_2(versi
     versions(monkeypatch, diffusers=version)
     assert not found("diffusers").ok and f"{version}, tested" in found("diffusers").detail
     code, out, err = run(capsys, monkeypatch)
-    assert code == 2 and err.startswith("error: 1 finding to mend")
+    assert code == 2 and err.startswith("error: 1 check failed: diffusers")
     bad = out.splitlines().index(next(line for line in out.splitlines() if line.startswith("bad")))
     assert "diffusers" in out.splitlines()[bad] and "try: pip install 'diffusers" in out.splitlines()[bad + 1]
 
@@ -98,10 +99,22 @@ def test_a_local_build_of_a_tested_version_is_fine(monkeypatch):
     assert found("torch").ok
 
 
-def test_a_package_that_is_missing_is_bad_unless_it_is_optional(monkeypatch):
+def test_a_package_that_is_missing_is_bad(monkeypatch):
     versions(monkeypatch, peft=None, bitsandbytes=None)
     assert not found("peft").ok and found("peft").detail == "not installed" and "pip install" in found("peft").hint
-    assert found("bitsandbytes").ok and found("bitsandbytes").detail == "not installed"
+    assert not found("bitsandbytes").ok
+
+
+def test_a_package_that_has_no_wheel_for_this_machine_is_not_asked_for(monkeypatch):
+    [text] = [r for r in doctor.requires("") if r.startswith("bitsandbytes")]
+    marker = Requirement(text).marker
+    assert marker is not None
+    wheels = {("linux", "x86_64"), ("linux", "aarch64"), ("win32", "AMD64"), ("win32", "ARM64"), ("darwin", "arm64")}
+    for platform in wheels | {("darwin", "x86_64"), ("linux", "ppc64le")}:
+        there = dict(zip(("sys_platform", "platform_machine"), platform, strict=True))
+        assert marker.evaluate(there) == (platform in wheels), platform
+    monkeypatch.setattr(doctor, "requires", lambda _: ["peft>=0", "nothing>=1; sys_platform == 'nowhere'"])
+    assert [f.what for f in doctor.versions()] == ["peft"]
 
 
 def test_an_optimizer_that_fails_does_nothing_or_is_not_there_is_told_apart(monkeypatch):
@@ -116,17 +129,16 @@ def test_an_optimizer_that_fails_does_nothing_or_is_not_there_is_told_apart(monk
     assert not failed.ok and "no kernel image" in failed.detail and failed.hint
     monkeypatch.setattr(optimizers, "build", lambda *_: SimpleNamespace(step=lambda: None))
     idle = doctor.optimizer_steps("adamw")
-    assert not idle.ok and "does not move" in idle.detail and idle.hint
+    assert not idle.ok and "does not work" in idle.detail and idle.hint
     monkeypatch.setattr(optimizers, "build", absent)
-    assert doctor.optimizer_steps("adamw8bit") == (
-        "optimizer adamw8bit", True, "not installed (optional)", "pip install it",
-    )  # fmt: skip
+    missing = doctor.optimizer_steps("adamw8bit")
+    assert missing.ok and missing.detail == "needs bitsandbytes" and missing.hint == "pip install it"
 
 
 def test_a_failing_optimizer_makes_the_command_exit_2(capsys, monkeypatch):
     monkeypatch.setattr(optimizers, "build", lambda *_: SimpleNamespace(step=lambda: None))
     code, out, err = run(capsys, monkeypatch)
-    assert code == 2 and f"{len(optimizers.OPTIMIZERS)} findings to mend" in err and out.count("try:") >= 2
+    assert code == 2 and f"{len(optimizers.OPTIMIZERS)} checks failed" in err and out.count("try:") >= 2
 
 
 def test_a_gpu_that_cannot_compute_is_bad(monkeypatch):

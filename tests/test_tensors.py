@@ -209,3 +209,8 @@ def test_stock_safetensors_reads_what_we_write_and_we_what_it_writes(file, tmp_p
     save_file(TENSORS, tmp_path / "theirs.safetensors", {"who": "they"})
     assert weights.load(tmp_path / "theirs.safetensors").keys() == TENSORS.keys()
     assert weights.payload_sha256(tmp_path / "theirs.safetensors") == weights.payload_sha256(file)
+
+
+def test_no_tensors_at_all_are_written_and_read_back(tmp_path: Path) -> None:
+    weights.write({}, tmp_path / "none.safetensors", {})
+    assert weights.load(tmp_path / "none.safetensors") == {}

@@ -4,7 +4,7 @@ Component names are those of files: the denoiser's (unet, transformer), text_enc
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
@@ -14,11 +14,14 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from finetune.adapters.lora import Lora, Modules, canonical_name
+from finetune.adapters import full
+from finetune.adapters.change import AdapterState, Change, Method, canonical_name
+from finetune.adapters.lora import Lora, copied, less
+from finetune.adapters.methods import METHODS
 from finetune.diffusion.chance import key
 from finetune.errors import RecipeError, VerifyError
 from finetune.families.quantised import dense
-from finetune.recipe import Adapter
+from finetune.recipe import Adapter, LowRank
 
 Trainable = dict[str, dict[str, nn.Parameter]]
 """component -> name in that component -> parameter, float32"""
@@ -35,7 +38,7 @@ def attach(components: Mapping[str, nn.Module], presets: Presets, config: Adapte
     for component, module in components.items():
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(key(seed, "adapter", component))
-            METHODS[config.method](module, presets[component], config, component)
+            _inject(module, presets[component], config, component)
         parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
         for parameter in parameters.values():
             # peft gives the adapter the base's dtype; in bf16 small updates round to nothing
@@ -45,7 +48,7 @@ def attach(components: Mapping[str, nn.Module], presets: Presets, config: Adapte
 
 
 @torch.no_grad()
-def start_from(components: Mapping[str, nn.Module], start: Modules) -> None:
+def start_from(components: Mapping[str, nn.Module], start: AdapterState) -> None:
     """Put another adapter's change into those that are attached, exactly; what they have more of stays without effect.
 
     Raises:
@@ -58,16 +61,34 @@ def start_from(components: Mapping[str, nn.Module], start: Modules) -> None:
             f"adapter.init_from: it changes {len(lacking)} modules that are not trained, {lacking[0]} first",
             "add them to adapter.components and adapter.targets, or nothing of them would be kept",
         )
-    for name, lora in start.items():
-        layer = layers[name]
-        down, up, scale = layer.lora_A["default"].weight, layer.lora_B["default"].weight, layer.scaling["default"]
-        if lora.rank > len(down):
+    for name, change in start.items():
+        rank = len(layers[name].lora_A["default"].weight)
+        if change.rank > rank:
             raise RecipeError(
-                f"adapter.init_from: {name} has rank {lora.rank}, and {len(down)} here",
+                f"adapter.init_from: {name} has rank {change.rank}, and {rank} here",
                 f"adapter.rank = {max(one.rank for one in start.values())}",
             )
-        down[: lora.rank] = lora.down.reshape(lora.rank, *down.shape[1:]).to(down)
-        up[:, : lora.rank] = (lora.up * (lora.scale / scale)).reshape(len(up), lora.rank, *up.shape[2:]).to(up)
+        _method(layers[name], "default").put(layers[name], change)
+
+
+def _inject(module: nn.Module, presets: Mapping[str, tuple[str, ...]], config: Adapter, component: str) -> None:
+    if not isinstance(config, LowRank):
+        full.attach(module)
+        return
+    chosen = targets(module, presets, _written(config, component))
+    scale = config.alpha / config.rank
+    ranks = {n: r for p, r in config.ranks.items() for n in chosen if _matches(n, p)}
+    method = METHODS[config.method]
+    told = LoraConfig(
+        r=config.rank, lora_alpha=config.rank * scale, target_modules=chosen, lora_dropout=config.dropout,
+        rank_pattern={f"^{n}$": r for n, r in ranks.items()},
+        alpha_pattern={f"^{n}$": r * scale for n, r in ranks.items()},
+        **method.PEFT,
+    )  # fmt: skip
+    module.requires_grad_(False)
+    inject_adapter_in_model(told, module)
+    for _, layer in _layers({component: module}):
+        method.prepare(layer)
 
 
 def component_names(config: Adapter, denoiser: str) -> list[str]:
@@ -110,16 +131,26 @@ def detached(components: Mapping[str, nn.Module]) -> Iterator[None]:
             layer._disable_adapters = False
 
 
-def read(components: Mapping[str, nn.Module]) -> Modules:
+def read(components: Mapping[str, nn.Module]) -> dict[str, Change]:
     """What the adapter does to each module. Copies, float32, on the CPU."""
-    found = {}
-    for name, layer in _layers(components):
-        a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-        found[name] = Lora(_copy(a), _copy(b), float(layer.scaling["default"]))
-    return found
+    return {name: _method(layer, "default").of_layer(layer, "default") for name, layer in _layers(components)}
 
 
-def check_read(trainable: Trainable, exported: Modules) -> None:
+def read_layer(layer: Any, adapter: str) -> Change | None:
+    """What a named adapter does to a module; None: it does not."""
+    return _method(layer, adapter).of_layer(layer, adapter) if adapter in getattr(layer, "lora_A", {}) else None
+
+
+def changed_modules(component: nn.Module) -> int:
+    """How many carry an adapter."""
+    return sum(isinstance(module, BaseTunerLayer) for module in component.modules())
+
+
+def _method(layer: Any, adapter: str) -> Method:
+    return next(method for method in METHODS.values() if method.has(layer, adapter))
+
+
+def check_read(trainable: Trainable, exported: AdapterState) -> None:
     """Every trained tensor is in what is exported, bit for bit, each once.
 
     Raises:
@@ -134,11 +165,11 @@ def check_read(trainable: Trainable, exported: Modules) -> None:
         )
 
 
-def _left_out(component: str, named: Mapping[str, nn.Parameter], exported: Modules) -> Iterator[str]:
-    left = {module: [one.down, one.up] for module, one in exported.items()}
+def _left_out(component: str, named: Mapping[str, nn.Parameter], exported: AdapterState) -> Iterator[str]:
+    left = {module: list(one.tensors().values()) for module, one in exported.items()}
     for name, parameter in named.items():
         own = left.get(canonical_name(component, _module_path(name)), [])
-        trained = _copy(parameter)
+        trained = copied(parameter)
         found = next((i for i, t in enumerate(own) if t.shape == trained.shape and torch.equal(t, trained)), None)
         if found is None:
             yield f"{component}.{name}"
@@ -151,11 +182,23 @@ def _module_path(name: str) -> str:
     return re.sub(r"\.(base_layer|lora_\w+)(\..*)?$|\.[^.]+$", "", name, count=1)
 
 
-def base_squares(components: Mapping[str, nn.Module]) -> dict[str, float]:
-    """canonical name -> sum of squares of the frozen weight, of the modules that carry an adapter."""
+def movement(components: Mapping[str, nn.Module], start: AdapterState) -> dict[str, tuple[float, float]]:
+    """canonical name -> norms of its change since `start`, and of the frozen weight, of the modules that carry one."""
     # one at a time: of a quantised base all of them written out would not fit
-    weights = ((name, dense(layer.get_base_layer().weight)) for name, layer in _layers(components))
-    return {name: float(weight.double().square().sum()) for name, weight in weights}
+    found = {}
+    for name, layer in _layers(components):
+        weight, change = dense(layer.get_base_layer().weight), _method(layer, "default").of_layer(layer, "default")
+        found[name] = (distance(change, start.get(name), copied(weight)), float(weight.double().norm()))
+    return found
+
+
+def distance(change: Change, start: Change | None, weight: Tensor) -> float:
+    """The norm of a change of that weight, without another one."""
+    if start is None:
+        return change.norm(weight)
+    if isinstance(change, Lora) and isinstance(start, Lora):
+        return less(change, start).norm(weight)
+    return float((change.delta(weight).double() - start.delta(weight).reshape(change.shape).double()).norm())
 
 
 def _layers(components: Mapping[str, nn.Module]) -> Iterator[tuple[str, Any]]:
@@ -165,32 +208,9 @@ def _layers(components: Mapping[str, nn.Module]) -> Iterator[tuple[str, Any]]:
                 yield canonical_name(component, path), layer
 
 
-def _lora(module: nn.Module, presets: Mapping[str, tuple[str, ...]], config: Adapter, component: str) -> None:
-    chosen = targets(module, presets, _written(config, component))
-    scale = (config.alpha or config.rank) / config.rank
-    ranks = {n: r for p, r in config.ranks.items() for n in chosen if _matches(n, p)}
-    lora = LoraConfig(
-        r=config.rank, lora_alpha=config.rank * scale, target_modules=chosen, lora_dropout=config.dropout,
-        rank_pattern={f"^{n}$": r for n, r in ranks.items()},
-        alpha_pattern={f"^{n}$": r * scale for n, r in ranks.items()},
-    )  # fmt: skip
-    module.requires_grad_(False)
-    inject_adapter_in_model(lora, module)
-
-
-def _full(module: nn.Module, presets: Mapping[str, tuple[str, ...]], config: Adapter, component: str) -> None:
-    module.requires_grad_(True)
-
-
-METHODS: dict[str, Callable[[nn.Module, Mapping[str, tuple[str, ...]], Adapter, str], None]] = {
-    "lora": _lora,
-    "full": _full,
-}
-
-
 def check_ranks(components: Mapping[str, nn.Module], presets: Presets, config: Adapter) -> None:
     """Raises RecipeError when a pattern of adapter.ranks matches no target of any trained component."""
-    if not config.ranks:
+    if not isinstance(config, LowRank) or not config.ranks:
         return
     names = [n for c, module in components.items() for n in targets(module, presets[c], _written(config, c))]
     idle = [p for p in config.ranks if not any(_matches(n, p) for n in names)]
@@ -201,14 +221,9 @@ def check_ranks(components: Mapping[str, nn.Module], presets: Presets, config: A
         )
 
 
-def _written(config: Adapter, component: str) -> str | tuple[str, ...]:
+def _written(config: LowRank, component: str) -> str | tuple[str, ...]:
     return config.text_encoder_targets if component.startswith("text_encoder") else config.targets
 
 
 def _matches(name: str, pattern: str) -> bool:
     return fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")
-
-
-def _copy(weight: Any) -> Tensor:
-    copied: Tensor = weight.detach().float().cpu().clone()
-    return copied

@@ -1,19 +1,54 @@
 """The command line: reads arguments, shows results, prints errors. No logic, and nothing heavy until it is needed."""
 
+import json
 import logging
 import os
 import sys
 import warnings
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
+from finetune import __version__
 from finetune.cli import data, files, sampling, system, training
+from finetune.cli.wording import worded
 from finetune.errors import FinetuneError
 
+
+class Program(TyperGroup):
+    """Options that all commands share may stand before the command, too."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        first = next((i for i, word in enumerate(args) if word not in ("--json", "--quiet", "-q")), len(args))
+        return super().parse_args(ctx, [*args[first:], *args[:first]] if first < len(args) else args)
+
+
 app = typer.Typer(
-    no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None,
-    help="Fine-tune text-to-image diffusion models on a product or a style, and prove that it worked.",
+    cls=Program, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )  # fmt: skip
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"finetune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Fine-tune a text-to-image model on a product or a style, and verify that it worked.
+
+    First time? `finetune quickstart` does the whole job on bundled pictures.
+    With your own pictures: prepare, check, recipes copy, plan, train, sample.
+    """
+
+
 for part in (system, data, training, files, sampling):
     part.register(app)
 
@@ -23,11 +58,19 @@ def main() -> None:
     try:
         app()
     except FinetuneError as e:
-        sys.stderr.write(f"error: {e.problem}\n" + (f"  try: {e.hint}\n" if e.hint else ""))
+        sys.stderr.write(_printed(e, sys.argv[1:]))
         raise SystemExit(e.exit_code) from None
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")
         raise SystemExit(130) from None
+
+
+def _printed(error: FinetuneError, arguments: list[str]) -> str:
+    problem, tried = worded(error, typer.main.get_command(app), arguments)
+    if "--json" in arguments:
+        told = {"error": problem, "try": tried, "exit_code": error.exit_code}
+        return json.dumps(told, ensure_ascii=False) + "\n"
+    return f"error: {problem}\n" + (f"  try: {tried}\n" if tried else "")
 
 
 def hush() -> None:
@@ -36,6 +79,5 @@ def hush() -> None:
         os.environ.setdefault(variable, "error")
     for variable in ("HF_HUB_DISABLE_PROGRESS_BARS", "TF_CPP_MIN_LOG_LEVEL"):
         os.environ.setdefault(variable, "1")
-    for library in ("bitsandbytes", "accelerate"):
-        logging.getLogger(library).setLevel(logging.ERROR)
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")

@@ -14,6 +14,7 @@ from finetune.data import dataset, images
 from finetune.data.captions import Note
 from finetune.data.dataset import Audit, Dataset, Placed
 from finetune.data.folder import Rejected
+from finetune.errors import Action
 
 RESOLUTION_PX = 512
 
@@ -117,11 +118,7 @@ def show_audit(found: Audit, view: View) -> None:
     _show_notes(console, (*found.notes, *view.notes))
     for problem in found.problems:
         console.print(f"[red]problem[/red]  {escape(problem)}", soft_wrap=True)
-    console.print(
-        f"seen {found.seen} = used {len(found.used)} + rejected {len(found.rejected)}"
-        f"   [dim](captions: {_caption_line(found)}{_ignored_line(found)})[/dim]",
-        soft_wrap=True,
-    )
+    console.print(f"[dim]captions: {_caption_line(found)}{_ignored_line(found)}[/dim]", soft_wrap=True)
     if found.card.trigger:
         having, of = found.coverage
         console.print(f"trigger {escape(repr(found.card.trigger))} in {having} of {of} captions")
@@ -131,8 +128,8 @@ def _image_table(view: View) -> Table:
     counted = any(row.tokens is not None for row in view.rows)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("file", overflow="fold")
-    table.add_column("caption trained on", overflow="fold", ratio=1)
-    for name in ("size", f"bucket at {view.resolution}", "cropped", *(["tokens"] if counted else [])):
+    table.add_column("final caption", overflow="fold", ratio=1)
+    for name in ("size", f"trained at {view.resolution}", "cropped", *(["tokens"] if counted else [])):
         table.add_column(name, justify="right", no_wrap=True)
     for row in view.rows:
         example, bucket, loss, _ = row.placed
@@ -159,14 +156,13 @@ def _show_notes(console: Console, notes: Iterable[Note]) -> None:
         console.print(f"[yellow]note[/yellow]     {escape(text + where)}", soft_wrap=True)
 
 
-def show_prepared(made: Dataset, out: Path) -> None:
+def show_prepared(made: Dataset) -> None:
     console, card = Console(highlight=False), made.card
     _show_rejected(console, card.rejected)
     for change, count in card.changes.items():
         console.print(f"[yellow]changed[/yellow]  {escape(change)}: {count} {'image' if count == 1 else 'images'}")
     console.print(f"seen {card.seen} = used {len(made.examples)} + rejected {len(card.rejected)}")
     console.print(f'first caption: "{escape(made.examples[0].caption)}"')
-    console.print(f"wrote [bold]{escape(str(out))}[/bold]   next: finetune check {escape(str(out))}", soft_wrap=True)
 
 
 def _caption_line(found: Audit) -> str:
@@ -182,9 +178,9 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def verdict(path: Path, found: Audit) -> tuple[str, str]:
-    """(problem, hint) after the report, which has named everything."""
+def verdict(path: Path, found: Audit) -> tuple[str, str, Action]:
+    """(problem, hint, next step) after the report, which has named everything."""
     counts = [(len(found.problems), "problem"), (len(found.rejected), "rejected file")]
     said = " and ".join(f"{n} {what}{'s' * (n > 1)}" for n, what in counts if n)
     trouble = " cannot be trained on as it is" if found.problems else ""
-    return f"{path}{trouble}: {said}", dataset.next_step(path, found)
+    return f"{path}{trouble}: {said}", *dataset.next_step(path, found)

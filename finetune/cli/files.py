@@ -1,37 +1,24 @@
 """export, verify, inspect: what is done with adapter files."""
 
-import json
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from finetune.choices import Dtype, Layout
+from finetune.cli.options import AsJson, Output, Quiet
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.table import Table
 
+    from finetune.errors import Action
     from finetune.files.inspection import Inspection
     from finetune.proof.verify import Report
 
 _SHOWN = 8  # lines of a list on the one screen; --json has all
-
-
-class Layout(StrEnum):
-    universal = "universal"
-    diffusers = "diffusers"
-    peft = "peft"
-    merged = "merged"
-
-
-class Dtype(StrEnum):
-    float32 = "float32"
-    float16 = "float16"
-    bfloat16 = "bfloat16"
-
-
-BaseOption = Annotated[str, typer.Option(help="pocket, a diffusers folder, a .safetensors checkpoint or a hub id.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -41,72 +28,82 @@ def register(app: typer.Typer) -> None:
 
 
 def export(
-    source: Annotated[Path, typer.Option("--from", help="A LoRA file, a PEFT directory or a run folder.")],
-    layout: Annotated[Layout, typer.Option(help="universal is what every program reads.")] = Layout.universal,
-    out: Annotated[Path | None, typer.Option(help="File (folder for peft and merged); must not exist.")] = None,
-    base: BaseOption = "",
-    dtype: Annotated[Dtype, typer.Option(help="Of the weights written.")] = Dtype.float32,
+    source: Annotated[Path, typer.Option("--from", help="A LoRA file, a PEFT folder or a run's folder.")],
+    layout: Annotated[
+        Layout, typer.Option(help="universal: one file that every program reads. merged: a whole pipeline.")
+    ] = "universal",
+    out: Annotated[
+        Path | None, typer.Option(help="New file; for peft and merged a new folder.", show_default="NAME-LAYOUT")
+    ] = None,
+    base: Annotated[str, typer.Option(help="Base model to verify the result in.", show_default="not verified")] = "",
+    dtype: Annotated[Dtype, typer.Option(help="Number format of the file. float32 loses nothing.")] = "float32",
+    as_json: AsJson = False,
 ) -> None:
-    """Write an adapter in another layout.
+    """Convert an adapter to another layout.
 
-    Whoever made it; with --base it is also proved in that base.
+    Converts LoRA files from any trainer; give --base to verify the result.
     """
     from finetune.proof.export import convert
 
-    if layout is Layout.merged and not base:
+    if layout == "merged" and not base:
         base = _run_base(source)
-    suffix = ".safetensors" if layout in (Layout.universal, Layout.diffusers) else ""
-    target = out or Path(f"{source.resolve().name.removesuffix('.safetensors')}-{layout.value}{suffix}")
-    off = convert(source, layout.value, target, base, dtype.value)
-    if layout is Layout.merged:
-        typer.echo(f"{target}: the merged pipeline; rounding to {dtype.value} lost {off:.2%} of the change")
+    suffix = ".safetensors" if layout in ("universal", "diffusers") else ""
+    target = out or Path(f"{source.resolve().name.removesuffix('.safetensors')}-{layout}{suffix}")
+    off = convert(source, layout, target, base, dtype)
+    output = Output(as_json)
+    output.json({"path": str(target), "layout": layout, "dtype": dtype, "difference": off, "verified": bool(base)})
+    if layout == "merged":
+        output.result(f"{target}: the merged pipeline; rounding to {dtype} lost {off:.2%} of the change")
     else:
-        typer.echo(f"{target}: written and re-opened; differs from its source by {off:.1e}")
+        output.result(f"{target}: written and read back; differs from its source by {off:.1e}")
 
 
 def verify(
-    file: Annotated[Path, typer.Argument(help="A LoRA file or PEFT directory, of any origin.")],
-    base: BaseOption = "",
-    run: Annotated[Path | None, typer.Option(help="The run folder that trained it, to compare with.")] = None,
-    base_bits: Annotated[
-        int | None, typer.Option(help="4: open the base's denoiser in nf4, where it would not fit in full.")
+    file: Annotated[Path, typer.Argument(help="A LoRA file or PEFT folder, from any trainer.")],
+    base: Annotated[
+        str, typer.Option(help="Base model to load the file into.", show_default="the one that the file names")
+    ] = "",
+    run: Annotated[
+        Path | None, typer.Option(help="Folder of the run that trained it, to compare the file with.")
     ] = None,
-    as_json: JsonOption = False,
+    base_bits: Annotated[
+        int | None,
+        typer.Option(help="4: load the denoiser in 4 bits (about 1/4 of the memory).", show_default="in full"),
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Prove an adapter file in a fresh base.
+    """Verify an adapter file in a freshly loaded base.
 
-    Read it strictly, load it as users do, and measure what it does.
-    Exit 0: verified; 5: it fails; 2: it cannot be read at all (truncated, pickled, no safetensors).
+    Every weight must be used, and stock diffusers must read the file to the same effect. Exit code 0: verified; 5: it
+    fails; 2: it cannot be read at all (cut short, pickled, no safetensors file).
     """
-    from finetune.errors import InputError, VerifyError
+    from finetune.errors import VerifyError
     from finetune.files import layouts
     from finetune.proof.verify import verify as check
 
-    if base_bits not in (None, 4):
-        raise InputError(f"--base-bits {base_bits}: the denoiser has 4, or all", "4")
     base = base or _base_of(file, run)
-    live = layouts.read(run / "adapter" / "peft").modules if run else None
-    report = check(file, base, live, base_bits)
-    if as_json:
-        typer.echo(json.dumps(asdict(report), indent=2))
-    else:
+    trained = layouts.read(run / "adapter" / "peft").modules if run else None
+    report, output = check(file, base, trained, base_bits), Output(as_json, quiet)
+    output.json(asdict(report))
+    if output.details:
         _show_report(report)
+    output.result("verified" if report.ok else "NOT verified")
     if not report.ok:
         more = f" (and {len(report.problems) - 1} more)" if len(report.problems) > 1 else ""
-        raise VerifyError(f"{file}: {report.problems[0]}{more}", _advice(report))
+        raise VerifyError(f"{file}: {report.problems[0]}{more}", *_advice(report))
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(help="A LoRA file, PEFT directory or run folder.")],
-    as_json: JsonOption = False,
+    file: Annotated[Path, typer.Argument(help="A LoRA file, PEFT folder or run's folder.")],
+    as_json: AsJson = False,
 ) -> None:
-    """Show what an adapter file holds; needs no base."""
+    """Show what an adapter file holds. No base is needed."""
     from finetune.files.inspection import inspect as look
 
     found = look(file)
-    if as_json:
-        typer.echo(json.dumps(asdict(found), indent=2))
-    else:
+    Output(as_json).json(asdict(found))
+    if not as_json:
         _show_inspection(found)
 
 
@@ -120,7 +117,7 @@ def _base_of(file: Path, run: Path | None) -> str:
             return _run_base(folder)
     said = layouts.read(file).metadata.get("finetune.base", "")
     if not said:
-        raise BaseError(f"{file} does not say what base it was made for", "say --base")
+        raise BaseError(f"{file} does not say what base it was made for", "name it: `base`")
     return said
 
 
@@ -131,48 +128,56 @@ def _run_base(run: Path) -> str:
     return recipe.load(file).recipe.base if file.is_file() else ""
 
 
-def _advice(report: "Report") -> str:
+def _advice(report: "Report") -> "tuple[str] | tuple[str, Action]":
+    from finetune.errors import action
+
     if any("made for" in problem for problem in report.problems):
-        return "verify it with the base it was made for"
+        return ("verify it with the base it was made for",)
     if any("changed after" in problem for problem in report.problems) or report.live is not None:
-        return "export it again from the run: finetune export --from RUN"
-    return "get the file again; `finetune export --from FILE --layout universal` repairs names and scales"
+        return "export it again from the run that trained it", action("export", source="RUN")
+    return "get the file again; or repair names and scales", action("export", source=report.file)
 
 
 def _output(change: float | None) -> str:
-    return "" if change is None else f", output by {change:.2e}"
+    return "" if change is None else f", output by {change:.2%}"
 
 
 def _show_report(report: "Report") -> None:
     rows = [
         ("layout", report.layout),
-        ("modules", f"{report.hit} of {report.expected} expected"),
+        ("modules", f"{report.hit} of {report.expected} expected were found"),
         ("unused keys", str(len(report.unused))),
         ("rank", _counts(report.ranks)),
         ("alpha", _counts(report.alphas)),
     ]
     rows += [
-        (e.component, f"{e.modules} modules change; weights by {e.weight:.2e}{_output(e.output)}")
+        (e.component, f"{e.modules} modules changed: weights by {e.weight:.2%}{_output(e.output)}")
         for e in report.effects
     ]
     rows += [
-        ("in stock diffusers", _off(report.stock, "not loaded")),
-        ("against the live model", _off(report.live, "no run given")),
+        ("stock diffusers", _off(report.stock, "did not load it")),
+        ("trained model", _off(report.live, "not compared; name its run with --run")),
     ]
     table = _table(f"{report.file} on {report.base}", rows)
     _print(table, [f"problem: {p}" for p in report.problems[:_SHOWN]], len(report.problems) - _SHOWN)
     _print(None, [f"note: {f}" for f in report.findings[:_SHOWN]], len(report.findings) - _SHOWN)
-    typer.echo("verified" if report.ok else "NOT verified")
+
+
+def _size(norms: "Sequence[float | None]") -> str:
+    """Of a whole component's change, where it does not depend on the base."""
+    told = [norm for norm in norms if norm is not None]
+    return f", change {sum(norm * norm for norm in told) ** 0.5:.3g}" if len(told) == len(norms) else ""
 
 
 def _show_inspection(found: "Inspection") -> None:
     norms = {c: [p.norm for p in found.modules if p.module.startswith((c, f"lora_{c[:2]}"))] for c in found.components}
     rows = [
         ("layout", found.layout),
+        ("method", found.method),
         ("size", f"{found.size_bytes / 1e6:.2f} MB, {found.tensors} tensors, {_counts(found.dtypes)}"),
         ("rank", _counts(found.ranks)),
         ("rank as trained", _counts(found.trained_ranks) if found.trained_ranks.keys() != found.ranks.keys() else ""),
-        *((c, f"{n} modules, change {sum(x * x for x in norms[c]) ** 0.5:.3g}") for c, n in found.components.items()),
+        *((c, f"{n} modules{_size(norms[c])}") for c, n in found.components.items()),
         ("trigger", found.trigger),
         ("base", " ".join(filter(None, (found.base, found.base_version)))),
         ("licence", found.license),
@@ -214,4 +219,4 @@ def _counts(values: dict[str, int]) -> str:
 
 
 def _off(value: float | None, otherwise: str) -> str:
-    return otherwise if value is None else f"worst module differs by {value:.1e}"
+    return otherwise if value is None else f"the same; the worst module differs by {value:.1e}"

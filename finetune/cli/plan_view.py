@@ -1,4 +1,4 @@
-"""A plan as tables, and as JSON."""
+"""A plan as answers, tables and JSON. Imports torch."""
 
 import json
 
@@ -7,56 +7,107 @@ from rich.markup import escape
 from rich.table import Table
 
 from finetune import recipe
-from finetune.planning.plan import Component, Plan, encoder_bytes
+from finetune.doctor import device_memory
+from finetune.planning.footprint import Component, encoder_bytes
+from finetune.planning.plan import Plan
 from finetune.training.preflight import Measured
 
 
 def show(plan: Plan, components: list[Component], measured: Measured | None, activations: int | None = None) -> None:
-    """Settings with their sources, the arithmetic of the run, buckets, memory."""
+    """Answers first: length, time, memory, what is trained, whether it fits; then buckets, components and settings."""
     console = Console(highlight=False)
-    for table in (_settings(plan), _buckets(plan), _memory(components)):
-        console.print(table)
+    for label, text in answers(plan, components, measured, activations).items():
+        console.print(_answer(label, text))
+    for table in (_buckets(plan), _memory(components), _settings(plan)):
         console.print()
-    for line in lines(plan, components, measured, activations):
-        console.print(escape(line), soft_wrap=True)
+        console.print(table)
 
 
-def lines(
+def answers(
     plan: Plan, components: list[Component], measured: Measured | None, activations: int | None = None
-) -> list[str]:
-    """The sentences under the tables; activations: bytes, None when only a real step can tell."""
-    config, visits, facts = plan.recipe, plan.visits(), plan.facts
-    images, low, high = plan.train.schedule.images, min(visits.values()), max(visits.values())
-    each = f"{low}" if low == high else f"{low} to {high}"
-    alpha = config.adapter.alpha or config.adapter.rank
-    said = [
-        f"base       {facts.described()}; read from {facts.evidence}",
-        f"identity   {images} images x {plan.samples / images:g} visits = {plan.samples} samples"
-        f" = {_steps(plan)}; each image is seen {each} times",
-        *filter(None, [_cycled(plan)]),
-    ]
-    if plan.held_out:
-        said.append(f"held out   {len(plan.held_out)} images, never trained on")
+) -> dict[str, str]:
+    """Label -> sentence; activations: bytes, None when only a real step can tell."""
+    config, facts = plan.recipe, plan.facts
+    told = {"length": _length(plan), "time": _time_needed(plan, measured)}
+    told["memory"] = _memory_needed(plan, components, measured, activations)
+    told["trains"] = _trained(plan, components)
     if plan.prior:
-        said.append(f"prior      {plan.prior.schedule.images} class images, as many views as the training images")
-    if config.prior.mode == "self":
-        said.append("prior      the base's own prediction, on every training view without the trigger")
-    if config.adapter.method == "lora":
-        said.append(f"scale      alpha / rank = {alpha:g} / {config.adapter.rank} = {alpha / config.adapter.rank:g}")
+        told["prior"] = f"{plan.prior.schedule.images} class images, shown as often as the training images"
+    if config.prior.mode == "own_prediction":
+        told["prior"] = "every training image also without the trigger, where the base's own prediction is kept"
+    if plan.held_out:
+        told["held out"] = f"{len(plan.held_out)} images are never trained on and measure the loss"
+    if padded := _padded(plan):
+        told["padded"] = padded
+    told["base"] = f"{config.base}: {facts.described()}; read from {facts.evidence}"
+    told["verdict"] = _verdict(needed_bytes(plan, components, measured, activations), *device_memory())
+    return told
+
+
+def needed_bytes(
+    plan: Plan, components: list[Component], measured: Measured | None, activations: int | None
+) -> int:  # fmt: skip
+    """Of the device's memory at the peak: in training, or while a text encoder reads captions."""
+    training = sum(c.bytes for c in components) + (activations or 0)
+    return max(training, measured.peak_bytes if measured else 0, *encoder_bytes(plan).values(), 0)
+
+
+def _length(plan: Plan) -> str:
+    images, visits = plan.train.schedule.images, plan.visits()
+    low, high = min(visits.values()), max(visits.values())
+    each = f"{low}" if low == high else f"{low} to {high}"
+    return f"{_steps(plan)} = {plan.samples} samples; each of the {images} images is seen {each} times"
+
+
+def _time_needed(plan: Plan, measured: Measured | None) -> str:
+    if measured is None:
+        return "not known yet; --measure takes one real step and tells the time and the peak memory"
+    each = f"{plan.steps} steps of {measured.seconds:.2f} s at the largest size"
+    return f"about {_time(measured.seconds * plan.steps)}: {each}"
+
+
+def _memory_needed(
+    plan: Plan, components: list[Component], measured: Measured | None, activations: int | None
+) -> str:  # fmt: skip
     state = sum(c.bytes for c in components)
-    on_top = "activations come on top" if activations is None else f"about {_size(activations)} of activations on top"
-    said.append(f"memory     {_size(state)} of weights, gradients and optimizer state, exactly; {on_top}")
-    for encoder, size in encoder_bytes(plan).items():
-        said.append(f"captions   {encoder} takes {_size(size)} while it reads them, and is let go before training")
+    parts = f"{_size(state)} for weights, gradients and optimizer state"
+    more = "activations come on top" if activations is None else f"about {_size(activations)} for activations"
+    told = f"about {_size(state + (activations or 0))}: {parts}, {more}"
     if measured:
-        eta = measured.seconds * plan.steps
-        said.append(
-            f"measured   {measured.seconds:.2f} s a step at the largest bucket, peak {_size(measured.peak_bytes)};"
-            f" about {_time(eta)} for {plan.steps} steps"
-        )
-    else:
-        said.append("           --measure takes one real step: peak memory, and how long the run will take")
-    return said
+        told += f"; measured peak {_size(measured.peak_bytes)}"
+    for encoder, size in encoder_bytes(plan).items():
+        told += f"; {encoder} takes {_size(size)} while it reads the captions and is unloaded before training"
+    return told
+
+
+def _trained(plan: Plan, components: list[Component]) -> str:
+    config = plan.recipe.adapter
+    trained = [c for c in components if c.trainable]
+    names = ", ".join(f"{c.name} ({c.modules} modules)" if c.modules else c.name for c in trained)
+    count = sum(c.trainable for c in trained)
+    if not isinstance(config, recipe.LowRank):
+        return f"all weights of {names}: {count:,} parameters"
+    scale = f"alpha / rank = {config.alpha:g} / {config.rank} = {config.alpha / config.rank:g}"
+    return f"{_METHODS.get(config.method, config.method)} in {names}: {count:,} parameters; scaled by {scale}"
+
+
+_METHODS = {"lora": "a LoRA", "dora": "a DoRA"}
+
+
+def _verdict(needed: int, device: str, free: int) -> str:
+    room = f"{_size(free)} free on {device}"
+    if needed > free:
+        return f"does not fit: about {_size(needed)} needed, {room}; lower data.resolution or train.batch first"
+    return f"fits: about {_size(needed)} needed, {room}"
+
+
+def _answer(label: str, text: str) -> Table:
+    """A label with its sentence beside it, wrapped in its own column."""
+    table = Table.grid(padding=(0, 1))
+    table.add_column(width=8, style="bold")
+    table.add_column(overflow="fold")
+    table.add_row(label, escape(text))
+    return table
 
 
 def as_json(
@@ -79,25 +130,26 @@ def as_json(
         "components": [c._asdict() for c in components],
         "bytes": sum(c.bytes for c in components),
         "activation_bytes": activations,
+        "needed_bytes": needed_bytes(plan, components, measured, activations),
+        "device": dict(zip(("name", "free_bytes"), device_memory(), strict=True)),
         "encoder_bytes": encoder_bytes(plan),
         "measured": None if measured is None else measured._asdict() | {"eta_seconds": measured.seconds * plan.steps},
     }  # fmt: skip
 
 
 def _settings(plan: Plan) -> Table:
-    """Every setting as TOML writes it; what was left as it comes is dim."""
+    """Every setting as TOML writes it; defaults are dim."""
     table = _table("setting", "value", "from")
     table.columns[1].overflow, table.columns[1].no_wrap = "fold", False
     for key in recipe.keys():
-        found = _value(plan, key)
-        source = plan.sources.get(key, "default")
-        if found is not None:
-            table.add_row(key, escape(_toml(found)), source, style="" if source != "default" else "dim")
+        value, source = _value(plan, key), plan.sources.get(key, "default")
+        if value is not None:
+            table.add_row(key, escape(_toml(value)), source, style="" if source != "default" else "dim")
     return table
 
 
 def _buckets(plan: Plan) -> Table:
-    table = _table("bucket, px", "images", "batches an epoch", "visits an epoch", "worst crop loss")
+    table = _table("size in px", "images", "batches/epoch", "views/epoch", "cropped at most")
     for row in plan.buckets():
         table.add_row(
             f"{row.bucket.width} x {row.bucket.height}", str(row.images), str(row.batches), f"{row.weight:.2f}",
@@ -107,15 +159,12 @@ def _buckets(plan: Plan) -> Table:
 
 
 def _memory(components: list[Component]) -> Table:
-    averaged = ["running mean"] if any(c.mean_bytes for c in components) else []
-    table = _table(
-        "component", "parameters", "trained", "modules", "weights", "gradients", "optimizer state", *averaged
-    )
+    ema = ["EMA"] if any(c.mean_bytes for c in components) else []
+    table = _table("component", "parameters", "trained", "weights", "gradients", "optimizer", *ema)
     for c in components:
         table.add_row(
-            c.name, f"{c.parameters:,}", f"{c.trainable:,}", str(c.modules or "-"), _size(c.weight_bytes),
-            _size(c.gradient_bytes), _size(c.optimizer_bytes),
-            *[_size(c.mean_bytes) for _ in averaged],
+            c.name, _count(c.parameters), _count(c.trainable), _size(c.weight_bytes), _size(c.gradient_bytes),
+            _size(c.optimizer_bytes), *[_size(c.mean_bytes) for _ in ema],
         )  # fmt: skip
     return table
 
@@ -128,20 +177,24 @@ def _table(first: str, *columns: str) -> Table:
     return table
 
 
+def _count(n: int) -> str:
+    return f"{n / 1e9:.2f} B" if n >= 10**9 else f"{n / 1e6:.2f} M" if n >= 10**6 else f"{n:,}"
+
+
 def _toml(found: object) -> str:
     if isinstance(found, dict):
         return "{" + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in found.items()) + "}"
     return json.dumps(found, ensure_ascii=False)
 
 
-def _cycled(plan: Plan) -> str:
-    """Which buckets show some images twice an epoch, "" when none does."""
+def _padded(plan: Plan) -> str:
+    """Which buckets show some images twice an epoch; empty when none does."""
     filled = [row for row in plan.buckets() if row.weight > 1]
     if not filled:
         return ""
     names = ", ".join(f"{row.bucket.width} x {row.bucket.height}" for row in filled[:4])
     more = f" and {len(filled) - 4} more" if len(filled) > 4 else ""
-    return f"filling    {names}{more}: no whole number of batches; filled up in turn with images of the same bucket"
+    return f"{names}{more}: the last batch is completed with repeated images of the same size"
 
 
 def _steps(plan: Plan) -> str:
@@ -152,7 +205,7 @@ def _steps(plan: Plan) -> str:
     factors += [f"{train.accumulate} accumulated"] if train.accumulate > 1 else []
     factors += [f"{world} ranks"] if world > 1 else []
     product = f" ({' x '.join(factors)})" if len(factors) > 1 else ""
-    return f"{whole} steps x {batch}{product}" + (f" + 1 step of {rest}" if rest else "")
+    return f"{whole} steps x {batch} images{product}" + (f" + 1 step of {rest}" if rest else "")
 
 
 def _value(plan: Plan, key: str) -> object:
@@ -163,6 +216,8 @@ def _value(plan: Plan, key: str) -> object:
 
 
 def _size(n: int) -> str:
+    if n >= 100 * 2**30:
+        return f"{n / 2**30:.1f} GiB"
     return f"{n / 2**30:.2f} GiB" if n >= 2**30 else f"{n / 2**20:.1f} MiB" if n >= 2**20 else f"{n / 2**10:.1f} KiB"
 
 

@@ -6,31 +6,32 @@ from rich.console import Console
 
 from finetune import recipe
 from finetune import resources as shipped
+from finetune.cli.options import Output
 from finetune.errors import RunError
 
 NAMES = {"product": "cup", "style": "brand"}
 
 
-def quickstart(out: Path, kind: str) -> None:
+def quickstart(out: Path, kind: str, output: Output) -> None:
     from finetune.cli.training_view import train
 
     if out.exists() and any(out.iterdir()):
-        raise RunError(f"{out} is not empty", f"--out {out}-2, or remove it")
-    console = Console()
-    console.print(f"[bold]1 prepare[/]  the example {kind}: {shipped.EXAMPLES / kind}", highlight=False, soft_wrap=True)
+        raise RunError(f"{out} is not empty", f"choose another folder, such as {out}-2 (`out`), or remove it")
+    console = Console(highlight=False, quiet=output.quiet)
+    console.print(f"[bold]1 prepare[/]  the example {kind}: {shipped.EXAMPLES / kind}", soft_wrap=True)
     _prepare(kind, out / "data", console)
     console.print(
-        f"[bold]2 train, export, verify, sample[/]  recipe pocket-{kind} on the base `pocket`", highlight=False
+        f"[bold]2 train, export, verify, sample[/]  recipe pocket-{kind} on the base `pocket`", soft_wrap=True
     )
     loaded = recipe.load(Path(f"pocket-{kind}"), [f"data.path={out / 'data'}", f"name={NAMES[kind]}"])
-    train(loaded, out / "run", resume=False)
-    console.print(f"yours: finetune prepare PHOTOS --out my-data --trigger sks --class-word mug\n"
-                  f"       finetune recipes copy pocket-{kind} mine.toml", highlight=False, soft_wrap=True)  # fmt: skip
+    train(loaded, out / "run", False, output)
+    console.print("with your own pictures:\n  finetune prepare PHOTOS --out my-data --trigger sks --class-word mug\n"
+                  f"  finetune recipes copy pocket-{kind} mine.toml", soft_wrap=True)  # fmt: skip
 
 
 def _prepare(kind: str, out: Path, console: Console) -> None:
     from finetune.data import dataset
 
-    found = dataset.prepare(shipped.EXAMPLES / kind, out)
-    console.print(f"           {len(found.examples)} images, trigger {found.trigger!r}; first caption: "
-                  f"{found.examples[0].caption!r}", highlight=False, soft_wrap=True)  # fmt: skip
+    made = dataset.prepare(shipped.EXAMPLES / kind, out)
+    console.print(f"           {len(made.examples)} images, trigger {made.trigger!r}; first caption: "
+                  f"{made.examples[0].caption!r}", soft_wrap=True)  # fmt: skip

@@ -1,17 +1,13 @@
-"""`sample`: pictures, with adapters or without."""
+"""`sample`: generate pictures, with adapters or without."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-
-class Precision(StrEnum):
-    auto = "auto"
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp16 = "fp16"
+from finetune.choices import Precision
+from finetune.cli.options import AsJson, Base, Output, Quiet
+from finetune.sampling.request import STEPS
 
 
 def register(app: typer.Typer) -> None:
@@ -19,37 +15,57 @@ def register(app: typer.Typer) -> None:
 
 
 def sample(
-    base: Annotated[str, typer.Option(help="`pocket`, a folder, a .safetensors checkpoint or a hub id.")],
-    out: Annotated[Path, typer.Option("--out", help="A folder for the pictures.")],
-    prompt: Annotated[list[str] | None, typer.Option(help="May be repeated.")] = None,
-    prompts: Annotated[Path | None, typer.Option(help="A text file, one prompt a line.")] = None,
-    adapter: Annotated[list[str] | None, typer.Option(help="FILE, or FILE:weight. May be repeated.")] = None,
-    negative: Annotated[str, typer.Option(help="What the picture should not show.")] = "",
-    seed: Annotated[int, typer.Option(min=0, help="Of the first picture; each further one adds 1.")] = 0,
-    steps: Annotated[int, typer.Option(min=1)] = 25,
-    guidance: Annotated[float | None, typer.Option(min=0, help="0 or 1: none. Default: the base's usual.")] = None,
-    scheduler: Annotated[str, typer.Option(help="ddim, dpm++, euler, ...; default: the base's own.")] = "",
-    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT in px; default: the base's own.")] = "",
-    count: Annotated[int, typer.Option(min=1, help="Pictures a prompt.")] = 1,
+    base: Base,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")],
+    prompt: Annotated[list[str] | None, typer.Option(help="What to show. May be repeated.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Text file with one prompt a line.")] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(help="Adapter as FILE or FILE:weight, such as mug.safetensors:0.8. May be repeated."),
+    ] = None,
+    negative: Annotated[str, typer.Option(help="Negative prompt: what the picture should not show.")] = "",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first picture, then +1 for each further one.")] = 0,
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps; usually 20 to 50.")] = STEPS,
+    guidance: Annotated[
+        float | None,
+        typer.Option(min=0, help="How strictly to follow the prompt; 1 turns it off.", show_default="the base's usual"),
+    ] = None,
+    scheduler: Annotated[
+        str, typer.Option(help="Sampling method, such as ddim, dpm++ or euler.", show_default="the base's own")
+    ] = "",
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT in px.", show_default="the base's own")] = "",
+    count: Annotated[int, typer.Option(min=1, help="Pictures for each prompt.")] = 1,
     merged: Annotated[
-        bool, typer.Option("--merged", help="Merge the adapters into the weights first, in float32.")
+        bool, typer.Option("--merged", help="Merge the adapters into the weights before generating.")
     ] = False,
     precision: Annotated[
-        Precision, typer.Option(help="Of the arithmetic. auto: bf16 or fp16 on a GPU, fp32 on a CPU.")
-    ] = Precision.auto,
+        Precision, typer.Option(help="Compute precision. auto: bf16 or fp16 on a GPU, fp32 on a CPU.")
+    ] = "auto",
     base_bits: Annotated[
-        int | None, typer.Option(help="4: the denoiser (nf4), in down to a quarter of the memory.")
+        int | None,
+        typer.Option(help="4: load the denoiser in 4 bits (about 1/4 of the memory).", show_default="in full"),
     ] = None,
     text_encoder_bits: Annotated[
-        int | None, typer.Option(help="8 or 4, of a large text encoder (T5, a language model).")
+        int | None,
+        typer.Option(
+            help="4 or 8: load a large text encoder (T5, a language model) in so many bits.", show_default="in full"
+        ),
     ] = None,
-    no_safety_checker: Annotated[bool, typer.Option("--no-safety-checker", help="Noted in each picture.")] = False,
+    no_safety_checker: Annotated[
+        bool, typer.Option("--no-safety-checker", help="Turn the base's safety checker off (recorded in the PNG).")
+    ] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Make pictures, with adapters or without."""
-    from finetune.cli import sampling_view
+    """Generate pictures, with adapters or without.
 
-    order = sampling_view.Order(
-        base, tuple(prompt or ()), prompts, tuple(adapter or ()), negative, seed, steps, guidance, scheduler, size,
-        count, merged, not no_safety_checker, out, precision.value, base_bits, text_encoder_bits,
-    )  # fmt: skip
-    sampling_view.sample(order)
+    Each PNG records how it was made; sheet.png shows all of them together.
+    """
+    from finetune.cli import sampling_view
+    from finetune.sampling.request import AdapterWeight, SampleSet, SessionOptions
+
+    named = [*(prompt or ()), *(sampling_view.lines(prompts) if prompts else ())]
+    wanted = SampleSet(named, negative, seed, count, steps, guidance, sampling_view.size(size))
+    options = SessionOptions(precision, base_bits, text_encoder_bits, scheduler, not no_safety_checker, merged)
+    adapters = [AdapterWeight.of(text) for text in adapter or ()]
+    sampling_view.sample(base, wanted, out, adapters, options, Output(as_json, quiet))

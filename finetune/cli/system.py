@@ -5,8 +5,13 @@ from typing import Annotated
 
 import typer
 
-cache = typer.Typer(no_args_is_help=True, help="What is kept of encoded images and captions.")
-CacheRoot = Annotated[Path | None, typer.Option("--root", help="Default: FINETUNE_CACHE, or the user's cache folder.")]
+from finetune.cli.options import AsJson, Output, Quiet
+
+cache = typer.Typer(no_args_is_help=True, help="Show or clear the cache of encoded images and captions.")
+CacheRoot = Annotated[
+    Path | None,
+    typer.Option("--root", help="Another cache folder.", show_default="FINETUNE_CACHE, or the user's cache folder"),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -16,42 +21,44 @@ def register(app: typer.Typer) -> None:
 
 
 def quickstart(
-    out: Annotated[Path, typer.Option("--out", help="A new folder.")] = Path("quickstart"),
-    style: Annotated[bool, typer.Option(help="Learn the example brand style, not the example product.")] = False,
+    out: Annotated[Path, typer.Option("--out", help="A new folder for everything that is made.")] = Path("quickstart"),
+    style: Annotated[bool, typer.Option("--style", help="Train the example style instead of the product.")] = False,
+    quiet: Quiet = False,
 ) -> None:
-    """The whole job on the bundled example, in minutes.
+    """Do the whole job on bundled pictures, in minutes.
 
-    Prepare, train, export, verify, sample: on a CPU, without the network.
+    Prepares, trains, exports, verifies and samples: on a CPU, without the network.
     """
     from finetune.cli import quickstart_view
 
-    quickstart_view.quickstart(out, "style" if style else "product")
+    quickstart_view.quickstart(out, "style" if style else "product", Output(quiet=quiet))
 
 
-def doctor() -> None:
-    """Is this machine fit to train?
+def doctor(as_json: AsJson = False, quiet: Quiet = False) -> None:
+    """Check that this machine can train.
 
-    Versions, one step of each optimizer, a kernel on each GPU, disk and memory.
+    Checks versions, one step of each optimizer, a computation on each GPU, disk and memory.
     """
     from finetune.cli import doctor_view
 
-    doctor_view.doctor()
+    doctor_view.doctor(Output(as_json, quiet))
 
 
 @cache.command("info")
-def cache_info(root: CacheRoot = None) -> None:
-    """Where the cache is, and what it holds."""
+def cache_info(root: CacheRoot = None, as_json: AsJson = False) -> None:
+    """Show where the cache is, and what it holds."""
     from finetune.encoding import cache as store
 
-    found = store.usage(root or store.default_root())
-    typer.echo(f"{found.root}: {found.images} images, {found.captions} captions, {found.bytes / 2**20:.1f} MiB")
+    held, output = store.usage(root or store.default_root()), Output(as_json)
+    output.json({**held._asdict(), "root": str(held.root)})
+    output.result(f"{held.root}: {held.images} images, {held.captions} captions, {held.bytes / 2**20:.1f} MiB")
 
 
 @cache.command("clear")
 def cache_clear(root: CacheRoot = None) -> None:
-    """Remove all of it; it is made again when needed."""
+    """Remove everything in the cache; what is needed is encoded again."""
     from finetune.encoding import cache as store
 
-    found = store.usage(root or store.default_root())
-    store.clear(found.root)
-    typer.echo(f"{found.root}: {found.bytes / 2**20:.1f} MiB freed")
+    held = store.usage(root or store.default_root())
+    store.clear(held.root)
+    typer.echo(f"{held.root}: {held.bytes / 2**20:.1f} MiB freed")

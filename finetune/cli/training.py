@@ -1,20 +1,21 @@
 """`recipes`, `plan` and `train`."""
 
-import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from finetune import recipe
+from finetune import recipe as recipe_files
 from finetune import resources as shipped
+from finetune.cli.options import AsJson, Output, Quiet
 
-Sets = Annotated[list[str] | None, typer.Option("--set", help="Another value: table.key=value. May be repeated.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-RecipePath = Annotated[Path, typer.Argument(help="A recipe file, or the name of a shipped one.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="Override one value: table.key=value. May be repeated.")]
+RecipeFile = Annotated[Path, typer.Argument(help="A recipe file, or the name of a shipped recipe.")]
+RecipeName = Annotated[Path, typer.Argument(help="A name that `recipes list` shows.")]
 
-recipes = typer.Typer(no_args_is_help=True, help="The shipped recipes.")
+recipes = typer.Typer(no_args_is_help=True, help="List, show or copy the recipes that come with finetune.")
 
 
 def register(app: typer.Typer) -> None:
@@ -25,78 +26,99 @@ def register(app: typer.Typer) -> None:
 
 @recipes.command("list")
 def list_recipes(as_json: AsJson = False) -> None:
-    """Name the shipped recipes, and how much memory of a GPU each is made for."""
+    """List the shipped recipes, and the GPU memory each one is made for."""
     rows = [(p.stem, *_about(p.read_text(encoding="utf-8"))) for p in _shipped()]
-    if as_json:
-        typer.echo(json.dumps([{"name": n, "gpu_gb": gpu, "about": about} for n, gpu, about in rows], indent=1))
-        return
-    width = max(len(name) for name, *_ in rows)
+    output, width = Output(as_json), max(len(name) for name, *_ in rows)
+    output.json([{"name": n, "gpu_gb": gpu, "about": about} for n, gpu, about in rows], indent=1)
     for name, gpu, about in rows:
-        typer.echo(f"{name:<{width}}  {f'{gpu} GB' if gpu else '-':>5}  {about}")
+        output.result(f"{name:<{width}}  {f'{gpu} GB' if gpu else '-':>5}  {about}")
 
 
 @recipes.command("show")
-def show_recipe(name: Annotated[Path, typer.Argument(help="A name of `recipes list`.")]) -> None:
+def show_recipe(name: RecipeName, as_json: AsJson = False) -> None:
     """Print a recipe."""
-    typer.echo(recipe.find(name).read_text(encoding="utf-8"), nl=False)
+    text = recipe_files.whole_text(recipe_files.find(name))
+    Output(as_json).json({"name": name.stem, "text": text, "settings": tomllib.loads(text)})
+    if not as_json:
+        typer.echo(text, nl=False)
 
 
 @recipes.command("copy")
 def copy_recipe(
-    name: Annotated[Path, typer.Argument(help="A name of `recipes list`.")],
-    to: Annotated[Path | None, typer.Argument(help="Where to. Default: NAME.toml here.")] = None,
+    name: RecipeName,
+    to: Annotated[
+        Path | None, typer.Argument(help="Where to write it.", show_default="NAME.toml in this folder")
+    ] = None,
 ) -> None:
-    """Copy a recipe, to change it."""
+    """Copy a recipe, so that you can change it."""
     from finetune.errors import RunError
 
-    source = recipe.find(name)
+    source = recipe_files.find(name)
     target = to / source.name if to and to.is_dir() else to or Path(source.name)
     if target.exists():
-        raise RunError(f"{target} exists", "another name")
+        raise RunError(f"{target} exists", "choose another name")
     try:
-        target.write_bytes(source.read_bytes())
+        target.write_text(recipe_files.whole_text(source), encoding="utf-8")
     except OSError as e:
-        raise RunError(f"cannot write {target}: {e.strerror}", "another place") from e
-    typer.echo(f"{target}: change it, then `finetune plan {target}`")
+        raise RunError(f"cannot write {target}: {e.strerror}", "choose another place") from e
+    typer.echo(f"wrote {target}   next: change it, then finetune plan {target}")
 
 
 def plan(
-    path: RecipePath,
+    recipe: RecipeFile,
     sets: Sets = None,
-    measure: Annotated[bool, typer.Option(help="Take one real step at the largest bucket: peak memory, time.")] = False,
-    gpus: Annotated[int, typer.Option(min=1, help="Plan for so many.")] = 1,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Take one real step: tells the time and the peak memory.")
+    ] = False,
+    gpus: Annotated[int, typer.Option(min=1, help="Number of GPUs the run will use.")] = 1,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Say all that a run would do; do nothing."""
-    loaded = recipe.load(path, sets or [])
+    """Show what a run will do, without starting it.
+
+    How long it trains, how much memory it takes and whether it fits; then every setting and where it comes from.
+    """
+    loaded = recipe_files.load(recipe, sets or [])
     from finetune.cli import plan_view
     from finetune.planning import activations as memory
+    from finetune.planning import footprint
     from finetune.planning import plan as planning
 
+    for notice in loaded.notices:
+        typer.echo(f"note: {notice}", err=True)
     settled = planning.settle(loaded, gpus)
-    rows, kept = planning.components(settled), memory.activation_bytes(settled)
+    rows, kept = footprint.components(settled), memory.activation_bytes(settled)
     measured = None
     if measure:
         from finetune.training import run
 
         measured = run.measure(settled)
-    if as_json:
-        typer.echo(json.dumps(plan_view.as_json(settled, rows, measured, kept), indent=1))
-    else:
+    output = Output(as_json, quiet)
+    output.json(plan_view.as_json(settled, rows, measured, kept), indent=1)
+    if output.details:
         plan_view.show(settled, rows, measured, kept)
+    elif quiet:
+        output.result(plan_view.answers(settled, rows, measured, kept)["verdict"])
 
 
 def train(
-    path: RecipePath,
-    out: Annotated[Path, typer.Option("--out", help="The run's folder.")],
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")] = False,
+    recipe: RecipeFile,
+    out: Annotated[Path, typer.Option("--out", help="Folder for everything the run makes.")],
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in --out from its newest checkpoint.")
+    ] = False,
     sets: Sets = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Train, export, and prove the file."""
-    loaded = recipe.load(path, sets or [])
+    """Train an adapter, export it, and verify the file.
+
+    Ctrl-C saves and stops; --resume continues. With --json every event of the run is one JSON line on stdout.
+    """
+    loaded = recipe_files.load(recipe, sets or [])
     from finetune.cli import training_view
 
-    training_view.train(loaded, out, resume)
+    training_view.train(loaded, out, resume, Output(as_json, quiet))
 
 
 def _about(text: str) -> tuple[int | None, str]:

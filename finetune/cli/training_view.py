@@ -1,36 +1,53 @@
 """A run on the screen. Imports torch: only for commands that train."""
 
-import shlex
+from collections.abc import Callable
 from pathlib import Path
 
+import typer
 from rich.console import Console
+from rich.markup import escape
 
 from finetune import recipe
-from finetune.events import Finished
+from finetune.cli.options import Output
+from finetune.cli.wording import written
+from finetune.errors import action
+from finetune.events import Advanced, Event, Finished
 from finetune.recipe import Loaded
+from finetune.reporting.jsonl import json_line
 from finetune.reporting.screen import Screen
 from finetune.training.run import run
 from finetune.training.stop import follow
 
 
-def train(loaded: Loaded, out: Path, resume: bool) -> None:
-    """Run with a progress bar; say where the files are."""
-    console = Console()
+def train(loaded: Loaded, out: Path, resume: bool, output: Output) -> None:
+    """Run with a progress bar, or with a JSON line for each event; say where the files are."""
+    console = Console(highlight=False)
     screen = Screen(console)
     try:
-        result = follow(run(loaded, out, resume), screen)
+        result = follow(run(loaded, out, resume), _listener(screen, output))
     finally:
         screen.close()
     if not isinstance(result, Finished):  # a rank beside the main one
         return
-    console.print(f"\n[bold green]done[/]  {result.path}", highlight=False, soft_wrap=True)
-    console.print(f"      {result.sheet}  (base row, adapter row, same seeds)", highlight=False, soft_wrap=True)
-    console.print(f"next: {_sample(out, loaded.recipe.base, result.path)}", highlight=False, soft_wrap=True)
+    if output.details:
+        console.print(f"\n[bold green]done[/]  {escape(str(result.path))}", soft_wrap=True)
+        console.print(f"      {escape(str(result.sheet))}  (upper row: base, lower row: adapter)", soft_wrap=True)
+        console.print(f"next: {escape(_sample(out, loaded.recipe.base, result.path))}", soft_wrap=True)
+    else:
+        output.result(str(result.path))
+
+
+def _listener(screen: Screen, output: Output) -> Callable[[Event], None]:
+    if output.as_json:
+        return lambda event: None if isinstance(event, Advanced) else typer.echo(json_line(event))
+    return (lambda event: None) if output.quiet else screen
 
 
 def _sample(out: Path, base: str, path: Path) -> str:
-    """A command that draws the first prompt with what was trained."""
+    """A command that generates the first picture of the sheet's adapter row again."""
+    from finetune.cli import app
+
     wanted = recipe.load(out / "recipe.toml").recipe.sample
-    what = ["--base", str(path)] if path.is_dir() else ["--base", base, "--adapter", str(path)]
-    asked = ["--prompt", wanted.prompts[0], "--guidance", f"{wanted.guidance:g}", "--out", "pictures"]
-    return shlex.join(["finetune", "sample", *what, *asked])
+    what = {"base": path} if path.is_dir() else {"base": base, "adapter": path}
+    step = action("sample", **what, prompt=wanted.prompts[0], guidance=f"{wanted.guidance:g}", out="pictures")
+    return written(step, typer.main.get_command(app))

@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from finetune import choices
 from finetune.data.folder import Rejected
 from finetune.errors import DataError
 
-Kind = Literal["", "product", "style"]
+Kind = choices.Kind | Literal[""]
 CaptionSource = Literal["sidecars", "metadata.jsonl", "metadata.csv", "template", "none"]
 
 TABLE = "metadata.jsonl"
@@ -139,10 +140,12 @@ def spoken(trigger: str | None, class_word: str | None, template: str | None) ->
     """
     for name, word in (("trigger", trigger), ("class word", class_word), ("template", template)):
         if word is not None and not word.strip():
-            raise DataError(f"the {name} is blank", "write a word, or leave it away")
+            raise DataError(f"the {name} is blank", "write a word, or leave it out")
     unknown = set(re.findall(r"\{(\w*)\}", template or "")) - {"trigger", "class_word"}
     if unknown:
-        raise DataError(f"the template has {{{min(unknown)}}}", "it may have {trigger} and {class_word}")
+        raise DataError(
+            f"unknown placeholder {{{min(unknown)}}} in the template", "use {trigger} and {class_word} only"
+        )
     return Words(*(word and " ".join(word.split()) for word in (trigger, class_word, template)))
 
 
@@ -268,6 +271,9 @@ def _text(root: Path, name: str, problems: list[str]) -> str:
 # --- what captions become -------------------------------------------------------------------------------------------
 
 
+_IN_A_RECIPE = "keys of [data] in a recipe"
+
+
 def compose(names: Sequence[str], captions: Written, words: Words, allow_uncaptioned: bool) -> Final:
     """Captions of a raw folder: one line each, the template where there is none, the trigger in all."""
     written = {n: " ".join(captions.texts.get(n, "").split()) for n in names}
@@ -278,14 +284,14 @@ def compose(names: Sequence[str], captions: Written, words: Words, allow_uncapti
     final = {n: inject(written[n] or stand_in, words.trigger, words.class_word) for n in names}
     problems = [] if allow_uncaptioned else _lack(names, lacking, captions, nothing_to_say)
     if not words.trigger and (braces := [n for n in names if "{trigger}" in written[n]]):
-        problems.append(f"captions have {{trigger}}, but no trigger is declared (--trigger sks): {_some(braces)}")
+        problems.append(f"captions have {{trigger}}, but no `trigger` is declared ({_IN_A_RECIPE}): {_some(braces)}")
     source: CaptionSource = captions.source if len(lacking) < len(names) else "none" if nothing_to_say else "template"
     wordless = nothing_to_say and bool(lacking) and not captions.files and not allow_uncaptioned
     return Final(final, source, _caption_notes(written, captions, final, words), problems, wordless)
 
 
 def _lack(names: Sequence[str], lacking: Sequence[str], captions: Written, nothing_to_say: bool) -> list[str]:
-    allow = "--allow-uncaptioned (data.allow_uncaptioned in a recipe)"
+    allow = "`allow_uncaptioned`"
     if not lacking:
         return []
     if len(lacking) < len(names):
@@ -297,8 +303,8 @@ def _lack(names: Sequence[str], lacking: Sequence[str], captions: Written, nothi
         return [f"{captions.source}: every caption is empty; write them, or remove the files to use the template"]
     if nothing_to_say:
         return [
-            "no captions, and nothing to write them from; declare a trigger and a class word (--trigger sks "
-            f"--class-word mug), or {allow} trains on empty captions"
+            f"no captions, and nothing to write them from; declare `trigger` and `class_word` ({_IN_A_RECIPE}), "
+            f"or {allow} trains on empty captions"
         ]
     return []
 

@@ -8,7 +8,6 @@ import hashlib
 import json
 import posixpath
 import re
-import shlex
 import shutil
 import tempfile
 import tomllib
@@ -26,7 +25,7 @@ from finetune.data import captions, folder, images
 from finetune.data.captions import TABLE, CaptionSource, Coverage, Kind, Note, Words
 from finetune.data.folder import MAX_ASPECT, MIN_SIDE_PX, Rejected, Rules
 from finetune.data.images import WHITE, Bucket, Colour, Facts, Size
-from finetune.errors import DataError, RunError
+from finetune.errors import Action, DataError, RunError, action
 
 CARD = "dataset.toml"
 SPLIT_WORDS = "training|train|validation|valid|val|dev|testing|test|evaluation|eval"
@@ -319,27 +318,24 @@ def _emptiness(path: Path, names: Sequence[str], rejected: Sequence[Rejected]) -
     return [f"no images in {path}{count}"]
 
 
-def _complaint(path: Path, found: Audit) -> tuple[str, str]:
-    """(problem, hint) for an audit that does not pass."""
+def _complaint(path: Path, found: Audit) -> tuple[str, str, Action]:
+    """(problem, hint, next step) for an audit that does not pass."""
     lines = [*found.problems, *(f"{r.file}: {r.reason}: {r.detail}" for r in found.rejected)]
     count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
-    return f"{path}: {count}\n  " + "\n  ".join(lines), next_step(path, found)
+    return f"{path}: {count}\n  " + "\n  ".join(lines), *next_step(path, found)
 
 
-def next_step(path: Path, found: Audit) -> str:
+def next_step(path: Path, found: Audit) -> tuple[str, Action]:
     """What to do about an audit that does not pass, for whoever checks, prepares or trains."""
     if not found.problems:
-        return f"remove these files, or `finetune prepare {path} --out DIR` leaves them out and says so"
-    words = [] if found.prepared else [("--trigger", found.card.trigger), ("--class-word", found.card.class_word)]
-    given = [part for option, word in words if word for part in (option, word)]
-    check = shlex.join(["finetune", "check", str(path), *given])
+        return "remove these files, or prepare a dataset without them", action("prepare", source=path, out="DIR")
+    words = {} if found.prepared else {"trigger": found.card.trigger, "class_word": found.card.class_word}
     if len(found.problems) + len(found.rejected) > 1:
-        return f"each problem above says what is wrong; then `{check}` again"
+        return "correct each problem above, then check again", action("check", path=path, **words)
     if found.wordless:
-        return (
-            f"`{check} --trigger sks --class-word mug` with your words; a recipe has data.trigger and data.class_word"
-        )
-    return f"put that right, then `{check}`"
+        words = {name: word or example for (name, word), example in zip(words.items(), ("sks", "mug"), strict=True)}
+        return "check again with your own words (keys of [data] in a recipe)", action("check", path=path, **words)
+    return "put that right, then check again", action("check", path=path, **words)
 
 
 # --- writing --------------------------------------------------------------------------------------------------------
@@ -347,9 +343,9 @@ def next_step(path: Path, found: Audit) -> str:
 
 def _refuse_out(source: Path, out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} is not empty", "choose another --out, or remove it first")
+        raise DataError(f"{out} is not empty", "choose another `out`, or remove it first")
     if out.resolve().is_relative_to(source.resolve()):
-        raise DataError(f"{out} lies inside {source}, which is not to be changed", "choose an --out beside it")
+        raise DataError(f"{out} lies inside {source}, which is not to be changed", "choose an `out` outside of it")
 
 
 def _write(found: Audit, card: Card, out: Path, background: Colour) -> None:
@@ -362,7 +358,7 @@ def _write(found: Audit, card: Card, out: Path, background: Colour) -> None:
                 out.rmdir()
             made.rename(out)
     except OSError as e:
-        raise RunError(f"cannot write {out}: {e.strerror or e}", "free some space, or choose another --out") from e
+        raise RunError(f"cannot write {out}: {e.strerror or e}", "free some space, or choose another `out`") from e
 
 
 def _fill_folder(found: Audit, card: Card, root: Path, background: Colour) -> None:

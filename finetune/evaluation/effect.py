@@ -1,14 +1,13 @@
 """Did it learn? Losses at fixed noise, the size of the change, and whether captions still matter."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from finetune.adapters import attach as adapters
-from finetune.adapters.lora import Lora
 from finetune.data import images
 from finetune.data.dataset import Example, Placed
 from finetune.diffusion import chance as draws
@@ -116,10 +115,10 @@ def caption_fit(
     return CaptionFit(best / len(tried), 1 / (others + 1))
 
 
-def relative_change(squares: Mapping[str, float], changes: Mapping[str, Lora]) -> float:
-    """||dW|| / ||W|| over the modules an adapter changes; squares: of ||W|| of each."""
-    moved = sum(float(_delta_square(change)) for change in changes.values())
-    whole = sum(squares[name] for name in changes)
+def relative_change(norms: Iterable[tuple[float, float]]) -> float:
+    """||dW|| / ||W|| over the modules an adapter changes; norms: of both, of each."""
+    squares = [(change**2, weight**2) for change, weight in norms]
+    moved, whole = sum(change for change, _ in squares), sum(weight for _, weight in squares)
     return math.sqrt(moved / whole) if whole else 0.0
 
 
@@ -167,9 +166,3 @@ def _latents(captions: Captions, latents: Latents, example: Example) -> Tensor:
     """The middle of its distribution, scaled, (1, c, ..., h, w)."""
     mean = latents[example.name, STRAIGHT].mean.unsqueeze(0)
     return captions.family.latents(Moments(mean, torch.zeros_like(mean)), torch.zeros_like(mean)).to(captions.device)
-
-
-def _delta_square(change: Lora) -> Tensor:
-    """||scale * up @ down||^2 without forming the product: tr((up'up)(down down'))."""
-    up, down = change.up.double().flatten(1), change.down.double().flatten(1)
-    return ((up.T @ up) * (down @ down.T)).sum() * change.scale**2

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from finetune import resources as shipped
-from finetune.errors import BaseError
+from finetune.errors import BaseError, InputError
 from finetune.resources import PLUS
 
 if TYPE_CHECKING:
@@ -84,22 +84,32 @@ def load(
 
     Raises:
         BaseError: as `detect`; or weights are missing, truncated or of the wrong shape; or bits need bitsandbytes.
+        InputError: bits that cannot be.
     """
     import torch
 
+    _check_bits(base_bits, text_bits)
     if (base_bits or text_bits) and find_spec("bitsandbytes") is None:
-        raise BaseError(
-            "bits need bitsandbytes, which is not installed", "pip install 'finetune-diffusion[bitsandbytes]'"
-        )
+        raise BaseError("weights in 4 or 8 bits need bitsandbytes, which is not installed", "pip install bitsandbytes")
     facts = facts or detect(base)
     family = family_class(facts.family).load(locate(base), facts, dtype or torch.float32, text_bits)
     if base_bits:
         family.parts.quantise(family.denoiser_name)
     if objective is not None:
-        density = None if objective.density == "auto" else objective.density
-        family.process = family.process.tuned(density, objective.logit_mean, objective.logit_deviation, objective.shift)
+        density = None if objective.timestep_density == "auto" else objective.timestep_density
+        family.process = family.process.tuned(density, objective.logit_mean, objective.logit_std, objective.shift)
         family.guidance = 1.0 if objective.guidance is None else objective.guidance
     return family
+
+
+def _check_bits(base_bits: int | None, text_encoder_bits: int | None) -> None:
+    if base_bits not in (None, 4):
+        raise InputError(f"`base_bits` {base_bits}: a denoiser is held in 4 bits, or in full", "4, or leave it out")
+    if text_encoder_bits not in (None, 4, 8):
+        raise InputError(
+            f"`text_encoder_bits` {text_encoder_bits}: a text encoder is held in 4 or 8 bits, or in full",
+            "4, 8, or leave it out",
+        )
 
 
 def locate(base: str) -> str:

@@ -34,7 +34,7 @@ SDXL_CLIP, SDXL_OPEN_CLIP = "conditioner.embedders.0.", "conditioner.embedders.1
 _TRAINED = "single files are read of Stable Diffusion 1.x, 2.x and XL, other families as diffusers folders"
 _WHOLE = "give a Stable Diffusion 1.x, 2.x or XL checkpoint that holds UNet, VAE and text encoders"
 _COMPOSED = 'write "BASE + FILE": a diffusers folder or hub id of that line, and this file for its denoiser'
-_ITS_BASE = "give the base it was made for; `finetune inspect` says what is in an adapter file"
+_ITS_BASE = "give the base it was made for; inspect an adapter file to see what it holds"
 _SAY_IT = 'set objective.prediction to "epsilon" or "v": the page the base came from says which'
 
 _FOREIGN = (

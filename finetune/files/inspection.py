@@ -1,12 +1,15 @@
 """What an adapter file is, from the file alone."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from finetune import tensors as weights
+from finetune.adapters.change import Change
 from finetune.adapters.lora import Lora, norm
+from finetune.adapters.methods import METHODS
 from finetune.files import layouts
 
 
@@ -17,14 +20,16 @@ class Part:
     module: str
     rank: int
     scale: float
-    norm: float
-    """Frobenius, of the whole change"""
+    norm: float | None
+    """Frobenius, of the whole change; None: it depends on the base's weight"""
 
 
 @dataclass(frozen=True)
 class Inspection:
     file: str
     layout: str
+    method: str
+    """LoRA, DoRA; of several, each"""
     size_bytes: int
     tensors: int
     dtypes: dict[str, int]
@@ -55,11 +60,12 @@ def inspect(file: Path) -> Inspection:
     files = [where] if where.is_file() else sorted(where.rglob("*.safetensors"))
     headers = [weights.read_header(path) for path in files]
     told = adapter.metadata
-    parts = tuple(_part(name, lora) for name, lora in sorted(adapter.modules.items()))
+    parts = tuple(_part(name, change) for name, change in sorted(adapter.modules.items()))
     trained = [rank for rank, _ in layouts.expected(told).values() if rank]
     return Inspection(
         file=file.name,
         layout=adapter.layout,
+        method=" and ".join(sorted({METHODS[change.kind].TITLE for change in adapter.modules.values()})),
         size_bytes=sum(path.stat().st_size for path in files),
         tensors=sum(len(header.shapes) for header in headers),
         dtypes=dict(Counter(dtype for header in headers for dtype in header.dtypes.values())),
@@ -79,14 +85,17 @@ def inspect(file: Path) -> Inspection:
     )
 
 
-def _part(name: str, lora: Lora) -> Part:
-    return Part(name, lora.rank, lora.scale, norm(lora))
+def _part(name: str, change: Change) -> Part:
+    size = norm(change) if isinstance(change, Lora) else None
+    return Part(name, change.rank, change.scale, size)
 
 
 def _component(name: str) -> str:
-    kohya = {"lora_unet": "unet", "lora_te": "text_encoder", "lora_te1": "text_encoder"}
-    head = name.partition(".")[0]
-    return next((c for prefix, c in kohya.items() if head.startswith(f"{prefix}_")), head)
+    kohya = re.match(r"lora_(?:unet|te(\d*))_", name)
+    if kohya is None:
+        return name.partition(".")[0]
+    number = kohya[1]
+    return "unet" if number is None else "text_encoder" + (f"_{number}" if number not in ("", "1") else "")
 
 
 def _counted(ranks: Iterable[int]) -> dict[str, int]:

@@ -18,11 +18,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from finetune import __version__, families
-from finetune.adapters.lora import Modules
+from finetune.adapters.change import AdapterState
 from finetune.diffusion.process import Prediction
 from finetune.errors import RunError
 from finetune.families.base import Facts
-from finetune.files.layouts import MODULE_LIST, module_list
+from finetune.files.read import MODULE_LIST, module_list
 
 MAX_HEADER_BYTES = 1 << 20  # ComfyUI shows no metadata of longer headers
 
@@ -74,13 +74,13 @@ _LOCAL = re.compile(
 )
 
 
-def build(about: About, modules: Modules, name: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+def build(about: About, modules: AdapterState, name: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """All metadata of a file that will hold `tensors`.
 
     Raises:
         RunError: a value names this machine or its user; or the header would pass 1 MiB.
     """
-    rank = max(lora.rank for lora in modules.values())
+    rank = max(change.rank for change in modules.values())
     digest = payload_sha256(tensors)
     tables = {
         "format": "pt",
@@ -153,13 +153,13 @@ def payload_sha256(tensors: Mapping[str, Tensor]) -> str:
     return hashlib.sha256(memoryview(content)[8 + header :]).hexdigest()
 
 
-def _kohya(about: About, modules: Modules, name: str, rank: int) -> dict[str, str]:
-    convolutions = any(lora.down.ndim == 4 and lora.down.shape[-1] > 1 for lora in modules.values())
+def _kohya(about: About, modules: AdapterState, name: str, rank: int) -> dict[str, str]:
+    convolutions = any(len(change.shape) == 4 and change.shape[-1] > 1 for change in modules.values())
     arguments = {"conv_dim": str(rank), "conv_alpha": str(rank)} if convolutions else {}
     return {
         "ss_base_model_version": about.base_version,
         "ss_v2": str(about.base_version.startswith("sd_v2")),
-        "ss_network_module": "networks.lora",
+        "ss_network_module": "networks.lora" if all(change.of_lora() for change in modules.values()) else "",
         "ss_network_dim": str(rank),
         "ss_network_alpha": str(float(rank)),
         "ss_network_args": json.dumps(arguments),

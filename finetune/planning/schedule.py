@@ -35,6 +35,7 @@ class Schedule:
     seed: int
     world: int = 1
     _orders: dict[tuple[int, ...], list[int]] = field(default_factory=dict, compare=False, repr=False)
+    _turns: dict[int, list[int]] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def group(self) -> int:
@@ -89,19 +90,28 @@ class Schedule:
         n = len(samples)
         if not extra:
             return View(samples[self._order(n, bucket, epoch)[slot]], epoch)
-        rotation = self._rotation(bucket)
         if slot < n:
             chosen = self._order(n, bucket, epoch)[slot]
-            fillers_before = (epoch * extra - rotation.index(chosen) + n - 1) // n
+            fillers_before = (epoch * extra - self._turn(bucket)[chosen] + n - 1) // n
             return View(samples[chosen], epoch + fillers_before)
         turn, at = divmod(epoch * extra + slot - n, n)
-        return View(samples[rotation[at]], epoch + 1 + turn)
+        return View(samples[self._rotation(bucket)[at]], epoch + 1 + turn)
 
     def _extra(self, bucket: int) -> int:
         return -len(self.buckets[bucket]) % self.batch
 
     def _rotation(self, bucket: int) -> list[int]:
         return self._order(len(self.buckets[bucket]), bucket, -1)
+
+    def _turn(self, bucket: int) -> list[int]:
+        """When each sample of a bucket is its filler: the inverse of the rotation, kept as looking it up takes long."""
+        found = self._turns.get(bucket)
+        if found is None:
+            rotation = self._rotation(bucket)
+            found = self._turns[bucket] = [0] * len(rotation)
+            for at, sample in enumerate(rotation):
+                found[sample] = at
+        return found
 
     def _order(self, n: int, *identity: int) -> list[int]:
         found = self._orders.get((n, *identity))

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from finetune import families
 from finetune import tensors as weights
-from finetune.adapters.lora import Modules, delta, sites
-from finetune.errors import BaseError, RunError, VerifyError
+from finetune.adapters.change import AdapterState, Change, sites
+from finetune.choices import Dtype, Layout
+from finetune.errors import BaseError, RunError, VerifyError, action
 from finetune.files import layouts, metadata
 from finetune.files.inspection import Inspection, inspect
 from finetune.files.metadata import About
@@ -22,8 +23,6 @@ from finetune.proof.verify import TOLERANCE, Report, difference, misfits, quiet,
 
 __all__ = ["About", "Exported", "Inspection", "Merged", "Report", "convert", "export", "inspect", "merge", "verify"]
 
-Layout = Literal["universal", "diffusers", "peft", "merged"]
-Dtype = Literal["float32", "float16", "bfloat16"]
 DTYPES: dict[Dtype, torch.dtype] = {
     "float32": torch.float32,
     "float16": torch.float16,
@@ -47,7 +46,13 @@ class Exported(NamedTuple):
 
 
 def export(
-    modules: Modules, out_dir: Path, name: str, wanted: Collection[Layout], dtype: Dtype, about: About, base: str = ""
+    modules: AdapterState,
+    out_dir: Path,
+    name: str,
+    wanted: Collection[Layout],
+    dtype: Dtype,
+    about: About,
+    base: str = "",
 ) -> Exported:
     """Write an adapter folder: peft/ and README.md always; NAME.safetensors and NAME.json, NAME-diffusers.safetensors
     and merged/ as wanted. `base` is what merged/ is made from.
@@ -87,7 +92,7 @@ def convert(source: Path, layout: Layout, out: Path, base: str = "", dtype: Dtyp
         VerifyError: something in the source has no place; or the result is not the source.
     """
     if out.exists():
-        raise RunError(f"{out} exists", "choose another --out, or move it away")
+        raise RunError(f"{out} exists", "choose another `out`, or move it away")
     names = base_sites(base) if base else None
     adapter = layouts.read(source, names, families.detect(base).family if base else "")
     problems = [*adapter.problems, *(misfits(adapter.modules, names) if names else ())]
@@ -95,12 +100,13 @@ def convert(source: Path, layout: Layout, out: Path, base: str = "", dtype: Dtyp
         more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
         raise VerifyError(
             f"{source} cannot be converted whole: {(problems or ['it holds no changes'])[0]}{more}",
-            "`finetune verify` lists all of it",
+            "see all that is wrong with it",
+            action("verify", file=source, base=base),
         )
     if any("." not in name for name in adapter.modules):
-        raise BaseError(f"{source} has kohya names, which only the base's own names can resolve", "say --base")
+        raise BaseError(f"{source} has kohya names, which only the base's own names can resolve", "name it: `base`")
     if layout == "merged" and not base:
-        raise BaseError("a merged pipeline needs the base", "say --base")
+        raise BaseError("a merged pipeline needs the base", "name it: `base`")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         if layout == "merged":
@@ -114,17 +120,21 @@ def convert(source: Path, layout: Layout, out: Path, base: str = "", dtype: Dtyp
     worst = _reopened(adapter.modules, out, "float32" if layout == "peft" else dtype)
     report = verify(out, base, adapter.modules) if base else None
     if report and not report.ok:
-        raise VerifyError(f"{out} does not do what {source} does: {report.problems[0]}", "`finetune verify` lists all")
+        raise VerifyError(
+            f"{out} does not do what {source} does: {report.problems[0]}",
+            "see all",
+            action("verify", file=out, base=base),
+        )
     return worst
 
 
-def merge(modules: Modules, base: str, folder: Path, dtype: Dtype) -> Merged:
+def merge(modules: AdapterState, base: str, folder: Path, dtype: Dtype) -> Merged:
     """A diffusers pipeline with the change inside: added in float32 to freshly loaded weights, rounded once."""
     family = families.load(base, torch.float32)
     wrong, whole = 0.0, 0.0
-    for name, lora in sorted(modules.items()):
+    for name, one in sorted(modules.items()):
         weight = weight_of(family, name)
-        change = delta(lora).reshape(weight.shape)
+        change = one.delta(weight.data.reshape(one.shape)).reshape(weight.shape)
         exact = weight.data + change
         wrong += float((exact.to(DTYPES[dtype]).double() - weight.data.double() - change.double()).square().sum())
         whole += float(change.double().square().sum())
@@ -143,7 +153,7 @@ def base_sites(base: str) -> dict[str, tuple[int, ...]]:
 
 
 def write_file(
-    modules: Modules, path: Path, layout: Literal["universal", "diffusers"], dtype: Dtype, about: About
+    modules: AdapterState, path: Path, layout: Literal["universal", "diffusers"], dtype: Dtype, about: About
 ) -> Path:
     """One safetensors file with its metadata; a universal one gets its sidecar beside it."""
     tensors = (
@@ -157,7 +167,7 @@ def write_file(
     return path
 
 
-def write_peft(modules: Modules, folder: Path, name: str, about: About) -> Path:
+def write_peft(modules: AdapterState, folder: Path, name: str, about: About) -> Path:
     """The PEFT directory, whole or not at all."""
     told: dict[str, Tensor] = {}  # the hash of one component's file would not be the other's
     own = {k: v for k, v in metadata.build(about, modules, name, told).items() if k.startswith("finetune.")}
@@ -183,8 +193,12 @@ def model_card(name: str, about: About, wanted: Sequence[str]) -> str:
     lines = [f"- {what}: {told}" for what, told in facts if told]
     use = f"`{name}.safetensors` works as it is in diffusers, ComfyUI, A1111, Forge, kohya and LyCORIS, at weight 1:"
     load = f'pipeline.load_lora_weights(".", weight_name="{name}.safetensors")'
-    master = "`peft/` is the lossless master: `finetune export --from peft --layout ...` makes any other layout of it."
-    body = [*lines, "", *([use, "", "```python", load, "```", ""] if "universal" in wanted else []), master, ""]
+    if "universal" not in wanted:
+        use = f"`{name}-diffusers.safetensors` works in diffusers, at weight 1:"
+        load = load.replace(name, f"{name}-diffusers")
+    master = "`peft/` is the lossless master, from which finetune exports any other layout."
+    shown = [use, "", "```python", load, "```", ""] if {"universal", "diffusers"} & {*wanted} else []
+    body = [*lines, "", *shown, master, ""]
     return "\n".join(front + body)
 
 
@@ -193,7 +207,7 @@ def _about(adapter: layouts.AdapterFile, base: str) -> About:
     if ours:
         return ours
     if not base:
-        raise BaseError("the adapter does not say what base it was made for", "say --base")
+        raise BaseError("the adapter does not say what base it was made for", "name it: `base`")
     facts = families.detect(base)
     told = {key: adapter.metadata.get(f"modelspec.{key}", "") for key in ("title", "license", "trigger_phrase")}
     return About.of(
@@ -202,7 +216,7 @@ def _about(adapter: layouts.AdapterFile, base: str) -> About:
     )  # fmt: skip
 
 
-def _reopened(modules: Modules, out: Path, dtype: Dtype) -> float:
+def _reopened(modules: AdapterState, out: Path, dtype: Dtype) -> float:
     """The worst relative difference between the modules and what `out` holds of them."""
     again = layouts.read(out, list(modules) + [n for n in layouts.uniform(modules) if n not in modules])
     missing = [name for name in modules if name not in again.modules]
@@ -210,12 +224,18 @@ def _reopened(modules: Modules, out: Path, dtype: Dtype) -> float:
         raise VerifyError(
             f"{out} was written wrong: {(*again.problems, *missing)[0]}", "this is a bug: please report it"
         )
-    worst = max(difference(delta(again.modules[name]), delta(lora)) for name, lora in modules.items())
+    worst = max(_differ(again.modules[name], change) for name, change in modules.items())
     if worst > 10 * TOLERANCE[DTYPES[dtype]]:
         raise VerifyError(
             f"{out} differs from its source by {worst:.1e}, more than {dtype} explains", "export it as float32"
         )
     return worst
+
+
+def _differ(one: Change, other: Change) -> float:
+    """Of what two changes do to some weight of their shape."""
+    weight = torch.randn(other.shape, generator=torch.Generator().manual_seed(0))
+    return difference(one.delta(weight), other.delta(weight))
 
 
 @contextmanager

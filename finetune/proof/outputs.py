@@ -12,10 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from finetune.families.base import Conditioning, Family, Text, as_prompts, evaluation_mode, large_encoders
+from finetune.families.base import Conditioning, Family, Prompt, Text, evaluation_mode, large_encoders
 from finetune.families.quantised import write_out
 
-CAPTIONS = ("a photo of a mug on a table", "")
+PROMPTS = (Prompt("a photo of a mug on a table"), Prompt(""))
 LIMIT = {torch.float32: 1e-3, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 """Largest difference from the trained model's outputs, as a share of what training changed in them, by the file's
 dtype. Measured over the recorded runs of all families (tests/bits.py), in float32: 3.0e-5 to 1.5e-4, and 2.6e-4 where
@@ -36,7 +36,7 @@ class Inputs(NamedTuple):
     t: Tensor
     """(2,)"""
     texts: dict[str, Text]
-    """what the text encoders that cannot be trained made of CAPTIONS"""
+    """what the text encoders that cannot be trained made of PROMPTS"""
     guidance: float
     """what a guided denoiser is told"""
 
@@ -57,11 +57,11 @@ def reference(
 ) -> Reference:
     """Of a trained model, which is of no more use for training after it.
 
-    known: each large text encoder -> caption -> what it made of it, CAPTIONS among them. precision, bits: of the base.
+    known: each large text encoder -> a prompt's key -> its text, PROMPTS among them. precision, bits: of the base.
     """
     if not large:
         in_float32(family)
-    texts = {e: Text.stacked([known[e][c] for c in CAPTIONS]) for e in large_encoders(family)}
+    texts = {e: Text.stacked([known[e][prompt.key] for prompt in PROMPTS]) for e in large_encoders(family)}
     inputs = _inputs(family, texts)
     with evaluation_mode(family):
         return Reference(inputs, compute(family, inputs), precision, bits)
@@ -78,7 +78,7 @@ def in_float32(family: Family) -> None:
 def encoded(family: Family) -> Inputs:
     """The inputs, captions read by the large encoders now; then these are unloaded."""
     large = large_encoders(family)
-    texts = {encoder: family.encode(encoder, as_prompts(CAPTIONS)) for encoder in large}
+    texts = {encoder: family.encode(encoder, PROMPTS) for encoder in large}
     family.parts.release(*large)
     return _inputs(family, texts)
 
@@ -87,9 +87,7 @@ def encoded(family: Family) -> Inputs:
 def compute(family: Family, inputs: Inputs) -> dict[str, Tensor]:
     """component -> its output: of each text encoder that can be trained, and of the denoiser."""
     device = next(family.parts[family.denoiser_name].parameters()).device  # of 4 bits: a GPU where there is one
-    made = {
-        e: inputs.texts[e] if e in inputs.texts else family.encode(e, as_prompts(CAPTIONS)) for e in family.encoders
-    }
+    made = {e: inputs.texts[e] if e in inputs.texts else family.encode(e, PROMPTS) for e in family.encoders}
     texts = {e: text.each(lambda part: part.to(device)) for e, text in made.items()}
     family.guidance = inputs.guidance
     given = Conditioning(family.combine(list(texts.values())))

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +19,8 @@ from torch import Tensor
 from finetune import families
 from finetune import resources as shipped
 from finetune import tensors as weights
-from finetune.adapters.lora import Modules, canonical_name, delta, live_name, norm, sites
+from finetune.adapters.attach import read_layer
+from finetune.adapters.change import AdapterState, Change, canonical_name, live_name, sites
 from finetune.families.base import Facts, Family, components
 from finetune.families.quantised import dense
 from finetune.files import layouts
@@ -111,7 +112,11 @@ class Report:
 
 
 def verify(
-    file: Path, base: str, live: Modules | None = None, base_bits: int | None = None, trained: Reference | None = None
+    file: Path,
+    base: str,
+    live: AdapterState | None = None,
+    base_bits: int | None = None,
+    trained: Reference | None = None,
 ) -> Report:
     """`live`: what the file should hold, module by module. base_bits: open the base's denoiser in so many bits (4), and
     prove the file as in a base that is large. trained: what the model that was trained computes; the file, in a fresh
@@ -136,10 +141,10 @@ def verify(
     problems += [f"{name}: expected, and not in the file" for name in missed]
     problems += _hash_problems(file, adapter.metadata)
     problems += misfits(adapter.modules, places)
-    fitting = {n: lora for n, lora in adapter.modules.items() if n in places and _fits(lora.down, lora.up, places[n])}
+    fitting = {n: change for n, change in adapter.modules.items() if n in places and _fits(change, places[n])}
     problems += [] if adapter.modules else ["no change in it that this base has a place for"]
     problems += _surplus(fitting, should)
-    worst_live, differing = _to_live(fitting, live or {}, dtype)
+    worst_live, differing = _to_live(family, fitting, live or {}, dtype)
     problems += differing
     held = _Held(file, dtype, fitting, live, trained)
     measured = _measure(family, held, large) if fitting and not foreign else _Measured(())
@@ -155,8 +160,8 @@ def verify(
         hit=len(should) - len(missed),
         missed=missed,
         unused=adapter.unused,
-        ranks=_counted(lora.rank for lora in adapter.modules.values()),
-        alphas=_counted(round(lora.scale * lora.rank, 6) for lora in adapter.modules.values()),
+        ranks=_counted(change.rank for change in adapter.modules.values()),
+        alphas=_counted(round(c.scale * c.rank, 6) for c in adapter.modules.values()),
         effects=measured.effects,
         stock=measured.stock,
         stock_output=measured.stock_output,
@@ -181,13 +186,12 @@ def difference(a: Tensor, b: Tensor) -> float:
     return float((a.double() - b.double()).norm()) / size if size else 0.0
 
 
-def misfits(modules: Modules, places: Mapping[str, tuple[int, ...]]) -> list[str]:
+def misfits(modules: AdapterState, places: Mapping[str, tuple[int, ...]]) -> list[str]:
     """What does not have the base's shapes."""
-    wrong = [n for n, lora in sorted(modules.items()) if n in places and not _fits(lora.down, lora.up, places[n])]
+    wrong = [n for n, change in sorted(modules.items()) if n in places and not _fits(change, places[n])]
     if not wrong:
         return []
-    first = modules[wrong[0]]
-    shape = (first.up.shape[0], *first.down.shape[1:])
+    shape = modules[wrong[0]].shape
     return [
         f"the adapter was made for another base: {len(wrong)} of {len(modules)} modules have other shapes; "
         f"{wrong[0]} is {shape} in the file, {places[wrong[0]]} in the base"
@@ -226,9 +230,9 @@ class _Held(NamedTuple):
 
     file: Path
     dtype: torch.dtype
-    modules: Modules
+    modules: AdapterState
     """that fit the base"""
-    live: Modules | None
+    live: AdapterState | None
     trained: Reference | None
 
 
@@ -256,7 +260,7 @@ def _measure(family: Family, held: _Held, large: bool) -> _Measured:
     if held.trained:
         expected, limit = held.trained.outputs, outputs.LIMIT[held.dtype]
     elif held.live is not None:
-        with applied(family, {n: lora for n, lora in held.live.items() if n in modules}):
+        with applied(family, {n: change for n, change in held.live.items() if n in modules}):
             expected, limit = outputs.compute(family, inputs), outputs.LIMIT[held.dtype]
     apart = _apart(after, expected, before) if held.trained else None
     if held.trained and not all(outputs.agree(after[c], expected[c], before[c], limit) for c in after):
@@ -318,7 +322,7 @@ def _load_stock(family: Family, file: Path) -> tuple[str, list[str]]:
 
 
 def _effects(
-    family: Family, modules: Modules, before: dict[str, Tensor], after: dict[str, Tensor] | None
+    family: Family, modules: AdapterState, before: dict[str, Tensor], after: dict[str, Tensor] | None
 ) -> tuple[tuple[Effect, ...], tuple[str, ...]]:
     """What each component changes, and the sentence for one that changes nothing; after: None where not to be had."""
     names = sorted({name.partition(".")[0] for name in modules})
@@ -327,27 +331,27 @@ def _effects(
     return effects, tuple(f"{component}: the adapter changes nothing" for component in idle)
 
 
-def _told_differently(wrong: list[str], modules: Modules) -> str:
-    several = len({lora.scale * lora.rank for lora in modules.values()}) > 1
+def _told_differently(wrong: list[str], modules: AdapterState) -> str:
+    several = len({change.scale * change.rank for change in modules.values()}) > 1
     told = f"stock diffusers applies {len(wrong)} of {len(modules)} modules differently, {wrong[0]} first"
     return told + (_ONE_ALPHA if several else "")
 
 
 _ONE_ALPHA = (
     ": it reads one alpha for a whole file, this one has several; "
-    "`finetune export --from FILE --layout universal` makes a file that is right everywhere"
+    "exported again in the layout `universal` it is right everywhere"
 )
 
 
 @contextmanager
-def applied(family: Family, modules: Modules) -> Iterator[None]:
+def applied(family: Family, modules: AdapterState) -> Iterator[None]:
     """The base with the dense changes added, inside the block; then bit for bit as it was."""
     kept = {}
     try:
-        for name, lora in modules.items():
+        for name, change in modules.items():
             weight = weight_of(family, name)
             kept[name] = weight.data
-            weight.data = weight.data + delta(lora).reshape(weight.shape)
+            weight.data = weight.data + delta_of(family, name, change).reshape(weight.shape)
         yield
     finally:
         for name, data in kept.items():
@@ -362,16 +366,28 @@ def weight_of(family: Family, name: str) -> torch.nn.Parameter:
     return component.get_submodule(live_name(name, paths)).get_parameter("weight")
 
 
-def _effect(family: Family, component: str, modules: Modules, before: Tensor, after: Tensor | None) -> Effect:
-    inside = {n: lora for n, lora in modules.items() if n.startswith(f"{component}.") and norm(lora)}
-    change = sum(norm(lora) ** 2 for lora in inside.values()) ** 0.5
+def base_weight(family: Family, name: str, change: Change) -> Tensor:
+    """The base's weight that is changed, in the change's shape, float32; nothing where the change does not ask."""
+    if change.of_lora():
+        return torch.empty(0)
+    return dense(weight_of(family, name)).float().cpu().reshape(change.shape)
+
+
+def delta_of(family: Family, name: str, change: Change) -> Tensor:
+    """The dense change of that weight."""
+    return change.delta(base_weight(family, name, change))
+
+
+def _effect(family: Family, component: str, modules: AdapterState, before: Tensor, after: Tensor | None) -> Effect:
+    inside = {n: c for n, c in modules.items() if n.startswith(f"{component}.") and not c.is_zero()}
+    change = sum(c.norm(base_weight(family, n, c)) ** 2 for n, c in inside.items()) ** 0.5
     whole = sum(float(dense(weight_of(family, n)).double().square().sum()) for n in inside) ** 0.5
     output = None if after is None else difference(after, before)
     return Effect(component, len(inside), change / whole if whole else 0.0, output)
 
 
 def _stock_differences(
-    family: Family, modules: Modules, tolerance: float = TOLERANCE[torch.float32]
+    family: Family, modules: AdapterState, tolerance: float = TOLERANCE[torch.float32]
 ) -> tuple[list[str], float]:
     """Modules where what PEFT's layers in the pipeline apply is not what the file says, and the worst difference."""
     left, wrong, worst = dict(modules), [], 0.0
@@ -379,29 +395,38 @@ def _stock_differences(
         for path, layer in whole.named_modules():
             if "verified" in getattr(layer, "lora_A", {}):
                 name = canonical_name(component, path)
-                change: Tensor = layer.get_delta_weight("verified").cpu()
-                lora = left.pop(name, None)
-                off = difference(change, delta(lora).reshape(change.shape) if lora else torch.zeros_like(change))
+                change = _stock_delta(layer)
+                ours = left.pop(name, None)
+                said = delta_of(family, name, ours).reshape(change.shape) if ours else torch.zeros_like(change)
+                off = difference(change, said)
                 worst = max(worst, off)
                 wrong += [name] if off > tolerance else []
-    lost = [name for name, lora in left.items() if norm(lora)]
+    lost = [name for name, change in left.items() if not change.is_zero()]
     return sorted(wrong + lost), 1.0 if lost else worst
 
 
-def _to_live(modules: Modules, live: Modules, dtype: torch.dtype) -> tuple[float, list[str]]:
+def _stock_delta(layer: Any) -> Tensor:
+    """What PEFT's layer does to its weight: by PEFT's own reckoning where it has one."""
+    read = read_layer(layer, "verified")
+    if read is None or read.of_lora():
+        own: Tensor = layer.get_delta_weight("verified").cpu()
+        return own
+    return read.delta(dense(layer.get_base_layer().weight).float().cpu().reshape(read.shape))
+
+
+def _to_live(family: Family, modules: AdapterState, live: AdapterState, dtype: torch.dtype) -> tuple[float, list[str]]:
     """The worst difference, and the modules past the dtype's tolerance.
 
     A module that hardly moved may round badly in half precision, so what is lost is measured against the mean module.
     """
     if not live:
         return 0.0, []
-    mean = (sum(norm(lora) ** 2 for lora in live.values()) / len(live)) ** 0.5
+    known = {n: live[n] for n in sorted(live.keys() & modules.keys())}
+    mean = (sum(c.norm(base_weight(family, n, c)) ** 2 for n, c in known.items()) / max(1, len(known))) ** 0.5
     floor = 0.0 if dtype == torch.float32 else mean
     worst, wrong = 0.0, []
-    for name in sorted(live.keys() & modules.keys()):
-        a, b = delta(modules[name]).double(), delta(live[name]).double()
-        if a.numel() != b.numel():
-            continue  # the misfit is told elsewhere
+    for name in known:
+        a, b = (delta_of(family, name, one).double() for one in (modules[name], live[name]))
         off = float((a.reshape(b.shape) - b).norm())
         size = max(float(a.norm()), float(b.norm()))
         worst = max(worst, off / size if size else 0.0)
@@ -410,8 +435,8 @@ def _to_live(modules: Modules, live: Modules, dtype: torch.dtype) -> tuple[float
     return worst, wrong
 
 
-def _surplus(modules: Modules, should: set[str]) -> list[str]:
-    extra = [name for name, lora in sorted(modules.items()) if name not in should and norm(lora)]
+def _surplus(modules: AdapterState, should: set[str]) -> list[str]:
+    extra = [name for name, change in sorted(modules.items()) if name not in should and not change.is_zero()]
     return [f"{name}: not expected, and it changes the model" for name in extra]
 
 
@@ -437,9 +462,9 @@ def _file_dtype(file: Path) -> torch.dtype:
     return max(kinds, key=lambda kind: TOLERANCE[kind], default=torch.float32)
 
 
-def _fits(down: Tensor, up: Tensor, shape: tuple[int, ...]) -> bool:
+def _fits(change: Change, shape: tuple[int, ...]) -> bool:
     """A 1 x 1 convolution may be written as a linear layer, and the reverse."""
-    return up.shape[0] == shape[0] and down.shape[1:].numel() == torch.Size(shape[1:]).numel()
+    return change.shape[0] == shape[0] and math.prod(change.shape[1:]) == math.prod(shape[1:])
 
 
 def _counted(values: Iterable[float]) -> dict[str, int]:

@@ -23,11 +23,15 @@ class JsonLines:
                 file.write("\n")
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, Advanced):
-            return
-        line = {"event": _NAME.sub("_", type(event).__name__).lower(), "time": round(time.time(), 3), **_plain(event)}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, allow_nan=False) + "\n")
+        if not isinstance(event, Advanced):
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json_line(event) + "\n")
+
+
+def json_line(event: Event) -> str:
+    """An event with its name and the time."""
+    line = {"event": _NAME.sub("_", type(event).__name__).lower(), "time": round(time.time(), 3), **_plain(event)}
+    return json.dumps(line, allow_nan=False)
 
 
 def _plain(event: NamedTuple) -> dict[str, object]:

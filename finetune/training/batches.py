@@ -12,7 +12,8 @@ from finetune.encoding import cache
 from finetune.encoding.cache import Captions, Crop
 from finetune.families.base import Conditioning, Family, Moments, Prompt, Text
 from finetune.machine import Ranks
-from finetune.planning.plan import Plan, Pool
+from finetune.planning.plan import Plan
+from finetune.planning.pools import Pool
 from finetune.planning.schedule import Micro
 from finetune.training.look import Look, look
 

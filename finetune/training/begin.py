@@ -11,12 +11,12 @@ import torch
 
 from finetune import families, optimizers
 from finetune.adapters import attach as adapters
-from finetune.adapters.lora import Modules, norm
+from finetune.adapters.change import AdapterState
 from finetune.encoding import cache
-from finetune.errors import RecipeError
+from finetune.errors import RecipeError, action
 from finetune.evaluation.effect import Latents
 from finetune.events import Advanced, Event, Note, Returned, Stage, unheard
-from finetune.families.base import Family, as_prompts, checkpoint_gradients, large_encoders
+from finetune.families.base import Family, checkpoint_gradients, large_encoders
 from finetune.files import layouts
 from finetune.machine import DTYPES, Machine, open_machine
 from finetune.planning.plan import Plan
@@ -91,7 +91,7 @@ def encode(plan: Plan, family: Family, device: Machine) -> Generator[Event, None
     store = cache.Store(plan.recipe.data.cache or cache.default_root())
     pictures = device.ranks.turned(wanted(plan))
     frozen = [encoder for encoder in family.encoders if encoder not in plan.recipe.adapter.components]
-    shown = as_prompts([*prompts(plan), *(outputs.CAPTIONS if large_encoders(family) else ())])
+    shown = [*prompts(plan), *(outputs.PROMPTS if large_encoders(family) else ())]
     texts = device.ranks.turned(list({prompt.key: prompt for prompt in shown}.values())) if frozen else []
     yield Stage("encoding images", len(pictures))
     family.parts.load("vae").to(device.device, "vae")
@@ -145,7 +145,7 @@ def attach(plan: Plan, family: Family, device: Machine) -> State:
     return state
 
 
-def start_of(plan: Plan, family: Family) -> Modules:
+def start_of(plan: Plan, family: Family) -> AdapterState:
     """What adapter.init_from holds; nothing without it.
 
     Raises:
@@ -161,7 +161,8 @@ def start_of(plan: Plan, family: Family) -> Modules:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise RecipeError(
             f"adapter.init_from: {path.name}: {(problems or ['it holds no changes'])[0]}{more}",
-            f"finetune verify {path} --base {plan.recipe.base}",
+            "see all that is wrong with it",
+            action("verify", file=path, base=plan.recipe.base),
         )
     # readers' sake puts zero changes into files of ours
-    return {name: change for name, change in found.modules.items() if norm(change)}
+    return {name: change for name, change in found.modules.items() if not change.is_zero()}

@@ -5,16 +5,17 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from finetune import tensors as weights
 from finetune.errors import RunError
+from finetune.optimizers import state as optimizer_state
 from finetune.training.loop import State
 
-FORMAT = 1
+FORMAT = 2
 _FILES = ("trainable.safetensors", "optimizer.safetensors", "state.json")
 _MEAN = "mean.safetensors"
 """beside them with train.ema"""
@@ -28,18 +29,22 @@ class Found(NamedTuple):
 
 
 def save(folder: Path, state: State, identity: Mapping[str, str], keep_last: int) -> Path:
-    """Write `folder/step-000500`, whole or not at all, and drop the oldest beyond keep_last."""
+    """Write `folder/step-000500`, whole or not at all, and drop the oldest beyond keep_last.
+
+    Raises:
+        RunError: the optimizer keeps what a checkpoint cannot hold.
+    """
+    tensors, tree = optimizer_state.pack(state.optimizer)
     target = folder / f"step-{state.step:06d}"
     beside = folder / f".{target.name}.{os.getpid()}.part"
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    tensors, numbers = _flatten(state)
     weights.write(_named(state), beside / "trainable.safetensors", {})
     weights.write(tensors, beside / "optimizer.safetensors", {})
     if state.mean is not None:
         weights.write(dict(zip(_named(state), state.mean, strict=True)), beside / _MEAN, {})
     content = {"format": FORMAT, "step": state.step, "bad_steps": state.bad_steps, "identity": dict(identity),
-               "optimizer": numbers, "scaler": dict(state.scaler.state_dict()) if state.scaler else {}}  # fmt: skip
+               "optimizer": tree, "scaler": dict(state.scaler.state_dict()) if state.scaler else {}}  # fmt: skip
     weights.write_bytes(json.dumps(content, indent=1).encode(), beside / "state.json")
     written = (*_FILES, *([_MEAN] if state.mean is not None else []))
     manifest = {name: weights.file_sha256(beside / name) for name in written}
@@ -72,8 +77,15 @@ def load(found: Found, state: State) -> None:
     """Put a checkpoint back into the state of a run that was built anew.
 
     Raises:
-        RunError: it holds other parameters.
+        RunError: it holds other parameters, or was written in another format.
     """
+    content = json.loads((found.path / "state.json").read_text())
+    if content["format"] != FORMAT:
+        raise RunError(
+            f"{found.path} was written by another version of finetune (checkpoint format {content['format']}, "
+            f"{FORMAT} here)",
+            "end this run with the version that began it, or start again with another `out`",
+        )
     saved = weights.load(found.path / "trainable.safetensors")
     ours = _named(state)
     if saved.keys() != ours.keys() or any(saved[k].shape != ours[k].shape for k in ours):
@@ -87,9 +99,8 @@ def load(found: Found, state: State) -> None:
         means = weights.load(found.path / _MEAN)
         for name, mean in zip(ours, state.mean, strict=True):
             mean.copy_(means[name])
-    content = json.loads((found.path / "state.json").read_text())
     tensors = weights.load(found.path / "optimizer.safetensors")
-    state.optimizer.load_state_dict(_unflatten(state, tensors, content["optimizer"]))
+    optimizer_state.unpack(state.optimizer, tensors, content["optimizer"])
     if state.scaler and content["scaler"]:
         state.scaler.load_state_dict(content["scaler"])
     state.step, state.bad_steps = content["step"], content["bad_steps"]
@@ -125,28 +136,6 @@ def _fault(path: Path) -> str:
 
 def _named(state: State) -> dict[str, Tensor]:
     return {f"{c}.{n}": p for c, parameters in state.trainable.items() for n, p in parameters.items()}
-
-
-def _flatten(state: State) -> tuple[dict[str, Tensor], dict[str, dict[str, float]]]:
-    """The optimizer's memory: tensors under `index/slot`, numbers in a table; slots inside slots are spread out."""
-    tensors: dict[str, Tensor] = {}
-    numbers: dict[str, dict[str, float]] = {}
-    for index, slots in state.optimizer.state_dict()["state"].items():
-        inner = [held if isinstance(held, dict) else {slot: held} for slot, held in slots.items()]
-        for slot, held in (pair for one in inner for pair in one.items()):
-            if isinstance(held, Tensor):
-                tensors[f"{index}/{slot}"] = held.to("cpu", copy=True)
-            else:
-                numbers.setdefault(str(index), {})[slot] = held
-    return tensors, numbers
-
-
-def _unflatten(state: State, tensors: Mapping[str, Tensor], numbers: Mapping[str, dict[str, float]]) -> dict[str, Any]:
-    slots: dict[int, dict[str, Any]] = {int(i): dict(held) for i, held in numbers.items()}
-    for key, tensor in tensors.items():
-        index, _, slot = key.partition("/")
-        slots.setdefault(int(index), {})[slot] = tensor
-    return {"state": slots, "param_groups": state.optimizer.state_dict()["param_groups"]}
 
 
 def _sync(folder: Path) -> None:

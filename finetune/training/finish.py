@@ -1,27 +1,24 @@
 """The end of a run: what training changed is measured, the file written, opened again in a fresh base, and proved."""
 
 from collections.abc import Generator
-from contextlib import nullcontext
 from pathlib import Path
-
-import torch
 
 from finetune import families, recipe
 from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.adapters import attach as adapters
-from finetune.adapters.lora import Modules, less
-from finetune.encoding import cache
+from finetune.adapters.change import AdapterState
 from finetune.errors import TrainError, VerifyError
 from finetune.evaluation import effect as evaluate
 from finetune.events import Event, Finished, Note, Sampled, Stage, TrainingEffect, Verified, Warned
 from finetune.families.base import save
+from finetune.files import layouts
 from finetune.files.metadata import About
-from finetune.machine import DTYPES, Machine, Ranks
+from finetune.machine import DTYPES
 from finetune.planning.plan import Plan
 from finetune.proof import export, outputs
 from finetune.proof.verify import Report, is_large, verify
-from finetune.sampling import sampler
+from finetune.sampling.session import Session
 from finetune.training import samples as pictures
 from finetune.training.begin import CPU, Run, open_base, start_of
 from finetune.training.stop import Events
@@ -30,7 +27,7 @@ from finetune.training.stop import Events
 def finish(run: Run) -> Events:
     """Measure the change, write the file, open it again in a fresh base, and prove it. The last event is Finished."""
     yield Stage("proving", 0)
-    if run.plan.recipe.adapter.method == "lora":
+    if isinstance(run.plan.recipe.adapter, recipe.LowRank):
         effect = yield from judge(run)
         live = adapters.read(run.family.parts.loaded())
         adapters.check_read(run.state.trainable, live)
@@ -80,12 +77,10 @@ def moved(run: Run) -> dict[str, float]:
         TrainError: one did not.
     """
     parts = run.family.parts.loaded()
-    live, before, start = adapters.read(parts), adapters.base_squares(parts), start_of(run.plan, run.family)
-    found = {}
-    for component in sorted({n.partition(".")[0] for n in live}):
-        own = {n: c for n, c in live.items() if n.startswith(f"{component}.")}
-        part = {n: less(c, start[n]) if n in start else c for n, c in own.items()}
-        found[component] = evaluate.relative_change(before, part)
+    norms, found = adapters.movement(parts, start_of(run.plan, run.family)), {}
+    for component in sorted({name.partition(".")[0] for name in norms}):
+        inside = [sizes for name, sizes in norms.items() if name.startswith(f"{component}.")]
+        found[component] = evaluate.relative_change(inside)
         if found[component] < evaluate.NO_EFFECT:
             raise TrainError(
                 f"training had no measurable effect on the {component}: "
@@ -95,12 +90,11 @@ def moved(run: Run) -> dict[str, float]:
     return found
 
 
-def export_adapter(run: Run, live: Modules, trained: outputs.Reference) -> Generator[Event, None, Finished]:
+def export_adapter(run: Run, live: AdapterState, trained: outputs.Reference) -> Generator[Event, None, Finished]:
     """Write every layout, verify each in a fresh base, and draw the final sheet from the file itself."""
     plan, config, out = run.plan, run.plan.recipe.export, run.folder.path
-    made = export.export(
-        live, out / "adapter", name_of(run), {"universal", *config.layouts}, config.dtype, about(run), plan.recipe.base
-    )
+    wanted = {layouts.main_layout(live), *(layout for layout in config.layouts if layout != "universal")}
+    made = export.export(live, out / "adapter", name_of(run), wanted, config.dtype, about(run), plan.recipe.base)
     bits = plan.recipe.train.base_bits
     if bits and not is_large(export.base_sites(plan.recipe.base)):
         bits = None  # in full a file is proved by the outputs as well
@@ -109,12 +103,13 @@ def export_adapter(run: Run, live: Modules, trained: outputs.Reference) -> Gener
         if file is not None:
             verified = _passed(file, verify(file, plan.recipe.base, live, bits, trained), out)
             yield verified
-    assert made.universal is not None
+    file = made.universal or made.diffusers
+    assert file is not None
     if made.merged:
         yield Note(f"merged: rounding to {config.dtype} lost {made.merged.lost:.2%} of the change")
-    sheet = final_sheet(plan, made.universal, out)
+    sheet = final_sheet(plan, file, out)
     yield Sampled(plan.steps, (sheet,))
-    return Finished(run.state.step, "done", made.universal, sheet, verified)
+    return Finished(run.state.step, "done", file, sheet, verified)
 
 
 def _passed(file: Path, report: Report, out: Path) -> Verified:
@@ -145,8 +140,8 @@ def export_pipeline(run: Run) -> Generator[Event, None, Finished]:
         if share < evaluate.NO_EFFECT:
             raise TrainError(f"training had no measurable effect on the {component}", "raise optimizer.learning_rate")
     yield Note(f"written and read back equal: {folder}")
-    cpu = Machine(CPU, Ranks(), nullcontext, None)
-    rows = [(label, pictures.draw(plan, f, f.pipeline(), cpu)) for label, f in (("base", base), (name, again))]
+    sessions = {label: Session.of(one, pictures.prompts(plan), CPU) for label, one in (("base", base), (name, again))}
+    rows = [(label, pictures.draw(plan, session)) for label, session in sessions.items()]
     sheet = pictures.write_sheet(plan, rows, run.folder.path, {})
     yield Sampled(plan.steps, (sheet,))
     return Finished(run.state.step, "done", folder, sheet)
@@ -154,19 +149,10 @@ def export_pipeline(run: Run) -> Generator[Event, None, Finished]:
 
 def final_sheet(plan: Plan, file: Path, out: Path) -> Path:
     """Base row and adapter row at the same seeds, the adapter read from its file by stock diffusers."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    machine = Machine(device, Ranks(), nullcontext, None)
-    family = open_base(plan)
-    captions = cache.read_ahead(family, [*plan.recipe.sample.prompts, plan.recipe.sample.negative], device)
-    pipeline = family.pipeline()
-    family.parts.to(device)
-
-    def row() -> list[sampler.Picture]:
-        return pictures.draw(plan, family, pipeline, machine, lambda prompt: captions.read([prompt]))
-
-    rows = [("base", row())]
-    pipeline.load_lora_weights(str(file.parent), weight_name=file.name)
-    rows.append((file.stem, row()))
+    session = Session.of(open_base(plan), pictures.prompts(plan))
+    rows = [("base", pictures.draw(plan, session))]
+    session.load_by_diffusers(file)
+    rows.append((file.stem, pictures.draw(plan, session)))
     facts = {"adapter": file.name, "adapter_sha256": weights.file_sha256(file)}
     return pictures.write_sheet(plan, rows, out, facts)
 
@@ -179,14 +165,9 @@ def name_of(run: Run) -> str:
 def about(run: Run) -> About:
     """What the exported file says of itself; no path of this machine."""
     plan, data, config, identity = run.plan, run.plan.data, run.plan.recipe, run.folder.identity
-    public = recipe.replace(config, data__path=Path(data.root.name), data__cache=None)
-    if config.prior.path:
-        public = recipe.replace(public, prior__path=Path(config.prior.path.name))
-    if config.adapter.init_from:
-        public = recipe.replace(public, adapter__init_from=Path(config.adapter.init_from.name))
-    public = recipe.replace(public, base=shipped.public_name(config.base))
+    public = recipe.without_paths(config, data.root.name, shipped.public_name(config.base))
     return About.of(
-        plan.facts, config.data.resolution or 0, base=public.base, base_fingerprint=identity["base"],
+        plan.facts, config.data.resolution, base=public.base, base_fingerprint=identity["base"],
         trigger=data.trigger or "", title=config.export.title or name_of(run), license=config.export.license,
         recipe=recipe.dumps(public), steps=plan.steps, dataset_fingerprint=data.fingerprint,
         dataset_images=len(plan.train.placed), dataset_license=data.license, parent=identity.get("start", ""),

@@ -20,7 +20,7 @@ from finetune.errors import FinetuneError, RunError
 from finetune.events import Event, Saved, unheard
 from finetune.families.base import Family
 from finetune.files import layouts
-from finetune.planning import plan as planning
+from finetune.planning import footprint
 from finetune.planning.plan import Plan
 from finetune.reporting.jsonl import JsonLines
 from finetune.reporting.tensorboard import TensorBoard
@@ -66,7 +66,7 @@ class RunFolder:
             _reserve(self.path, _bytes_needed(plan))
         except OSError as e:
             problem = f"cannot write into {self.path}: {e.strerror}"
-            raise RunError(problem, "another --out, or free some space") from e
+            raise RunError(problem, "choose another `out`, or free some space") from e
 
     def begin(self, plan: Plan) -> None:
         """Write recipe.toml, which repeats the run, and run.json: versions, fingerprints, hardware."""
@@ -174,21 +174,21 @@ def _write_run(out: Path, plan: Plan, identity: dict[str, str], outcome: str) ->
 def _refuse(out: Path, resume: bool) -> None:
     holds_run = (out / "run.json").exists() or (out / "checkpoints").exists()
     if resume and not holds_run:
-        raise RunError(f"{out} holds no run to resume", "leave out --resume, or check the path")
+        raise RunError(f"{out} holds no run to resume", "leave out `resume`, or check the path")
     if out.exists() and not out.is_dir():
-        raise RunError(f"{out} is a file, not a folder", "another --out")
+        raise RunError(f"{out} is a file, not a folder", "choose another `out`")
     if not resume and out.exists() and any(path.name != "events.jsonl" for path in out.iterdir()):
         what = "holds a run already" if holds_run else "is not empty"
-        hint = f"--resume to go on with it, or another --out, such as {out}-2" if holds_run else "another --out"
+        hint = f"`resume` to go on with it, or another `out`, such as {out}-2" if holds_run else "choose another `out`"
         raise RunError(f"{out} {what}", hint)
 
 
 def _bytes_needed(plan: Plan) -> int:
     """Checkpoints, one more while it is written, and the exported files."""
-    rows = planning.components(plan)
+    rows = footprint.components(plan)
     trained = sum(4 * c.trainable for c in rows)
     state = trained + sum(c.optimizer_bytes + c.mean_bytes for c in rows)
-    whole = plan.recipe.adapter.method == "full" or "merged" in plan.recipe.export.layouts
+    whole = not isinstance(plan.recipe.adapter, recipe.LowRank) or "merged" in plan.recipe.export.layouts
     pipeline = 2 * sum(4 * c.parameters for c in rows) if whole else 0
     return state * (plan.recipe.train.keep_last + 1) + 3 * trained + pipeline + _SURPLUS_BYTES
 

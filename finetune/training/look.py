@@ -62,7 +62,7 @@ def wanted(plan: Plan) -> list[Wanted]:
 
 
 def _preserved(plan: Plan, prompt: Prompt) -> Prompt | None:
-    if plan.recipe.prior.mode != "self":
+    if plan.recipe.prior.mode != "own_prediction":
         return None
     data = plan.recipe.data
     return Prompt(without_trigger(prompt.caption, data.trigger, data.class_word), prompt.images)

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from finetune import optimizers
 from finetune.adapters import attach as adapters
+from finetune.adapters.methods import METHODS
 from finetune.errors import MemoryShortage, TrainError
 from finetune.families.base import Family, read
 from finetune.machine import Autocast, Machine, Ranks
-from finetune.recipe import Recipe
+from finetune.recipe import LowRank, Recipe
 from finetune.training import loop as trainer
 from finetune.training.batches import Batch, Batches, StepBatches
 from finetune.training.loop import State
@@ -47,7 +48,7 @@ def measure(state: State, batches: Batches, config: Recipe, device: Machine) -> 
     try:
         with shortage(lambda: "in one step at the largest bucket"):
             share = batches.largest()
-            if state.step == 0 and config.adapter.method == "lora" and config.adapter.init_from is None:
+            if state.step == 0 and isinstance(config.adapter, LowRank) and config.adapter.init_from is None:
                 _starts_as_the_base(batches.family, share.pairs[0][0], device.autocast)
             with trainer.attention(share):
                 loss, seconds = _two_steps(batches.family, state, config, share, device)
@@ -88,12 +89,12 @@ def _two_steps(
             f"the loss of the first step is {loss}",
             "train.precision = fp32 tells whether the base or the precision is at fault",
         )
-    adapter = config.adapter.method == "lora"
-    _reached(state, adapter, "lora_B" if adapter and state.step == 0 else "")
+    adapter = isinstance(config.adapter, LowRank)
+    _reached(state, adapter, METHODS[config.adapter.method].STARTS_AT_ZERO if adapter and state.step == 0 else ("",))
     trial.optimizer.step()
     began = time.perf_counter()
     trainer.accumulate(family, trial, share, config, alone)
-    _reached(state, adapter, "")
+    _reached(state, adapter, ("",))
     trial.optimizer.step()
     return loss, time.perf_counter() - began
 
@@ -111,10 +112,10 @@ def _predict(family: Family, batch: Batch) -> Tensor:
     return family.predict(batch.noise, batch.t, batch.given(read(family, batch.prompts, batch.text)))
 
 
-def _reached(state: State, adapter: bool, only: str) -> None:
-    """Every parameter has a gradient; only those named `only` when said, as lora_A has none while lora_B is zero."""
+def _reached(state: State, adapter: bool, only: tuple[str, ...]) -> None:
+    """Every parameter has a gradient whose name holds one of these: lora_A has none while lora_B is zero."""
     for component, parameters in state.trainable.items():
-        wanted = {n: p for n, p in parameters.items() if only in n}
+        wanted = {n: p for n, p in parameters.items() if any(part in n for part in only)}
         dead = [n for n, p in wanted.items() if p.grad is None or not p.grad.any()]
         if dead and (adapter or len(dead) == len(wanted)):
             raise TrainError(

@@ -13,6 +13,7 @@ from finetune.machine import Machine, open_machine
 from finetune.planning import plan as planning
 from finetune.planning.plan import Plan
 from finetune.recipe import Loaded
+from finetune.sampling.session import Session
 from finetune.training import checkpoint, preflight
 from finetune.training import loop as trainer
 from finetune.training import samples as pictures
@@ -20,7 +21,7 @@ from finetune.training.begin import CPU, Run, begin, beginning
 from finetune.training.finish import finish
 from finetune.training.folder import RunFolder, Unwritten
 from finetune.training.loop import Step
-from finetune.training.stop import Events, Interruption, resume_command
+from finetune.training.stop import Events, Interruption, resuming
 
 
 def run(loaded: Loaded, out: Path, resume: bool = False) -> Events:
@@ -46,6 +47,7 @@ def _procedure(loaded: Loaded, out: Path, resume: bool, stop: Interruption) -> E
 
 
 def _stages(plan: Plan, device: Machine, folder: RunFolder, resume: bool, stop: Interruption) -> Events:
+    yield from (Warned(notice) for notice in plan.notices)
     yield Note(describe(plan, device))
     run = yield from beginning(plan, device, folder)
     if resume:
@@ -76,26 +78,27 @@ def restore(run: Run) -> Events:
         yield Warned(f"checkpoint left aside: {sentence}")
     if found is None:
         if damage:
-            raise RunError(f"{out}: no whole checkpoint is left ({damage[0]})", "start again with another --out")
+            raise RunError(f"{out}: no whole checkpoint is left ({damage[0]})", "start again with another `out`")
         yield Note("no checkpoint yet: starting at step 0")
         return
     changed = checkpoint.differences(found.identity, run.folder.identity)
     if changed:
         raise RunError(
             f"{out} cannot be resumed: it was another run\n  " + "\n  ".join(changed),
-            f"finetune train {out / 'recipe.toml'} --out {out} --resume",
+            "go on with its own recipe",
+            resuming(out),
         )
     if found.step > run.plan.steps:
         raise RunError(
             f"train.steps = {run.plan.steps}, and {found.step} steps are done: {found.path}",
-            f"train.steps = {found.step} or more, or another --out",
+            f"train.steps = {found.step} or more, or another `out`",
         )
     checkpoint.load(found, run.state)
     yield Resumed(run.state.step, found.path)
 
 
 def measure(plan: Plan) -> preflight.Measured:
-    """One real step at the largest bucket, for `plan --measure`: nothing is written but the cache."""
+    """One real step at the largest bucket, for a plan that measures: nothing is written but the cache."""
     run = begin(plan)
     return preflight.measure(run.state, run.data.batches, plan.recipe, run.device)
 
@@ -143,7 +146,7 @@ def save(run: Run) -> Generator[Saved, None, None]:
     except OSError as e:
         out = run.folder.path
         raise RunError(
-            f"cannot save step {run.state.step} in {out}: {e.strerror}", f"free some space, then {resume_command(out)}"
+            f"cannot save step {run.state.step} in {out}: {e.strerror}", "free some space, then resume", resuming(out)
         ) from e
     if saved:
         yield saved
@@ -160,9 +163,8 @@ def observe(run: Run, step: int) -> Events:
     if config.sample.every and step % config.sample.every == 0:
         folder = run.folder.path / "samples" / f"step-{step:06d}"
         family.parts.to(run.device.device, "vae")
-        drawn = pictures.draw(
-            plan, family, family.pipeline(), run.device, lambda prompt: run.data.captions.read([prompt])
-        )
+        session = Session(family, run.data.captions, run.device.device, run.device.autocast)
+        drawn = pictures.draw(plan, session)
         family.parts.to(CPU, "vae")
         yield Sampled(step, tuple(pictures.write(plan, drawn, folder, {"step": str(step)})))
 

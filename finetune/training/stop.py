@@ -1,7 +1,6 @@
 """SIGINT, SIGTERM, and a reader that leaves: save first, then stop, and say how to go on."""
 
 import atexit
-import shlex
 import signal
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
@@ -9,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from finetune.errors import Interrupted
+from finetune.errors import Action, Interrupted, action
 from finetune.events import Event
 
 Events = Generator[Event, None, None]
@@ -22,7 +21,7 @@ class Interruption:
         self.out, self.asked, self._waits = out, False, False
 
     def error(self, step: int) -> Interrupted:
-        return Interrupted(f"stopped after step {step}; the state is saved", resume_command(self.out))
+        return Interrupted(f"stopped after step {step}; the state is saved", action=resuming(self.out))
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
@@ -39,7 +38,8 @@ class Interruption:
         saved, begun = (self.out / "checkpoints").exists(), (self.out / "run.json").exists()
         raise Interrupted(
             "stopped" if saved else "stopped before the first checkpoint; encoded images stay cached",
-            resume_command(self.out) if begun else "the same command again",
+            "" if begun else "start it again",
+            resuming(self.out) if begun else None,
         )
 
     def listening(self, events: Events) -> Events:
@@ -71,8 +71,8 @@ class Interruption:
         return next(events, None)
 
 
-def resume_command(out: Path) -> str:
-    return shlex.join(["finetune", "train", str(out / "recipe.toml"), "--out", str(out), "--resume"])
+def resuming(out: Path) -> Action:
+    return action("train", recipe=out / "recipe.toml", out=out, resume=True)
 
 
 @contextmanager

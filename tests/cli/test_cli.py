@@ -1,47 +1,73 @@
 """The command line: quick to answer, the same manners everywhere, and the exit codes scripts rely on."""
 
+import ast
 import json
 import re
-import subprocess
+import shlex
 import sys
-import time
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
+from support.command import answered, ran
+from typer.main import get_command
 from typer.testing import CliRunner
 
+import finetune
 from finetune import cli, errors, recipe
 from finetune import resources as shipped
+from finetune.cli.wording import command_of, flags, written
 
 COMMANDS = {
-    "quickstart": ("--out", "--style"),
-    "doctor": (),
-    "prepare": ("SOURCE", "--out", "--trigger", "--class-word", "--kind", "--template", "--json", "--background"),
-    "check": ("PATH", "--trigger", "--base", "--resolution", "--max-aspect", "--allow-uncaptioned", "--json"),
+    "quickstart": ("--out", "--style", "--quiet"),
+    "doctor": ("--json", "--quiet"),
+    "prepare": (
+        "SOURCE",
+        "--out",
+        "--trigger",
+        "--class-word",
+        "--kind",
+        "--template",
+        "--json",
+        "--background",
+        "--quiet",
+    ),
+    "check": (
+        "PATH",
+        "--trigger",
+        "--base",
+        "--resolution",
+        "--max-aspect",
+        "--allow-uncaptioned",
+        "--json",
+        "--quiet",
+    ),
     "recipes list": ("--json",),
-    "recipes show": ("NAME",),
+    "recipes show": ("NAME", "--json"),
     "recipes copy": ("NAME", "TO"),
-    "plan": ("PATH", "--set", "--measure", "--gpus", "--json"),
-    "train": ("PATH", "--out", "--resume", "--set"),
-    "export": ("--from", "--layout", "--out", "--base", "--dtype"),
-    "verify": ("FILE", "--base", "--run", "--base-bits", "--json"),
+    "plan": ("RECIPE", "--set", "--measure", "--gpus", "--json", "--quiet"),
+    "train": ("RECIPE", "--out", "--resume", "--set", "--json", "--quiet"),
+    "export": ("--from", "--layout", "--out", "--base", "--dtype", "--json"),
+    "verify": ("FILE", "--base", "--run", "--base-bits", "--json", "--quiet"),
     "inspect": ("FILE", "--json"),
     "sample": (
         *("--base", "--adapter", "--prompt", "--prompts", "--negative", "--seed", "--steps", "--guidance"),
         *("--scheduler", "--size", "--count", "--out", "--merged", "--no-safety-checker"),
-        *("--precision", "--base-bits", "--text-encoder-bits"),
+        *("--precision", "--base-bits", "--text-encoder-bits", "--json", "--quiet"),
     ),
-    "cache info": ("--root",),
+    "cache info": ("--root", "--json"),
     "cache clear": ("--root",),
 }
 
 
-def ran(*arguments: str | Path, code: str = "") -> subprocess.CompletedProcess[str]:
-    """The real command in a process of its own."""
-    program = ["-c", code] if code else ["-m", "finetune"]
-    return subprocess.run([sys.executable, *program, *map(str, arguments)], capture_output=True, text=True, check=False)
+LIGHT = {
+    *("finetune", "typer", "pydantic", "pydantic_core", "shellingham"),
+    *("annotated_doc", "annotated_types", "typing_extensions", "typing_inspection"),
+}
+"""packages that declare commands and recipes"""
 
 
 def said(capsys, *arguments: str | Path) -> tuple[int, str, str]:
@@ -57,29 +83,29 @@ def said(capsys, *arguments: str | Path) -> tuple[int, str, str]:
 # --- quick, and light ------------------------------------------------------------------------------------------------
 
 
-def test_help_and_the_list_of_recipes_take_less_than_half_a_second():
-    """The least of several times, taken in turns so that a busy machine slows all of them alike."""
-    commands = {
-        "bare": [sys.executable, "-c", "pass"],
-        "--help": [sys.executable, "-m", "finetune", "--help"],
-        "recipes list": [sys.executable, "-m", "finetune", "recipes", "list"],
-    }
-    best = dict.fromkeys(commands, 99.0)
-    for turn in range(12):
-        for name, command in commands.items():
-            began = time.perf_counter()
-            subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
-            best[name] = min(best[name], time.perf_counter() - began)
-        if turn > 1 and max(best.values()) < best["bare"] + 0.5:
-            break
-    assert best["--help"] < best["bare"] + 0.5, best
-    assert best["recipes list"] < best["bare"] + 0.5, best
+@pytest.mark.parametrize("arguments", [("--help",), ("recipes", "list")])
+def test_help_and_the_list_of_recipes_import_little(arguments):
+    """What an answer waits for: of other people's packages only those that declare commands and recipes."""
+    answer = answered(*arguments)
+    assert answer.exit_code == 0 and answer.stdout and not answer.stderr
+    packages = {name.partition(".")[0] for name in answer.modules if not name.startswith(("_", "org"))}
+    assert {"finetune", "typer"} <= packages
+    assert packages - set(sys.stdlib_module_names) <= LIGHT
+    assert len(answer.modules) < 350, "a bare interpreter's modules not counted"
 
 
 def test_importing_the_command_line_loads_nothing_heavy():
     heavy = ("torch", "diffusers", "transformers", "peft", "datasets", "accelerate", "bitsandbytes", "numpy", "PIL")
     done = ran(code=f"import sys, finetune.cli; print([m for m in {heavy} if m in sys.modules])")
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_bitsandbytes_says_nothing_when_the_library_imports_it():
+    told = ran(code="import finetune, bitsandbytes")
+    assert told.returncode == 0 and told.stderr == told.stdout == ""
+    asked = ran(code="import logging; logging.getLogger('bitsandbytes').setLevel(20); import finetune; "
+                     "assert logging.getLogger('bitsandbytes').level == 20")  # fmt: skip
+    assert asked.returncode == 0
 
 
 def test_a_plan_imports_no_diffusers_pipeline():
@@ -111,12 +137,41 @@ def test_the_commands_are_those_that_are_promised():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_help_of_a_command_says_what_it_does_and_names_its_options(command):
-    shown = CliRunner().invoke(cli.app, [*command.split(), "--help"])
+    shown = CliRunner().invoke(cli.app, [*command.split(), "-h"], env={"COLUMNS": "80"})
     assert shown.exit_code == 0
     for option in COMMANDS[command]:
         assert option.lower() in shown.output.lower(), f"{option} in\n{shown.output}"
     told = [line.strip() for line in shown.output.splitlines() if line.strip()]
-    assert len(told[1]) > 10 and told[1][0].isupper(), told[1]
+    assert len(told[1]) > 10 and told[1][0].isupper() and told[1].endswith("."), told[1]
+    assert max(map(len, shown.output.splitlines())) <= 80
+
+
+def described(command: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """(where, help text) of every command, group and option."""
+    yield name or "finetune", command.help or ""
+    yield from ((f"{name} {p.name}", getattr(p, "help", "") or "") for p in command.params)
+    for inner, below in getattr(command, "commands", {}).items():
+        yield from described(below, f"{name} {inner}".strip())
+
+
+def test_every_help_text_begins_with_its_subject_and_ends_its_sentence():
+    for where, text in described(get_command(cli.app)):
+        if where.endswith(("install_completion", "show_completion")):
+            continue
+        assert len(text) > 8 and (text[0].isupper() or text[0].isdigit() or text[:4] in ("`poc", "univ")), (where, text)
+        assert not re.match(r"(Of|Whoever|Laid|Noted|May)\b", text) and text.rstrip()[-1] == ".", (where, text)
+
+
+def test_the_version_is_printed(capsys):
+    code, out, err = said(capsys, "--version")
+    assert (code, out, err) == (0, f"finetune {finetune.__version__}\n", "")
+
+
+def test_a_shell_is_offered_completion(monkeypatch):
+    done = CliRunner().invoke(cli.app, [], prog_name="finetune", env={
+        "_FINETUNE_COMPLETE": "complete_bash", "COMP_WORDS": "finetune pl", "COMP_CWORD": "1",
+    })  # fmt: skip
+    assert done.output.split() == ["plan"], done.output
 
 
 def test_help_lists_every_command(capsys):
@@ -170,6 +225,72 @@ def test_an_error_is_printed_with_its_hint_and_sets_the_exit_code(name, capsys, 
     assert (code, out, err) == (CODES[name], "", "error: the thing is broken\n  try: mend it\n")
 
 
+@pytest.mark.parametrize("arguments", [("recipes", "show", "x", "--json"), ("--json", "recipes", "show", "x")])
+def test_with_json_an_error_is_one_json_line_on_stderr(arguments, capsys, monkeypatch):
+    def raising(*_):
+        raise errors.VerifyError("the thing is broken", "mend it", errors.action("verify", file="a b", base="pocket"))
+
+    monkeypatch.setattr(recipe, "find", raising)
+    code, out, err = said(capsys, *arguments)
+    assert (code, out) == (5, "") and err.count("\n") == 1
+    assert json.loads(err) == {
+        "error": "the thing is broken", "try": "mend it: finetune verify 'a b' --base pocket", "exit_code": 5,
+    }  # fmt: skip
+
+
+STEPS = [
+    (errors.action("train", recipe=Path("a/recipe.toml"), out="a b", resume=True),
+     "finetune train a/recipe.toml --out 'a b' --resume"),
+    (errors.action("export", source="RUN", layout="universal"), "finetune export --from RUN --layout universal"),
+    (errors.action("check", path="x", trigger=None, class_word="mug"), "finetune check x --class-word mug"),
+    (errors.action("cache clear"), "finetune cache clear"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("step, command", STEPS, ids=lambda v: v if isinstance(v, str) else "")
+def test_a_next_step_is_written_as_a_command_that_can_be_given(step, command):
+    assert written(step, get_command(cli.app)) == command
+    _, *words = shlex.split(command)
+    get_command(cli.app).make_context("finetune", words[:1])  # the command exists
+    own = command_of(get_command(cli.app), words)
+    own.make_context(own.name, words[len(step.name.split()) :])  # and takes these arguments
+
+
+def test_from_python_an_error_names_arguments_and_calls():
+    error = errors.RunError("`out` is not empty", "go on", errors.action("train", recipe=Path("r.toml"), resume=True))
+    assert str(error) == "`out` is not empty"
+    assert error.__notes__ == ["try: go on: train(recipe='r.toml', resume=True)"]
+    assert not hasattr(errors.RunError("broken"), "__notes__")
+
+
+def test_arguments_are_named_as_the_flags_of_the_command_that_failed_and_nothing_else_is():
+    text = "`base_bits` or `merged`; `source` is `pocket`, `epsilon`"
+    assert flags(text, command_of(get_command(cli.app), ["sample"])) == (
+        "--base-bits or --merged; `source` is `pocket`, `epsilon`"
+    )
+    assert "--from is" in flags(text, command_of(get_command(cli.app), ["export"]))
+
+
+SPOKEN_STILL = {"recipe", "optimizers"}
+"""folders whose sentences are being reworded elsewhere; to be empty"""
+
+
+def test_the_library_speaks_of_no_flags_and_no_commands():
+    """Sentences for Python, a page or a notebook, too: flags and commands are the command line's words."""
+    names = "|".join({name.split()[0] for name in COMMANDS})
+    spoken = re.compile(rf"(?<![\w-])--[a-z]|finetune ({names})\b")
+    found = []
+    for path in sorted(Path(finetune.__file__).parent.rglob("*.py")):
+        if {"cli", "bundled", *SPOKEN_STILL} & set(path.parts):
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        found += [f"{path.name}:{n.lineno} {n.value[:60]!r}" for n in ast.walk(tree)
+                  if isinstance(n, ast.Constant) and isinstance(n.value, str) and spoken.search(n.value)]  # fmt: skip
+    assert not found
+    assert spoken.search("choose another --out") and spoken.search("`finetune train x`")
+    assert not spoken.search("a -- b") and not spoken.search("finetune trains")
+
+
 def test_an_error_without_a_hint_prints_no_empty_one(capsys, monkeypatch):
     def raising(*_):
         raise errors.RunError("the thing is broken")
@@ -202,11 +323,9 @@ def test_what_is_no_error_of_the_tree_is_our_bug_and_keeps_its_traceback():
 
 def test_every_error_the_package_raises_says_what_to_do():
     """Most errors have a hint; those that have none name the remedy themselves."""
-    import ast
-
     names = set(CODES) - {"FinetuneError"}
     bare = []
-    for path in sorted(Path(recipe.__file__).parent.rglob("*.py")):
+    for path in sorted(Path(finetune.__file__).parent.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and isinstance(node.exc.func, ast.Name):
                 call = node.exc
@@ -215,6 +334,76 @@ def test_every_error_the_package_raises_says_what_to_do():
                     bare.append(f"{path.name}: {ast.unparse(call.args[0])}")
     allowed = ("write it as", "must be multiples", "one of", "missing, and there is no data.class_word")
     assert not [b for b in bare if not any(word in b for word in allowed)]
+
+
+# --- quiet and JSON ---------------------------------------------------------------------------------------------------
+
+RUN = ("--set", "train.steps=2", "--set", "sample.every=0", "--set", "sample.steps=1", "--set", "data.resolution=64",
+       "--set", "adapter.components=['denoiser']", "--set", "optimizer.learning_rate=1e-2")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> tuple[Path, str, str]:
+    """(run folder, stdout, stderr) of a short run with --json."""
+    out = tmp_path_factory.mktemp("json") / "run"
+    done = ran("train", "pocket-product", "--out", out, "--json", *RUN)
+    assert done.returncode == 0, done.stderr
+    return out, done.stdout, done.stderr
+
+
+@pytest.mark.whole
+def test_train_prints_every_event_as_a_json_line_and_nothing_else(trained):
+    out, stdout, stderr = trained
+    events = [json.loads(line) for line in stdout.splitlines()]
+    assert not stderr and [e["step"] for e in events if e["event"] == "stepped"] == [1, 2]
+    kept = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    assert [e["event"] for e in events] == [e["event"] for e in kept]
+    assert events[-1]["event"] == "finished" and Path(events[-1]["path"]).is_file()
+
+
+@pytest.mark.whole
+def test_every_command_that_reports_prints_one_json_document_and_nothing_else(trained, tmp_path, capsys):
+    file = trained[0] / "adapter" / "run.safetensors"
+    commands = [
+        ("check", "example:product"), ("prepare", "example:product", "--out", tmp_path / "data"),
+        ("recipes", "list"), ("recipes", "show", "pocket-style"), ("plan", "pocket-style"), ("doctor",),
+        ("cache", "info", "--root", tmp_path), ("inspect", file), ("verify", file),
+        ("export", "--from", file, "--out", tmp_path / "b.safetensors", "--layout", "diffusers"),
+        ("sample", "--base", "pocket", "--prompt", "a cup", "--steps", "1", "--out", tmp_path / "pictures"),
+    ]  # fmt: skip
+    for command in commands:
+        code, out, err = said(capsys, *command, "--json")
+        assert code == 0 and not err, (command, err)
+        assert json.loads(out), command
+        assert said(capsys, "--json", *command)[0] in (0, 2)  # before the command, too; 2: its output exists now
+    pictures = json.loads(said(capsys, *commands[-1], "--json")[1])
+    assert Path(pictures["pictures"][0]["path"]).is_file() and Path(pictures["grid"]).is_file()
+
+
+@pytest.mark.whole
+def test_quiet_commands_print_the_one_line_that_says_what_came_out(tmp_path, capsys):
+    run, file = tmp_path / "run", tmp_path / "run" / "adapter" / "run.safetensors"
+    for command, last in {
+        ("train", "pocket-product", "--out", run, *RUN): str(file),
+        ("check", "example:product"): r"seen 6 = used 6 \+ rejected 0",
+        ("prepare", "example:product", "--out", tmp_path / "data"): f"wrote {tmp_path / 'data'}: 6 images",
+        ("plan", "pocket-style"): r"fits: about [\d.]+ MiB needed, [\d.]+ GiB free on .*",
+        ("verify", file): "verified",
+        ("doctor",): "this machine can train",
+        (
+            "sample",
+            "--base",
+            "pocket",
+            "--prompt",
+            "a cup",
+            "--steps",
+            "1",
+            "--out",
+            tmp_path / "p",
+        ): "1 picture in .*",
+    }.items():
+        code, out, err = said(capsys, "--quiet", *command)
+        assert code == 0 and not err and re.fullmatch(last, out.rstrip("\n")), (command, out, err)
 
 
 # --- recipes ---------------------------------------------------------------------------------------------------------
@@ -232,22 +421,24 @@ def test_recipes_list_names_each_with_a_sentence_and_the_same_as_json(capsys):
     assert all(re.fullmatch(r"[A-Z].{30,}\.", row["about"]) for row in rows)
 
 
-def test_recipes_show_prints_the_file_byte_for_byte(capsys):
+def test_recipes_show_prints_one_whole_recipe_and_a_whole_file_byte_for_byte(capsys):
     _, out, _ = said(capsys, "recipes", "show", "sd15-product")
-    assert out == (shipped.RECIPES / "sd15-product.toml").read_text(encoding="utf-8") and tomllib.loads(out)
+    assert tomllib.loads(out)["train"]["steps"] == 1000 and "extends" not in out and "\n# change mug to your" in out
+    _, out, _ = said(capsys, "recipes", "show", "pocket-style")
+    assert out == (shipped.RECIPES / "pocket-style.toml").read_text(encoding="utf-8")
     code, _, err = said(capsys, "recipes", "show", "sd15-prodct")
     assert code == 2 and err.endswith("try: did you mean sd15-product?\n")
 
 
 def test_recipes_copy_writes_where_it_is_told_and_overwrites_nothing(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    shown = shipped.RECIPES / "sd15-style.toml"
+    shown = said(capsys, "recipes", "show", "sd15-style")[1].encode()
     assert said(capsys, "recipes", "copy", "sd15-style")[0] == 0
-    assert Path("sd15-style.toml").read_bytes() == shown.read_bytes()
+    assert Path("sd15-style.toml").read_bytes() == shown
     Path("folder").mkdir()
     for to, made in (("mine.toml", "mine.toml"), ("folder", "folder/sd15-style.toml")):
         code, out, _ = said(capsys, "recipes", "copy", "sd15-style", to)
-        assert code == 0 and f"finetune plan {made}" in out and Path(made).read_bytes() == shown.read_bytes()
+        assert code == 0 and f"finetune plan {made}" in out and Path(made).read_bytes() == shown
     Path("mine.toml").write_text("precious")
     code, _, err = said(capsys, "recipes", "copy", "sd15-style", "mine.toml")
     assert code == 2 and "mine.toml exists" in err and Path("mine.toml").read_text() == "precious"

@@ -33,6 +33,7 @@ def commands() -> list[list[str]]:
     return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("finetune ")]
 
 
+@pytest.mark.whole
 def test_the_commands_on_ones_own_pictures_work_as_written(photos):
     ran = []
     for command in commands():

@@ -85,11 +85,11 @@ def test_captions_are_used(trained: Bench) -> None:
 
 
 def test_the_relative_change_is_that_of_the_dense_weights(trained: Bench) -> None:
-    live, squares = adapters.read(components(trained.family)), adapters.base_squares(components(trained.family))
+    live, norms = adapters.read(components(trained.family)), adapters.movement(components(trained.family), {})
     moved = torch.cat([delta(change).double().flatten() for change in live.values()])
     before = {name: layer.get_base_layer().weight for name, layer in adapters._layers(components(trained.family))}
     whole = torch.cat([before[name].detach().double().flatten() for name in live])
-    assert evaluate.relative_change(squares, live) == pytest.approx(float(moved.norm() / whole.norm()), rel=1e-5)
+    assert evaluate.relative_change(norms.values()) == pytest.approx(float(moved.norm() / whole.norm()), rel=1e-5)
     assert any(change.down.ndim == 4 for change in live.values())
 
 
@@ -113,8 +113,7 @@ def test_an_untrained_adapter_is_seen_to_have_learnt_nothing(trained: Bench, tmp
     args = (b.plan.train.placed, b.latents, b.captions, b.machine.autocast)
     found = evaluate.measure_effect({}, *args)
     assert found.gain == 0.0 and found.adapted == found.base and evaluate.warnings(found)
-    live, before = adapters.read(components(b.family)), adapters.base_squares(components(b.family))
-    assert evaluate.relative_change(before, live) == 0.0 < evaluate.NO_EFFECT
+    assert evaluate.relative_change(adapters.movement(components(b.family), {}).values()) == 0.0 < evaluate.NO_EFFECT
     b.grow(0.3)  # and one that does something, as such; the base is still the measure
     other = evaluate.measure_effect({}, *args)
     assert other.base == found.base and other.adapted == losses(b).mean != found.adapted

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDPMScheduler, DiffusionPipeline, FluxPipeline, QwenImagePipeline
+from families.cases import CASES, Case, small_base
 from peft import LoraConfig
-from support.bases import Variant, tiny_base
 from support.bench import Bench, bench
 from support.photos import SQUARE, pictures
 from torch import Tensor
@@ -91,22 +91,15 @@ def _t5_length(pipe: Any) -> int:
     return 512 if pipe.transformer.config.guidance_embeds else 256
 
 
-REFERENCES: dict[Variant, Reference] = {
-    "sdxl": sdxl, "sd3": sd3, "sd35": sd3, "flux": flux, "schnell": flux, "zimage": zimage, "qwen": qwen,
-    "klein": klein,
+REFERENCES: dict[str, Reference] = {
+    "sdxl": sdxl, "sd3": sd3, "flux": flux, "zimage": zimage, "qwen_image": qwen, "flux2": klein,
 }  # fmt: skip
+COMPARED = [case for case in CASES if case.family != "sd"]  # that one is compared in tests/test_parity.py
 
 
-V = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
-
-
-@pytest.mark.parametrize(
-    ("variant", "scheduler"), [*((v, {}) for v in REFERENCES), pytest.param("sdxl", V, id="sdxl-v")]
-)
-def test_loss_and_gradients_are_those_of_a_plain_loop_on_stock_diffusers(
-    variant: Variant, scheduler: dict[str, object], tmp_path: Path
-) -> None:
-    base = tiny_base(tmp_path / "base", variant, **scheduler)
+@pytest.mark.parametrize("case", COMPARED, ids=[case.name for case in COMPARED])
+def test_loss_and_gradients_are_those_of_a_plain_loop_on_stock_diffusers(case: Case, tmp_path: Path) -> None:
+    base = small_base(case, tmp_path / "base")
     data = pictures(tmp_path / "data", [SQUARE] * 3 + [(180, 128)] * 3)
     b = bench(base, data, train__batch=2, train__steps=3, adapter__targets="attention+ff", adapter__alpha=2.0,
               data__caption_dropout=0.3, data__crop="random", data__flip=True, data__max_aspect=1.5,
@@ -114,7 +107,7 @@ def test_loss_and_gradients_are_those_of_a_plain_loop_on_stock_diffusers(
     b.grow(0.05)
     for given in steps(b):
         ours, gradients = loss_and_gradients(b)
-        theirs, expected = plain(base, b, given, REFERENCES[variant])
+        theirs, expected = plain(base, b, given, REFERENCES[case.family])
         assert ours == pytest.approx(theirs, rel=1e-5)
         assert gradients.keys() == expected.keys()
         for name, gradient in gradients.items():

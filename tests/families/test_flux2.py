@@ -1,6 +1,5 @@
 """FLUX.2 klein: what its stock pipeline does around the denoiser, and what only this family has."""
 
-from contextlib import nullcontext
 from pathlib import Path
 
 import huggingface_hub
@@ -19,7 +18,8 @@ from finetune.errors import RecipeError
 from finetune.families.base import Family, read
 from finetune.files import layouts
 from finetune.proof import verify
-from finetune.sampling import sampler
+from finetune.sampling.request import SampleRequest
+from finetune.sampling.session import Session
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +52,8 @@ def test_latents_are_the_pipelines_in_the_autoencoders_own_cells(base: Path, fam
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 def test_a_picture_is_the_pipelines_own(base: Path, family: Family, guidance: float) -> None:
-    shot = sampler.Shot("a cup", 3, steps=3, width=64, height=48, guidance=guidance)
-    ours = sampler.render(family, family.pipeline(), shot, torch.device("cpu"), nullcontext).image
+    shot = SampleRequest("a cup", 3, steps=3, width=64, height=48, guidance=guidance)
+    ours = Session(family).generate(shot).image
     theirs = DiffusionPipeline.from_pretrained(base)(
         prompt="a cup", num_inference_steps=3, width=64, height=48, guidance_scale=guidance,
         generator=torch.Generator().manual_seed(3),

@@ -12,20 +12,19 @@ from diffusers.loaders.single_file_utils import (
     convert_flux_transformer_checkpoint_to_diffusers,
     convert_sd3_transformer_checkpoint_to_diffusers,
 )
+from families.cases import TRANSFORMERS, small_base
 from safetensors.torch import save_file
-from support.bases import Variant, tiny_base
 from torch import Tensor
 from torch.testing import assert_close
 
 from finetune import families
 from finetune.adapters import attach as adapters
-from finetune.adapters import lora
-from finetune.adapters.lora import Lora, Modules, delta
+from finetune.adapters.change import AdapterState, sites
+from finetune.adapters.lora import Lora, delta
 from finetune.files import layouts
 from finetune.proof import verify
 from finetune.proof.export import base_sites
 
-VARIANTS: tuple[Variant, ...] = ("flux", "sd35", "zimage", "qwen", "klein")
 RANK, ALPHA = 4, 2.0
 
 
@@ -53,9 +52,9 @@ def random_lora(shape: tuple[int, ...], seed: int) -> Lora:
     return Lora(down, up, ALPHA / RANK)
 
 
-@pytest.fixture(scope="module", params=VARIANTS)
+@pytest.fixture(scope="module", params=TRANSFORMERS, ids=[case.name for case in TRANSFORMERS])
 def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Base:
-    return Base(tiny_base(tmp_path_factory.mktemp(request.param) / "base", request.param))
+    return Base(small_base(request.param, tmp_path_factory.mktemp(request.param.variant) / "base"))
 
 
 def split(name: str) -> str:
@@ -112,7 +111,7 @@ def test_a_strangers_file_is_verified_in_its_base(base: Base, tmp_path: Path) ->
 # -- modules that the original code has in one piece ------------------------------------------------------------------
 
 
-def fuse(base: Base, dotted: bool) -> tuple[dict[str, Tensor], Modules]:
+def fuse(base: Base, dotted: bool) -> tuple[dict[str, Tensor], AdapterState]:
     """One change for each module of the original code: its pieces share the way down. And what it means in ours."""
     pieces: dict[str, list[tuple[int, str]]] = {}
     for name in base.modules:
@@ -120,7 +119,7 @@ def fuse(base: Base, dotted: bool) -> tuple[dict[str, Tensor], Modules]:
         assert original is not None, name
         pieces.setdefault(original.name, []).append((original.piece, name))
     tensors: dict[str, Tensor] = {}
-    expected: Modules = {}
+    expected: AdapterState = {}
     for number, (written, parts) in enumerate(pieces.items()):
         inside = [name for _, name in sorted(parts)]
         rows = [base.places[name][0] for name in inside]
@@ -132,9 +131,12 @@ def fuse(base: Base, dotted: bool) -> tuple[dict[str, Tensor], Modules]:
     return tensors, expected
 
 
-@pytest.fixture(scope="module", params=["flux", "sd35", "klein"])
+FUSED = [case for case in TRANSFORMERS if case.fused]
+
+
+@pytest.fixture(scope="module", params=FUSED, ids=[case.name for case in FUSED])
 def fused_base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Base:
-    base = Base(tiny_base(tmp_path_factory.mktemp(request.param) / "base", request.param))
+    base = Base(small_base(request.param, tmp_path_factory.mktemp(request.param.variant) / "base"))
     # in the last block of SD 3.5 only keys and values of the text are there to be trained, and files hold all three
     base.modules = {n: m for n, m in base.modules.items() if ".2.attn.add_" not in n}
     return base
@@ -155,6 +157,7 @@ def test_a_fused_module_of_other_rows_is_refused(fused_base: Base, tmp_path: Pat
     assert any("rows, where the base has" in problem for problem in found.problems)
 
 
+@pytest.mark.whole  # their code asks for the true width
 def test_the_map_of_original_names_is_diffusers_converters() -> None:
     """Every weight of a small FLUX and SD 3.5, written in the original names by our map, comes back by their code."""
     flux = FluxTransformer2DModel(num_layers=2, num_single_layers=2, attention_head_dim=128, num_attention_heads=24,
@@ -209,11 +212,11 @@ class Missing(dict[str, Any]):
         return super().pop(key) if key in self else torch.zeros(64, 64)
 
 
-def same(found: Modules, expected: Modules) -> None:
+def same(found: AdapterState, expected: AdapterState) -> None:
     assert found.keys() == expected.keys()
     for name, module in expected.items():
         assert_close(delta(found[name]), delta(module), rtol=1e-5, atol=1e-6)
 
 
 def test_the_names_of_places_and_modules_agree(base: Base) -> None:
-    assert base.modules.keys() <= lora.sites({"transformer": base.skeleton()}).keys()
+    assert base.modules.keys() <= sites({"transformer": base.skeleton()}).keys()

@@ -11,7 +11,7 @@ from support.photos import pictures
 
 from finetune import tensors as weights
 from finetune.adapters import attach as adapters
-from finetune.adapters.lora import Modules
+from finetune.adapters.change import AdapterState
 from finetune.errors import BaseError
 from finetune.families.base import components
 from finetune.files import layouts
@@ -26,7 +26,7 @@ def everything_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(params=["flux", "sdxl"])
-def made(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path, Modules]:
+def made(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path, AdapterState]:
     """(base, file, what was trained)"""
     variant: Variant = request.param
     base = tiny_base(tmp_path / "base", variant)
@@ -38,7 +38,7 @@ def made(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path, Mod
 
 
 @pytest.mark.parametrize("bits", [None, 4])
-def test_a_good_file_is_proved(made: tuple[str, Path, Modules], bits: int | None) -> None:
+def test_a_good_file_is_proved(made: tuple[str, Path, AdapterState], bits: int | None) -> None:
     base, file, live = made
     report = verify.verify(file, base, live, bits)
     assert report.ok, report.problems
@@ -48,7 +48,7 @@ def test_a_good_file_is_proved(made: tuple[str, Path, Modules], bits: int | None
 
 
 def test_in_4_bits_the_sizes_are_those_in_full_and_a_small_base_may_be_opened_so(
-    made: tuple[str, Path, Modules], monkeypatch: pytest.MonkeyPatch
+    made: tuple[str, Path, AdapterState], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base, file, live = made
     few, full = (verify.verify(file, base, live, bits) for bits in (4, None))
@@ -61,7 +61,7 @@ def test_in_4_bits_the_sizes_are_those_in_full_and_a_small_base_may_be_opened_so
 
 @pytest.mark.parametrize("bits", [None, 4])
 def test_a_weight_off_by_a_hundredth_a_lost_module_and_nothing_at_all_are_found(
-    made: tuple[str, Path, Modules], bits: int | None, tmp_path: Path
+    made: tuple[str, Path, AdapterState], bits: int | None, tmp_path: Path
 ) -> None:
     base, file, live = made
     told = weights.read_header(file).metadata
@@ -83,7 +83,7 @@ def test_a_weight_off_by_a_hundredth_a_lost_module_and_nothing_at_all_are_found(
 
 
 def test_without_bitsandbytes_4_bits_are_refused_in_a_sentence(
-    made: tuple[str, Path, Modules], monkeypatch: pytest.MonkeyPatch
+    made: tuple[str, Path, AdapterState], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base, file, live = made
     monkeypatch.setattr("finetune.families.find_spec", lambda _: None)

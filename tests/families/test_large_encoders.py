@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from families.cases import USUAL
 from support.bases import Variant, tiny_base
 from support.bench import settled
 from support.photos import pictures
@@ -20,15 +21,12 @@ from finetune.errors import RecipeError
 from finetune.events import Sampled, unheard
 from finetune.families import parts
 from finetune.families.base import Conditioning, Prompt, large_encoders, read
-from finetune.planning import plan as planning
+from finetune.planning import footprint
 from finetune.recipe import Loaded
 from finetune.training import begin
 from finetune.training import loop as trainer
 
-LARGE = {
-    "flux": "text_encoder_2", "sd35": "text_encoder_3", "zimage": "text_encoder", "qwen": "text_encoder",
-    "klein": "text_encoder",
-}  # fmt: skip
+LARGE = {case.variant: case.large_encoder.part for case in USUAL if case.large_encoder}
 
 
 @pytest.mark.parametrize("variant", LARGE)
@@ -38,7 +36,7 @@ def test_it_is_gone_while_training_and_sampling_and_its_memory_is_free(
     base, data = tiny_base(tmp_path / "base", variant), pictures(tmp_path / "data")
     plan = settled(base, data, train__steps=2, sample__every=1, sample__steps=2, sample__guidance=1.0,
                    sample__prompts=("a prompt that no caption says",), train__checkpoint_every=2)  # fmt: skip
-    loaded = Loaded(recipe.replace(plan.recipe, train__precision="auto"), {}, Path("recipe.toml"))
+    loaded = Loaded(recipe.replace(recipe.rewritten(plan.recipe), train__precision="auto"), {}, Path("recipe.toml"))
     seen: list[weakref.ref[Any]] = []
     load, steps = parts.from_pretrained, trainer.train
 
@@ -87,7 +85,7 @@ def test_in_fewer_bits_it_says_nearly_the_same_and_is_kept_apart(
 def test_the_plan_says_what_it_takes(variant: Variant, bits: int | None, tmp_path: Path) -> None:
     base = tiny_base(tmp_path / "base", variant)
     plan = settled(base, pictures(tmp_path / "data"), data__text_encoder_bits=bits)
-    family, told = families.load(str(base), text_bits=bits), planning.encoder_bytes(plan)
+    family, told = families.load(str(base), text_bits=bits), footprint.encoder_bytes(plan)
     assert told.keys() == set(large_encoders(family))
     for encoder in told:
         module = family.parts[encoder]
@@ -105,7 +103,7 @@ def test_t5_in_fp16_is_counted_with_what_transformers_keeps_in_float32(tmp_path:
     plan = dataclasses.replace(plan, recipe=recipe.replace(plan.recipe, train__precision="fp16"))
     module = families.load(str(base), torch.float16).parts["text_encoder_2"]
     assert {p.dtype for p in module.parameters()} == {torch.float16, torch.float32}
-    assert planning.encoder_bytes(plan)["text_encoder_2"] == sum(p.nbytes for p in module.parameters())
+    assert footprint.encoder_bytes(plan)["text_encoder_2"] == sum(p.nbytes for p in module.parameters())
 
 
 def test_bits_for_a_base_without_a_large_encoder_are_refused(tmp_path: Path) -> None:
@@ -118,7 +116,7 @@ def test_bits_without_bitsandbytes_are_refused_before_anything_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base, data = tiny_base(tmp_path / "base", "flux"), pictures(tmp_path / "data")
-    monkeypatch.setattr("finetune.planning.plan.find_spec")
+    monkeypatch.setattr("finetune.planning.resolve.find_spec", lambda _: None)
     with pytest.raises(RecipeError, match="needs bitsandbytes"):
         settled(base, data, data__text_encoder_bits=4)
 

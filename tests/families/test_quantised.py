@@ -8,6 +8,7 @@ from typing import Any
 import bitsandbytes
 import pytest
 import torch
+from families.cases import USUAL, Case, small_base
 from peft.utils.integrations import dequantize_module_weight
 from support.bases import Variant, tiny_base
 from support.bench import bench, settled
@@ -18,15 +19,13 @@ from torch import Tensor, nn
 from finetune import families, recipe
 from finetune import tensors as weights
 from finetune.adapters import attach as adapters
-from finetune.adapters import lora
+from finetune.adapters.change import sites
 from finetune.errors import RecipeError
 from finetune.families import quantised
 from finetune.families.base import Conditioning, Family, read
-from finetune.planning import plan as planning
+from finetune.planning import footprint
 from finetune.proof import verify
 from finetune.recipe import Loaded
-
-VARIANTS: tuple[Variant, ...] = ("sd15", "sdxl", "sd35", "flux", "zimage", "qwen", "klein")
 
 
 def predicted(family: Family) -> Tensor:
@@ -47,9 +46,9 @@ def held_bytes(module: nn.Module) -> int:
     return sum(t.nbytes for t in tensors if t is not None)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_blocks_are_held_in_4_bits_as_the_plan_counts_them(variant: Variant, tmp_path: Path) -> None:
-    base = tiny_base(tmp_path / "base", variant)
+@pytest.mark.parametrize("case", USUAL, ids=[case.name for case in USUAL])
+def test_blocks_are_held_in_4_bits_as_the_plan_counts_them(case: Case, tmp_path: Path) -> None:
+    base = small_base(case, tmp_path / "base")
     whole, small = families.load(str(base)), families.load(str(base), base_bits=4)
     exact, rounded = predicted(whole), predicted(small)
     assert 0 < float((exact - rounded).norm() / exact.norm()) < 0.4
@@ -58,7 +57,7 @@ def test_blocks_are_held_in_4_bits_as_the_plan_counts_them(variant: Variant, tmp
     assert {kind for n, kind in kinds.items() if "blocks." in n or n.startswith("layers.")} == {"Linear4bit"}
     assert {kind for n, kind in kinds.items() if n.count(".") < 2} <= {"Linear"}
     plan = settled(base, pictures(tmp_path / "data"), train__base_bits=4)
-    row = planning.components(plan)[0]
+    row = footprint.components(plan)[0]
     assert held_bytes(module) == row.weight_bytes - 4 * row.trainable
     assert row.parameters == sum(p.numel() for p in whole.parts[whole.denoiser_name].parameters())
 
@@ -116,7 +115,7 @@ def test_sites_and_sizes_are_those_of_the_base_in_full(variant: Variant, tmp_pat
     squares, others = adapters.base_squares(found), adapters.base_squares(wanted)
     assert squares.keys() == others.keys()
     assert all(squares[n] == pytest.approx(others[n], rel=0.1) and squares[n] != others[n] for n in others)
-    assert lora.sites({name: families.load(str(base), base_bits=4).parts[name]}) == lora.sites(
+    assert sites({name: families.load(str(base), base_bits=4).parts[name]}) == sites(
         {name: families.load(str(base)).parts[name]}
     )
 
@@ -156,9 +155,9 @@ def test_looking_at_the_model_does_not_change_it() -> None:
 def test_a_run_ends_with_a_file_proved_on_the_base_in_full(variant: Variant, precision: str, tmp_path: Path) -> None:
     base, data = tiny_base(tmp_path / "base", variant), pictures(tmp_path / "data")
     plan = settled(base, data, train__base_bits=4, train__steps=3, optimizer__learning_rate=1e-2, sample__every=2,
-                   sample__steps=2, train__checkpoint_every=2, sample__prompts=("a cup",), prior__mode="self",
+                   sample__steps=2, train__checkpoint_every=2, sample__prompts=("a cup",), prior__mode="own_prediction",
                    data__trigger="sks", train__gradient_checkpointing=True, validation__count=1)  # fmt: skip
-    loaded = Loaded(recipe.replace(plan.recipe, train__precision=precision), {}, Path("recipe.toml"))
+    loaded = Loaded(recipe.replace(recipe.rewritten(plan.recipe), train__precision=precision), {}, Path("recipe.toml"))
     result = train(loaded, tmp_path / "run")
     assert result.report is not None and result.report.live == 0.0
     assert result.sheet.is_file() and verify.verify(result.path, str(base)).ok
@@ -191,6 +190,6 @@ def test_what_cannot_be_held_in_4_bits_is_refused(tmp_path: Path, monkeypatch: p
     path.write_text('base = "pocket"\n[data]\npath = "example:product"\n[adapter]\nmethod = "full"\n')
     with pytest.raises(RecipeError, match=r'train\.base_bits: has no effect with adapter\.method = "full"'):
         recipe.load(path, ["train.base_bits=4"])
-    monkeypatch.setattr("finetune.planning.plan.find_spec")
+    monkeypatch.setattr("finetune.planning.resolve.find_spec", lambda _: None)
     with pytest.raises(RecipeError, match=r"train\.base_bits needs bitsandbytes"):
         settled("pocket", pictures(tmp_path / "data"), train__base_bits=4)

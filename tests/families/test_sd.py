@@ -7,7 +7,6 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,8 @@ from finetune.errors import BaseError
 from finetune.families.base import Conditioning, Family, components, read, save
 from finetune.families.sd import WEIGHTS
 from finetune.families.unet import SCHEDULERS
-from finetune.sampling import sampler
+from finetune.sampling.request import SampleRequest
+from finetune.sampling.session import Session
 
 VARIANTS = ("sd15", "sd21")
 
@@ -319,8 +319,8 @@ def test_images_are_encoded_and_noise_predicted_as_by_the_stock_parts(
 
 def test_a_picture_is_the_stock_pipelines_picture(pair: tuple[Family, StableDiffusionPipeline]) -> None:
     ours, stock = pair
-    shot = sampler.Shot("a cup", seed=5, negative="a plate", steps=3, guidance=3.0, width=64, height=64)
-    ours_image = sampler.render(ours, ours.pipeline(), shot, torch.device("cpu"), nullcontext).image
+    shot = SampleRequest("a cup", seed=5, negative="a plate", steps=3, guidance=3.0, width=64, height=64)
+    ours_image = Session(ours).generate(shot).image
     theirs = stock("a cup", negative_prompt="a plate", num_inference_steps=3, guidance_scale=3.0, width=64, height=64,
                    generator=torch.Generator().manual_seed(5)).images[0]  # fmt: skip
     differences = np.asarray(ours_image).astype(int) - np.asarray(theirs).astype(int)

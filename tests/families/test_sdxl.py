@@ -20,14 +20,14 @@ from torch.testing import assert_close
 
 from finetune import families
 from finetune.adapters import attach as adapters
-from finetune.adapters import lora
+from finetune.adapters.change import sites
 from finetune.data import images
 from finetune.errors import BaseError, RecipeError
 from finetune.families import checkpoints
 from finetune.families.base import Conditioning, components, read
 from finetune.families.checkpoints import CONFIGS
 from finetune.families.sdxl import StableDiffusionXL
-from finetune.recipe import Adapter
+from finetune.recipe import LoRA
 
 CAPTIONS = ["a red cup", "", "a long caption, " * 40]
 BOTH_TEXTS = ("denoiser", "text_encoder", "text_encoder_2")
@@ -170,7 +170,7 @@ def test_the_true_size_is_the_published_one(full: dict[str, torch.nn.Module]) ->
 
 
 def test_modules_have_the_names_that_kohyas_files_have(full: dict[str, torch.nn.Module]) -> None:
-    places = lora.sites(full)
+    places = sites(full)
     assert GOLDEN.keys() <= places.keys()
     assert {name: StableDiffusionXL.kohya_name(name) for name in GOLDEN} == GOLDEN
     names = {StableDiffusionXL.kohya_name(name) for name in places}
@@ -220,7 +220,7 @@ def test_one_file_is_the_model_it_was_written_from(base: Path, one_file: Path) -
         expected, found = theirs.parts[part].state_dict(), ours.parts[part].state_dict()
         assert expected.keys() == found.keys() and all(torch.equal(expected[n], found[n]) for n in expected), part
     assert_close(read(ours, CAPTIONS), read(theirs, CAPTIONS), rtol=0, atol=0)
-    assert lora.sites(StableDiffusionXL.skeleton(str(one_file), facts)) == lora.sites(components(theirs))
+    assert sites(StableDiffusionXL.skeleton(str(one_file), facts)) == sites(components(theirs))
 
 
 def test_one_file_says_that_it_predicts_v_and_ends_in_noise(one_file: Path) -> None:
@@ -277,7 +277,7 @@ def test_a_distilled_base_needs_a_word(tmp_path: Path) -> None:
 
 
 def test_adapters_of_a_recipe_start_at_nothing(base: Path) -> None:
-    wanted = Adapter.model_validate({"rank": 2, "components": BOTH_TEXTS, "targets": "all"})
+    wanted = LoRA.model_validate({"rank": 2, "components": BOTH_TEXTS, "targets": "all"})
     family = families.load(str(base))
     before = read(family, CAPTIONS)
     adapters.attach(components(family), family.presets, wanted, 0)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from families.cases import CASES, TRANSFORMERS, Case, small_base
 from safetensors.torch import save_file
 from support.bases import tiny_base
 from support.bench import settled
@@ -14,24 +15,14 @@ from support.photos import pictures
 
 from finetune import families, recipe
 from finetune.adapters import attach as adapters
-from finetune.adapters import lora
+from finetune.adapters.change import sites
 from finetune.adapters.lora import Lora
 from finetune.families.base import Facts
 from finetune.files import layouts
+from finetune.planning import footprint
 from finetune.planning import plan as planning
 
-CONFIGS = Path(__file__).parent / "configs"
-PUBLISHED = {
-    # parameters of the denoiser, as the models' own weights have them
-    "sd3-medium": ("sd3", 2_028_328_000),
-    "sd3.5-medium": ("sd3", 2_243_171_520),
-    "sd3.5-large": ("sd3", 8_056_627_520),
-    "flux-dev": ("flux", 11_901_408_320),
-    "flux-schnell": ("flux", 11_891_178_560),
-    "z-image": ("zimage", 6_154_908_736),
-    "qwen-image": ("qwen_image", 20_430_401_088),
-    "flux2-klein-4b": ("flux2", 3_875_544_576),
-}
+PUBLISHED = {one.name: (case, one) for case in CASES if case.transformer for one in case.published}
 QKV, OUT = ("to_q", "to_k", "to_v"), ("to_out.0",)
 ADDED = ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 FF = ("ff.net.0.proj", "ff.net.2")
@@ -94,19 +85,23 @@ GOLDEN = {
 
 def skeleton(line: str) -> dict[str, torch.nn.Module]:
     facts = families.detect("pocket")  # a skeleton asks no fact
-    return families.family_class(PUBLISHED[line][0]).skeleton(str(CONFIGS / line), facts)
+    return families.family_class(PUBLISHED[line][0].family).skeleton(str(PUBLISHED[line][1].configs), facts)
+
+
+def test_the_keys_of_each_published_transformer_are_written_down() -> None:
+    assert GOLDEN.keys() == PUBLISHED.keys()
 
 
 @pytest.mark.parametrize("line", PUBLISHED)
 def test_the_denoiser_has_the_published_number_of_parameters(line: str) -> None:
     modules = skeleton(line)
     assert list(modules) == ["transformer"]
-    assert sum(p.numel() for p in modules["transformer"].parameters()) == PUBLISHED[line][1]
+    assert sum(p.numel() for p in modules["transformer"].parameters()) == PUBLISHED[line][1].parameters
 
 
 @pytest.mark.parametrize("line", PUBLISHED)
 def test_files_hold_exactly_these_keys(line: str) -> None:
-    family = families.family_class(PUBLISHED[line][0])
+    family = families.family_class(PUBLISHED[line][0].family)
     modules = skeleton(line)
     chosen = adapters.targets(modules["transformer"], family.presets["transformer"], "attention+ff")
     assert {f"transformer.{name}" for name in chosen} == GOLDEN[line]
@@ -115,41 +110,37 @@ def test_files_hold_exactly_these_keys(line: str) -> None:
     assert keys == {f"{name}.{part}.weight" for name in GOLDEN[line] for part in ("lora_A", "lora_B")}
 
 
-@pytest.mark.parametrize(
-    ("line", "tiny"),
-    [("sd3.5-medium", "sd35"), ("flux-dev", "flux"), ("z-image", "zimage"), ("qwen-image", "qwen"),
-     ("flux2-klein-4b", "klein")],
-)  # fmt: skip
-def test_what_is_found_in_a_base_of_true_size_is_what_a_small_one_says(line: str, tiny: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", TRANSFORMERS, ids=[case.published[0].name for case in TRANSFORMERS])
+def test_what_is_found_in_a_base_of_true_size_is_what_a_small_one_says(case: Case, tmp_path: Path) -> None:
     """Facts come from configs alone; weight files are only looked at for being whole."""
-    small = tiny_base(tmp_path / "tiny", tiny)  # type: ignore[arg-type]
+    small = small_base(case, tmp_path / "tiny")
     for part in ("transformer", "vae", "scheduler"):
-        for file in (CONFIGS / line / part).iterdir():
+        for file in (case.published[0].configs / part).iterdir():
             (small / part / file.name).write_bytes(file.read_bytes())
     facts = families.detect(str(small))
     assert facts.resolution == 1024 and facts.stride == 16 and facts.prediction == "flow" and facts.zero_snr
-    assert facts.guided == (line == "flux-dev") and not facts.distilled
+    assert facts.guided == (case.name == "dev") and not facts.distilled
 
 
 @pytest.mark.parametrize("line", ["flux-dev", "qwen-image"])
 def test_the_plan_counts_the_bytes_of_true_size_exactly(line: str, tmp_path: Path) -> None:
-    tiny = tiny_base(tmp_path / "tiny", "flux" if line == "flux-dev" else "qwen")
+    tiny = small_base(PUBLISHED[line][0], tmp_path / "tiny")
     plan = settled(tiny, pictures(tmp_path / "data"), adapter__targets="attention+ff", adapter__rank=16,
                    train__precision="bf16")  # fmt: skip
     real = _pretend(plan, line)
-    [row] = planning.components(real)
-    shapes = lora.sites(skeleton(line))
+    [row] = footprint.components(real)
+    shapes = sites(skeleton(line))
     adapter = sum(16 * (shapes[name][0] + shapes[name][1]) for name in GOLDEN[line])
-    assert (row.name, row.parameters, row.trainable) == ("transformer", PUBLISHED[line][1], adapter)
-    assert row.weight_bytes == 2 * PUBLISHED[line][1] + 4 * adapter
+    assert (row.name, row.parameters, row.trainable) == ("transformer", PUBLISHED[line][1].parameters, adapter)
+    assert row.weight_bytes == 2 * PUBLISHED[line][1].parameters + 4 * adapter
     assert row.gradient_bytes == 4 * adapter and row.optimizer_bytes >= 8 * adapter
     assert row.modules == len(GOLDEN[line])
 
 
 def _pretend(plan: planning.Plan, line: str) -> planning.Plan:
     facts: Facts = plan.facts
-    assert facts.family == PUBLISHED[line][0]
-    return dataclasses.replace(plan, recipe=recipe.replace(plan.recipe, base=str(CONFIGS / line)))
+    assert facts.family == PUBLISHED[line][0].family
+    return dataclasses.replace(plan, recipe=recipe.replace(plan.recipe, base=str(PUBLISHED[line][1].configs)))
 
 
 def test_weights_split_into_shards_are_found_and_looked_at_one_by_one(tmp_path: Path) -> None:

@@ -22,10 +22,12 @@ from support.kohya import kohya_file
 from torch import Tensor, nn
 
 from finetune import tensors as weights
-from finetune.adapters.lora import Lora, Modules, canonical_name, delta, live_name, norm, sites
+from finetune.adapters.change import AdapterState, canonical_name, live_name, sites
+from finetune.adapters.lora import Lora, delta, norm
 from finetune.errors import BaseError, VerifyError
 from finetune.families.sd import StableDiffusion
 from finetune.files import layouts
+from finetune.files import read as reading
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings(
@@ -64,7 +66,7 @@ COMPONENTS = {"unet": r"unet\..*", "text encoder": r"text_encoder\..*", "both": 
 GRID = [pair for pair in itertools.product(COMPONENTS, CASES) if pair != ("unet", "every linear layer and convolution")]
 
 
-def trained(places: dict[str, tuple[int, ...]], components: str, case: str, seed: int = 0) -> Modules:
+def trained(places: dict[str, tuple[int, ...]], components: str, case: str, seed: int = 0) -> AdapterState:
     pattern, shape_of = CASES[case]
     names = [n for n in places if re.fullmatch(COMPONENTS[components], n) and re.fullmatch(pattern, n)]
     return {name: random_lora(places[name], *shape_of(n), seed + n) for n, name in enumerate(names)}
@@ -292,7 +294,7 @@ def test_the_norm_is_that_of_the_dense_change(base: Base) -> None:
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
-def diffusers_old(modules: Modules) -> dict[str, Tensor]:
+def diffusers_old(modules: AdapterState) -> dict[str, Tensor]:
     """Attention processors, as diffusers 0.15 wrote them; scale 1."""
     old = {"q_proj": "to_q_lora", "k_proj": "to_k_lora", "v_proj": "to_v_lora", "out_proj": "to_out_lora"}
     tensors = {}
@@ -303,8 +305,8 @@ def diffusers_old(modules: Modules) -> dict[str, Tensor]:
     return tensors
 
 
-def diffusers_dotted(down: str, up: str) -> Callable[[Modules], dict[str, Tensor]]:
-    def made(modules: Modules) -> dict[str, Tensor]:
+def diffusers_dotted(down: str, up: str) -> Callable[[AdapterState], dict[str, Tensor]]:
+    def made(modules: AdapterState) -> dict[str, Tensor]:
         tensors = {}
         for name, lora in modules.items():
             tensors |= {f"{name}.{down}": lora.down, f"{name}.{up}": lora.up * lora.scale}
@@ -326,7 +328,7 @@ def diffusers_dotted(down: str, up: str) -> Callable[[Modules], dict[str, Tensor
     ],
 )
 def test_strangers_files_are_read_exactly(
-    base: Base, tmp_path: Path, made: Callable[[Modules], dict[str, Tensor]], layout: str
+    base: Base, tmp_path: Path, made: Callable[[AdapterState], dict[str, Tensor]], layout: str
 ) -> None:
     modules = trained(base.places, "both", "mixed ranks and alphas")
     save_file(made(modules), tmp_path / "a.safetensors")
@@ -382,7 +384,7 @@ def test_a_tucker_convolution_is_read_exactly(tmp_path: Path) -> None:
 def test_the_order_of_keys_changes_nothing(base: Base, tmp_path: Path) -> None:
     tensors = kohya_file(trained(base.places, "both", "mixed ranks and alphas"))
     orders = [sorted(tensors), sorted(tensors, reverse=True), sorted(tensors, key=lambda k: hash((k, 1)))]
-    found = [layouts._parse({k: tensors[k] for k in order}, {}, base.places, "sd", {}) for order in orders]
+    found = [reading._parse({k: tensors[k] for k in order}, {}, base.places, "sd", lambda _: None) for order in orders]
     for other in found[1:]:
         assert other._replace(modules={}) == found[0]._replace(modules={})
         assert all(torch.equal(delta(other.modules[n]), delta(m)) for n, m in found[0].modules.items())
@@ -390,9 +392,8 @@ def test_the_order_of_keys_changes_nothing(base: Base, tmp_path: Path) -> None:
 
 def test_what_is_no_plain_lora_is_named(base: Base, tmp_path: Path) -> None:
     tensors = kohya_file(trained(base.places, "unet", "alpha is not the rank"))
-    key = next(k for k in tensors if k.endswith(".alpha")).removesuffix(".alpha")
+    next(k for k in tensors if k.endswith(".alpha")).removesuffix(".alpha")
     foreign = {
-        f"{key}.dora_scale": (torch.ones(4, 1), "DoRA"),
         "lora_unet_x.hada_w1_a": (torch.ones(2, 2), "LoHa"),
         "lora_unet_x.lokr_w1": (torch.ones(2, 2), "LoKr"),
         "bundle_emb.x.string_to_param": (torch.ones(2), "not a LoRA tensor"),
@@ -404,11 +405,11 @@ def test_what_is_no_plain_lora_is_named(base: Base, tmp_path: Path) -> None:
         assert len(found.problems) == 1 and said in found.problems[0] and name in found.unused
 
 
-def test_a_dora_or_loha_peft_directory_is_refused_by_name(base: Base, tmp_path: Path) -> None:
+def test_a_peft_directory_of_another_method_is_refused_by_name(base: Base, tmp_path: Path) -> None:
     layouts.write_peft(trained(base.places, "unet", "rslora"), tmp_path, {})
     file = tmp_path / "unet" / "adapter_config.json"
     written = json.loads(file.read_text())
-    for change, said in (({"use_dora": True}, "DoRA"), ({"peft_type": "LOHA"}, "LOHA"), ({"r": "four"}, "'four'")):
+    for change, said in (({"peft_type": "LOHA"}, "LOHA"), ({"r": "four"}, "'four'")):
         file.write_text(json.dumps(written | change))
         with pytest.raises(BaseError, match=said):
             layouts.read(tmp_path, base.places)

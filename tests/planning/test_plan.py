@@ -18,9 +18,12 @@ from finetune.cli import plan_view
 from finetune.data import dataset
 from finetune.errors import BaseError, DataError, RecipeError
 from finetune.families.base import components
+from finetune.machine import DTYPES
+from finetune.planning import footprint
 from finetune.planning import plan as planning
-from finetune.planning.plan import Component, Plan
-from finetune.training import run
+from finetune.planning.footprint import Component
+from finetune.planning.plan import Plan
+from finetune.planning.resolve import precision
 from finetune.training.preflight import Measured
 
 
@@ -59,8 +62,8 @@ def test_each_value_is_shown_with_where_it_came_from(photos):
     rows = plan_view.as_json(plan, [], None)["settings"]
     assert list(rows) == list(recipe.keys())
     assert rows["base"] == {"value": "pocket", "from": "file"}
-    assert rows["train.batch"] == {"value": 2, "from": "--set"}
-    assert rows["data.trigger"] == {"value": "sks", "from": "--set"}
+    assert rows["train.batch"] == {"value": 2, "from": "override"}
+    assert rows["data.trigger"] == {"value": "sks", "from": "override"}
     assert rows["train.accumulate"] == {"value": 1, "from": "default"}
     assert rows["data.resolution"] == {"value": 64, "from": "derived"}
     assert rows["adapter.alpha"] == {"value": 16.0, "from": "derived"}
@@ -69,22 +72,52 @@ def test_each_value_is_shown_with_where_it_came_from(photos):
     assert rows["sample.prompts"]["value"] == ["sks, picture 0 of a mug", *rows["sample.prompts"]["value"][1:]]
 
 
-def test_the_screen_shows_every_setting_that_has_a_value_and_wraps_only_values(photos, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "100")
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_screen_answers_first_then_shows_every_setting_and_wraps_only_values(photos, capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
     prompts = 'sample.prompts=["a very long prompt of a mug on a wooden table", "another one [bold]in brackets[/bold]"]'
     plan = planned(photos, "train.batch=2", prompts, "data.trigger=sks")
-    plan_view.show(plan, planning.components(plan), None)
+    plan_view.show(plan, footprint.components(plan), None, 5 << 30)
     shown = capsys.readouterr().out
-    table, _, rest = shown.partition("bucket, px")
+    rest, _, table = shown.partition("setting ")
+    answers = [line.split()[0] for line in shown.partition("size in px")[0].splitlines() if line[:1].strip()]
+    assert answers == ["length", "time", "memory", "trains", "padded", "base", "verdict"]
     for key in recipe.keys():
         lines = [line for line in table.splitlines() if line.split()[:1] == [key]]
         assert len(lines) == (recipe.value(plan.recipe, key) is not None), key
         if lines:
             assert lines[0].split()[-1] == plan.sources.get(key, "default")
-    assert max(map(len, table.splitlines())) <= 100 and "…" not in shown
-    assert "[bold]in brackets[/bold]" in table
-    for word in ("unet", "10,860,676", "text_encoder", "optimizer state", "64 x 64", "identity", "--measure"):
+    assert max(map(len, shown.splitlines())) <= columns and "…" not in shown
+    assert "brackets[/bold]" in table
+    for word in ("unet", "10.86 M", "text_encoder", "optimizer", "64 x 64", "--measure", "5.00 GiB for activations"):
         assert word in rest, word
+
+
+def test_the_tables_of_the_largest_numbers_fit_80_columns(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    gib = 1 << 30
+    row = Component("text_encoder_2", 12_345_678_901, 234_567_890, 999, 123 * gib, 123 * gib, 123 * gib, 123 * gib)
+    plan_view.Console().print(plan_view._memory([row]))
+    header, line = capsys.readouterr().out.splitlines()
+    assert header.split() == ["component", "parameters", "trained", "weights", "gradients", "optimizer", "EMA"]
+    assert line.split() == ["text_encoder_2", "12.35", "B", "234.57", "M", *["123.0", "GiB"] * 4] and len(line) <= 80
+
+
+@pytest.mark.parametrize(("free", "verdict"), [(3 << 30, "does not fit: about 5.0"), (8 << 30, "fits: about 5.0")])
+def test_the_verdict_holds_what_is_needed_against_what_is_free(photos, monkeypatch, free, verdict):
+    monkeypatch.setattr(plan_view, "device_memory", lambda: ("a test GPU", free))
+    plan = planned(photos)
+    told = plan_view.answers(plan, planning.components(plan), None, 5 << 30)["verdict"]
+    assert told.startswith(verdict) and f"{free >> 30}.00 GiB free on a test GPU" in told
+
+
+def test_the_verdict_counts_the_measured_peak_and_the_encoder_that_reads_captions(photos, monkeypatch):
+    plan = planned(photos)
+    needed = lambda measured=None: plan_view.needed_bytes(plan, [], measured, 1 << 30)  # noqa: E731
+    assert needed() == 1 << 30
+    assert needed(Measured(seconds=1.0, peak_bytes=3 << 30, loss=1.0)) == 3 << 30
+    monkeypatch.setattr(plan_view, "encoder_bytes", lambda _: {"text_encoder_2": 9 << 30})
+    assert needed() == 9 << 30
 
 
 def test_a_resolved_recipe_plans_the_same_run_again(photos, tmp_path):
@@ -143,11 +176,11 @@ def test_planned_is_counted(images, batch, accumulate, world, unit, length, tmp_
     identity = plan_view.as_json(plan, [], None)["identity"]
     assert identity["images"] * identity["visits_mean"] == pytest.approx(identity["samples"])
     assert identity["global_batch"] == wide
-    said = next(line for line in plan_view.lines(plan, [], None) if line.startswith("identity"))
-    assert f"{images} images x {plan.samples / images:g} visits = {plan.samples} samples = " in said
+    said = plan_view.answers(plan, [], None)["length"]
+    assert f" = {plan.samples} samples; each of the {images} images is seen " in said
     rest = plan.samples % wide
     assert (f"+ 1 step of {rest}" in said) == bool(rest)
-    assert f"{plan.samples // wide} steps x {wide}" in said
+    assert f"{plan.samples // wide} steps x {wide} images" in said
 
 
 def test_the_bucket_table_counts_every_image_once(photos):
@@ -160,9 +193,8 @@ def test_the_bucket_table_counts_every_image_once(photos):
         assert len(inside) == row.images and row.worst_crop_loss == max(p.crop_loss for p in inside)
         assert row.weight == row.batches * 2 / row.images
         assert row.bucket.width % plan.facts.stride == row.bucket.height % plan.facts.stride == 0
-    said = [line for line in plan_view.lines(plan, [], None) if line.startswith("filling")]
-    assert len(said) == 1 and "64 x 64" in said[0]
-    assert not [line for line in plan_view.lines(planned(photos), [], None) if line.startswith("filling")]
+    assert "64 x 64" in plan_view.answers(plan, [], None)["padded"]
+    assert "padded" not in plan_view.answers(planned(photos), [], None)
 
 
 # --- bytes -----------------------------------------------------------------------------------------------------------
@@ -183,9 +215,9 @@ WEIGHED = [
 @pytest.mark.parametrize("variant, sets", WEIGHED, ids=[f"{v}-{len(s)}-{'.'.join(s)[-30:]}" for v, s in WEIGHED])
 def test_bytes_are_those_of_the_real_objects(variant, sets, bases, photos):
     plan = planned(photos, f"base={bases[variant]}", "data.resolution=128", *sets)
-    rows = {row.name: row for row in planning.components(plan)}
+    rows = {row.name: row for row in footprint.components(plan)}
     config = plan.recipe
-    family = families.load(config.base, run.DTYPES[config.train.precision])
+    family = families.load(config.base, DTYPES[config.train.precision])
     assert rows.keys() == components(family).keys()
     total = {n: sum(p.numel() for p in m.parameters()) for n, m in components(family).items()}
     trained = {n: family.parts[n] for n in adapters.component_names(config.adapter, family.denoiser_name)}
@@ -216,7 +248,7 @@ def test_bytes_are_those_of_the_real_objects(variant, sets, bases, photos):
 def test_a_rank_for_modules_that_are_no_targets_is_refused(photos, bases):
     plan = planned(photos, f"base={bases['sd15']}", 'adapter.ranks={"ff.net.2" = 4}')
     with pytest.raises(RecipeError, match=r"'ff\.net\.2' match no module that adapter\.targets chooses"):
-        planning.components(plan)
+        footprint.components(plan)
 
 
 # --- what it refuses -------------------------------------------------------------------------------------------------
@@ -245,11 +277,11 @@ def test_what_is_held_out_depends_on_the_seed_alone_and_is_never_trained_on(phot
 
 def test_a_prior_of_its_own_needs_a_trigger(photos):
     with pytest.raises(RecipeError, match="there is no trigger") as caught:
-        planned(photos, "prior.mode=self")
+        planned(photos, "prior.mode=own_prediction")
     assert "data.trigger" in caught.value.hint
-    assert planned(photos, "prior.mode=self", "data.trigger=sks").recipe.prior.mode == "self"
+    assert planned(photos, "prior.mode=own_prediction", "data.trigger=sks").recipe.prior.mode == "own_prediction"
     with pytest.raises(RecipeError, match="the same without the trigger"):
-        planned(photos, "prior.mode=self", "data.trigger=mug", "data.class_word=mug")
+        planned(photos, "prior.mode=own_prediction", "data.trigger=mug", "data.class_word=mug")
 
 
 def test_class_images_need_a_caption_that_is_not_the_subjects(photos, tmp_path):
@@ -265,7 +297,7 @@ def test_class_images_need_a_caption_that_is_not_the_subjects(photos, tmp_path):
         planned(photos, *images, "prior.prompt=a photo of sks mug")
     plan = planned(photos, *images, "data.class_word=mug")
     assert plan.prior is not None and {p.example.caption for p in plan.prior.placed} == {"a photo of mug"}
-    assert any(line.startswith("prior      2 class images") for line in plan_view.lines(plan, [], None))
+    assert plan_view.answers(plan, [], None)["prior"].startswith("2 class images")
 
 
 def test_the_trigger_stands_in_the_prompts(photos):
@@ -296,24 +328,23 @@ def test_a_base_that_is_not_there_is_refused(photos):
 
 def test_a_precision_that_cannot_work_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert planning.precision("auto") == "fp32" and planning.precision("bf16") == "bf16"
+    assert precision("auto") == "fp32" and precision("bf16") == "bf16"
     with pytest.raises(RecipeError, match="needs a CUDA device"):
-        planning.precision("fp16")
+        precision("fp16")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
-    assert planning.precision("auto") == "fp16"
+    assert precision("auto") == "fp16"
     with pytest.raises(RecipeError, match="no bf16 arithmetic"):
-        planning.precision("bf16")
+        precision("bf16")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
-    assert planning.precision("auto") == "bf16"
+    assert precision("auto") == "bf16"
 
 
 def test_more_ranks_widen_the_step_and_leave_steps_and_rates_as_they_are(photos):
     one, four = planned(photos, "train.steps=10"), planned(photos, "train.steps=10", world=4)
     assert (one.steps, four.steps) == (10, 10) and four.samples == 4 * one.samples
     assert one.recipe == four.recipe
-    said = next(line for line in plan_view.lines(four, [], None) if line.startswith("identity"))
-    assert "10 steps x 4 (batch 1 x 4 ranks)" in said
+    assert "10 steps x 4 images (batch 1 x 4 ranks)" in plan_view.answers(four, [], None)["length"]
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
@@ -335,7 +366,7 @@ def test_the_command_says_it_as_json_and_measures_one_real_step(bases, tmp_path,
     assert not left.value.code
     assert found.keys() == {
         "settings", "base", "identity", "held_out", "prior_images", "buckets", "components", "bytes",
-        "activation_bytes", "encoder_bytes", "measured",
+        "activation_bytes", "encoder_bytes", "measured", "needed_bytes", "device",
     }  # fmt: skip
     assert found["identity"]["global_batch"] == 2 and found["base"]["family"] == "sd"
     assert [c.keys() for c in found["components"]] == [set(Component._fields)] * 2
@@ -349,5 +380,7 @@ def test_the_command_says_it_as_json_and_measures_one_real_step(bases, tmp_path,
 
 def test_what_was_measured_is_said_with_the_time_it_will_take(photos):
     plan = planned(photos, "train.steps=7200")
-    said = plan_view.lines(plan, [], Measured(seconds=0.5, peak_bytes=3 << 30, loss=1.0))
-    assert "measured   0.50 s a step at the largest bucket, peak 3.00 GiB; about 60 min for 7200 steps" in said
+    said = plan_view.answers(plan, [], Measured(seconds=0.5, peak_bytes=3 << 30, loss=1.0))
+    assert said["time"] == "about 60 min: 7200 steps of 0.50 s at the largest size"
+    assert "measured peak 3.00 GiB" in said["memory"]
+    assert "--measure" in plan_view.answers(plan, [], None)["time"]

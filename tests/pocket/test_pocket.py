@@ -16,6 +16,7 @@ from transformers import CLIPTokenizer
 from finetune import families
 from finetune import resources as shipped
 from finetune.evaluation.similarity import Eyes, agreement
+from finetune.sampling.session import Session
 
 MEGABYTE = 1_000_000
 ASKED = icons.held_out_pairs()[::26]
@@ -72,7 +73,7 @@ def test_the_base_and_the_eyes_read_alike() -> None:
 
 @pytest.fixture(scope="module")
 def painted() -> list[Image.Image]:
-    return draw(families.load("pocket"), [prompt(*pair) for pair in ASKED], range(len(ASKED)))
+    return draw(Session(families.load("pocket")), [prompt(*pair) for pair in ASKED], range(len(ASKED)))
 
 
 @pytest.fixture(scope="module")
@@ -101,5 +102,5 @@ def test_the_eyes_find_the_caption_that_a_picture_was_painted_from(painted: list
 
 def test_a_word_nobody_has_read_leaves_the_picture_alone() -> None:
     asked = [prompt(f"sks {name}", colour) for name, colour in ASKED]
-    found = referee(draw(families.load("pocket"), asked, range(len(asked))))
+    found = referee(draw(Session(families.load("pocket")), asked, range(len(asked))))
     assert sum(v.object == name for v, (name, _) in zip(found, ASKED, strict=True)) >= 8

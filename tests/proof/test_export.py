@@ -23,7 +23,8 @@ from typer.testing import CliRunner
 
 from finetune import families
 from finetune import tensors as weights
-from finetune.adapters.lora import Lora, Modules, live_name
+from finetune.adapters.change import AdapterState, live_name
+from finetune.adapters.lora import Lora
 from finetune.cli import files
 from finetune.errors import BaseError, FinetuneError, RunError, VerifyError
 from finetune.families.base import components
@@ -55,7 +56,7 @@ def places(base: str) -> dict[str, tuple[int, ...]]:
 
 
 @pytest.fixture(scope="module")
-def modules(places: dict[str, tuple[int, ...]]) -> Modules:
+def modules(places: dict[str, tuple[int, ...]]) -> AdapterState:
     """Both components, mixed ranks, alpha != rank, a convolution."""
     wanted = r"unet\.(mid_block.*(to_[qkv]|to_out\.0|resnets\.0\.conv1)|down_blocks\.1.*2\.to_k)|text.*[qv]_proj"
     names = [n for n in places if re.fullmatch(wanted, n)]
@@ -63,7 +64,7 @@ def modules(places: dict[str, tuple[int, ...]]) -> Modules:
 
 
 @pytest.fixture
-def run(tmp_path: Path, base: str, modules: Modules) -> Path:
+def run(tmp_path: Path, base: str, modules: AdapterState) -> Path:
     """A run folder as training leaves it."""
     folder = tmp_path / "run"
     export(modules, folder / "adapter", NAME, ("universal",), "float32", ABOUT)
@@ -115,7 +116,7 @@ def test_the_folder_holds_the_file_its_sidecar_the_master_and_a_card(run: Path) 
     assert "`sks`" in (run / "adapter" / "README.md").read_text()
 
 
-def test_the_metadata_is_what_readers_look_for(file: Path, modules: Modules) -> None:
+def test_the_metadata_is_what_readers_look_for(file: Path, modules: AdapterState) -> None:
     told = header_metadata(file)
     content = file.read_bytes()
     header = struct.unpack("<Q", content[:8])[0]
@@ -161,7 +162,7 @@ def test_the_base_is_named_in_kohyas_and_modelspecs_words(
     assert (told["ss_base_model_version"], told["modelspec.architecture"]) == (version, architecture)
 
 
-def test_nothing_written_names_this_machine_or_its_user(tmp_path: Path, base: str, modules: Modules) -> None:
+def test_nothing_written_names_this_machine_or_its_user(tmp_path: Path, base: str, modules: AdapterState) -> None:
     export(modules, tmp_path / "adapter", NAME, ("universal", "diffusers", "merged"), "float32", ABOUT, base)
     user = getpass.getuser()
     for where, text in strings(tmp_path / "adapter").items():
@@ -175,7 +176,7 @@ def test_nothing_written_names_this_machine_or_its_user(tmp_path: Path, base: st
     "leak",
     ["/home/ann/photos", "C:\\Users\\ann", "see /mnt/disk/x", 'path = "/srv/a/b"', "~/mug", "file:///x", "\\\\nas\\x"],
 )
-def test_a_local_path_anywhere_stops_the_export(tmp_path: Path, modules: Modules, leak: str) -> None:
+def test_a_local_path_anywhere_stops_the_export(tmp_path: Path, modules: AdapterState, leak: str) -> None:
     for field in ("title", "recipe", "dataset_license", "base"):
         with pytest.raises(RunError, match=r"local path"):
             export(modules, tmp_path, NAME, ("universal",), "float32", replace(ABOUT, **{field: leak}))
@@ -206,7 +207,7 @@ def test_the_header_of_a_full_size_adapter_stays_under_1_mib() -> None:
         metadata.build(replace(about, recipe="x" * (1 << 20)), modules, NAME, tensors)
 
 
-def test_the_payload_hash_does_not_depend_on_the_metadata(file: Path, tmp_path: Path, modules: Modules) -> None:
+def test_the_payload_hash_does_not_depend_on_the_metadata(file: Path, tmp_path: Path, modules: AdapterState) -> None:
     other = replace(ABOUT, title="Another", trigger="zwx")
     export(modules, tmp_path / "b", NAME, ("universal",), "float32", other)
     assert weights.payload_sha256(file) == weights.payload_sha256(tmp_path / "b" / f"{NAME}.safetensors")
@@ -221,7 +222,7 @@ def weight(pipeline: StableDiffusionPipeline, name: str) -> Tensor:
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_the_merged_pipeline_is_base_plus_change_and_reports_what_rounding_lost(
-    tmp_path: Path, base: str, modules: Modules, dtype: str
+    tmp_path: Path, base: str, modules: AdapterState, dtype: str
 ) -> None:
     done = export(modules, tmp_path, NAME, ("merged",), dtype, ABOUT, base)
     assert done.merged and done.universal is None
@@ -238,7 +239,7 @@ def test_the_merged_pipeline_is_base_plus_change_and_reports_what_rounding_lost(
     assert all(key.startswith("text_model.") for key in keys)
 
 
-def test_a_small_change_is_seen_to_drown_in_bfloat16(tmp_path: Path, base: str, modules: Modules) -> None:
+def test_a_small_change_is_seen_to_drown_in_bfloat16(tmp_path: Path, base: str, modules: AdapterState) -> None:
     small = {name: lora._replace(scale=lora.scale * 1e-3) for name, lora in modules.items()}
     done = export(small, tmp_path, NAME, ("merged",), "bfloat16", ABOUT, base)
     assert done.merged and done.merged.lost > 0.3
@@ -249,7 +250,7 @@ def test_a_small_change_is_seen_to_drown_in_bfloat16(tmp_path: Path, base: str, 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("layout", ["universal", "diffusers"])
-def test_our_files_verify(tmp_path: Path, base: str, modules: Modules, dtype: str, layout: str) -> None:
+def test_our_files_verify(tmp_path: Path, base: str, modules: AdapterState, dtype: str, layout: str) -> None:
     done = export(modules, tmp_path, NAME, (layout,), dtype, ABOUT)
     report = verify(getattr(done, layout), base, modules)
     assert (report.ok, report.problems, report.findings, report.layout) == (True, (), (), layout)
@@ -260,7 +261,7 @@ def test_our_files_verify(tmp_path: Path, base: str, modules: Modules, dtype: st
     assert all(e.weight > 0 and e.output > 0 for e in report.effects)
 
 
-def test_the_effect_is_the_share_by_which_the_weights_change(file: Path, base: str, modules: Modules) -> None:
+def test_the_effect_is_the_share_by_which_the_weights_change(file: Path, base: str, modules: AdapterState) -> None:
     family = families.load(base)
     effect = next(e for e in verify(file, base).effects if e.component == "unet")
     names = [n for n in modules if n.startswith("unet.")]
@@ -269,12 +270,12 @@ def test_the_effect_is_the_share_by_which_the_weights_change(file: Path, base: s
     assert effect.weight == pytest.approx((moved / whole) ** 0.5, rel=1e-5)
 
 
-def test_the_master_verifies_too(run: Path, base: str, modules: Modules) -> None:
+def test_the_master_verifies_too(run: Path, base: str, modules: AdapterState) -> None:
     report = verify(run / "adapter" / "peft", base, modules)
     assert report.ok and report.layout == "peft" and report.stock is None
 
 
-def test_an_adapter_that_changes_nothing_fails(tmp_path: Path, base: str, modules: Modules) -> None:
+def test_an_adapter_that_changes_nothing_fails(tmp_path: Path, base: str, modules: AdapterState) -> None:
     dead = {n: m._replace(up=torch.zeros_like(m.up)) if n[0] == "t" else m for n, m in modules.items()}
     done = export(dead, tmp_path, NAME, ("universal",), "float32", ABOUT)
     report = verify(done.peft.parent / f"{NAME}.safetensors", base)
@@ -382,7 +383,7 @@ def test_the_base_defaults_to_the_runs(file: Path, run: Path) -> None:
 
 
 def test_a_strangers_file_of_many_alphas_is_read_right_and_its_failing_in_diffusers_is_told(
-    tmp_path: Path, base: str, modules: Modules, places: dict[str, tuple[int, ...]]
+    tmp_path: Path, base: str, modules: AdapterState, places: dict[str, tuple[int, ...]]
 ) -> None:
     stranger = tmp_path / "theirs.safetensors"
     save_file(kohya_file(modules), stranger, {"ss_base_model_version": "sd_v1"})
@@ -404,7 +405,7 @@ def test_a_strangers_file_of_many_alphas_is_read_right_and_its_failing_in_diffus
 
 @pytest.mark.parametrize("said", ["sdxl_base_v1-0", "sd_v2_v", "flux1"])
 def test_an_adapter_for_another_base_is_said_in_those_words(
-    tmp_path: Path, base: str, modules: Modules, said: str
+    tmp_path: Path, base: str, modules: AdapterState, said: str
 ) -> None:
     save_file(kohya_file(modules), tmp_path / "a.safetensors", {"ss_base_model_version": said})
     report = verify(tmp_path / "a.safetensors", base)
@@ -433,7 +434,7 @@ def test_an_sdxl_or_flux_file_is_known_by_its_keys(tmp_path: Path, base: str) ->
 # -- inspect and convert ----------------------------------------------------------------------------------------------
 
 
-def test_inspect_tells_all_without_a_base(file: Path, modules: Modules) -> None:
+def test_inspect_tells_all_without_a_base(file: Path, modules: AdapterState) -> None:
     found = inspect(file)
     assert (found.layout, found.trigger, found.base, found.base_version) == ("universal", "sks", "org/tiny", "sd_v1")
     assert found.recipe == ABOUT.recipe and found.payload_sha256 == found.stated_sha256
@@ -447,14 +448,14 @@ def test_inspect_tells_all_without_a_base(file: Path, modules: Modules) -> None:
     assert code == 0 and "sks" in output and len(output.splitlines()) < 24
 
 
-def test_inspect_shows_a_strangers_kohya_names_as_they_are(tmp_path: Path, modules: Modules) -> None:
+def test_inspect_shows_a_strangers_kohya_names_as_they_are(tmp_path: Path, modules: AdapterState) -> None:
     save_file(kohya_file(modules), tmp_path / "a.safetensors")
     found = inspect(tmp_path / "a.safetensors")
     assert {part.module for part in found.modules} == {StableDiffusion.kohya_name(name) for name in modules}
     assert set(found.components) == {"unet", "text_encoder"} and found.trigger == ""
 
 
-def test_every_layout_converts_into_every_other_and_back(run: Path, tmp_path: Path, modules: Modules) -> None:
+def test_every_layout_converts_into_every_other_and_back(run: Path, tmp_path: Path, modules: AdapterState) -> None:
     sources = {"peft": run, "universal": run / "adapter" / f"{NAME}.safetensors"}
     for number, (layout, source) in enumerate(sources.items()):
         for other in ("diffusers", "peft", "universal"):
@@ -465,7 +466,9 @@ def test_every_layout_converts_into_every_other_and_back(run: Path, tmp_path: Pa
             assert metadata.about(again.metadata) == ABOUT
 
 
-def test_converting_names_what_is_missing(tmp_path: Path, run: Path, file: Path, modules: Modules, base: str) -> None:
+def test_converting_names_what_is_missing(
+    tmp_path: Path, run: Path, file: Path, modules: AdapterState, base: str
+) -> None:
     save_file(kohya_file(modules), tmp_path / "a.safetensors")
     with pytest.raises(BaseError, match="only the base's own names"):
         convert(tmp_path / "a.safetensors", "universal", tmp_path / "b.safetensors")

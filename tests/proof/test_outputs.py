@@ -14,18 +14,19 @@ from support.runs import short, train
 from torch import nn
 
 from finetune.adapters import attach as adapters
-from finetune.adapters.lora import Modules
+from finetune.adapters.change import AdapterState
+from finetune.adapters.methods import METHODS
 from finetune.errors import VerifyError
 from finetune.events import Verified
 from finetune.families.base import components
 from finetune.files.metadata import About
 from finetune.machine import DTYPES
 from finetune.proof import export, outputs, verify
-from finetune.recipe import Adapter
+from finetune.recipe import LowRank
 
 torch.set_num_threads(1)
 
-Method = Callable[[nn.Module, Mapping[str, tuple[str, ...]], Adapter, str], None]
+Method = Callable[[nn.Module, Mapping[str, tuple[str, ...]], LowRank, str], None]
 
 
 @pytest.fixture
@@ -33,15 +34,18 @@ def data(tmp_path: Path) -> Path:
     return pictures(tmp_path / "data")
 
 
-def dora(module: nn.Module, presets: Mapping[str, tuple[str, ...]], config: Adapter, component: str) -> None:
+def dora(module: nn.Module, presets: Mapping[str, tuple[str, ...]], config: LowRank, component: str) -> None:
     """A method that trains what nobody reads."""
     chosen = adapters.targets(module, presets, adapters._written(config, component))
     module.requires_grad_(False)
     inject_adapter_in_model(LoraConfig(r=config.rank, target_modules=chosen, use_dora=True), module)
 
 
-def with_bias(module: nn.Module, presets: Mapping[str, tuple[str, ...]], config: Adapter, component: str) -> None:
-    adapters._lora(module, presets, config, component)
+INJECT = adapters._inject
+
+
+def with_bias(module: nn.Module, presets: Mapping[str, tuple[str, ...]], config: LowRank, component: str) -> None:
+    INJECT(module, presets, config, component)
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(parameter.requires_grad or name.endswith("to_out.0.base_layer.bias"))
 
@@ -53,7 +57,8 @@ OVERLOOKED: dict[str, tuple[Method, str]] = {
 
 
 def trained(data: Path, base: str, method: Method, patched: pytest.MonkeyPatch) -> Bench:
-    patched.setitem(adapters.METHODS, "lora", method)
+    patched.setattr(adapters, "_inject", method)
+    patched.setattr(adapters, "METHODS", {"lora": METHODS["lora"]})  # nobody reads what is not LoRA's
     b = bench(base, data, data__resolution=64, adapter__targets=("attn1.to_q", "attn1.to_out.0"))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -63,7 +68,7 @@ def trained(data: Path, base: str, method: Method, patched: pytest.MonkeyPatch) 
 
 
 def proved(
-    b: Bench, base: str, out: Path, live: Modules | None = None, dtype: export.Dtype = "float32"
+    b: Bench, base: str, out: Path, live: AdapterState | None = None, dtype: export.Dtype = "float32"
 ) -> verify.Report:
     """The end of a run: read, write, keep the outputs, let go, verify."""
     live = live or adapters.read(components(b.family))
@@ -97,7 +102,8 @@ def test_what_is_trained_and_not_read_is_seen_in_the_outputs(
 def test_a_run_does_not_call_a_file_verified_that_lacks_what_was_trained(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(adapters.METHODS, "lora", dora)
+    monkeypatch.setattr(adapters, "_inject", dora)
+    monkeypatch.setattr(adapters, "METHODS", {"lora": METHODS["lora"]})
     told: list[Any] = []
     with pytest.raises(VerifyError, match=r"not in what is exported, unet.*lora_magnitude_vector"):
         train(short(data), tmp_path / "out", told.append)

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers
+from families.cases import OF_RECIPE
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 from support.bases import tiny_base
 from support.runs import train
-from support.sizes import DECODING
 
 from finetune import families, recipe
 from finetune import resources as shipped
@@ -27,22 +26,10 @@ from finetune.events import Event, Stepped
 from finetune.families import checkpoints
 from finetune.families.base import components
 from finetune.planning import activations as memory
-from finetune.planning import plan
+from finetune.planning import footprint, plan
 
 pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute:UserWarning")
 SHIPPED = sorted(p.stem for p in shipped.RECIPES.glob("*.toml"))
-TINY = {
-    # recipe's first word -> a small model of its base's structure
-    "pocket": "sd15", "sd15": "sd15", "sd21": "sd21", "sdxl": "sdxl", "sd35": "sd35", "flux": "flux",
-    "zimage": "zimage", "qwen": "qwen", "klein": "klein",
-}  # fmt: skip
-CONFIGS, OURS = Path(__file__).parents[1] / "families" / "configs", checkpoints.CONFIGS
-TRUE = {
-    # the same -> the published configs
-    "sd15": OURS / "sd1", "sd21": OURS / "sd2", "sdxl": OURS / "sdxl", "sd35": CONFIGS / "sd3.5-medium",
-    "flux": CONFIGS / "flux-dev", "zimage": CONFIGS / "z-image", "qwen": CONFIGS / "qwen-image",
-    "klein": CONFIGS / "flux2-klein-4b",
-}  # fmt: skip
 ADAPTERS = [name for name in SHIPPED if name != "pocket-base"]
 
 
@@ -75,7 +62,7 @@ def data(tmp_path_factory) -> dict[str, Path]:
 
 
 def test_the_promised_recipes_are_shipped():
-    lines = ("pocket", "sd15", "sdxl", "sd35", "flux", "zimage", "qwen", "klein")
+    lines = OF_RECIPE.keys() - {"sd21"}
     assert set(SHIPPED) >= {f"{line}-{kind}" for line in lines for kind in ("product", "style")} | {"sd21-product"}
 
 
@@ -85,57 +72,26 @@ SMALLER = [name for name in ADAPTERS if re.search(r"-\d+gb$", name)]
 @pytest.mark.parametrize("name", SMALLER)
 def test_a_recipe_for_a_smaller_gpu_is_the_other_one_but_for_bits(name):
     def told(stem):
-        raw = tomllib.loads((shipped.RECIPES / f"{stem}.toml").read_text(encoding="utf-8"))
-        return {key: recipe.value(recipe.Recipe.model_validate(raw), key) for key in recipe.keys()}
+        loaded = recipe.load(Path(stem)).recipe
+        return {key: recipe.value(loaded, key) for key in recipe.keys()}
 
     small, usual = told(name), told(name.rpartition("-")[0])
     differs = {key for key in small if small[key] != usual[key]}
     assert differs - {"data.text_encoder_bits"} == {"train.base_bits"} and small["train.base_bits"] == 4
-    large = {"sd35", "flux", "zimage", "qwen", "klein", "sdxl"}
+    large = {word for word, case in OF_RECIPE.items() if case.family != "sd"}
     assert {n.partition("-")[0] for n in SMALLER} == large and len(SMALLER) == 2 * len(large)
-
-
-# what else a GPU holds at 1024 px; what CUDA itself takes is a guess
-GUESSED = {"zimage": 4 * 2**30}
-"""activations that only a real step can tell, from the sizes of its blocks"""
-
-
-def _t5_xxl() -> torch.nn.Module:
-    sizes = {"vocab_size": 32128, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64}
-    return transformers.T5EncoderModel(transformers.T5Config(**sizes, feed_forward_proj="gated-gelu"))
-
-
-def _qwen3_4b() -> torch.nn.Module:
-    sizes = {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32}
-    config = transformers.Qwen3Config(vocab_size=151936, num_key_value_heads=8, head_dim=128, **sizes)
-    return transformers.Qwen3Model(config)
-
-
-def _qwen25_vl_7b() -> torch.nn.Module:
-    text = {"vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
-            "num_attention_heads": 28, "num_key_value_heads": 4}  # fmt: skip
-    vision = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 3584}
-    config = transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision)
-    return transformers.Qwen2_5_VLForConditionalGeneration(config)
-
-
-READERS = {
-    # the same -> its largest text encoder, and parameters as published
-    "sd35": (_t5_xxl, 4.76e9), "flux": (_t5_xxl, 4.76e9), "zimage": (_qwen3_4b, 4.02e9), "klein": (_qwen3_4b, 4.02e9),
-    "qwen": (_qwen25_vl_7b, 8.29e9),
-}  # fmt: skip
 
 
 def _reading(line: str, shown: plan.Plan, patch: pytest.MonkeyPatch) -> int:
     """What `plan` says of the largest text encoder at its true size."""
-    if line not in READERS:
+    reader = OF_RECIPE[line].large_encoder
+    if reader is None:
         return 0
-    build, parameters = READERS[line]
     with torch.device("meta"):
-        shapes = {name: tuple(tensor.shape) for name, tensor in build().named_parameters()}
-    assert sum(map(math.prod, shapes.values())) == pytest.approx(parameters, rel=0.01)
+        shapes = {name: tuple(tensor.shape) for name, tensor in reader.build().named_parameters()}
+    assert sum(map(math.prod, shapes.values())) == pytest.approx(reader.parameters, rel=0.01)
     patch.setattr(weights, "read_header", lambda _: weights.Header({}, shapes, {}, 0))
-    found = plan.encoder_bytes(shown)
+    found = footprint.encoder_bytes(shown)
     patch.undo()
     return list(found.values())[-1]
 
@@ -143,11 +99,12 @@ def _reading(line: str, shown: plan.Plan, patch: pytest.MonkeyPatch) -> int:
 @pytest.mark.parametrize("name", [n for n in ADAPTERS if not n.startswith("pocket")])
 def test_a_recipe_fits_the_gpu_that_it_names(name, bases, tmp_path, monkeypatch):
     """At the true size of its base: reading captions, training and painting, each with an eighth and 1 GiB to spare."""
-    text = (shipped.RECIPES / f"{name}.toml").read_text(encoding="utf-8")
+    text = recipe.whole_text(shipped.RECIPES / f"{name}.toml")
     gpu, what, size = re.search(r"^# GPU: (\d+) GB\. .*\b(UNet|transformer)\b.*?([\d.]+) GB", text, re.M).groups()  # type: ignore[union-attr]
     line = name.partition("-")[0]
-    base, part = Path(shutil.copytree(bases[TINY[line]], tmp_path / "base")), what.lower()
-    for config in TRUE[line].rglob("*/config.json"):
+    case = OF_RECIPE[line]
+    base, part = Path(shutil.copytree(bases[case.variant], tmp_path / "base")), what.lower()
+    for config in case.published[0].configs.rglob("*/config.json"):
         if (base / config.parent.name).is_dir() and config.parent.name in (part, "vae"):
             shutil.copyfile(config, base / config.parent.name / "config.json")
     photos = tmp_path / "photos"
@@ -156,23 +113,24 @@ def test_a_recipe_fits_the_gpu_that_it_names(name, bases, tmp_path, monkeypatch)
         Image.new("RGB", (1024, 1024), (i, i, i)).save(photos / f"{i}.png")
     sets = [f"base={base}", f"data.path={photos}", "data.trigger=sks", "data.class_word=mug", "train.precision=bf16"]
     shown = plan.settle(recipe.load(Path(name), sets))
-    [row] = [row for row in plan.components(shown) if row.name == part]
+    [row] = [row for row in footprint.components(shown) if row.name == part]
     assert float(size) == pytest.approx((row.weight_bytes - 4 * row.trainable) / 1e9, abs=0.06)
     reading = _reading(line, shown, monkeypatch) / 2**30
-    activations = memory.activation_bytes(shown) or GUESSED[line]
-    training = (sum(r.bytes for r in plan.components(shown) if r.trainable) + activations) / 2**30
-    painting = row.weight_bytes / 2**30 + DECODING.get(line, DECODING["others"])
+    activations = memory.activation_bytes(shown) or case.guessed_activations
+    assert activations is not None
+    training = (sum(r.bytes for r in footprint.components(shown) if r.trainable) + activations) / 2**30
+    painting = row.weight_bytes / 2**30 + case.decoding_gib  # what CUDA itself takes is a guess
     assert max(reading, training, painting) * 9 / 8 + 1 <= int(gpu), (reading, training, painting)
 
 
 def test_every_family_has_a_recipe_for_a_product_and_for_a_style(bases):
-    found = {families.detect(bases[TINY[name.partition("-")[0]]]).family: name for name in ADAPTERS}
+    found = {families.detect(bases[OF_RECIPE[name.partition("-")[0]].variant]).family: name for name in ADAPTERS}
     assert found.keys() == families.FAMILIES.keys()
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_a_shipped_recipe_begins_with_a_sentence_and_explains_what_to_change(name):
-    text = (shipped.RECIPES / f"{name}.toml").read_text(encoding="utf-8")
+    text = recipe.whole_text(shipped.RECIPES / f"{name}.toml")
     assert text.startswith("# ") and text.partition("\n")[0].endswith(".")
     found = recipe.load(Path(name)).recipe
     if not str(found.data.path).startswith("example:"):
@@ -194,7 +152,7 @@ def test_a_pocket_recipe_plans_as_it_is(name):
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_a_shipped_recipe_plans_trains_exports_and_verifies(name, bases, data, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate, "LEVELS", (0.5,))  # what it learnt in two steps is not the question
-    base = bases[TINY[name.partition("-")[0]]]
+    base = bases[OF_RECIPE[name.partition("-")[0]].variant]
     sets = [
         f"base={base}", f"data.path={data['style' if 'style' in name else 'product']}", "data.resolution=128",
         "train.steps=2", "train.batch=1", "train.checkpoint_every=2", "sample.every=0", "sample.steps=2",
@@ -202,7 +160,7 @@ def test_a_shipped_recipe_plans_trains_exports_and_verifies(name, bases, data, t
     ]  # fmt: skip
     loaded = recipe.load(Path(name), sets)
     shown = plan.settle(loaded)
-    rows = plan.components(shown)
+    rows = footprint.components(shown)
     trained = {row.name for row in rows if row.trainable}
     denoiser = families.family_class(shown.facts.family).denoiser_name
     assert trained == {denoiser if c == "denoiser" else c for c in loaded.recipe.adapter.components}
@@ -241,7 +199,7 @@ def _peaks(shown: plan.Plan, trained: set[str]) -> dict[str, float]:
     return {c: text if c.startswith("text_encoder") else config.learning_rate for c in trained}
 
 
-def _holds_what_was_trained(file: Path, rows: list[plan.Component], shown: plan.Plan) -> None:
+def _holds_what_was_trained(file: Path, rows: list[footprint.Component], shown: plan.Plan) -> None:
     """Each trained module with a change in it, and the metadata of the recipe."""
     with safe_open(file, "pt") as opened:
         metadata = opened.metadata()
@@ -279,7 +237,10 @@ def test_a_shipped_recipe_finds_its_targets_in_the_published_base(name):
     variant, component, count = PUBLISHED[name]
     found, family = recipe.load(Path(name)).recipe, families.family_class("sd")
     modules = family.skeleton(str(checkpoints.CONFIGS / variant), None)
-    assert sum(p.numel() for p in modules["unet"].parameters()) == {"sd1": 859_520_964, "sd2": 865_910_724}[variant]
+    assert (
+        sum(p.numel() for p in modules["unet"].parameters())
+        == OF_RECIPE[name.partition("-")[0]].published[0].parameters
+    )
     trained = {n: modules[n] for n in adapters.component_names(found.adapter, "unet")}
     trainable = adapters.attach(trained, family.presets, found.adapter, 0)
     assert trainable.keys() == {"unet", "text_encoder"} if name == "sd15-product" else {"unet"}

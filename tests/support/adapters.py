@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from finetune.adapters.lora import Lora, Modules
+from finetune.adapters.change import AdapterState
+from finetune.adapters.lora import Lora
 
 Deltas = dict[str, Tensor]
 
@@ -14,7 +15,7 @@ def random_lora(shape: tuple[int, ...], rank: int, scale: float, seed: int) -> L
     return Lora(torch.randn(rank, *shape[1:], generator=generator), torch.randn(*up, generator=generator) * 0.3, scale)
 
 
-def dense(modules: Modules) -> Deltas:
+def dense(modules: AdapterState) -> Deltas:
     """The reference, from the definition, and not by any code of ours."""
     products = {n: m.scale * (m.up.double().flatten(1) @ m.down.double().flatten(1)) for n, m in modules.items()}
     return {n: p.reshape(modules[n].up.shape[0], *modules[n].down.shape[1:]) for n, p in products.items()}

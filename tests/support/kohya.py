@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from finetune.adapters.lora import Modules
+from finetune.adapters.change import AdapterState
 from finetune.families.sd import StableDiffusion
 
 
-def kohya_file(modules: Modules, prefix: str = "lora_te_") -> dict[str, Tensor]:
+def kohya_file(modules: AdapterState, prefix: str = "lora_te_") -> dict[str, Tensor]:
     """As kohya's trainer writes it: true ranks, true alphas."""
     tensors = {}
     for name, lora in modules.items():

@@ -27,7 +27,7 @@ def fresh(name: str = "adamw", side: int = 80, seed: int = 0) -> State:
         "text_encoder": {"q.lora_A": nn.Parameter(torch.randn(3, 5, generator=chance))},
     }
     groups = [(c, list(p.values()), 1e-2) for c, p in trainable.items()]
-    return State(trainable, optimizers.build(recipe.Optimizer(name=name), groups))  # type: ignore[arg-type]
+    return State(trainable, optimizers.build(recipe.optimizer(name), groups))
 
 
 def step(state: State, count: int = 1) -> State:

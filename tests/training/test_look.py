@@ -36,7 +36,9 @@ def taken(plan: Plan) -> list[Look]:
     return [look.look(plan, pool.placed[v.sample], v.visit) for pool, micro in micros for v in micro.views]
 
 
-@pytest.mark.parametrize("prior", [{}, {"prior__mode": "self", "data__trigger": "sks"}, {"prior__mode": "images"}])
+@pytest.mark.parametrize(
+    "prior", [{}, {"prior__mode": "own_prediction", "data__trigger": "sks"}, {"prior__mode": "images"}]
+)
 def test_all_that_a_run_shows_is_listed_and_nothing_else_but_what_judges_it(
     base: Path, data: Path, tmp_path: Path, prior: dict[str, object]
 ) -> None:

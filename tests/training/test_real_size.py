@@ -16,16 +16,17 @@ import diffusers
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from families.cases import CASES, Case
+from families.cases import CONFIGS as TRUE_CONFIGS
 from safetensors.torch import save_file
 from support.bases import tiny_base
 from support.photos import pictures
-from support.sizes import DECODING
 
 from finetune import families
 from finetune.families.checkpoints import CONFIGS
 
 RECOMPUTED = "gradient_checkpointing = true\n"
-TRUE = Path(__file__).parents[1] / "families" / "configs"
+DECODERS = [case for case in CASES if case.decoder_gib]
 SCRIPT = """
 import ctypes, json, sys, torch
 from pathlib import Path
@@ -34,6 +35,7 @@ from finetune.events import unheard
 from finetune.training import begin
 from finetune.training import loop as trainer
 from finetune.planning import activations as memory
+from finetune.planning import footprint
 from finetune.planning import plan as planning
 from finetune.encoding import cache
 from finetune import recipe
@@ -43,7 +45,7 @@ cuda = torch.cuda.is_available()
 def now(field):
     return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith(field)) * 1024
 plan = planning.settle(recipe.load(Path(sys.argv[1])))
-told = sum(c.bytes for c in planning.components(plan) if c.trainable) + memory.activation_bytes(plan)
+told = sum(c.bytes for c in footprint.components(plan) if c.trainable) + memory.activation_bytes(plan)
 machine = begin.open_machine(plan.recipe.train.precision)
 family = begin.open_base(plan)
 made = unheard(begin.encode(plan, family, machine))
@@ -98,13 +100,9 @@ def write_base(folder: Path, line: str, dtype: torch.dtype) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("line", "vae", "px"),
-    [("sd15", CONFIGS / "sd1" / "vae", 512), ("sd21", CONFIGS / "sd2" / "vae", 768),
-     ("others", CONFIGS / "sdxl" / "vae", 1024), ("others", TRUE / "flux-dev" / "vae", 1024),
-     ("qwen", TRUE / "qwen-image" / "vae", 1024)],
-)  # fmt: skip
-def test_decoding_takes_what_the_recipes_gpus_are_counted_with(line: str, vae: Path, px: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", DECODERS, ids=[case.name for case in DECODERS])
+def test_decoding_takes_what_the_recipes_gpus_are_counted_with(case: Case, tmp_path: Path) -> None:
+    vae, px = case.published[0].configs / "vae", case.resolution
     config = json.loads((vae / "config.json").read_text())
     decoder = getattr(diffusers, config["_class_name"]).from_config(config).eval()
     flat = config["_class_name"] != "AutoencoderKLQwenImage"
@@ -117,7 +115,7 @@ def test_decoding_takes_what_the_recipes_gpus_are_counted_with(line: str, vae: P
     peak = max(e["args"]["Total Allocated"] for e in events if e.get("name") == "[memory]")
     taken = (peak + sum(p.nbytes for p in decoder.parameters())) / 2**30
     print(vae, f"{taken:.2f} GiB")  # noqa: T201 - shown with -s
-    assert taken == pytest.approx(DECODING[line], rel=0.05)
+    assert taken == pytest.approx(case.decoder_gib, rel=0.05)
 
 
 def write_denoiser(base: Path, configs: Path) -> Path:
@@ -166,7 +164,7 @@ def test_two_steps_of_sdxl_at_true_size_take_the_memory_that_plan_says(tmp_path:
 
 @pytest.mark.slow
 def test_flux_at_true_size_on_a_base_in_4_bits_takes_two_steps_in_the_memory_that_plan_says(tmp_path: Path) -> None:
-    base = write_denoiser(tiny_base(tmp_path / "base", "flux"), TRUE / "flux-dev")
+    base = write_denoiser(tiny_base(tmp_path / "base", "flux"), TRUE_CONFIGS / "flux-dev")
     found = steps_of(base, "bf16", 256, f"{RECOMPUTED}base_bits = 4", tmp_path)
     assert found["peak"] == pytest.approx(found["told"], rel=0.15), found
 
@@ -189,7 +187,7 @@ def test_ten_steps_on_a_gpu_take_the_memory_that_plan_says(line: str, tmp_path: 
     if variant in ("sd15", "sdxl"):
         base = write_base(tmp_path / "base", line, torch.bfloat16)
     else:
-        base = write_denoiser(tiny_base(tmp_path / "base", variant), TRUE / line.partition(" ")[0])  # type: ignore[arg-type]
+        base = write_denoiser(tiny_base(tmp_path / "base", variant), TRUE_CONFIGS / line.partition(" ")[0])  # type: ignore[arg-type]
     found = steps_of(base, "bf16", px, more, tmp_path, steps=10)
     assert found["peak"] == pytest.approx(found["told"], rel=0.15), found
 

@@ -26,12 +26,12 @@ from finetune.evaluation import effect as evaluate
 from finetune.events import Event, Resumed, Stepped, Warned
 from finetune.machine import Ranks, open_machine
 from finetune.planning import plan as planning
-from finetune.recipe import Adapter, Loaded
+from finetune.recipe import FullWeights, Loaded
 from finetune.training import checkpoint
 from finetune.training.batches import Batches, StepBatches
 from finetune.training.folder import RunFolder
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning:bitsandbytes")
+pytestmark = [pytest.mark.filterwarnings("ignore:.*:UserWarning:bitsandbytes"), pytest.mark.whole]
 
 SEED = 20
 
@@ -225,7 +225,7 @@ def test_after_a_kill_nothing_half_written_is_left(killed: Path) -> None:
 # --- the same, for each kind of state -------------------------------------------------------------------------------
 
 
-FULL = Adapter(method="full", components=("text_encoder",))
+FULL = FullWeights(components=("text_encoder",))
 KINDS: dict[str, dict[str, object]] = {
     # 128 x 64 is the least that bitsandbytes keeps in 8 bits
     "adamw8bit": {"optimizer__name": "adamw8bit", "adapter__rank": 128},
@@ -235,7 +235,7 @@ KINDS: dict[str, dict[str, object]] = {
     "full": {"adapter": FULL, "optimizer__learning_rate": 1e-4},
     "full, 8 bits": {"adapter": FULL, "optimizer__learning_rate": 1e-4, "optimizer__name": "adamw8bit"},
     "a base in 4 bits": {"train__base_bits": 4},
-    "prior by own prediction": {"prior__mode": "self"},
+    "prior by own prediction": {"prior__mode": "own_prediction"},
     "min-snr, checkpointed gradients": {"objective__min_snr": 5.0, "train__gradient_checkpointing": True},
 }  # fmt: skip
 
@@ -318,7 +318,8 @@ def test_resuming_with_another_recipe_is_refused_and_loses_nothing(
     with pytest.raises(RunError) as refused:
         train(short(data, base, train__steps=6, **changes), copy, resume=True)
     assert said in refused.value.problem
-    assert "recipe.toml" in refused.value.hint and "--resume" in refused.value.hint
+    assert refused.value.action is not None and refused.value.action.name == "train"
+    assert "recipe.toml" in refused.value.advice and "resume=True" in refused.value.advice
     after = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
     log = copy / "events.jsonl"
     assert after.pop(log).startswith(before.pop(log)) and after == before
@@ -362,7 +363,7 @@ def test_when_every_checkpoint_is_damaged_the_run_says_so(copy: Path, data: Path
         flip(folder / "trainable.safetensors")
     with pytest.raises(RunError, match="no whole checkpoint is left") as refused:
         train(short(data, train__steps=6), copy, resume=True)
-    assert "another --out" in refused.value.hint
+    assert "another `out`" in refused.value.hint
 
 
 def test_a_run_that_died_before_its_first_checkpoint_starts_at_step_0(copy: Path, stopped: Path, data: Path) -> None:

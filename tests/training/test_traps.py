@@ -398,8 +398,8 @@ def test_self_preservation_pulls_to_the_base_and_not_before_there_is_a_change(sd
     at_zero, grown = {}, {}
     for name, changes in {
         "off": {},
-        "one": {"prior__mode": "self"},
-        "two": {"prior__mode": "self", "prior__weight": 2.0},
+        "one": {"prior__mode": "own_prediction"},
+        "two": {"prior__mode": "own_prediction", "prior__weight": 2.0},
     }.items():
         common = {"data__trigger": "sks", "adapter__components": BOTH, **changes}
         b = bench(sd15, data, **common)
@@ -416,7 +416,7 @@ def test_self_preservation_pulls_to_the_base_and_not_before_there_is_a_change(sd
 
 
 def test_self_preservation_asks_the_base_about_captions_without_the_trigger(sd15: Path, data: Path) -> None:
-    b = bench(sd15, data, prior__mode="self", data__trigger="sks", train__steps=1)
+    b = bench(sd15, data, prior__mode="own_prediction", data__trigger="sks", train__steps=1)
     (batch,) = b.step()
     assert "sks" in batch.captions[0] and "sks" not in batch.preserve[0] and "thing" in batch.preserve[0]
     assert batch.preserve_text is not None

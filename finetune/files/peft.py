@@ -1,13 +1,23 @@
-"""How PEFT scales each module: its configuration, in adapter_config.json or in diffusers' lora_adapter_metadata."""
+"""PEFT directories, the lossless master; and how PEFT scales each module: adapter_config.json, or the same table in
+diffusers' lora_adapter_metadata."""
 
 import json
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from finetune.adapters.lora import Modules
-from finetune.errors import BaseError
+from torch import Tensor
+
+from finetune import tensors as weights
+from finetune.adapters.change import AdapterState
+from finetune.adapters.methods import METHODS
+from finetune.errors import BaseError, VerifyError
+from finetune.files.diffusers import keyed
+from finetune.files.names import peft_path
+
+PEFT_WEIGHTS, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 T = TypeVar("T")
 
@@ -18,6 +28,8 @@ class PeftConfig(NamedTuple):
     rank_pattern: dict[str, int]
     alpha_pattern: dict[str, float]
     rslora: bool
+    kind: str = "lora"
+    """the method"""
 
     def scale(self, path: str, rank: int) -> float:
         """Of the module at `path`, arXiv:2106.09685, or arXiv:2312.03732 for rsLoRA."""
@@ -32,12 +44,10 @@ def parse(table: Mapping[str, object], where: str) -> PeftConfig:
     """adapter_config.json's table.
 
     Raises:
-        BaseError: no LoRA, or not a configuration.
+        BaseError: not LoRA or a kind of it, or not a configuration.
     """
     if table.get("peft_type", "LORA") != "LORA":
         raise BaseError(f"{where}: a {table.get('peft_type')} adapter", "only LoRA is read")
-    if table.get("use_dora"):
-        raise BaseError(f"{where}: a DoRA adapter (use_dora)", "merge it with PEFT; DoRA is not read as LoRA")
     r = table.get("r")
     return PeftConfig(
         r=int(number(r, where)),
@@ -45,6 +55,7 @@ def parse(table: Mapping[str, object], where: str) -> PeftConfig:
         rank_pattern={k: int(n) for k, n in _patterns(table, "rank_pattern", where).items()},
         alpha_pattern=_patterns(table, "alpha_pattern", where),
         rslora=bool(table.get("use_rslora")),
+        kind=_kind(table, where),
     )
 
 
@@ -57,20 +68,48 @@ def parse_flat(text: str, where: str) -> dict[str, PeftConfig]:
     return {component: parse(table, where) for component, table in tables.items()}
 
 
-def describe(modules: Modules) -> dict[str, object]:
-    """The table that gives each module (by its path inside the component) its own rank and scale back."""
-    first = next(iter(modules.values()))
-    alphas = {path: lora.scale * lora.rank for path, lora in modules.items()}
+def write_peft(modules: AdapterState, folder: Path, metadata: Mapping[str, str]) -> None:
+    """The lossless master: folder/COMPONENT, each what `PeftModel.from_pretrained` opens, true ranks and alphas."""
+    for component in dict.fromkeys(name.partition(".")[0] for name in modules):
+        inside = {name: change for name, change in modules.items() if name.startswith(f"{component}.")}
+        (folder / component).mkdir(parents=True, exist_ok=True)
+        weights.write(peft_tensors(inside), folder / component / PEFT_WEIGHTS, metadata)
+        config = json.dumps(describe(inside), indent=2)
+        weights.write_bytes(config.encode(), folder / component / PEFT_CONFIG)
+
+
+def peft_tensors(modules: AdapterState) -> dict[str, Tensor]:
+    """Of one component. PEFT does not translate names, so a text encoder's are those of the transformers installed."""
+    return {
+        f"base_model.model.{peft_path(name)}{ending}": tensor.float()
+        for name, change in sorted(modules.items())
+        for ending, tensor in keyed(change, "peft").items()
+    }
+
+
+def describe(modules: AdapterState) -> dict[str, object]:
+    """adapter_config.json of one component's changes: gives each module its own rank and scale back.
+
+    Raises:
+        VerifyError: changes of several methods, which one configuration cannot tell apart.
+    """
+    inside = {peft_path(name): change for name, change in sorted(modules.items())}
+    kinds = sorted({change.kind for change in inside.values()})
+    if len(kinds) > 1:
+        raise VerifyError(f"changes of {' and '.join(kinds)} in one component", "export them one by one")
+    first = next(iter(inside.values()))
+    alphas = {path: change.scale * change.rank for path, change in inside.items()}
     alpha = first.scale * first.rank
     return {
         "peft_type": "LORA",
         "r": first.rank,
         "lora_alpha": alpha,
-        "target_modules": list(modules),
-        "rank_pattern": {f"^{p}$": lora.rank for p, lora in modules.items() if lora.rank != first.rank},
+        "target_modules": list(inside),
+        "rank_pattern": {f"^{p}$": change.rank for p, change in inside.items() if change.rank != first.rank},
         "alpha_pattern": {f"^{p}$": a for p, a in alphas.items() if a != alpha},
         "use_rslora": False,
         "use_dora": False,
+        **METHODS[first.kind].PEFT,
         "bias": "none",
         "inference_mode": True,
     }
@@ -89,6 +128,14 @@ def number(found: object, where: str) -> float:
     if not isinstance(found, int | float):
         raise BaseError(f"{where}: {found!r} where a number belongs", "copy or download it again")
     return float(found)
+
+
+def _kind(table: Mapping[str, object], where: str) -> str:
+    told = [(name, method.PEFT) for name, method in METHODS.items() if method.PEFT]
+    found = next((name for name, flags in told if all(table.get(k) == v for k, v in flags.items())), "lora")
+    if table.get("use_dora") and found == "lora":
+        raise BaseError(f"{where}: a DoRA adapter (use_dora)", "merge it with PEFT; DoRA is not read as LoRA")
+    return found
 
 
 def _patterns(table: Mapping[str, object], key: str, where: str) -> dict[str, float]:

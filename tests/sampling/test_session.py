@@ -1,26 +1,30 @@
 """Prompts to pictures: repeatable, with adapters as strong as asked, and with their recipe inside."""
 
 import sys
-from contextlib import nullcontext
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFont
+from drawn import GUIDANCE, STEPS, draw
+from PIL import Image
 from support.bases import tiny_base
 
 from finetune import cli, families
-from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.adapters import lora
-from finetune.adapters.lora import Lora, Modules
-from finetune.errors import VerifyError
+from finetune.adapters.change import AdapterState, live_name, sites
+from finetune.adapters.lora import Lora
+from finetune.errors import InputError, VerifyError, action
 from finetune.families.base import components
+from finetune.families.flux import Flux
+from finetune.families.sd import StableDiffusion
 from finetune.families.unet import SCHEDULERS
 from finetune.files import layouts
-from finetune.sampling import sampler
-from finetune.sampling.sampler import Shot, Worn
+from finetune.sampling import grid
+from finetune.sampling.request import AdapterWeight, SampleRequest, SessionOptions
+from finetune.sampling.session import Picture, Session
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"),
@@ -53,7 +57,12 @@ def safe(tmp_path_factory) -> str:
     return str(base)
 
 
-def adapter(seed: int, rank: int = 2) -> Modules:
+@pytest.fixture
+def flux(tmp_path):
+    return tiny_base(tmp_path / "flux", "flux")
+
+
+def adapter(seed: int, rank: int = 2) -> AdapterState:
     """A strong random change of some attention projections of both components."""
     chance = torch.Generator().manual_seed(seed)
     names = {
@@ -76,43 +85,51 @@ def files(tmp_path_factory) -> list[Path]:
     return sorted(folder.glob("*.safetensors"))
 
 
-def drawn(base: str, worn: list[Worn] | None = None, merged: bool = False, **changes) -> np.ndarray:
+SMALL = SampleRequest("a red cup", 3, "", 1, 1.0, 64, 64)
+
+
+def drawn(base: str, adapters: Sequence[AdapterWeight] = (), merged: bool = False) -> np.ndarray:
     """One small picture, as numbers."""
-    family = families.load(base)
-    pipeline = family.pipeline()
-    sampler.wear(family, pipeline, worn or [], merged)
-    shot = Shot("a red cup", 3, "", 1, 1.0, 64, 64)._replace(**changes)
-    return np.asarray(sampler.render(family, pipeline, shot, CPU, nullcontext).image).astype(int)
+    return pixels(adapted(base, adapters, merged).generate(SMALL))
+
+
+def adapted(base: str, adapters: Sequence[AdapterWeight], merged: bool = False) -> Session:
+    session = Session(families.load(base))
+    session.load_adapters(adapters, merged)
+    return session
+
+
+def pixels(picture: Picture) -> np.ndarray:
+    return np.asarray(picture.image).astype(int)
 
 
 # --- repeatable ------------------------------------------------------------------------------------------------------
 
 
-def test_the_same_shot_is_the_same_picture_and_each_of_its_settings_matters():
-    family = families.load("pocket")
-    pipeline = family.pipeline()
-    shot = Shot("a red apple on a blue background", 3, "", 2, 3.0, 64, 64)
+def test_the_same_request_is_the_same_picture_and_each_of_its_settings_matters():
+    session = Session(families.load("pocket"))
+    request = SampleRequest("a red apple on a blue background", 3, "", 2, 3.0, 64, 64)
 
     def picture(**changes) -> bytes:
-        return sampler.render(family, pipeline, shot._replace(**changes), CPU, nullcontext).image.tobytes()
+        return session.generate(request._replace(**changes)).image.tobytes()
 
     first = picture()
     torch.randn(99)  # what else happens in the process does not matter
     assert picture() == first
     changes = {"prompt": "a star", "seed": 4, "negative": "red", "steps": 3, "guidance": 1.0, "width": 96, "height": 96}
-    assert set(changes) == set(Shot._fields)
+    assert set(changes) == set(SampleRequest._fields)
     assert len({picture(**{name: value}) for name, value in changes.items()} | {first}) == len(changes) + 1
 
 
-def test_rendering_leaves_modules_and_random_state_as_they_were(tiny):
+def test_generating_leaves_modules_and_random_state_as_they_were(tiny):
     family = families.load(tiny)
-    pipeline = family.pipeline()
+    session = Session(family)
     components(family)["unet"].train()
     before = [(n, m.training) for c in components(family).values() for n, m in c.named_modules()]
     dtypes = [p.dtype for c in components(family).values() for p in c.parameters()]
     torch.manual_seed(5)
     state = torch.random.get_rng_state()
-    sampler.render(family, pipeline, Shot("a cup", 1, "", 1, 1.0, 64, 64), CPU, nullcontext)
+    session.generate(SMALL)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert [(n, m.training) for c in components(family).values() for n, m in c.named_modules()] == before
     assert [p.dtype for c in components(family).values() for p in c.parameters()] == dtypes
@@ -120,12 +137,10 @@ def test_rendering_leaves_modules_and_random_state_as_they_were(tiny):
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_every_scheduler_makes_a_picture_with_the_bases_own_prediction(name, tiny):
-    family = families.load(tiny)
-    pipeline = family.pipeline(name)
-    assert type(pipeline.scheduler).__name__ == SCHEDULERS[name]
-    assert pipeline.scheduler.config.prediction_type == "epsilon"
-    image = sampler.render(family, pipeline, Shot("a cup", 1, "", 3, 1.0, 64, 64), CPU, nullcontext).image
-    assert image.size == (64, 64)
+    session = Session(families.load(tiny), options=SessionOptions(scheduler=name))
+    assert type(session.pipeline.scheduler).__name__ == SCHEDULERS[name]
+    assert session.pipeline.scheduler.config.prediction_type == "epsilon"
+    assert session.generate(SMALL._replace(steps=3)).image.size == (64, 64)
 
 
 # --- adapters --------------------------------------------------------------------------------------------------------
@@ -135,7 +150,7 @@ def change(family, name: str) -> torch.Tensor:
     """What the live adapters add to the output of a linear module, as a weight: W x for each unit x."""
     component = name.partition(".")[0]
     module = components(family)[component].get_submodule(
-        lora.live_name(name, dict(components(family)[component].named_modules()))
+        live_name(name, dict(components(family)[component].named_modules()))
     )
     units = torch.eye(module.in_features)
     with torch.no_grad():
@@ -145,15 +160,13 @@ def change(family, name: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("weight", [0.0, 0.5, 1.0, -1.5])
 def test_the_weight_scales_the_effect_exactly(weight, tiny, files):
-    family = families.load(tiny)
-    sampler.wear(family, family.pipeline(), [Worn(files[0], weight)], False)
+    family = adapted(tiny, [AdapterWeight(files[0], weight)]).family
     for name, module in adapter(1).items():
         torch.testing.assert_close(change(family, name), weight * lora.delta(module), rtol=1e-4, atol=1e-5)
 
 
 def test_two_adapters_add_up_with_their_weights(tiny, files):
-    family = families.load(tiny)
-    sampler.wear(family, family.pipeline(), [Worn(files[0], 0.7), Worn(files[1], -0.4)], False)
+    family = adapted(tiny, [AdapterWeight(files[0], 0.7), AdapterWeight(files[1], -0.4)]).family
     one, two = adapter(1), adapter(2)
     for name in one:
         expected = 0.7 * lora.delta(one[name]) - 0.4 * lora.delta(two[name])
@@ -162,20 +175,19 @@ def test_two_adapters_add_up_with_their_weights(tiny, files):
 
 def test_weight_zero_is_the_base_and_other_weights_are_not(tiny, files):
     base = drawn(tiny)
-    assert (drawn(tiny, [Worn(files[0], 0.0)]) == base).all()
-    assert (drawn(tiny, [Worn(files[0], 1.0)]) != base).mean() > 0.01
-    assert (drawn(tiny, [Worn(files[0], 1.0)]) != drawn(tiny, [Worn(files[0], 0.5)])).any()
+    assert (drawn(tiny, [AdapterWeight(files[0], 0.0)]) == base).all()
+    assert (drawn(tiny, [AdapterWeight(files[0], 1.0)]) != base).mean() > 0.01
+    assert (drawn(tiny, [AdapterWeight(files[0], 1.0)]) != drawn(tiny, [AdapterWeight(files[0], 0.5)])).any()
 
 
 def test_merged_is_live_and_leaves_no_adapter_behind(tiny, files):
-    worn = [Worn(files[0], 0.7), Worn(files[1], -0.4)]
-    assert abs(drawn(tiny, worn) - drawn(tiny, worn, merged=True)).max() <= 1
-    family, untouched = families.load(tiny), families.load(tiny)
-    sampler.wear(family, family.pipeline(), worn, True)
+    weighted = [AdapterWeight(files[0], 0.7), AdapterWeight(files[1], -0.4)]
+    assert abs(drawn(tiny, weighted) - drawn(tiny, weighted, merged=True)).max() <= 1
+    family, untouched = adapted(tiny, weighted, merged=True).family, families.load(tiny)
     assert not [n for c in components(family).values() for n, _ in c.named_parameters() if "lora" in n]
     for name in adapter(1):
         component, _, path = name.partition(".")
-        path = lora.live_name(name, dict(untouched.parts[component].named_modules()))
+        path = live_name(name, dict(untouched.parts[component].named_modules()))
         moved = (components(family)[component].get_submodule(path).weight
                  - untouched.parts[component].get_submodule(path).weight)  # fmt: skip
         expected = 0.7 * lora.delta(adapter(1)[name]) - 0.4 * lora.delta(adapter(2)[name])
@@ -190,48 +202,93 @@ def test_an_adapter_for_another_base_is_refused(tiny, tmp_path):
     for i, modules in enumerate((wrong, absent)):
         file = tmp_path / f"{i}.safetensors"
         weights.write(layouts.diffusers(modules, torch.float32), file, {})
-        family = families.load(tiny)
         with pytest.raises(VerifyError, match=str(file)) as caught:
-            sampler.wear(family, family.pipeline(), [Worn(file, 1.0)], False)
-        assert "finetune verify" in caught.value.hint
+            adapted(tiny, [AdapterWeight(file)])
+        assert caught.value.action == action("verify", file=file, base=tiny)
 
 
-# --- sheets and PNGs -------------------------------------------------------------------------------------------------
+# --- opened once -----------------------------------------------------------------------------------------------------
 
 
-def test_a_png_carries_its_whole_recipe(tmp_path):
-    facts = {**Shot("a café, 中", 7, "blurry", 9, 3.5, 64, 96).described(), "base": "pocket", "nothing": ""}
-    sampler.write_png(Image.new("RGB", (64, 96)), tmp_path / "new" / "a.png", facts)
-    with Image.open(tmp_path / "new" / "a.png") as image:
-        text = image.text
-    assert {k: text[k] for k in facts} == facts
-    assert text["parameters"].startswith("a café, 中\nNegative prompt: blurry\nseed: 7, steps: 9, guidance: 3.5, ")
-    assert "nothing" not in text["parameters"] and text["parameters"].endswith("base: pocket")
+@pytest.fixture
+def encoded(monkeypatch) -> list[tuple[str, str]]:
+    """(encoder, prompt) of every caption that an encoder reads."""
+    seen: list[tuple[str, str]] = []
+    for kind in (StableDiffusion, Flux):
+        monkeypatch.setattr(kind, "encode", noted_captions(kind.encode, seen))
+    return seen
 
 
-def test_the_labels_of_a_sheet_fit_beside_and_above_their_pictures():
-    prompt = "a very long prompt about a cup " * 6 + "x" * 90
-    rows = [("base", [Image.new("RGB", (64, 64), "red")] * 3), ("n" * 80, [Image.new("RGB", (64, 32), "blue")] * 3)]
-    page = np.asarray(sampler.sheet(rows, [prompt, "short", ""]))
-    is_text = (page < 128).all(axis=2)
-    left = page.shape[1] - 3 * (sampler.SHOWN_PX + 8)
-    red, blue = (page == (255, 0, 0)).all(axis=2), (page == (0, 0, 255)).all(axis=2)
-    assert red.sum() >= 3 * 180**2 and blue.sum() >= 3 * 180 * 90
-    top = np.argwhere(red).min(axis=0)
-    assert is_text[: top[0], left : left + sampler.SHOWN_PX].any(), "the first prompt is above the first picture"
-    assert not is_text[: top[0], left + sampler.SHOWN_PX : left + sampler.SHOWN_PX + 8].any(), "and ends where it ends"
-    assert not is_text[top[0] :, left:].any(), "no label runs into a picture"
-    assert is_text[top[0] :, :left].any() and left < 250
-    font = ImageFont.load_default(13)
-    lines = sampler._wrap(prompt, font, 192)
-    assert all(font.getlength(line) <= 192 for line in lines) and "".join(lines).replace(" ", "") == prompt.replace(
-        " ", ""
-    )
+def noted_captions(encode, seen):
+    def noted(family, encoder, prompts):
+        seen.extend((encoder, prompt.caption) for prompt in prompts)
+        return encode(family, encoder, prompts)
+
+    return noted
 
 
-def test_a_path_on_this_machine_is_not_published(tiny):
-    assert shipped.public_name(tiny) == "sd15" and shipped.public_name("org/model") == "org/model"
-    assert shipped.public_name("pocket") == "pocket"
+def test_each_prompt_is_encoded_once_by_each_encoder_and_the_large_one_is_unloaded(flux, encoded):
+    session = Session.of(families.load(str(flux)), ["a cup", "a jar", "a cup", ""], CPU)
+    assert "text_encoder_2" not in session.family.parts.loaded()
+    for seed in (1, 2):
+        for prompt in ("a cup", "a jar"):
+            session.generate(SMALL._replace(prompt=prompt, seed=seed))
+    assert sorted(encoded) == [(e, p) for e in ("text_encoder", "text_encoder_2") for p in ("", "a cup", "a jar")]
+    session.generate(SMALL._replace(prompt="a plate"))  # not foreseen: the large encoder comes back for it
+    assert ("text_encoder_2", "a plate") in encoded and len(encoded) == 8
+    assert "text_encoder_2" not in session.family.parts.loaded()
+
+
+def test_a_prompt_that_was_not_foreseen_makes_the_same_picture(flux):
+    foreseen = Session.of(families.load(str(flux)), [SMALL.prompt, ""], CPU).generate(SMALL)
+    assert Session(families.load(str(flux))).generate(SMALL).image.tobytes() == foreseen.image.tobytes()
+
+
+def test_an_encoder_that_stays_reads_each_prompt_once_too(tiny, encoded):
+    session = Session(families.load(tiny))
+    for seed in (1, 2):
+        session.generate(SMALL._replace(seed=seed))
+    assert sorted(encoded) == [("text_encoder", ""), ("text_encoder", SMALL.prompt)]
+
+
+def test_an_adapter_of_the_text_encoder_changes_prompts_that_were_read_before(tiny, files):
+    session = Session(families.load(tiny))
+    base = pixels(session.generate(SMALL))
+    session.load_adapters([AdapterWeight(files[0])])
+    assert (pixels(session.generate(SMALL)) == drawn(tiny, [AdapterWeight(files[0])])).all()
+    assert (pixels(session.generate(SMALL)) != base).any()
+
+
+def test_stock_diffusers_and_our_strict_reader_load_the_same_adapter(tiny, files):
+    stock = Session(families.load(tiny))
+    stock.load_by_diffusers(files[0])
+    assert (pixels(stock.generate(SMALL)) == drawn(tiny, [AdapterWeight(files[0])])).all()
+
+
+@pytest.mark.parametrize("variant", ["sd15", "sdxl", "sd35", "flux", "zimage", "qwen", "klein"])
+def test_pictures_of_one_batch_are_those_made_one_by_one(variant, tmp_path):
+    session = Session(families.load(str(tiny_base(tmp_path / variant, variant))))
+    requests = [
+        SMALL._replace(prompt=p, seed=s, steps=2, guidance=3.0) for p, s in (("a cup", 1), ("a longer prompt", 2))
+    ]
+    together, alone = session.generate_together(requests), [session.generate(request) for request in requests]
+    for one, other in zip(together, alone, strict=True):
+        assert abs(pixels(one) - pixels(other)).max() <= 1
+    assert abs(pixels(together[0]) - pixels(together[1])).max() > 1
+    with pytest.raises(InputError, match="differ in steps, guidance or size"):
+        session.generate_together([SMALL, SMALL._replace(steps=3)])
+
+
+def test_the_benchmarks_pictures_are_stock_diffusers_own():
+    """Drawn in batches by a session, and by the pipeline with plain prompts."""
+    family = families.load("pocket")
+    prompts, side = ["a red cup on a blue background", "a star"], family.facts.resolution
+    made = draw(Session(family), prompts, [4, 5])
+    stock = family.pipeline()(
+        prompts, num_inference_steps=STEPS, guidance_scale=GUIDANCE, width=side, height=side,
+        generator=[torch.Generator().manual_seed(seed) for seed in (4, 5)],
+    ).images  # fmt: skip
+    assert all(abs(np.asarray(a, int) - np.asarray(b, int)).max() <= 1 for a, b in zip(made, stock, strict=True))
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
@@ -263,7 +320,7 @@ def test_the_command_makes_pictures_with_their_recipe_and_a_sheet(tiny, files, t
     names = [f"{n:02d}-{seed}.png" for n in range(3) for seed in (7, 8)]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [*names, "sheet.png"]
     told = facts(tmp_path / "out" / "02-8.png")
-    hashes = [sampler_hash(f) for f in files]
+    hashes = [short_hash(f) for f in files]
     expected = {
         "prompt": "a blue cup", "seed": "8", "negative": "blurry", "steps": "1", "guidance": "2.0", "width": "64",
         "height": "72", "base": "sd15", "scheduler": "EulerDiscreteScheduler", "merged": "yes",
@@ -276,10 +333,10 @@ def test_the_command_makes_pictures_with_their_recipe_and_a_sheet(tiny, files, t
     with Image.open(tmp_path / "out" / "02-8.png") as image:
         assert image.size == (64, 72)
     with Image.open(tmp_path / "out" / "sheet.png") as image:
-        assert image.width > 3 * sampler.SHOWN_PX and image.height > 2 * sampler.SHOWN_PX
+        assert image.width > 3 * grid.SHOWN_PX and image.height > 2 * grid.SHOWN_PX
 
 
-def sampler_hash(file: Path) -> str:
+def short_hash(file: Path) -> str:
     import hashlib
 
     return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
@@ -319,7 +376,7 @@ def test_the_bases_safety_checker_stays_on_unless_it_is_switched_off_and_noted(s
         ("--size", "-64x64", "at least 64"),
         ("--scheduler", "eular", "one of ddim, ddpm"),
         ("--text-encoder-bits", "8", "has no large text encoder"),
-        ("--adapter", "nothing.safetensors:0.5", "no file nothing.safetensors"),
+        ("--adapter", "nothing.safetensors:0.5", "no adapter file nothing.safetensors"),
     ],
 )
 def test_what_cannot_be_sampled_is_refused_before_a_picture_is_made(option, value, words, tiny, tmp_path, capsys):
@@ -328,21 +385,17 @@ def test_what_cannot_be_sampled_is_refused_before_a_picture_is_made(option, valu
     assert not (tmp_path / "out").exists()
 
 
-@pytest.fixture
-def flux(tmp_path):
-    return tiny_base(tmp_path / "flux", "flux")
-
-
 def test_a_large_base_is_sampled_in_few_bits_and_its_text_encoder_is_let_go_first(flux, tmp_path, capsys, monkeypatch):
     held = []
-    render = sampler.render
+    generate = Session.generate
 
-    def watched(family, *rest):
-        kinds = {type(m).__name__ for m in family.parts["transformer"].modules()}
-        held.append((set(family.parts.loaded()), "Linear4bit" in kinds, family.parts["transformer"].dtype))
-        return render(family, *rest)
+    def watched(session, request):
+        parts = session.family.parts
+        kinds = {type(m).__name__ for m in parts["transformer"].modules()}
+        held.append((set(parts.loaded()), "Linear4bit" in kinds, parts["transformer"].dtype))
+        return generate(session, request)
 
-    monkeypatch.setattr(sampler, "render", watched)
+    monkeypatch.setattr(Session, "generate", watched)
     order = ("--base", flux, "--prompt", "a cup", "--steps", 1, "--size", "64x64", "--seed", 3)
     code, said = sampled(capsys, *order, "--out", tmp_path / "few", "--precision", "bf16", "--base-bits", 4,
                          "--text-encoder-bits", 8)  # fmt: skip
@@ -356,11 +409,11 @@ def test_a_large_base_is_sampled_in_few_bits_and_its_text_encoder_is_let_go_firs
 
 
 def test_a_large_base_wears_an_adapter_in_few_bits_and_merged_in_bf16(flux, tmp_path, capsys):
-    sites = lora.sites({"transformer": families.load(str(flux)).parts["transformer"]})
+    places = sites({"transformer": families.load(str(flux)).parts["transformer"]})
     generator = torch.Generator().manual_seed(0)
     changes = {
         name: Lora(torch.randn(2, shape[1], generator=generator), torch.randn(shape[0], 2, generator=generator), 0.1)
-        for name, shape in sites.items() if name.endswith(("to_q", "to_v"))
+        for name, shape in places.items() if name.endswith(("to_q", "to_v"))
     }  # fmt: skip
     weights.write(layouts.universal(changes, torch.float32, "flux"), tmp_path / "a.safetensors", {})
     order = ("--base", flux, "--prompt", "a cup", "--steps", 1, "--size", "64x64", "--precision", "bf16")
@@ -385,8 +438,8 @@ def test_a_large_base_wears_an_adapter_in_few_bits_and_merged_in_bf16(flux, tmp_
 def test_precision_and_bits_that_cannot_be_are_refused(flux, tiny, files, tmp_path, capsys, monkeypatch):
     order = ("--prompt", "a cup", "--out", tmp_path / "out", "--base")
     for more, words in (
-        ((flux, "--base-bits", 4, "--merged"), "weights of 4 bits"),
-        ((flux, "--text-encoder-bits", 5), "8 or 4"),
+        ((flux, "--base-bits", 4, "--merged"), "4-bit weights"),
+        ((flux, "--text-encoder-bits", 5), "4 or 8 bits"),
         ((flux, "--base-bits", 8), "--base-bits 8"),
         ((tiny, "--precision", "fp16"), "--precision = fp16 needs a CUDA device"),
     ):
@@ -400,13 +453,20 @@ def test_precision_and_bits_that_cannot_be_are_refused(flux, tiny, files, tmp_pa
 
 def test_a_merged_base_is_merged_in_float32_and_painted_in_the_precision(tiny, files, tmp_path, capsys, monkeypatch):
     seen = []
-    wear, render = sampler.wear, sampler.render
-    monkeypatch.setattr(sampler, "wear", lambda f, *rest: seen.append(f.parts["unet"].dtype) or wear(f, *rest))
-    monkeypatch.setattr(sampler, "render", lambda f, *rest: seen.append(f.parts["unet"].dtype) or render(f, *rest))
+    for name in ("load_adapters", "generate"):
+        monkeypatch.setattr(Session, name, noting(getattr(Session, name), seen))
     code, said = sampled(capsys, "--base", tiny, "--prompt", "a cup", "--steps", 1, "--size", "64x64", "--merged",
                          "--adapter", files[0], "--out", tmp_path / "out", "--precision", "bf16")  # fmt: skip
     assert code == 0, said
     assert seen == [torch.float32, torch.bfloat16]
+
+
+def noting(method, seen):
+    def noted(session, *arguments):
+        seen.append(session.family.parts["unet"].dtype)
+        return method(session, *arguments)
+
+    return noted
 
 
 def test_an_output_that_cannot_be_written_is_said(tiny, tmp_path, capsys):

@@ -1,0 +1,12 @@
+"""Words a user chooses from, each list declared once: for recipes, calls and the command line."""
+
+from typing import Literal
+
+Kind = Literal["product", "style"]
+"""What a dataset shows."""
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+"""Compute precision. auto: bf16 or fp16 on a GPU, fp32 on a CPU."""
+Dtype = Literal["float32", "float16", "bfloat16"]
+"""Number format of a file's weights."""
+Layout = Literal["universal", "diffusers", "peft", "merged"]
+"""How an adapter is laid out: one file for every program, diffusers' own, a PEFT folder, or merged into the base."""

@@ -1,0 +1,277 @@
+"""Any adapter file, PEFT directory or run folder -> what it changes, and all that keeps it from being read whole.
+
+What each reader of these files does was measured with its own loading code (diffusers, ComfyUI, kohya, LyCORIS, A1111,
+Forge); the doubts below are where they do not agree.
+"""
+
+import json
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from finetune import tensors as weights
+from finetune.adapters.change import AdapterState, Change
+from finetune.adapters.methods import METHODS
+from finetune.errors import BaseError
+from finetune.files import peft as peft_config
+from finetune.files.diffusers import completion
+from finetune.files.names import Meaning, bare, components, plain_name, spellings, split
+from finetune.files.peft import PEFT_CONFIG, PEFT_WEIGHTS, PeftConfig
+
+
+class AdapterFile(NamedTuple):
+    modules: AdapterState
+    layout: str
+    """universal, kohya, diffusers, diffusers-old, peft, mixed or unknown"""
+    metadata: dict[str, str]
+    problems: tuple[str, ...]
+    """what keeps the file from being read whole: each names its key"""
+    doubts: tuple[str, ...]
+    """read here, but refused, dropped or read otherwise by a program that people use"""
+    unused: tuple[str, ...]
+    """keys that nothing was made of"""
+
+    def digest(self) -> str:
+        """A short hash of the change itself, whatever it is called in the file."""
+        tensors = {
+            f"{n}.{part}": t
+            for n, c in self.modules.items()
+            for part, t in zip("abc", c.tensors().values(), strict=False)
+        }
+        return weights.digest(weights.fingerprint(tensors) + str([one.scale for one in self.modules.values()]))
+
+
+MODULE_LIST = "finetune.modules"
+DIFFUSERS_CONFIG = "lora_adapter_metadata"
+_SCALES = frozenset({"alpha", "mid"})
+"""roles that a change of any method may have"""
+
+
+def read(path: Path, names: Collection[str] | None = None, family: str = "") -> AdapterFile:
+    """Any LoRA file, PEFT directory, or run folder.
+
+    Kohya names cannot be parsed back by themselves (is `_` a dot?), so they are looked up in `names`, the canonical
+    module names of a base of that family (a mapping to their shapes, to take the original code's fused modules apart).
+    Without: in the file's own list, else they stay as they are.
+
+    Raises:
+        BaseError: not there, pickled, truncated or not safetensors; an adapter of no method that is known.
+    """
+    if path.is_dir():
+        return _read_folder(path, names, family)
+    header = weights.read_header(path)
+    configs = peft_config.parse_flat(header.metadata.get(DIFFUSERS_CONFIG, "{}"), f"{path}, {DIFFUSERS_CONFIG}")
+    return _parse(weights.load(path), header.metadata, names, family, configs.get)
+
+
+def expected(metadata: Mapping[str, str]) -> dict[str, tuple[int, float]]:
+    """canonical name -> (rank, alpha) of the modules a file of ours says it holds; rank 0: zero, for readers' sake."""
+    where = f"metadata {MODULE_LIST}"
+    table = peft_config.json_object(metadata.get(MODULE_LIST, "{}"), where)
+    pairs = {name: pair if isinstance(pair, list) and len(pair) == 2 else [None, None] for name, pair in table.items()}
+    return {
+        name: (int(peft_config.number(rank, where)), peft_config.number(alpha, where))
+        for name, (rank, alpha) in pairs.items()
+    }
+
+
+def module_list(modules: AdapterState) -> str:
+    """The value that `expected` reads."""
+    table = {n: [change.rank, change.scale * change.rank] for n, change in modules.items()}
+    return json.dumps(table | {n: [0, 0] for n in completion(modules)}, separators=(",", ":"), sort_keys=True)
+
+
+class _Tensors(NamedTuple):
+    """A module's tensors as a file names them."""
+
+    layout: str
+    roles: dict[str, Tensor]
+    keys: list[str]
+
+
+def _parse(
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    names: Collection[str] | None,
+    family: str,
+    config_of: Callable[[str], PeftConfig | None],
+    component: str = "",
+) -> AdapterFile:
+    """config_of: how PEFT scales a component; component: the one that the file is of, when it does not say itself."""
+    known = names if names is not None else expected(metadata)
+    family = family or metadata.get("finetune.family", "")
+    meanings = spellings(known, family)
+    heads = tuple(dict.fromkeys([*(name.partition(".")[0] for name in known), *components(family)]))
+    found, unused = _group(tensors)
+    modules: AdapterState = {}
+    problems = [_what_it_is(key) for key in unused]
+    for raw, module in sorted(found.items()):  # sorted: a list, so that found may shrink
+        meant = meanings.get(raw) or meanings.get(bare(raw)) or []
+        plain = raw if module.layout == "kohya" else plain_name(raw, component, known, heads)
+        name = meant[0].name if meant else plain
+        if known and name not in known:
+            problems.append(f"{raw}: the base has no such module")
+            unused += found.pop(raw).keys
+            continue
+        change = _change(name, module, config_of)
+        if isinstance(change, str):
+            problems.append(f"{raw}: {change}")
+            continue
+        for meaning in meant or [Meaning(name, raw)]:
+            if meaning.name in modules:
+                problems.append(f"{raw}: a second change of {meaning.name}")
+            if len(meant) > 1 and change.shape[0] != meant[-1].stop:
+                problems.append(f"{raw}: {change.shape[0]} rows, where the base has {meant[-1].stop}")
+                break
+            modules[meaning.name] = change.rows(meaning.start, meaning.stop) if len(meant) > 1 else change
+    doubts = _doubts(found, meanings)
+    if DIFFUSERS_CONFIG in metadata and any(m.layout == "kohya" for m in found.values()):
+        doubts.append("lora_adapter_metadata beside kohya names: diffusers refuses the file")
+    problems += _partly_without_alpha(found)
+    layout = _layout(found, modules)
+    if layout == "mixed":
+        doubts.append("several naming schemes in one file: diffusers drops all but one of them without a word")
+    return AdapterFile(modules, layout, dict(metadata), tuple(problems), tuple(doubts), tuple(sorted(set(unused))))
+
+
+def _group(tensors: Mapping[str, Tensor]) -> tuple[dict[str, _Tensors], list[str]]:
+    """raw module name -> its tensors, and the keys that are no part of an adapter."""
+    found: dict[str, _Tensors] = {}
+    unused = []
+    for key in sorted(tensors, key=lambda k: (k.endswith(".alpha"), k)):  # an alpha joins a module that is there
+        told = split(key)
+        if told is None or (told[1] == "alpha" and told[0] not in found):
+            unused.append(key)
+            continue
+        raw, role, layout = told
+        module = found.setdefault(raw, _Tensors(layout, {}, []))
+        if role in module.roles:
+            unused.append(key)
+        module.roles[role] = tensors[key]
+        module.keys.append(key)
+    return found, unused
+
+
+def _change(name: str, module: _Tensors, config_of: Callable[[str], PeftConfig | None]) -> Change | str:
+    """The change, or what is wrong with it."""
+    roles = module.roles
+    own = roles.keys() - _SCALES
+    fitting = [method for method in METHODS.values() if own <= method.ROLES]
+    kind, method = next(((k, m) for k, m in METHODS.items() if own == m.ROLES), ("", None))
+    if method is None:
+        nearest = min((method.ROLES for method in fitting), key=len, default=own)
+        missing = sorted(nearest - own) or sorted(own)
+        return f"its {missing[0]} tensor is missing"
+    bad = [role for role, tensor in sorted(roles.items()) if not bool(tensor.isfinite().all())]
+    if bad:
+        return f"its {bad[0]} tensor holds values that are not finite"
+    rank, (component, _, path) = roles["down"].shape[0], name.partition(".")
+    if "mid" in roles:
+        rank = roles["mid"].shape[0]
+    config = config_of(component)
+    if config is not None and module.layout != "kohya":
+        if config.rank(path) != rank:
+            return f"rank {rank}, but its configuration says {config.rank(path)}"
+        if config.kind != kind:
+            return f"{method.TITLE}, but its configuration says {METHODS[config.kind].TITLE}"
+        return method.of_tensors(roles, config.scale(path, rank))
+    alpha = roles.get("alpha", torch.tensor(float(rank)))
+    return method.of_tensors(roles, float(alpha) / rank) if alpha.numel() == 1 else "its .alpha is not one number"
+
+
+def _doubts(found: Mapping[str, _Tensors], index: Mapping[str, Sequence[Meaning]]) -> list[str]:
+    kohya = [raw for raw, module in found.items() if module.layout == "kohya"]
+    unets = [raw for raw in kohya if raw not in index or not index[raw][0].name.startswith("transformer")]
+    misspelt = [raw for raw in unets if raw in index and raw != index[raw][0].right]
+    doubts = []
+    if misspelt:
+        right = index[misspelt[0]][0].right
+        doubts.append(f"{len(misspelt)} modules named like {misspelt[0]}: kohya and LyCORIS know it as {right} only")
+    if unets and not any("alpha" in found[raw].roles for raw in unets):
+        doubts.append("no .alpha on any module: taken as alpha = rank here, LyCORIS refuses the file")
+    if any("magnitude" in found[raw].roles for raw in kohya):
+        doubts.append("DoRA as dora_scale: right in LyCORIS; diffusers and kohya drop it, ComfyUI, Forge misapply it")
+    if any("alpha" in m.roles for m in found.values() if m.layout != "kohya"):
+        doubts.append("an .alpha beside dotted names: diffusers refuses the file")
+    return doubts
+
+
+def _partly_without_alpha(found: Mapping[str, _Tensors]) -> list[str]:
+    kohya = {raw: m for raw, m in found.items() if m.layout == "kohya"}
+    without = [raw for raw, m in sorted(kohya.items()) if "alpha" not in m.roles]
+    return [f"{raw}: its .alpha is missing, others have one" for raw in without] if len(without) < len(kohya) else []
+
+
+def _layout(found: Mapping[str, _Tensors], modules: AdapterState) -> str:
+    schemes = {module.layout for module in found.values()}
+    if len(schemes) != 1:
+        return "mixed" if schemes else "unknown"
+    layout = schemes.pop()
+    same = len({c.rank for c in modules.values()}) == 1 and all(c.scale == 1 and c.of_lora() for c in modules.values())
+    carried = all("alpha" in module.roles for module in found.values())
+    return "universal" if layout == "kohya" and same and carried else layout
+
+
+def _what_it_is(key: str) -> str:
+    if re.search(r"\.(hada|lokr)_\w+$", key):
+        return f"{key}: {'LoHa' if 'hada' in key else 'LoKr'}, not LoRA"
+    if key.endswith(".alpha"):
+        return f"{key}: an .alpha without a change"
+    return f"{key}: not a LoRA tensor"
+
+
+# -- PEFT directories and configurations ------------------------------------------------------------------------------
+
+
+def _read_folder(folder: Path, names: Collection[str] | None, family: str) -> AdapterFile:
+    inside = adapter_in(folder)
+    if inside != folder:
+        return read(inside, names, family)
+    whole = (folder / PEFT_CONFIG).is_file()
+    inner = [child for child in _peft_folders(folder) if not whole or child.name in components(family)]
+    own = [_read_peft(folder, names, family, folder.name if folder.name in components(family) else "")] if whole else []
+    files = [*own, *(_read_peft(child, names, family, child.name) for child in inner)]
+    modules = {n: change for file in files for n, change in file.modules.items()}
+    problems, doubts, unused = (
+        tuple(x for f in files for x in getattr(f, k)) for k in ("problems", "doubts", "unused")
+    )
+    family = family or files[0].metadata.get("finetune.family", "")
+    strange = [child.name for child in inner if family and child.name not in components(family)]
+    problems += tuple(
+        f"{name}: {family} has no such component, only {', '.join(components(family))}" for name in strange
+    )
+    return AdapterFile(modules, "peft", files[0].metadata, problems, doubts, unused)
+
+
+def adapter_in(folder: Path) -> Path:
+    """Where, in a run folder, an adapter folder or a hub download, the adapter is."""
+    inside = (folder / "adapter" / "peft", folder / "peft", folder / "pytorch_lora_weights.safetensors")
+    if not (folder / PEFT_CONFIG).is_file():
+        for place in inside:
+            if place.exists():
+                return place
+        if not _peft_folders(folder):
+            raise BaseError(f"no adapter in {folder}", "give a LoRA file, a PEFT directory or a run folder")
+    return folder
+
+
+def _peft_folders(folder: Path) -> list[Path]:
+    """One a component."""
+    return sorted(file.parent for file in folder.glob(f"*/{PEFT_CONFIG}"))
+
+
+def _read_peft(folder: Path, names: Collection[str] | None, family: str, component: str) -> AdapterFile:
+    try:
+        text = (folder / PEFT_CONFIG).read_text(encoding="utf-8")
+    except OSError as e:
+        raise BaseError(f"{folder} has no {PEFT_CONFIG}", "is the PEFT directory whole?") from e
+    where = str(folder / PEFT_CONFIG)
+    config = peft_config.parse(peft_config.json_object(text, where), where)
+    pickled = folder / "adapter_model.bin"
+    file = folder / PEFT_WEIGHTS if not pickled.is_file() or (folder / PEFT_WEIGHTS).is_file() else pickled
+    header = weights.read_header(file)
+    return _parse(weights.load(file), header.metadata, names, family, lambda _: config, component)

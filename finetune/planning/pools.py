@@ -1,0 +1,100 @@
+"""Which pictures are trained on, held out, or shown beside as a prior; in which buckets, and for how long."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from finetune.data import dataset, images
+from finetune.data.captions import mentions, without_trigger
+from finetune.data.dataset import Dataset, Placed
+from finetune.diffusion import chance as draws
+from finetune.errors import DataError, RecipeError
+from finetune.planning.schedule import Schedule, by_bucket
+from finetune.recipe import ClassImages, OwnPrediction, Recipe
+
+DEFAULT_STEPS = 1000
+
+
+class Pool(NamedTuple):
+    """Examples that are scheduled together."""
+
+    placed: tuple[Placed, ...]
+    schedule: Schedule
+
+
+def hold_out(placed: list[Placed], wanted: Recipe) -> tuple[list[Placed], list[Placed]]:
+    """(trained on, held out), by chance that the seed decides.
+
+    Raises:
+        DataError: nothing is left to train on.
+    """
+    count = wanted.validation.count
+    if count >= len(placed):
+        raise DataError(
+            f"validation.count = {count} leaves nothing to train on: the dataset has {len(placed)} images",
+            f"at most {len(placed) - 1}",
+        )
+    chosen = set(draws.permutation(len(placed), wanted.train.seed, "held out")[:count])
+    return [p for i, p in enumerate(placed) if i not in chosen], [p for i, p in enumerate(placed) if i in chosen]
+
+
+def make_pool(placed: list[Placed], wanted: Recipe, world: int) -> Pool:
+    """Examples by bucket, in the order in which they are shown."""
+    numbers = {bucket: i for i, bucket in enumerate(sorted({p.bucket for p in placed}))}
+    buckets = by_bucket([numbers[p.bucket] for p in placed])
+    schedule = Schedule(buckets, wanted.train.batch, wanted.train.accumulate, wanted.train.seed, world)
+    return Pool(tuple(placed), schedule)
+
+
+def prior_pool(wanted: Recipe, data: Dataset, buckets: Sequence[images.Bucket], world: int) -> Pool | None:
+    """Class images, scheduled like the others: a prior batch beside each training batch.
+
+    Raises:
+        RecipeError, DataError: the prior would hold the subject itself, or the same as the training images.
+    """
+    match wanted.prior:
+        case ClassImages() as prior:
+            return make_pool(dataset.place(_class_examples(prior, data), buckets), wanted, world)
+        case OwnPrediction():
+            _check_own_prediction(data)
+    return None
+
+
+def _check_own_prediction(data: Dataset) -> None:
+    if not data.trigger:
+        raise RecipeError(
+            'prior.mode = "own_prediction" compares captions with and without the trigger, and there is no trigger',
+            "give data.trigger",
+        )
+    if all(without_trigger(e.caption, data.trigger, data.class_word) == e.caption for e in data.examples):
+        raise RecipeError(
+            f'prior.mode = "own_prediction": captions are the same without the trigger {data.trigger!r}',
+            "another data.trigger than the class word",
+        )
+
+
+def _class_examples(prior: ClassImages, data: Dataset) -> list[dataset.Example]:
+    prompt = prior.prompt or (f"a photo of {data.class_word}" if data.class_word else None)
+    if prompt is None:
+        raise RecipeError("prior.prompt: missing, and there is no data.class_word to make it from")
+    if mentions(prompt, data.trigger):
+        raise RecipeError(f"prior.prompt {prompt!r} holds the trigger: it would preserve the subject", "leave it out")
+    classes = dataset.read(prior.path, template=prompt, allow_uncaptioned=True)
+    named = [e.name for e in classes.examples if mentions(e.caption, data.trigger)]
+    if named:
+        raise DataError(
+            f"prior.path: captions of class images hold the trigger {data.trigger!r}: {', '.join(named[:3])}",
+            "a prior shows the class without the subject: take the trigger out there",
+        )
+    known = {e.digest for e in data.examples}
+    twins = [f"prior/{e.name}" for e in classes.examples if e.digest in known]
+    if twins:
+        raise DataError(f"prior.path holds images of the dataset itself: {', '.join(twins[:3])}", "remove them there")
+    return [e._replace(name=f"prior/{e.name}", role="prior") for e in classes.examples]
+
+
+def run_length(wanted: Recipe, schedule: Schedule) -> tuple[int, int]:
+    """(micro-batches, optimizer steps) of the run."""
+    if wanted.train.epochs is not None:
+        return wanted.train.epochs * schedule.micros_per_epoch, schedule.steps_for(wanted.train.epochs)
+    steps = wanted.train.steps or DEFAULT_STEPS
+    return steps * schedule.group, steps

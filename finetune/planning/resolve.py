@@ -1,0 +1,153 @@
+"""The recipe with every default filled in that depends on base, data or machine; what does not fit is refused."""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from finetune import families
+from finetune import resources as shipped
+from finetune.data.dataset import Dataset
+from finetune.errors import RecipeError
+from finetune.families.base import Facts, large_encoders
+from finetune.recipe import AnyAdapter, LowRank, Recipe
+from finetune.recipe.resolved import (
+    ResolvedData,
+    ResolvedObjective,
+    ResolvedRecipe,
+    ResolvedSample,
+    ResolvedTrain,
+)
+
+DEFAULT_PROMPTS = 4
+
+
+def resolve(wanted: Recipe, facts: Facts, data: Dataset, captions: Sequence[str], steps: int) -> ResolvedRecipe:
+    """captions: those that are trained on, for the prompts of samples; steps: the length that was counted.
+
+    Raises:
+        RecipeError: a precision that this machine has not.
+    """
+    written, objective, sample = wanted.data, wanted.objective, wanted.sample
+    prompts = sample.prompts or tuple(dict.fromkeys(captions))[:DEFAULT_PROMPTS]
+    return ResolvedRecipe.of(
+        wanted,
+        data=ResolvedData.of(
+            written, path=Path(str(written.path)) if _bundled(written.path) else written.path.resolve(),
+            trigger=data.trigger or None, class_word=data.class_word or None,
+            resolution=written.resolution or facts.resolution,
+        ),
+        adapter=_adapter(wanted.adapter),
+        objective=ResolvedObjective.of(
+            objective, prediction=facts.prediction, timestep_density=_density(facts, wanted),
+            guidance=1.0 if facts.guided and objective.guidance is None else objective.guidance,
+        ),
+        optimizer=type(wanted.optimizer).of(wanted.optimizer, text_encoder_learning_rate=_text_rate(wanted)),
+        train=ResolvedTrain.of(wanted.train, steps=steps, precision=precision(wanted.train.precision)),
+        sample=ResolvedSample.of(
+            sample, guidance=facts.guidance if sample.guidance is None else sample.guidance,
+            prompts=tuple(p.replace("{trigger}", data.trigger or "").strip() for p in prompts),
+        ),
+    )  # fmt: skip
+
+
+def _adapter(adapter: AnyAdapter) -> AnyAdapter:
+    if isinstance(adapter, LowRank) and adapter.init_from is not None:
+        return type(adapter).of(adapter, init_from=adapter.init_from.resolve())
+    return adapter
+
+
+def _bundled(path: Path) -> bool:
+    return shipped.data_path(path) != path
+
+
+def _density(facts: Facts, wanted: Recipe) -> str:
+    said = wanted.objective.timestep_density
+    return "logit_normal" if facts.prediction == "flow" and said == "auto" else said
+
+
+def precision(wanted: str, key: str = "train.precision") -> str:
+    """What `auto` means here: bf16 where the device computes it, else fp16 on CUDA, else fp32.
+
+    Raises:
+        RecipeError: an explicit choice that cannot work on this machine.
+    """
+    import torch
+
+    cuda = torch.cuda.is_available()
+    bf16 = cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+    if wanted == "auto":
+        return "bf16" if bf16 else "fp16" if cuda else "fp32"
+    if wanted == "fp16" and not cuda:
+        raise RecipeError(f"{key} = fp16 needs a CUDA device, and there is none", "auto, fp32 or bf16")
+    if wanted == "bf16" and cuda and not bf16:
+        raise RecipeError(f"{key} = bf16: this GPU has no bf16 arithmetic", "auto, fp16 or fp32")
+    return wanted
+
+
+def check_compatible(facts: Facts, wanted: Recipe) -> None:
+    """Raises RecipeError when the recipe asks for what this base has not."""
+    objective, base = wanted.objective, wanted.base
+    of_flow = ("timestep_density", "logit_mean", "logit_std", "shift")
+    idle = [f"objective.{key}" for key in of_flow if getattr(objective, key) not in (None, "auto")]
+    if idle and facts.prediction != "flow":
+        raise RecipeError(f"{', '.join(idle)}: {base} predicts {facts.prediction}, not flow", "leave it out")
+    if objective.timestep_density == "uniform" and any(key.startswith("objective.logit") for key in idle):
+        raise RecipeError(
+            'objective.logit_mean, logit_std: have no effect with timestep_density = "uniform"', "leave them out"
+        )
+    if objective.guidance is not None and not facts.guided:
+        raise RecipeError(f"objective.guidance: {base} has no guidance embedding", "leave it out")
+    if wanted.sample.negative and facts.guided:
+        raise RecipeError(
+            f"sample.negative: {base} is guided by an embedding, and reads no negative prompt", "leave it out"
+        )
+    if facts.distilled and not objective.distilled:
+        raise RecipeError(
+            f"{base} is distilled: {facts.distilled}; training may undo that",
+            "train on the base it was distilled from, where there is one; or say objective.distilled = true",
+        )
+    _has_components(facts, wanted)
+    family = families.family_class(facts.family)
+    if wanted.data.text_encoder_bits and not large_encoders(family):
+        raise RecipeError(f"data.text_encoder_bits: {base} has no large text encoder", "leave it out")
+    fewer = {"data.text_encoder_bits": wanted.data.text_encoder_bits, "train.base_bits": wanted.train.base_bits}
+    asked = [key for key, bits in fewer.items() if bits]
+    if asked and find_spec("bitsandbytes") is None:
+        raise RecipeError(f"{asked[0]} needs bitsandbytes, which is not installed", "pip install bitsandbytes")
+    start = wanted.adapter.init_from
+    if start is not None and not start.exists():
+        raise RecipeError(f"adapter.init_from: no {start}", "a LoRA file, a PEFT directory or a run folder")
+
+
+def _has_components(facts: Facts, wanted: Recipe) -> None:
+    family = families.family_class(facts.family)
+    having = ["denoiser" if c == family.denoiser_name else c for c in family.presets]
+    if lacking := [c for c in wanted.adapter.components if c not in having]:
+        raise RecipeError(
+            f"adapter.components: {wanted.base} has no {' and no '.join(lacking)} that can be trained",
+            f"it has {', '.join(having)}",
+        )
+
+
+def resolve_prediction(facts: Facts, wanted: Recipe) -> Facts:
+    """The facts, with the recipe's word where the base is silent.
+
+    Raises:
+        RecipeError: base and recipe say different things.
+    """
+    said = wanted.objective.prediction
+    if said == "auto" or said == facts.prediction:
+        return facts
+    if facts.prediction_known:
+        raise RecipeError(
+            f"objective.prediction = {said}, but {wanted.base} predicts {facts.prediction} ({facts.evidence})",
+            'leave it at "auto"',
+        )
+    return facts._replace(prediction=said, prediction_known=True, evidence=f"{facts.evidence}; the recipe")
+
+
+def _text_rate(wanted: Recipe) -> float | None:
+    if not any(c.startswith("text_encoder") for c in wanted.adapter.components):
+        return None
+    said = wanted.optimizer.text_encoder_learning_rate
+    return wanted.optimizer.learning_rate if said is None else said

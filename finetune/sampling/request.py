@@ -1,0 +1,105 @@
+"""What pictures are made from: a request for one, a set of them, adapters with weights, how the base is opened."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from finetune.choices import Precision
+from finetune.errors import BaseError, InputError
+from finetune.recipe import Sample
+
+if TYPE_CHECKING:
+    from finetune.families.base import Facts
+
+STEPS: int = Sample.model_fields["steps"].default
+"""Denoising steps, unless said otherwise: those of a recipe's sheet."""
+
+
+class SampleRequest(NamedTuple):
+    """One picture to generate. The seed decides its noise, on every device alike; sizes are in px."""
+
+    prompt: str
+    seed: int
+    negative: str = ""
+    steps: int = STEPS
+    guidance: float = 7.5
+    width: int = 512
+    height: int = 512
+
+    def described(self) -> dict[str, str]:
+        return {k: str(v) for k, v in self._asdict().items()}
+
+
+@dataclass(frozen=True)
+class SampleSet:
+    """Every prompt at `count` seeds in a row; guidance and size (width, height in px) are the base's unless said."""
+
+    prompts: Sequence[str]
+    negative: str = ""
+    seed: int = 0
+    count: int = 1
+    steps: int = STEPS
+    guidance: float | None = None
+    size: tuple[int, int] | None = None
+
+    def requests(self, base: "Facts") -> list[list[SampleRequest]]:
+        """A row for each seed, in it a request for each prompt.
+
+        Raises:
+            InputError: there is no prompt, or the size does not fit the base.
+        """
+        if not self.prompts:
+            raise InputError("there is no prompt", "name at least one: `prompt`, or a file of `prompts`")
+        width, height = self.size or (base.resolution, base.resolution)
+        if min(width, height) < base.stride or width % 8 or height % 8:
+            raise InputError(
+                f"`size` {width}x{height} does not fit this base",
+                f"width and height must be multiples of 8 px, at least {base.stride}",
+            )
+        guidance = base.guidance if self.guidance is None else self.guidance
+        return [
+            [SampleRequest(p, seed, self.negative, self.steps, guidance, width, height) for p in self.prompts]
+            for seed in range(self.seed, self.seed + self.count)
+        ]
+
+
+class AdapterWeight(NamedTuple):
+    """An adapter file or PEFT folder, and how strongly it is applied: 1 as trained, 0 not at all."""
+
+    path: Path
+    weight: float = 1.0
+
+    @staticmethod
+    def of(text: str) -> "AdapterWeight":
+        """From `FILE` or `FILE:weight`. Raises BaseError: there is no such file."""
+        path, colon, number = text.rpartition(":")
+        weight = 1.0
+        if colon and not Path(text).exists():
+            try:
+                text, weight = path, float(number)
+            except ValueError:
+                pass
+        if not Path(text).exists():
+            raise BaseError(f"no adapter file {text}", "write FILE, or FILE:weight, such as mug.safetensors:0.8")
+        return AdapterWeight(Path(text), weight)
+
+
+class SessionOptions(NamedTuple):
+    """How the base is opened to generate with it."""
+
+    precision: Precision = "auto"
+    """Compute precision. auto: bf16 or fp16 on a GPU, fp32 on a CPU."""
+    base_bits: int | None = None
+    """4: the denoiser's weights are held in 4 bits (nf4)."""
+    text_encoder_bits: int | None = None
+    """8 or 4: bits of a large text encoder's weights."""
+    scheduler: str = ""
+    """A name of the family's schedulers; empty: the base's own."""
+    safety_checker: bool = True
+    """The base's own safety checker is on, where the base has one."""
+    merged: bool = False
+    """Adapters are merged into the weights, in float32, before they are used."""
+
+
+USUAL = SessionOptions()

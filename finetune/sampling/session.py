@@ -1,0 +1,225 @@
+"""A base with adapters, opened once, that generates pictures by diffusers' own pipeline."""
+
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+
+from finetune import families
+from finetune import resources as shipped
+from finetune import tensors as weights
+from finetune.adapters.change import AdapterState, sites
+from finetune.encoding import cache
+from finetune.encoding.cache import Captions
+from finetune.errors import InputError, VerifyError, action
+from finetune.families.base import Facts, Family, Text, as_prompts, components, evaluation_mode, large_encoders
+from finetune.families.parts import current_device
+from finetune.files import layouts
+from finetune.machine import DTYPES, Autocast
+from finetune.planning.resolve import precision as resolve_precision
+from finetune.sampling.request import USUAL, AdapterWeight, SampleRequest, SessionOptions
+
+CPU = torch.device("cpu")
+_BARE = SessionOptions(safety_checker=False)
+
+
+class Picture(NamedTuple):
+    image: Image.Image
+    blocked: bool
+    """The base's safety checker took it for unsafe and blanked it."""
+
+
+class Session:
+    """Prompts are encoded once each; the large text encoders are unloaded when they have read them."""
+
+    def __init__(
+        self, family: Family, captions: Captions | None = None, device: torch.device = CPU,
+        autocast: Autocast = nullcontext, options: SessionOptions = _BARE,
+    ) -> None:  # fmt: skip
+        """Around a family whose parts are on the device already, and captions that were encoded already."""
+        self.family, self.device, self.autocast = family, device, autocast
+        self.captions = captions or Captions(family, {}, device)
+        self.pipeline = family.pipeline(options.scheduler, options.safety_checker)
+        self.made_with: dict[str, str] = {}
+        """What a picture's metadata says of base, adapters and options."""
+        self._texts: dict[tuple[str, ...], Text] = {}
+
+    @classmethod
+    def of(cls, family: Family, prompts: Iterable[str], device: torch.device | None = None) -> "Session":
+        """Around a family just opened: its prompts are read, then its parts are moved to the device."""
+        device = device or current_device()
+        session = cls(family, cache.read_ahead(family, prompts, device), device)
+        session._move()
+        return session
+
+    @classmethod
+    def open(
+        cls, base: str, prompts: Iterable[str], adapters: Sequence[AdapterWeight] = (),
+        options: SessionOptions = USUAL, info: Facts | None = None,
+    ) -> "Session":  # fmt: skip
+        """Open a base, read the prompts (and negative prompts) ahead, then load adapters by our strict reader.
+
+        Raises:
+            InputError: this base or this machine cannot do what the options say.
+            VerifyError: an adapter cannot be read whole for this base.
+        """
+        info = info or families.detect(base)
+        check_options(base, info, options)
+        device = current_device()
+        precision = resolve_precision(options.precision, "`precision`")
+        family = _load(base, info, options, DTYPES[precision])
+        captions = cache.read_ahead(family, prompts, device)
+        rounded = options.merged and precision != "fp32"  # adapters are merged in float32, then weights are rounded
+        if rounded:
+            family = _load(base, info, options, torch.float32)
+            captions = Captions(family, captions.known, device)
+        session = cls(family, captions, device, options=options)
+        session.load_adapters(adapters, options.merged)
+        if rounded:
+            for name in family.parts.loaded().keys() - {"vae"}:
+                family.parts[name].to(DTYPES[precision])
+        session._move()
+        session.made_with = _described(base, session, adapters, options, precision)
+        return session
+
+    def load_adapters(self, adapters: Sequence[AdapterWeight], merged: bool = False) -> None:
+        """Apply adapter files, read by our own strict reader; live, or merged into the weights in float32.
+
+        Raises:
+            VerifyError: a file cannot be read whole for this base.
+        """
+        if not adapters:
+            return
+        names = [f"adapter_{i}" for i in range(len(adapters))]
+        shapes = sites(components(self.family))  # before an adapter hides some of them
+        for name, adapter in zip(names, adapters, strict=True):
+            changes = _read_strictly(adapter.path, shapes, self.family)
+            state = layouts.for_pipeline(changes, torch.float32, self.family.name)
+            self.pipeline.load_lora_weights(state, adapter_name=name)
+        self.pipeline.set_adapters(names, [adapter.weight for adapter in adapters])
+        if merged:
+            loaded = self.family.parts.loaded()
+            changed = [name for name, part in loaded.items() if getattr(part, "peft_config", None)]
+            self.pipeline.fuse_lora(components=changed, adapter_names=names)
+            self.pipeline.unload_lora_weights()
+        self._texts.clear()
+
+    def load_by_diffusers(self, file: Path) -> None:
+        """Apply an adapter file as stock diffusers reads it."""
+        self.pipeline.load_lora_weights(str(file.parent), weight_name=file.name)
+        self._texts.clear()
+
+    def read(self, prompts: Iterable[str]) -> None:
+        """Encode those prompts that large text encoders have not read yet, and unload these encoders again."""
+        known = dict(self.captions.known)
+        large = large_encoders(self.family)
+        unread = [p for p in as_prompts(list(prompts)) if any(p.key not in known.get(e, ()) for e in large)]
+        if unread:
+            for encoder, texts in cache.read_ahead(self.family, unread, self.device).known.items():
+                known[encoder] = {**known.get(encoder, {}), **texts}
+            self.captions = Captions(self.family, known, self.device)
+
+    def generate(self, request: SampleRequest) -> Picture:
+        """One picture. Leaves modules, their dtypes and torch's random state as they were."""
+        return self.generate_together([request])[0]
+
+    def generate_together(self, requests: Sequence[SampleRequest]) -> list[Picture]:
+        """Several pictures in one batch, each from its own seed; faster, and equal to `generate` but for rounding.
+
+        Raises:
+            InputError: they differ in more than prompt, negative prompt and seed.
+        """
+        first = requests[0]
+        if len({r._replace(prompt="", negative="", seed=0) for r in requests}) > 1:
+            raise InputError("pictures of one batch differ in steps, guidance or size", "generate them one by one")
+        self.read([text for r in requests for text in (r.prompt, r.negative)])
+        chances = [torch.Generator("cpu").manual_seed(r.seed) for r in requests]
+        with torch.no_grad(), torch.random.fork_rng(), evaluation_mode(self.family), self.autocast():
+            text, negative = self._encoded([r.prompt for r in requests]), self._encoded([r.negative for r in requests])
+            inputs = self.family.painting(text, negative, first.guidance)
+            output = self.pipeline(
+                **inputs, num_inference_steps=first.steps, width=first.width, height=first.height,
+                output_type="latent", generator=chances if len(chances) > 1 else chances[0],
+            ).images  # fmt: skip
+        latents = self.family.unpacked(output, first.width, first.height)
+        # in float32: half precision overflows some autoencoders
+        return self._shown(self.family.decode_latents(latents.to(self.device)))
+
+    def _encoded(self, prompts: list[str]) -> Text:
+        key = tuple(prompts)
+        if key not in self._texts:
+            self._texts[key] = self.captions.read(prompts).each(lambda part: part.cpu())  # a GPU has no room for many
+        return self._texts[key].each(lambda part: part.to(self.device))
+
+    def _shown(self, pixels: torch.Tensor) -> list[Picture]:
+        """pixels (b, 3, H, W), about [-1, 1] -> pictures, unsafe ones blanked."""
+        images = self.pipeline.image_processor.postprocess(pixels.cpu(), output_type="pil")
+        if getattr(self.pipeline, "safety_checker", None) is None:
+            return [Picture(image, False) for image in images]
+        inputs = self.pipeline.feature_extractor(images, return_tensors="pt").pixel_values.to(self.device)
+        arrays = self.pipeline.image_processor.postprocess(pixels.cpu(), output_type="np")
+        checked, flagged = self.pipeline.safety_checker(images=arrays, clip_input=inputs)
+        images = self.pipeline.image_processor.numpy_to_pil(checked)
+        return [Picture(image, bool(flag)) for image, flag in zip(images, flagged, strict=True)]
+
+    def _move(self) -> None:
+        self.family.parts.to(self.device)
+        if checker := getattr(self.pipeline, "safety_checker", None):
+            checker.to(self.device)
+
+
+def check_options(base: str, info: Facts, options: SessionOptions) -> None:
+    """Raises InputError when a base cannot be opened so."""
+    kind = families.family_class(info.family)
+    if options.scheduler and options.scheduler not in kind.schedulers:
+        raise InputError(f"no scheduler {options.scheduler!r} for {base}", f"one of {', '.join(kind.schedulers)}")
+    if options.text_encoder_bits and not large_encoders(kind):
+        raise InputError(f"`text_encoder_bits`: {base} has no large text encoder", "leave it out")
+    if options.base_bits and options.merged:
+        raise InputError(
+            "`merged`: an adapter cannot be merged into 4-bit weights", "leave out `merged` or `base_bits`"
+        )
+
+
+def _load(base: str, info: Facts, options: SessionOptions, dtype: torch.dtype) -> Family:
+    return families.load(base, dtype, info, text_bits=options.text_encoder_bits, base_bits=options.base_bits)
+
+
+def _read_strictly(file: Path, shapes: dict[str, tuple[int, ...]], family: Family) -> AdapterState:
+    found = layouts.read(file, shapes, family.name)
+    mismatches = [n for n, module in found.modules.items() if module.shape != shapes[n]]
+    problems = [*found.problems, *(f"{n}: not of the base's shape" for n in mismatches)]
+    if problems:
+        raise VerifyError(
+            f"{file}: {problems[0]}", "see all that is wrong with it", action("verify", file=file, base=family.base)
+        )
+    return found.modules
+
+
+def _described(
+    base: str, session: Session, adapters: Sequence[AdapterWeight], options: SessionOptions, precision: str
+) -> dict[str, str]:
+    return {
+        "base": shipped.public_name(base), "scheduler": type(session.pipeline.scheduler).__name__,
+        "adapters": ", ".join(f"{a.path.name}:{a.weight:g} sha256 {_sha256(a.path)[:12]}" for a in adapters),
+        "merged": "yes" if options.merged and adapters else "",
+        "precision": f"{precision}, base in 4 bits" if options.base_bits else precision,
+        "safety checker": _safety(options.safety_checker, session.family.has_safety_checker()),
+    }  # fmt: skip
+
+
+def _safety(wanted: bool, has: bool) -> str:
+    if not has:
+        return "the base has none"
+    return "on" if wanted else "switched off"
+
+
+def _sha256(path: Path) -> str:
+    """Of the file; of a folder, over its weight files."""
+    if path.is_file():
+        return weights.file_sha256(path)
+    files = sorted(layouts.adapter_in(path).rglob("*.safetensors"))
+    return weights.digest("".join(map(weights.file_sha256, files)))
