@@ -210,7 +210,8 @@ def test_every_format_opens_in_a_fresh_process(tmp_path: Path) -> None:
 
 
 def test_planning_and_decoding_need_no_torch() -> None:
-    code = "import sys, finetune.data.dataset; sys.exit(bool({'torch', 'datasets', 'transformers', 'rich'} & set(sys.modules)))"
+    heavy = "{'torch', 'datasets', 'transformers', 'rich'}"
+    code = f"import sys, finetune.data.dataset; sys.exit(bool({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
