@@ -27,7 +27,7 @@ IMPORTERS = {
     "huggingface_hub": ("families",),
     "rich": ("reporting.", "cli."),
     "typer": ("cli",),
-    "PIL": ("data.images", "evaluation.similarity", "sampling."),
+    "PIL": ("data.buckets", "data.decode", "evaluation.similarity", "sampling."),
     "pydantic": ("recipe", "data.dataset"),
     "tomlkit": ("recipe", "data.dataset"),
     "psutil": ("doctor",),

@@ -13,7 +13,7 @@ from finetune.errors import DataError
 from finetune.recipe import Data
 
 if TYPE_CHECKING:
-    from finetune.data.images import Colour
+    from finetune.data.decode import Colour
 
 MAX_ASPECT: float = Data.model_fields["max_aspect"].default
 

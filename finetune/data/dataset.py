@@ -21,10 +21,11 @@ from typing import Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from finetune import __version__
-from finetune.data import captions, folder, images
+from finetune.data import captions, decode, diagnose, folder
+from finetune.data.buckets import Bucket, Size, choose_bucket, crop_loss, enlargement
 from finetune.data.captions import TABLE, CaptionSource, Coverage, Kind, Note, Words
+from finetune.data.decode import WHITE, Colour, Facts
 from finetune.data.folder import MAX_ASPECT, MIN_SIDE_PX, Rejected, Rules
-from finetune.data.images import WHITE, Bucket, Colour, Facts, Size
 from finetune.errors import Action, DataError, RunError, action
 
 CARD = "dataset.toml"
@@ -201,7 +202,7 @@ def prepare(
             "kind": kind or found.card.kind,
             "license": license or found.card.license,
             "source": source_note or found.card.source,
-            "background": images.colour_name(background),
+            "background": decode.colour_name(background),
         }
     )
     _write(found, card, out, background)
@@ -233,8 +234,8 @@ def place(examples: Sequence[Example], buckets: Sequence[Bucket]) -> list[Placed
     """Each example with its bucket."""
     placed = []
     for example in examples:
-        bucket = images.choose_bucket(example.size, buckets)
-        loss, scale = images.crop_loss(example.size, bucket), images.enlargement(example.size, bucket)
+        bucket = choose_bucket(example.size, buckets)
+        loss, scale = crop_loss(example.size, bucket), enlargement(example.size, bucket)
         placed.append(Placed(example, bucket, loss, scale))
     return placed
 
@@ -263,7 +264,7 @@ def _audit(path: Path, words: Words, allow_uncaptioned: bool, rules: Rules) -> A
         Example(root / name, name, final.captions[name], examined.digests[name], examined.facts[name].size)
         for name in names
     )
-    done = [Note(n, text) for n in names for text in images.notes(examined.facts[n], Path(n).suffix, rules.background)]
+    done = [Note(n, text) for n in names for text in decode.notes(examined.facts[n], Path(n).suffix, rules.background)]
     base = card or Card()
     return Audit(
         root=root,
@@ -369,10 +370,10 @@ def _fill_folder(found: Audit, card: Card, root: Path, background: Colour) -> No
     for example in found.used:
         target = root / names[example.name]
         target.parent.mkdir(parents=True, exist_ok=True)
-        if images.plain(found.facts[example.name]):
+        if decode.plain(found.facts[example.name]):
             shutil.copyfile(example.path, target)
         else:
-            images.open_rgb(example.path, background).save(target, "PNG", compress_level=3)
+            decode.open_rgb(example.path, background).save(target, "PNG", compress_level=3)
         rows.append({"file_name": names[example.name], "text": example.caption})
     (root / TABLE).write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
     card = card.model_copy(
@@ -396,10 +397,10 @@ def _prepared_names(files: Sequence[tuple[str, Facts]]) -> dict[str, str]:
     for name, facts in files:
         *folders, stem = posixpath.splitext(name.removeprefix("images/"))[0].split("/")
         suffix = posixpath.splitext(name)[1].lower()
-        if not images.plain(facts):
+        if not decode.plain(facts):
             suffix = ".png"
-        elif suffix not in images.SUFFIXES[facts.format] or facts.format == "MPO":
-            suffix = images.SUFFIXES[facts.format][0]
+        elif suffix not in diagnose.SUFFIXES[facts.format] or facts.format == "MPO":
+            suffix = diagnose.SUFFIXES[facts.format][0]
         path = "/".join(["images", *map(_loadable, [*folders, stem])])
         wanted, count = path + suffix, 1
         while unicodedata.normalize("NFC", wanted).casefold() in taken:

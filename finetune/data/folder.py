@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from finetune import resources as shipped
-from finetune.data import images
-from finetune.data.images import WHITE, Colour, Facts, Reason, Size, Unusable
+from finetune.data import decode
+from finetune.data.buckets import Size
+from finetune.data.decode import WHITE, Colour, Facts
+from finetune.data.diagnose import Reason, Unusable
 from finetune.errors import DataError
 
 MIN_SIDE_PX = 32
@@ -127,8 +129,8 @@ def examine(root: Path, names: Sequence[str], rules: Rules) -> Examined:
     first: dict[str, str] = {}
     for name in names:
         try:
-            data = images.contents(root / name)
-            facts = images.inspect_bytes(root / name, data, rules.decode)
+            data = decode.contents(root / name)
+            facts = decode.inspect_bytes(root / name, data, rules.decode)
             _refuse_shape(root / name, facts.size, rules)
             digest = hashlib.sha256(data).hexdigest()
             if digest in first:

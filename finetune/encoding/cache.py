@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from finetune import tensors as weights
-from finetune.data import images
+from finetune.data import decode
+from finetune.data.buckets import Array, Bucket, fit, to_array
 from finetune.data.dataset import Example
 from finetune.errors import BaseError, DataError, RunError
 from finetune.families import base
@@ -39,7 +40,7 @@ class Crop(NamedTuple):
 
 class Wanted(NamedTuple):
     example: Example
-    bucket: images.Bucket
+    bucket: Bucket
     crop: Crop
 
 
@@ -209,9 +210,9 @@ def crops(random: bool, flip: bool) -> list[Crop]:
     return [Crop(place, mirrored) for place in places for mirrored in ([False, True] if flip else [False])]
 
 
-def _pixels(want: Wanted) -> "images.Array":
-    image = images.open_rgb(want.example.path)
-    return images.to_array(images.fit(image, want.bucket, PLACES[want.crop.place], want.crop.flip))
+def _pixels(want: Wanted) -> "Array":
+    image = decode.open_rgb(want.example.path)
+    return to_array(fit(image, want.bucket, PLACES[want.crop.place], want.crop.flip))
 
 
 def _key(*parts: object) -> str:

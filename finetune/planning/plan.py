@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from finetune import families, recipe
 from finetune import resources as shipped
-from finetune.data import dataset, images
+from finetune.data import dataset
+from finetune.data.buckets import Bucket, plan_buckets
 from finetune.data.dataset import Dataset, Placed
 from finetune.families.base import Facts
 from finetune.planning import pools
@@ -18,7 +19,7 @@ from finetune.recipe.resolved import ResolvedRecipe
 
 
 class BucketRow(NamedTuple):
-    bucket: images.Bucket
+    bucket: Bucket
     images: int
     batches: int
     """an epoch"""
@@ -77,7 +78,7 @@ def settle(loaded: Loaded, world: int = 1) -> Plan:
         allow_uncaptioned=wanted.data.allow_uncaptioned,
     )  # fmt: skip
     area_px = (wanted.data.resolution or facts.resolution) ** 2
-    buckets = images.plan_buckets(area_px, facts.stride, wanted.data.max_aspect)
+    buckets = plan_buckets(area_px, facts.stride, wanted.data.max_aspect)
     training, held_out = pools.hold_out(dataset.place(data.examples, buckets), wanted)
     train = pools.make_pool(training, wanted, world)
     prior = pools.prior_pool(wanted, data, buckets, world)

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from finetune.data import dataset, images
+from finetune.data import dataset
+from finetune.data.buckets import Bucket
 from finetune.data.captions import mentions, without_trigger
 from finetune.data.dataset import Dataset, Placed
 from finetune.diffusion import chance as draws
@@ -45,7 +46,7 @@ def make_pool(placed: list[Placed], wanted: Recipe, world: int) -> Pool:
     return Pool(tuple(placed), schedule)
 
 
-def prior_pool(wanted: Recipe, data: Dataset, buckets: Sequence[images.Bucket], world: int) -> Pool | None:
+def prior_pool(wanted: Recipe, data: Dataset, buckets: Sequence[Bucket], world: int) -> Pool | None:
     """Class images, scheduled like the others: a prior batch beside each training batch.
 
     Raises:

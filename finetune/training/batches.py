@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from finetune.data import images
+from finetune.data.buckets import size_conditioning
 from finetune.data.captions import without_trigger
 from finetune.data.dataset import Example
 from finetune.diffusion import chance as draws
@@ -32,7 +32,7 @@ class Batch(NamedTuple):
     t: Tensor
     """times (b,) of the family's process"""
     size: Tensor
-    """(b, 6), as `images.SizeConditioning`"""
+    """(b, 6), as `buckets.SizeConditioning`"""
     control: tuple[Tensor, ...]
     """latents of each sample's control pictures, like the sample's own"""
     text: Mapping[str, Text]
@@ -111,7 +111,7 @@ class Batches:
         shape = tuple(moments[0].mean.shape)
         levels = torch.tensor([d.level for d in chance], dtype=torch.float64)
         sizes = [
-            images.size_conditioning(e.size, pool.placed[v.sample].bucket, cache.PLACES[c.place], c.flip)
+            size_conditioning(e.size, pool.placed[v.sample].bucket, cache.PLACES[c.place], c.flip)
             for e, v, c in zip(examples, micro.views, crops, strict=True)
         ]
         shown = tuple(Prompt.of(e, "" if d.drop_caption else None) for e, d in zip(examples, chance, strict=True))

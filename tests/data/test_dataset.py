@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 from finetune import recipe
 from finetune.cli import app, data
 from finetune.cli.wording import written
-from finetune.data import dataset, images
+from finetune.data import dataset, decode
 from finetune.data.captions import TABLE, TABLES, fill, inject, without_trigger
 from finetune.encoding import cache
 from finetune.errors import DataError, RunError, action
@@ -408,7 +408,7 @@ def test_a_prepared_dataset_reads_back_what_was_audited(photos: Path, tmp_path: 
     assert [e.size for e in made.examples] == [e.size for e in raw.used]
     assert [e.digest for e in made.examples][:4] == [e.digest for e in raw.used][:4]
     for before, after in zip(raw.used, made.examples, strict=True):
-        assert images.open_rgb(before.path).tobytes() == images.open_rgb(after.path).tobytes()
+        assert decode.open_rgb(before.path).tobytes() == decode.open_rgb(after.path).tobytes()
     assert (made.trigger, made.class_word, made.kind, made.license, made.source) == (
         "sks",
         "mug",
@@ -546,7 +546,7 @@ def test_prepare_then_check_passes_and_says_what_was_done(photos: Path, tmp_path
     checked = finetune("check", tmp_path / "out")
     assert checked.exit_code == 0, checked.output
     assert "trigger 'sks' in 5 of 5 captions" in checked.output
-    assert images.open_rgb(tmp_path / "out/images/4.png").getpixel((0, 0)) == (16, 32, 48)
+    assert decode.open_rgb(tmp_path / "out/images/4.png").getpixel((0, 0)) == (16, 32, 48)
 
 
 def test_check_shows_the_caption_the_size_and_the_bucket_of_each_image(photos: Path) -> None:

@@ -1,21 +1,15 @@
-"""Image files to arrays: decode, orient, flatten to RGB, crop to a bucket; bucket planning in integers.
-
-Shape legend: H, W pixels; arrays are (3, H, W) float32 in [-1, 1]; sizes are (width, height) in pixels.
-"""
+"""Image files to RGB: what a file is, its pixels upright, in sRGB and without transparency."""
 
 import io
-import math
-import re
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from PIL import (
     AvifImagePlugin,
     BmpImagePlugin,
@@ -30,7 +24,8 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from finetune.errors import DataError
+from finetune.data.buckets import Size
+from finetune.data.diagnose import SUFFIXES, Reason, Unusable, diagnose, is_cut_short
 
 _PLUGINS = (
     JpegImagePlugin.JpegImageFile,
@@ -47,40 +42,12 @@ FORMATS = tuple(plugin.format for plugin in _PLUGINS)
 """What is decoded, with MPO as a sort of JPEG. A closed list: Pillow would hand EPS to Ghostscript."""
 KEPT = ("JPEG", "MPO", "PNG", "WEBP")
 """Formats that every reader of a prepared dataset decodes alike."""
-SUFFIXES = {
-    "JPEG": (".jpg", ".jpeg", ".jfif", ".jpe"),
-    "MPO": (".jpg", ".jpeg", ".mpo"),
-    "PNG": (".png", ".apng"),
-    "WEBP": (".webp",),
-    "BMP": (".bmp", ".dib"),
-    "TIFF": (".tif", ".tiff"),
-    "GIF": (".gif",),
-    "AVIF": (".avif",),
-    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
-}
-"""The usual extensions of each format, the best first."""
 MAX_PIXELS = 178_956_970
 """Pillow's own limit for an image bomb; the largest camera sensors have 151 million."""
 MAX_FILE_BYTES = 512 * 2**20
 WHITE = (255, 255, 255)
 
-Array = npt.NDArray[np.float32]
 Colour = tuple[int, int, int]
-Reason = Literal[
-    "zero bytes",
-    "truncated",
-    "corrupt",
-    "not an image",
-    "unsupported type",
-    "animated",
-    "too small",
-    "extreme aspect",
-    "exact duplicate",
-    "image bomb",
-    "link",
-    "caption without image",
-    "unreadable",
-]
 
 _DECODER_ERRORS = (
     OSError,
@@ -98,31 +65,6 @@ _DECODER_ERRORS = (
 """All that Pillow's decoders are known to raise on malformed files."""
 
 
-class Size(NamedTuple):
-    width: int
-    height: int
-
-
-class Bucket(NamedTuple):
-    """A size that images are trained at, in pixels; both sides are multiples of the stride."""
-
-    width: int
-    height: int
-
-
-class SizeConditioning(NamedTuple):
-    """How a picture was cut, in px, in the order in which SDXL is told (arXiv:2307.01952, section 2.2)."""
-
-    original_height: float
-    original_width: float
-    crop_top: float
-    """of the enlarged or reduced picture, as are"""
-    crop_left: float
-    """of the mirrored one, when it is mirrored"""
-    target_height: float
-    target_width: float
-
-
 class Facts(NamedTuple):
     """What an image file is, before anything is done to it."""
 
@@ -138,17 +80,6 @@ class Facts(NamedTuple):
     """per channel"""
     profile: bool
     """an embedded colour profile other than sRGB"""
-
-
-class Unusable(DataError):
-    """A file that cannot be trained on, with a reason that scripts can rely on."""
-
-    def __init__(self, path: Path, reason: Reason, detail: str) -> None:
-        super().__init__(f"{path}: {reason}: {detail}", "replace or remove the file")
-        self.reason, self.detail = reason, detail
-
-
-# --- decoding -------------------------------------------------------------------------------------------------------
 
 
 def open_rgb(path: Path, background: Colour = WHITE) -> Image.Image:
@@ -239,10 +170,10 @@ def _decoding(path: Path, data: bytes) -> Iterator[None]:
         except Image.DecompressionBombError as e:
             raise Unusable(path, "image bomb", f"more than {MAX_PIXELS:,} pixels") from e
         except UnidentifiedImageError as e:
-            raise Unusable(path, *_diagnosis(data, path.suffix)) from e
+            raise Unusable(path, *diagnose(data, path.suffix)) from e
         except _DECODER_ERRORS as e:
             message = str(e).rstrip(".") or type(e).__name__
-            reason: Reason = "truncated" if _cut_short(data, message) else "corrupt"
+            reason: Reason = "truncated" if is_cut_short(data, message) else "corrupt"
             raise Unusable(path, reason, f"the picture cannot be decoded ({message})") from e
 
 
@@ -365,132 +296,3 @@ def _refuse_deep(path: Path, image: Image.Image) -> None:
     if deep or image.mode == "F":
         kind = "floating-point" if image.mode == "F" else "32-bit"
         raise Unusable(path, "unsupported type", f"{kind} pixels; save it as PNG or JPEG")
-
-
-# --- what a file that is no image is --------------------------------------------------------------------------------
-
-_IMAGE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*")
-_FOREIGN_MAGIC = (
-    (b"%PDF", "a PDF document; export its pages as PNG"),
-    (b"8BPS", "a Photoshop document; export it as PNG"),
-    (b"PK\x03\x04", "a zip archive; unpack it first"),
-    (b"\x1f\x8b", "a gzip archive; unpack it first"),
-    (b"\x1aE\xdf\xa3", "a video; save single frames as PNG"),
-    (b"\0\0\0\x0cJXL", "a JPEG XL file; export it as PNG"),
-    (b"\xff\x0a", "a JPEG XL file; export it as PNG"),
-    (b"\0\0\0\x0cjP", "a JPEG 2000 file; export it as PNG"),
-)
-_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
-
-
-def _diagnosis(data: bytes, suffix: str) -> tuple[Reason, str]:
-    """Why Pillow does not know these bytes, from how they begin."""
-    head = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if head.startswith((b"<!doctype html", b"<html", b"<head")):
-        return "not an image", "it is a web page: the download failed; fetch it again"
-    if b"<svg" in head:
-        return "unsupported type", "an SVG drawing; export it as PNG"
-    if data[4:8] == b"ftyp":
-        return "unsupported type", _ftyp(data[8:12])
-    if data[:4] == b"RIFF":
-        webp = data[8:12] == b"WEBP"
-        return ("truncated", "it ends inside its header") if webp else ("unsupported type", "a video or sound file")
-    for magic, what in _FOREIGN_MAGIC:
-        if data.startswith(magic):
-            return "unsupported type", what
-    if data.startswith(_IMAGE_MAGIC):
-        return "truncated", "it ends inside its header, or its header is damaged"
-    if suffix.lower() in {s for known in SUFFIXES.values() for s in known}:
-        return "not an image", f"its name ends in {suffix}, but its content is no image"
-    return "unsupported type", f"{suffix or 'no extension'}: not an image that can be read"
-
-
-def _ftyp(brand: bytes) -> str:
-    if brand in _HEIF_BRANDS:
-        return "a HEIC photo; export it as JPEG or PNG (on an iPhone: Settings, Camera, Formats, Most Compatible)"
-    if brand in (b"avif", b"avis"):
-        return "an AVIF file that cannot be read here; export it as PNG"
-    return "a video; save single frames as PNG"
-
-
-def _cut_short(data: bytes, message: str) -> bool:
-    if re.search(r"truncated|eof|end of (file|data)", message, re.IGNORECASE):
-        return True
-    return data[:4] == b"RIFF" and len(data) >= 8 and int.from_bytes(data[4:8], "little") + 8 > len(data)
-
-
-# --- buckets --------------------------------------------------------------------------------------------------------
-
-
-def plan_buckets(area_px: int, stride: int, max_aspect: float) -> list[Bucket]:
-    """Candidate sizes from tallest to widest: the square, and every shape that no other contains.
-
-    Each has at most `area_px` pixels, sides that are multiples of `stride`, and longest / shortest <= `max_aspect`.
-
-    Raises:
-        DataError: not even one stride by one stride fits.
-    """
-    side = math.isqrt(area_px) // stride
-    if side == 0:
-        raise DataError(
-            f"resolution {math.isqrt(area_px)} px is less than {stride} px, the step of this base",
-            "raise data.resolution",
-        )
-    cells = area_px // (stride * stride)
-    shapes = [(w, cells // w) for w in range(1, math.isqrt(int(cells * max_aspect)) + 1)]
-    shapes = [(w, h) for w, h in shapes if max(w, h) <= max_aspect * min(w, h)]
-    mirrored = sorted({*shapes, *((h, w) for w, h in shapes)})
-    largest = [a for a in mirrored if not any(b != a and b[0] >= a[0] and b[1] >= a[1] for b in mirrored)]
-    return [Bucket(w * stride, h * stride) for w, h in sorted({*largest, (side, side)}, key=lambda s: (s[0] / s[1], s))]
-
-
-def usual_stride(resolution: int) -> int:
-    """The stride in px for previews where no base is named: 64 as for Stable Diffusion, less for tiny resolutions."""
-    return min(64, max(8, resolution // 4 // 8 * 8))
-
-
-def choose_bucket(size: Size, buckets: Sequence[Bucket]) -> Bucket:
-    """The bucket that loses the least of the image; of equals the largest, then the widest."""
-    return min(buckets, key=lambda b: (crop_loss(size, b), -b.width * b.height, -b.width))
-
-
-def crop_loss(size: Size, bucket: Bucket) -> float:
-    """The share of the image's area, in [0, 1), that covering the bucket and cropping throws away."""
-    ours, theirs = size.width * bucket.height, bucket.width * size.height
-    return 1 - min(ours, theirs) / max(ours, theirs)
-
-
-def enlargement(size: Size, bucket: Bucket) -> float:
-    """How many times the image is magnified to cover the bucket; above 1 it is upscaled."""
-    return max(bucket.width / size.width, bucket.height / size.height)
-
-
-def fit(image: Image.Image, bucket: Bucket, place: float = 0.5, flip: bool = False) -> Image.Image:
-    """The image scaled to cover the bucket, never distorted, cut to it, then mirrored.
-
-    `place` in [0, 1] is where along the one cropped axis the window lies: 0 touches left or top, 1 right or bottom.
-    """
-    width, height = float(image.width), float(image.height)
-    if image.width * bucket.height > bucket.width * image.height:
-        width = image.height * bucket.width / bucket.height
-    else:
-        height = image.width * bucket.height / bucket.width
-    left, top = (image.width - width) * place, (image.height - height) * place
-    box = (left, top, min(left + width, image.width), min(top + height, image.height))
-    scaled = image.resize(bucket, Image.Resampling.LANCZOS, box=box)  # one step, so no side is rounded before the cut
-    return scaled.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else scaled
-
-
-def size_conditioning(size: Size, bucket: Bucket, place: float = 0.5, flip: bool = False) -> SizeConditioning:
-    """What `fit` does to an image of that size."""
-    scale = enlargement(size, bucket)
-    left, top = ((edge * scale - kept) * place for edge, kept in zip(size, bucket, strict=True))
-    if flip:
-        left = size.width * scale - bucket.width - left
-    return SizeConditioning(size.height, size.width, top, left, bucket.height, bucket.width)
-
-
-def to_array(image: Image.Image) -> Array:
-    """RGB image -> (3, H, W) float32 in [-1, 1]: 0 -> -1, 255 -> 1."""
-    pixels = np.asarray(image, dtype=np.float32) / np.float32(127.5) - np.float32(1)
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
