@@ -11,9 +11,11 @@ from rich.table import Table
 
 from finetune import families
 from finetune.data import dataset
+from finetune.data.audit import Audit, next_step
 from finetune.data.buckets import plan_buckets, usual_stride
 from finetune.data.captions import Note
-from finetune.data.dataset import Audit, Dataset, Placed
+from finetune.data.dataset import Placed
+from finetune.data.example import Dataset
 from finetune.data.folder import Rejected
 from finetune.errors import Action
 
@@ -184,4 +186,4 @@ def verdict(path: Path, found: Audit) -> tuple[str, str, Action]:
     counts = [(len(found.problems), "problem"), (len(found.rejected), "rejected file")]
     said = " and ".join(f"{n} {what}{'s' * (n > 1)}" for n, what in counts if n)
     trouble = " cannot be trained on as it is" if found.problems else ""
-    return f"{path}{trouble}: {said}", *dataset.next_step(path, found)
+    return f"{path}{trouble}: {said}", *next_step(path, found)

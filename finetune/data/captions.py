@@ -1,25 +1,14 @@
-"""Captions: where they are written, what becomes of them, and the trigger in them."""
+"""Captions: the words that they are written with, the trigger in them, and what is trained on in the end."""
 
-import csv
-import io
-import json
-import posixpath
 import re
-import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from finetune import choices
-from finetune.data.folder import Rejected
+from finetune.data.caption_files import TABLE, CaptionSource, Written, first_three
 from finetune.errors import DataError
 
 Kind = choices.Kind | Literal[""]
-CaptionSource = Literal["sidecars", "metadata.jsonl", "metadata.csv", "template", "none"]
-
-TABLE = "metadata.jsonl"
-TABLES = (TABLE, "metadata.csv")
-SIDECARS = (".txt", ".caption")
 
 
 class Note(NamedTuple):
@@ -42,18 +31,6 @@ class Words(NamedTuple):
     trigger: str | None = None
     class_word: str | None = None
     template: str | None = None
-
-
-class Written(NamedTuple):
-    """What a folder has of captions."""
-
-    source: CaptionSource
-    texts: dict[str, str]
-    """image -> what was written for it, perhaps empty"""
-    files: set[str]
-    """those that carry captions"""
-    orphans: list[Rejected]
-    problems: list[str]
 
 
 class Final(NamedTuple):
@@ -149,125 +126,6 @@ def spoken(trigger: str | None, class_word: str | None, template: str | None) ->
     return Words(*(word and " ".join(word.split()) for word in (trigger, class_word, template)))
 
 
-# --- where captions come from ---------------------------------------------------------------------------------------
-
-
-def find(root: Path, names: Sequence[str]) -> Written:
-    """Sidecars or metadata tables -> the text for each image."""
-    tables = [n for n in names if posixpath.basename(n) in TABLES]
-    sidecars = [n for n in names if Path(n).suffix.lower() in SIDECARS]
-    pictures = [n for n in names if n not in {*tables, *sidecars}]
-    beside = _read_sidecars(root, sidecars, pictures)
-    listed = _read_tables(root, tables, pictures)
-    problems = [*beside.problems, *listed.problems]
-    if tables and beside.files:
-        problems.append(f"two sources of captions: {tables[0]} and {_some(sorted(beside.files))}; keep one")
-    chosen = listed if tables else beside
-    return Written(chosen.source, chosen.texts, beside.files | listed.files, beside.orphans, problems)
-
-
-def _read_sidecars(root: Path, sidecars: Sequence[str], pictures: Sequence[str]) -> Written:
-    owners: dict[str, list[str]] = {}
-    for picture in pictures:
-        owners.setdefault(posixpath.splitext(picture)[0], []).append(picture)
-    found = Written("sidecars" if sidecars else "none", {}, set(), [], [])
-    taken: dict[str, str] = {}
-    for sidecar in sidecars:
-        stem = posixpath.splitext(sidecar)[0]
-        if stem not in owners:
-            detail = f"no image {posixpath.basename(stem)} beside it"
-            found.orphans.append(Rejected(sidecar, "caption without image", detail))
-            continue
-        found.files.add(sidecar)
-        if stem in taken:
-            found.problems.append(f"two captions for {owners[stem][0]}: {taken[stem]} and {sidecar}; keep one")
-            continue
-        taken[stem] = sidecar
-        text = _text(root, sidecar, found.problems)
-        found.texts.update(dict.fromkeys(owners[stem], text))
-    return found._replace(source="sidecars" if found.files else "none")
-
-
-def _read_tables(root: Path, tables: Sequence[str], pictures: Sequence[str]) -> Written:
-    source: CaptionSource = "metadata.csv" if tables and tables[0].endswith(".csv") else "metadata.jsonl"
-    found = Written(source if tables else "none", {}, set(tables), [], [])
-    by_name = {unicodedata.normalize("NFC", p): p for p in pictures}  # a Mac writes names decomposed
-    homes = [posixpath.dirname(t) for t in tables]
-    if len(set(homes)) < len(homes):
-        found.problems.append(f"two sources of captions: {tables[0]} and {tables[1]}; keep one")
-    for table in tables:
-        nowhere = []
-        for where, file_name, caption in _rows(root, table, found.problems):
-            wanted = posixpath.normpath(posixpath.join(posixpath.dirname(table), file_name.replace("\\", "/")))
-            picture = by_name.get(unicodedata.normalize("NFC", wanted))
-            if picture is None:
-                nowhere.append(f"{file_name!r} ({where})")
-            elif found.texts.setdefault(picture, caption) != caption:
-                found.problems.append(f"{table} {where}: a second, different caption for {file_name}")
-        if nowhere:
-            found.problems.append(f"{table} names {len(nowhere)} files that are not there: {_some(nowhere)}")
-    return found
-
-
-class _Row(NamedTuple):
-    where: str
-    file_name: str
-    caption: str
-
-
-def _rows(root: Path, table: str, problems: list[str]) -> Iterator[_Row]:
-    """Rows of a metadata table; what is wrong with one is added to the problems."""
-    text = _text(root, table, problems)
-    for where, cells in (
-        _csv_rows(table, text, problems) if table.endswith(".csv") else _json_rows(table, text, problems)
-    ):
-        file_name, captions = cells.get("file_name"), {k: cells[k] for k in ("text", "caption") if cells.get(k)}
-        if not isinstance(file_name, str) or not file_name:
-            problems.append(f"{table} {where}: no file_name")
-        elif not all(isinstance(c, str) for c in captions.values()) or len(set(map(str, captions.values()))) > 1:
-            problems.append(f"{table} {where}: wants one caption, as text in `text` or `caption`")
-        else:
-            yield _Row(where, file_name, str(next(iter(captions.values()), "")))
-
-
-def _json_rows(table: str, text: str, problems: list[str]) -> Iterator[tuple[str, Mapping[str, object]]]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as e:
-            problems.append(f"{table} line {number}: not JSON ({e.msg})")
-            continue
-        if isinstance(row, dict):
-            yield f"line {number}", row
-        else:
-            problems.append(f"{table} line {number}: not a JSON object")
-
-
-def _csv_rows(table: str, text: str, problems: list[str]) -> Iterator[tuple[str, Mapping[str, object]]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    try:
-        if "file_name" not in (reader.fieldnames or ()):
-            problems.append(f"{table}: its first line needs the columns file_name and text")
-            return
-        for row in reader:
-            yield f"line {reader.line_num}", row
-    except csv.Error as e:
-        problems.append(f"{table} line {reader.line_num}: not CSV ({e})")
-
-
-def _text(root: Path, name: str, problems: list[str]) -> str:
-    """The file as UTF-8, without a byte-order mark, lines ending in a line feed."""
-    try:
-        return (root / name).read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
-    except UnicodeDecodeError as e:
-        problems.append(f"{name} is not UTF-8 text (byte {e.start}); save it as UTF-8")
-    except OSError as e:
-        problems.append(f"cannot read {name}: {e.strerror}")
-    return ""
-
-
 # --- what captions become -------------------------------------------------------------------------------------------
 
 
@@ -284,7 +142,9 @@ def compose(names: Sequence[str], captions: Written, words: Words, allow_uncapti
     final = {n: inject(written[n] or stand_in, words.trigger, words.class_word) for n in names}
     problems = [] if allow_uncaptioned else _lack(names, lacking, captions, nothing_to_say)
     if not words.trigger and (braces := [n for n in names if "{trigger}" in written[n]]):
-        problems.append(f"captions have {{trigger}}, but no `trigger` is declared ({_IN_A_RECIPE}): {_some(braces)}")
+        problems.append(
+            f"captions have {{trigger}}, but no `trigger` is declared ({_IN_A_RECIPE}): {first_three(braces)}"
+        )
     source: CaptionSource = captions.source if len(lacking) < len(names) else "none" if nothing_to_say else "template"
     wordless = nothing_to_say and bool(lacking) and not captions.files and not allow_uncaptioned
     return Final(final, source, _caption_notes(written, captions, final, words), problems, wordless)
@@ -296,7 +156,7 @@ def _lack(names: Sequence[str], lacking: Sequence[str], captions: Written, nothi
         return []
     if len(lacking) < len(names):
         return [
-            f"{len(lacking)} of {len(names)} images have no caption: {_some(lacking)}; write them, or {allow} "
+            f"{len(lacking)} of {len(names)} images have no caption: {first_three(lacking)}; write them, or {allow} "
             "gives them the template"
         ]
     if captions.files:
@@ -333,10 +193,10 @@ def settle(names: Sequence[str], captions: Written, words: Words) -> Final:
     final = {n: " ".join(captions.texts.get(n, "").split()) for n in names}
     notes, problems = [], []
     if strays := [n for n in names if n not in captions.texts]:
-        problems.append(f"{len(strays)} images are not in {TABLE}: {_some(strays)}; add rows, or remove them")
+        problems.append(f"{len(strays)} images are not in {TABLE}: {first_three(strays)}; add rows, or remove them")
     empty = [n for n in names if n in captions.texts and not final[n]]
     if empty and (words.trigger or words.class_word):
-        problems.append(f"{len(empty)} captions are empty: {_some(empty)}; write them")
+        problems.append(f"{len(empty)} captions are empty: {first_three(empty)}; write them")
     lacking = [n for n in names if words.trigger and not _word(words.trigger).search(final[n])]
     if names and len(lacking) == len(names):
         problems.append(
@@ -345,9 +205,3 @@ def settle(names: Sequence[str], captions: Written, words: Words) -> Final:
     else:
         notes = [Note(n, f"caption lacks the trigger {words.trigger!r}") for n in lacking]
     return Final(final, captions.source, notes, problems)
-
-
-def _some(names: Sequence[str]) -> str:
-    """The first three, and how many more."""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more

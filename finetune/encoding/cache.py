@@ -18,7 +18,7 @@ from torch import Tensor
 from finetune import tensors as weights
 from finetune.data import decode
 from finetune.data.buckets import Array, Bucket, fit, to_array
-from finetune.data.dataset import Example
+from finetune.data.example import Example
 from finetune.errors import BaseError, DataError, RunError
 from finetune.families import base
 from finetune.families.base import Family, Moments, Prompt, Text, as_prompts

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from finetune.adapters import attach as adapters
 from finetune.data.buckets import size_conditioning
-from finetune.data.dataset import Example, Placed
+from finetune.data.dataset import Placed
+from finetune.data.example import Example
 from finetune.diffusion import chance as draws
 from finetune.diffusion.loss import squared_error
 from finetune.encoding import cache

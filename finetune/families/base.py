@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from finetune.data import decode
 from finetune.data.buckets import to_array
-from finetune.data.dataset import Example
+from finetune.data.example import Example
 from finetune.diffusion.process import Prediction, Process
 from finetune.families.parts import Parts, checkpoint_text
 

@@ -9,7 +9,8 @@ from finetune import families, recipe
 from finetune import resources as shipped
 from finetune.data import dataset
 from finetune.data.buckets import Bucket, plan_buckets
-from finetune.data.dataset import Dataset, Placed
+from finetune.data.dataset import Placed
+from finetune.data.example import Dataset
 from finetune.families.base import Facts
 from finetune.planning import pools
 from finetune.planning.pools import Pool

@@ -6,7 +6,8 @@ from typing import NamedTuple
 from finetune.data import dataset
 from finetune.data.buckets import Bucket
 from finetune.data.captions import mentions, without_trigger
-from finetune.data.dataset import Dataset, Placed
+from finetune.data.dataset import Placed
+from finetune.data.example import Dataset, Example
 from finetune.diffusion import chance as draws
 from finetune.errors import DataError, RecipeError
 from finetune.planning.schedule import Schedule, by_bucket
@@ -73,7 +74,7 @@ def _check_own_prediction(data: Dataset) -> None:
         )
 
 
-def _class_examples(prior: ClassImages, data: Dataset) -> list[dataset.Example]:
+def _class_examples(prior: ClassImages, data: Dataset) -> list[Example]:
     prompt = prior.prompt or (f"a photo of {data.class_word}" if data.class_word else None)
     if prompt is None:
         raise RecipeError("prior.prompt: missing, and there is no data.class_word to make it from")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from finetune.data.buckets import size_conditioning
 from finetune.data.captions import without_trigger
-from finetune.data.dataset import Example
+from finetune.data.example import Example
 from finetune.diffusion import chance as draws
 from finetune.encoding import cache
 from finetune.encoding.cache import Captions, Crop

@@ -1,0 +1,140 @@
+"""Writes a prepared dataset: an imagefolder with final captions and dataset.toml."""
+
+import json
+import posixpath
+import re
+import shutil
+import tempfile
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from finetune.data import captions, decode, folder
+from finetune.data.audit import Audit, audit_folder, complaint
+from finetune.data.caption_files import TABLE
+from finetune.data.captions import Kind
+from finetune.data.dataset import read
+from finetune.data.decode import WHITE, Colour, Facts
+from finetune.data.diagnose import SUFFIXES
+from finetune.data.example import CARD, Card, Dataset
+from finetune.data.folder import MAX_ASPECT, MIN_SIDE_PX, Rules
+from finetune.errors import DataError, RunError
+
+SPLIT_WORDS = "training|train|validation|valid|val|dev|testing|test|evaluation|eval"
+"""Names by which `datasets` splits a folder: of a.jpg and train-1.jpg it would load one and drop the other."""
+
+
+def prepare(
+    source: Path,
+    out: Path,
+    *,
+    trigger: str | None = None,
+    class_word: str | None = None,
+    kind: Kind = "",
+    template: str | None = None,
+    license: str = "",
+    source_note: str = "",
+    background: Colour = WHITE,
+    allow_uncaptioned: bool = False,
+    min_side_px: int = MIN_SIDE_PX,
+    max_aspect: float = MAX_ASPECT,
+) -> Dataset:
+    """An imagefolder with final captions and dataset.toml at `out`, which is whole or not there at all.
+
+    Images that need no change are copied byte for byte, others written as PNG. The source is only read.
+    What was rejected is in the result's card.
+
+    Raises:
+        DataError: the source has problems, or `out` is not empty or lies inside the source.
+        RunError: `out` cannot be written.
+    """
+    _refuse_out(folder.locate(source), out)
+    words = captions.spoken(trigger, class_word, template or captions.default_template(kind, class_word))
+    found = audit_folder(source, words, allow_uncaptioned, Rules(min_side_px, max_aspect, background))
+    if found.problems:
+        raise DataError(*complaint(source, found))
+    card = found.card.model_copy(
+        update={
+            "kind": kind or found.card.kind,
+            "license": license or found.card.license,
+            "source": source_note or found.card.source,
+            "background": decode.colour_name(background),
+        }
+    )
+    _write(found, card, out, background)
+    return read(out)
+
+
+def _refuse_out(source: Path, out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out} is not empty", "choose another `out`, or remove it first")
+    if out.resolve().is_relative_to(source.resolve()):
+        raise DataError(f"{out} lies inside {source}, which is not to be changed", "choose an `out` outside of it")
+
+
+def _write(found: Audit, card: Card, out: Path, background: Colour) -> None:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.", ignore_cleanup_errors=True) as aside:
+            made = Path(aside) / out.name
+            _fill_folder(found, card, made, background)
+            if out.is_dir():
+                out.rmdir()
+            made.rename(out)
+    except OSError as e:
+        raise RunError(f"cannot write {out}: {e.strerror or e}", "free some space, or choose another `out`") from e
+
+
+def _fill_folder(found: Audit, card: Card, root: Path, background: Colour) -> None:
+    import tomlkit
+
+    names = _prepared_names([(e.name, found.facts[e.name]) for e in found.used])
+    rows = []
+    for example in found.used:
+        target = root / names[example.name]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if decode.plain(found.facts[example.name]):
+            shutil.copyfile(example.path, target)
+        else:
+            decode.open_rgb(example.path, background).save(target, "PNG", compress_level=3)
+        rows.append({"file_name": names[example.name], "text": example.caption})
+    (root / TABLE).write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
+    card = card.model_copy(
+        update={
+            "captions": found.caption_source,
+            "images": len(found.used),
+            "seen": found.seen,
+            "changes": dict(Counter(note.text for note in found.notes if note.file)),
+            "rejected": found.rejected,
+        }
+    )
+    tables = card.model_dump(mode="json", exclude_none=True)
+    tables["rejected"] = [r._asdict() for r in found.rejected]
+    (root / CARD).write_text(tomlkit.dumps({k: v for k, v in tables.items() if v not in ([], {})}), encoding="utf-8")
+
+
+def _prepared_names(files: Sequence[tuple[str, Facts]]) -> dict[str, str]:
+    """Source name -> name in the prepared folder: the same where it can be, unique even where case does not count."""
+    given: dict[str, str] = {}
+    taken: set[str] = set()
+    for name, facts in files:
+        *folders, stem = posixpath.splitext(name.removeprefix("images/"))[0].split("/")
+        suffix = posixpath.splitext(name)[1].lower()
+        if not decode.plain(facts):
+            suffix = ".png"
+        elif suffix not in SUFFIXES[facts.format] or facts.format == "MPO":
+            suffix = SUFFIXES[facts.format][0]
+        path = "/".join(["images", *map(_loadable, [*folders, stem])])
+        wanted, count = path + suffix, 1
+        while unicodedata.normalize("NFC", wanted).casefold() in taken:
+            count += 1
+            wanted = f"{path}-{count}{suffix}"
+        taken.add(unicodedata.normalize("NFC", wanted).casefold())
+        given[name] = wanted
+    return given
+
+
+def _loadable(part: str) -> str:
+    """A file's stem or a folder's name, spelt so that `datasets` neither skips it nor takes it for a split."""
+    return re.sub(rf"(?<![^-._ 0-9])({SPLIT_WORDS})(?![^-._ 0-9])", r"\1x", part.lstrip("_") or "images")
