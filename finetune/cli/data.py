@@ -104,9 +104,7 @@ def check(
     from finetune.cli.wording import flags
     from finetune.data.audit import audit
 
-    found = audit(
-        path, trigger=trigger, class_word=class_word, template=template, allow_uncaptioned=allow_uncaptioned
-    )
+    found = audit(path, trigger=trigger, class_word=class_word, template=template, allow_uncaptioned=allow_uncaptioned)
     found = replace(found, problems=tuple(flags(problem, ctx.command) for problem in found.problems))
     output, view = Output(as_json, quiet), data_view.view(found, base, resolution, max_aspect)
     if output.details:
