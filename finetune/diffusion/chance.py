@@ -1,7 +1,8 @@
 """Every random choice of training, as a function of (seed, sample, visit).
 
 No generator is carried from step to step, so a killed run needs no RNG state, and the ranks of a
-distributed run agree without talking.
+distributed run agree without talking. The choices of `Draw` are drawn in a row, which is closed: their order is what
+old runs are made of. Every further choice has a generator of its own, by its name: `choice`.
 """
 
 import hashlib
@@ -39,6 +40,13 @@ def draw(seed: int, sample: str, visit: int, caption_dropout: float, flip: bool)
     level, place = chance.random(), chance.random()
     mirrored, dropped = chance.random() < 0.5, chance.random() < caption_dropout
     return Draw(level, place, flip and mirrored, dropped, chance.getrandbits(63), chance.getrandbits(63))
+
+
+def choice(seed: int, sample: str, visit: int, name: str) -> random.Random:
+    """The generator of one choice about a visit that is no part of `Draw`, such as which caption is shown: its values
+    depend on no other choice, nor on how many there are."""
+    assert name not in Draw._fields and not name.isdecimal(), name
+    return random.Random(key(seed, sample, visit, name))
 
 
 def normal(shape: tuple[int, ...], seed: int) -> Tensor:

@@ -38,6 +38,10 @@ class Crop(NamedTuple):
     flip: bool
 
 
+STRAIGHT = Crop(CENTER, False)
+"""as images are looked at when training is judged"""
+
+
 class Wanted(NamedTuple):
     example: Example
     bucket: Bucket
@@ -202,12 +206,6 @@ def _trimmed(text: Text) -> Text:
         return text
     length = int(text.mask.nonzero().max()) + 1
     return Text(text.tokens[:length].clone(), text.pooled, text.mask[:length].clone())
-
-
-def crops(random: bool, flip: bool) -> list[Crop]:
-    """Every crop that training may draw."""
-    places = range(len(PLACES)) if random else [CENTER]
-    return [Crop(place, mirrored) for place in places for mirrored in ([False, True] if flip else [False])]
 
 
 def _pixels(want: Wanted) -> "Array":

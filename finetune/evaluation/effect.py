@@ -13,8 +13,7 @@ from finetune.data.dataset import Placed
 from finetune.data.example import Example
 from finetune.diffusion import chance as draws
 from finetune.diffusion.loss import squared_error
-from finetune.encoding import cache
-from finetune.encoding.cache import Captions, Crop
+from finetune.encoding.cache import STRAIGHT, Captions, Crop
 from finetune.events import CaptionFit, TrainingEffect
 from finetune.families.base import Conditioning, Moments, Prompt, Text, evaluation_mode
 from finetune.machine import Autocast
@@ -155,7 +154,7 @@ def _at(captions: Captions, level: float) -> Tensor:
 
 def _loss(captions: Captions, placed: Placed, latents: Latents, text: Text, level: float) -> Tensor:
     family, device, t = captions.family, captions.device, _at(captions, level)
-    shape = tuple(latents[placed.example.name, Crop(cache.CENTER, False)].mean.shape)
+    shape = tuple(latents[placed.example.name, STRAIGHT].mean.shape)
     noise = draws.normal(shape, draws.key("held out", placed.example.name, str(level))).unsqueeze(0).to(device)
     x0, *control = (_latents(captions, latents, one) for one in (placed.example, *placed.example.controls))
     size = torch.tensor([size_conditioning(placed.example.size, placed.bucket)]).to(device)
@@ -166,5 +165,5 @@ def _loss(captions: Captions, placed: Placed, latents: Latents, text: Text, leve
 
 def _latents(captions: Captions, latents: Latents, example: Example) -> Tensor:
     """The middle of its distribution, scaled, (1, c, ..., h, w)."""
-    mean = latents[example.name, Crop(cache.CENTER, False)].mean.unsqueeze(0)
+    mean = latents[example.name, STRAIGHT].mean.unsqueeze(0)
     return captions.family.latents(Moments(mean, torch.zeros_like(mean)), torch.zeros_like(mean)).to(captions.device)

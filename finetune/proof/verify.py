@@ -21,12 +21,12 @@ from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.adapters.attach import read_layer
 from finetune.adapters.change import AdapterState, Change, canonical_name, live_name, sites
-from finetune.families import lines
 from finetune.families.base import Facts, Family, components
 from finetune.families.quantised import dense
 from finetune.files import layouts
 from finetune.machine import DTYPES
 from finetune.proof import outputs
+from finetune.proof.labels import made_for_another
 from finetune.proof.outputs import Reference
 
 LARGE = 4_000_000_000
@@ -165,24 +165,6 @@ def misfits(modules: AdapterState, places: Mapping[str, tuple[int, ...]]) -> lis
         f"the adapter was made for another base: {len(wrong)} of {len(modules)} modules have other shapes; "
         f"{wrong[0]} is {shape} in the file, {places[wrong[0]]} in the base"
     ]
-
-
-def made_for_another(adapter: layouts.AdapterFile, facts: Facts) -> str:
-    """A sentence when the file's metadata or names say another base than this; else empty."""
-    published = families.family_class(facts.family).published(facts)
-    line, here = published.title, published.base_version
-    said = adapter.metadata.get("ss_base_model_version", "")
-    architecture = adapter.metadata.get("modelspec.architecture", "")
-    other = lines.line_of(said, architecture)
-    if other and other.title != line:
-        return f"the adapter was made for {other.title} ({said or architecture}), the base is {here}"
-    if said in published.unlike:
-        return f"the adapter was made for {said}, the base is {here} (v: it predicts v, else epsilon)"
-    for prefix, titles in lines.lines_by_key().items():
-        key = next((key for key in adapter.unused if key.startswith(prefix)), "")
-        if key and line not in titles:
-            return f"the adapter was made for {' or '.join(titles)} (it holds {key}), the base is {here}"
-    return ""
 
 
 def _open(base: str, facts: Facts, large: bool, bits: int | None, trained: Reference | None) -> Family:

@@ -128,7 +128,7 @@ def dumps(recipe: Recipe) -> str:
 def _where_to_mend(origin: Path, overrides: Sequence[str]) -> str:
     """The recipe in hand, or the override that changed it."""
     if shipped.RECIPES in origin.parents:
-        return f"correct the override of {origin.stem}; docs/recipes.md lists every key and its values"
+        return f"correct the override; `recipes show {origin.stem}` shows the recipe that it changes"
     return f"correct {origin}{' or the override' if overrides else ''}; docs/recipes.md lists every key and its values"
 
 

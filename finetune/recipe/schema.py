@@ -28,7 +28,7 @@ Pixels = Annotated[int, Field(ge=16, le=8192)]
 
 class Data(Table):
     path: WrittenPath
-    """Folder with your images, best one that `finetune prepare` wrote. `example:product` and `example:style` are
+    """Folder with your images, best one that `prepare` wrote. `example:product` and `example:style` are
     bundled examples."""
     trigger: Text | None = None
     """A rare word that will stand for your product or style in prompts, such as `sks`. It is put once into each caption

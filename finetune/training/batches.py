@@ -1,4 +1,4 @@
-"""What one forward pass sees, put together from the schedule, the draws and the cache."""
+"""What one forward pass sees, put together from the schedule, its looks and the cache."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,17 +7,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from finetune.data.buckets import size_conditioning
-from finetune.data.captions import without_trigger
-from finetune.data.example import Example
-from finetune.diffusion import chance as draws
+from finetune.data.buckets import SizeConditioning, size_conditioning
 from finetune.encoding import cache
 from finetune.encoding.cache import Captions, Crop
-from finetune.families.base import Conditioning, Family, Moments, Prompt, Text, as_prompts
+from finetune.families.base import Conditioning, Family, Moments, Prompt, Text
 from finetune.machine import Ranks
 from finetune.planning.plan import Plan
 from finetune.planning.pools import Pool
 from finetune.planning.schedule import Micro
+from finetune.training.look import Look, look
 
 
 class Batch(NamedTuple):
@@ -91,75 +89,43 @@ class Batches:
         return StepBatches([pair] * schedule.accumulate, schedule.batch * schedule.accumulate)
 
     def train(self, micro: Micro) -> Batch:
-        return self._batch(self.plan.train, micro, self.plan.recipe.prior.mode == "own_prediction")
+        return self._batch(self.plan.train, micro)
 
     def prior(self, m: int) -> Batch:
         """The class images beside the m-th training batch."""
         assert self.plan.prior is not None
-        return self._batch(self.plan.prior, self.plan.prior.schedule.micro(m), False)
+        return self._batch(self.plan.prior, self.plan.prior.schedule.micro(m))
 
-    def _batch(self, pool: Pool, micro: Micro, preserve: bool) -> Batch:
-        data, seed = self.plan.recipe.data, self.plan.recipe.train.seed
-        examples = [pool.placed[v.sample].example for v in micro.views]
-        chance = [
-            draws.draw(seed, e.name, v.visit, data.caption_dropout, data.flip)
-            for e, v in zip(examples, micro.views, strict=True)
-        ]
-        random = data.crop == "random"
-        crops = [Crop(int(d.place * len(cache.PLACES)) if random else cache.CENTER, d.flip) for d in chance]
-        moments = [self.latents[e.name, c] for e, c in zip(examples, crops, strict=True)]
+    def _batch(self, pool: Pool, micro: Micro) -> Batch:
+        looks = [look(self.plan, pool.placed[view.sample], view.visit) for view in micro.views]
+        chance, shown = [one.chance for one in looks], tuple(one.prompt for one in looks)
+        moments = [self.latents[one.placed.example.name, one.crop] for one in looks]
         shape = tuple(moments[0].mean.shape)
-        levels = torch.tensor([d.level for d in chance], dtype=torch.float64)
-        sizes = [
-            size_conditioning(e.size, pool.placed[v.sample].bucket, cache.PLACES[c.place], c.flip)
-            for e, v, c in zip(examples, micro.views, crops, strict=True)
-        ]
-        shown = tuple(Prompt.of(e, "" if d.drop_caption else None) for e, d in zip(examples, chance, strict=True))
-        kept = tuple(_preserved(p, self.plan) for p in shown) if preserve else ()
         latents = self.family.latents(
             Moments(torch.stack([m.mean for m in moments]), torch.stack([m.logvar for m in moments])),
             torch.stack([d.latent_noise(shape) for d in chance]),
         )
+        levels = torch.tensor([d.level for d in chance], dtype=torch.float64)
+        preserved = tuple(one.preserved for one in looks if one.preserved is not None)
         return Batch(
-            names=tuple(e.name for e in examples),
+            names=tuple(one.placed.example.name for one in looks),
             prompts=shown,
             latents=latents.to(self.device),
             noise=torch.stack([d.noise(shape) for d in chance]).to(self.device),
             t=self.family.process.drawn(levels, math.prod(shape[1:])).to(self.device),
-            size=torch.tensor(sizes).to(self.device),
-            control=tuple(one.to(self.device) for one in self._control(examples, crops)),
+            size=torch.tensor([_size(one) for one in looks]).to(self.device),
+            control=tuple(one.to(self.device) for one in self._control(looks)),
             text=self.texts.made(shown),
-            preserve_prompts=kept,
-            preserve_text=self.texts.made(kept) if kept else {},
+            preserve_prompts=preserved,
+            preserve_text=self.texts.made(preserved) if preserved else {},
         )
 
-    def _control(self, examples: Sequence[Example], crops: Sequence[Crop]) -> list[Tensor]:
+    def _control(self, looks: Sequence[Look]) -> list[Tensor]:
         """Latents of the control pictures, cut as the examples are: first ones in one batch, then the second."""
-        shown = [[self.latents[c.name, crop].mean for c in e.controls] for e, crop in zip(examples, crops, strict=True)]
+        shown = [[self.latents[c.name, one.crop].mean for c in one.placed.example.controls] for one in looks]
         means = [torch.stack(each) for each in zip(*shown, strict=True)]
         return [self.family.latents(Moments(m, torch.zeros_like(m)), torch.zeros_like(m)) for m in means]
 
 
-def prompts(plan: Plan) -> list[Prompt]:
-    """Every prompt that training or its samples may show, those without a caption included."""
-    examples = [p.example for p in (*plan.train.placed, *plan.held_out, *(plan.prior.placed if plan.prior else ()))]
-    shown = [Prompt.of(example) for example in examples]
-    if plan.recipe.prior.mode == "own_prediction":
-        shown += [_preserved(prompt, plan) for prompt in shown]
-    empty = [Prompt(""), *(Prompt.of(example, "") for example in examples)]
-    samples = as_prompts([*plan.recipe.sample.prompts, plan.recipe.sample.negative])
-    return list({prompt.key: prompt for prompt in [*empty, *shown, *samples]}.values())
-
-
-def _preserved(prompt: Prompt, plan: Plan) -> Prompt:
-    data = plan.recipe.data
-    return Prompt(without_trigger(prompt.caption, data.trigger, data.class_word), prompt.images)
-
-
-def wanted(plan: Plan) -> list[cache.Wanted]:
-    """Every (image, crop) training may show, control pictures included."""
-    crops = cache.crops(plan.recipe.data.crop == "random", plan.recipe.data.flip)
-    pools = [*plan.train.placed, *(plan.prior.placed if plan.prior else ())]
-    held = [cache.Wanted(p.example, p.bucket, Crop(cache.CENTER, False)) for p in plan.held_out]
-    own = [cache.Wanted(p.example, p.bucket, crop) for p in pools for crop in crops] + held
-    return own + [w._replace(example=control) for w in own for control in w.example.controls]
+def _size(one: Look) -> SizeConditioning:
+    return size_conditioning(one.placed.example.size, one.placed.bucket, cache.PLACES[one.crop.place], one.crop.flip)

@@ -26,6 +26,7 @@ from finetune.proof import export, outputs
 from finetune.proof.verify import misfits
 from finetune.training import batches
 from finetune.training.folder import RunFolder, Unwritten, identify, shapes
+from finetune.training.look import prompts, wanted
 from finetune.training.loop import State
 
 CPU = torch.device("cpu")
@@ -90,23 +91,23 @@ def encode(plan: Plan, family: Family, device: Machine) -> Generator[Event, None
         RunError: the cache cannot be written.
     """
     store = cache.Store(plan.recipe.data.cache or cache.default_root())
-    wanted = device.ranks.turned(batches.wanted(plan))
+    pictures = device.ranks.turned(wanted(plan))
     frozen = [encoder for encoder in family.encoders if encoder not in plan.recipe.adapter.components]
-    shown = [*batches.prompts(plan), *(outputs.PROMPTS if large_encoders(family) else ())]
-    prompts = device.ranks.turned(list({prompt.key: prompt for prompt in shown}.values())) if frozen else []
-    yield Stage("encoding images", len(wanted))
+    shown = [*prompts(plan), *(outputs.PROMPTS if large_encoders(family) else ())]
+    texts = device.ranks.turned(list({prompt.key: prompt for prompt in shown}.values())) if frozen else []
+    yield Stage("encoding images", len(pictures))
     family.parts.load("vae").to(device.device, "vae")
-    latents = yield from _advancing(cache.encode_images(store, family, wanted, device.device))
-    texts = {}
+    latents = yield from _advancing(cache.encode_images(store, family, pictures, device.device))
+    known = {}
     for encoder in frozen:
-        yield Stage(f"encoding captions, {encoder}" if len(frozen) > 1 else "encoding captions", len(prompts))
+        yield Stage(f"encoding captions, {encoder}" if len(frozen) > 1 else "encoding captions", len(texts))
         family.parts.load(encoder).to(device.device, encoder)
-        texts[encoder] = yield from _advancing(cache.encode_texts(store, family, encoder, prompts))
+        known[encoder] = yield from _advancing(cache.encode_texts(store, family, encoder, texts))
         family.parts.to(CPU, encoder)
     family.parts.to(CPU, "vae")
     yield Note(f"cache: {store.hits} found, {store.misses} encoded, in {store.root}")
-    known = cache.Captions(family, texts, device.device)
-    return Encoded(latents, batches.Batches(plan, family, latents, known), known)
+    captions = cache.Captions(family, known, device.device)
+    return Encoded(latents, batches.Batches(plan, family, latents, captions), captions)
 
 
 def _advancing(done: Generator[int, None, Returned]) -> Generator[Advanced, None, Returned]:

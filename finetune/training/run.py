@@ -43,8 +43,6 @@ def _procedure(loaded: Loaded, out: Path, resume: bool, stop: Interruption) -> E
         device = open_machine(plan.recipe.train.precision)
         folder = RunFolder(out) if device.ranks.rank == 0 else Unwritten(out)
         folder.open(plan, resume)
-        for notice in loaded.notices:
-            yield Warned(notice)
         yield from folder.recorded(_stages(plan, device, folder, resume, stop))
 
 

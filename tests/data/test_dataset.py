@@ -25,7 +25,7 @@ from finetune.encoding import cache
 from finetune.errors import DataError, RunError, action
 from finetune.families.base import Moments
 from finetune.planning import plan
-from finetune.training import batches
+from finetune.training import batches, look
 
 
 @pytest.fixture
@@ -306,11 +306,9 @@ def test_what_a_self_prior_preserves_keeps_the_class_word(photos: Path, tmp_path
         '[prior]\nmode = "own_prediction"\n'
     )
     settled = plan.settle(recipe.load(tmp_path / "recipe.toml", ["data.caption_dropout=0"]))
-    assert {p.caption for p in batches.prompts(settled)} == {"", "a photo of zwx mug", "a photo of mug"}
+    assert {p.caption for p in look.prompts(settled)} == {"", "a photo of zwx mug", "a photo of mug"}
     family = SimpleNamespace(latents=lambda _, noise: noise, process=SimpleNamespace(drawn=lambda levels, _: levels))
-    moments = dict.fromkeys(
-        [(w.example.name, w.crop) for w in batches.wanted(settled)], Moments(*torch.zeros(2, 4, 8, 8))
-    )
+    moments = dict.fromkeys([(w.example.name, w.crop) for w in look.wanted(settled)], Moments(*torch.zeros(2, 4, 8, 8)))
     maker = batches.Batches(settled, family, moments, cache.Captions(family, {}, torch.device("cpu")))  # type: ignore[arg-type]
     batch = maker.train(settled.train.schedule.micro(0))
     assert {(*batch.captions, *batch.preserve)} == {("a photo of zwx mug", "a photo of mug")}

@@ -5,10 +5,11 @@ import random
 import subprocess
 import sys
 
+import pytest
 import torch
 from torch.testing import assert_close
 
-from finetune.diffusion.chance import Draw, draw, key, normal, permutation
+from finetune.diffusion.chance import Draw, choice, draw, key, normal, permutation
 
 N = 20_000
 GOLDEN_KEY = 8022055708132360631
@@ -118,3 +119,33 @@ def test_orders_are_permutations_and_every_one_is_as_likely() -> None:
         assert sorted(order) == [0, 1, 2]
         counts[tuple(order)] = counts.get(tuple(order), 0) + 1
     assert len(counts) == 6 and all(abs(c - 1000) < 5 * math.sqrt(1000) for c in counts.values())
+
+
+# --- further choices --------------------------------------------------------------------------------------------------
+
+
+GOLDEN_CHOICE = 0.604917962681508
+
+
+def test_a_further_choice_has_a_golden_value_that_no_other_choice_changes() -> None:
+    """Made alone, after others, in another order, or read further: the same, and the row of `Draw` with it."""
+    alone = choice(3, "mug/01.jpg", 5, "caption").random()
+    assert alone == GOLDEN_CHOICE
+    for names in (("tags", "caption", "jitter"), ("caption",), ("jitter", "tags", "caption")):
+        made = {name: [choice(3, "mug/01.jpg", 5, name).random() for _ in range(2)] for name in names}
+        assert made["caption"] == [alone, alone]
+        assert draw(3, "mug/01.jpg", 5, 0.1, True) == GOLDEN_DRAW
+
+
+def test_choices_of_one_visit_are_independent_and_each_visit_has_its_own() -> None:
+    values = [[choice(0, f"{i % 7}.png", i // 7, name).random() for i in range(N)] for name in ("caption", "tags")]
+    values += [[d.level for d in many()], [d.place for d in many()]]
+    seen = torch.corrcoef(torch.tensor(values, dtype=torch.float64)) - torch.eye(4)
+    assert seen.abs().max() < 5 / math.sqrt(N)
+    assert len(set(values[0])) == N and abs(sum(values[0]) / N - 0.5) < 5 / math.sqrt(12 * N)
+
+
+@pytest.mark.parametrize("name", ["flip", "3"])
+def test_a_choice_of_the_row_is_not_made_twice_nor_a_number_taken_for_a_name(name: str) -> None:
+    with pytest.raises(AssertionError):
+        choice(0, "a.png", 0, name)

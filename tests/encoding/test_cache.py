@@ -22,17 +22,17 @@ from finetune.cli import app
 from finetune.data import dataset, decode
 from finetune.data.buckets import Bucket, fit, to_array
 from finetune.encoding import cache
-from finetune.encoding.cache import CENTER, PLACES, Crop, Store, Wanted
+from finetune.encoding.cache import CENTER, PLACES, STRAIGHT, Crop, Store, Wanted
 from finetune.errors import DataError, RunError
 from finetune.events import unheard
 from finetune.families.base import Family, Moments, components, read
 from finetune.planning import plan as planning
 from finetune.planning.schedule import Micro, View
-from finetune.training import batches
+from finetune.training import batches, look
 
 CPU = torch.device("cpu")
 SQUARE, WIDE = Bucket(64, 64), Bucket(96, 48)
-STRAIGHT = Crop(CENTER, False)
+EVERY_CROP = [Crop(place, flip) for place in range(len(PLACES)) for flip in (False, True)]
 
 
 @pytest.fixture(scope="module")
@@ -290,10 +290,10 @@ def test_clearing_what_is_not_there_is_no_error(tmp_path: Path) -> None:
 
 @pytest.fixture
 def made(data: Path, family: Family, store: Store) -> batches.Batches:
-    loaded = short(data, family.base, data__resolution=64, data__crop="random", data__flip=True)
+    loaded = short(data, family.base, data__resolution=64, data__crop="random", data__flip=True, train__steps=800)
     plan = planning.settle(loaded)
-    latents = unheard(cache.encode_images(store, family, batches.wanted(plan), CPU))
-    texts = unheard(cache.encode_texts(store, family, "text_encoder", batches.prompts(plan)))
+    latents = unheard(cache.encode_images(store, family, look.wanted(plan), CPU))
+    texts = unheard(cache.encode_texts(store, family, "text_encoder", look.prompts(plan)))
     return batches.Batches(plan, family, latents, cache.Captions(family, {"text_encoder": texts}, CPU))
 
 
@@ -320,13 +320,11 @@ def test_crops_and_flips_are_drawn_at_each_visit(made: batches.Batches, monkeypa
     name = made.plan.train.placed[0].example.name
     drawn = [keys[round(visits.train(Micro(0, (View(0, v),))).latents.mean().item() / scale)] for v in range(100)]
     assert {n for n, _ in drawn} == {name}
-    assert {crop for _, crop in drawn} == set(cache.crops(True, True))
+    assert {crop for _, crop in drawn} == set(EVERY_CROP)
     assert len({crop for _, crop in drawn[:6]}) > 1
 
 
 def test_every_random_crop_shows_other_pixels(store: Store, family: Family, data: Path) -> None:
     """The 80 x 64 picture has five windows of 64 x 64, and their mirror images."""
-    found = unheard(
-        cache.encode_images(store, family, [w for c in cache.crops(True, True) for w in wanted(data, c)[:1]], CPU)
-    )
+    found = unheard(cache.encode_images(store, family, [w for c in EVERY_CROP for w in wanted(data, c)[:1]], CPU))
     assert len({weights.fingerprint({"mean": m.mean}) for m in found.values()}) == 2 * len(PLACES)

@@ -17,7 +17,7 @@ from finetune import families
 from finetune.errors import RecipeError
 from finetune.families.base import Family, read
 from finetune.files import layouts
-from finetune.proof import verify
+from finetune.proof.labels import made_for_another
 from finetune.sampling.request import SampleRequest
 from finetune.sampling.session import Session
 
@@ -98,5 +98,5 @@ def test_files_that_say_flux2_in_other_programs_words_are_of_this_line(family: F
     """ai-toolkit's, musubi's two, ours."""
     for key in ("ss_base_model_version", "modelspec.architecture"):
         file = layouts.AdapterFile({}, "kohya", {key: said}, (), (), ())
-        assert verify.made_for_another(file, family.facts) == ""
-        assert "made for FLUX.2" in verify.made_for_another(file, family.facts._replace(family="flux"))
+        assert made_for_another(file, family.facts) == ""
+        assert "made for FLUX.2" in made_for_another(file, family.facts._replace(family="flux"))

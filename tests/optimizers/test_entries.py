@@ -93,7 +93,7 @@ def _with(made: Bench, entry: Entry[Any]) -> Bench:
 
 def test_an_entry_trains_resumes_and_is_counted(trained: tuple[Bench, Bench], tmp_path: Path) -> None:
     one, other = trained
-    preflight.measure(one.family, one.state, one.plan, one.batches, one.machine.autocast)
+    preflight.measure(one.state, one.batches, one.plan.recipe, one.machine)
     before = one.weights()
     steps = one.train(3)
     assert all(math.isfinite(step.loss) and not step.skipped for step in steps)

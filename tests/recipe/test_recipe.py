@@ -618,6 +618,6 @@ def test_every_key_is_documented_in_whole_sentences(monkeypatch):
 def test_the_hint_points_at_the_recipe_in_hand(tmp_path):
     path = written(tmp_path, SOUND + "zzz = 1")
     assert refused(path).hint == f"correct {path}; docs/recipes.md lists every key and its values"
-    assert refused(path, "train.steps=1").hint.startswith(f"correct {path} or --set;")
+    assert refused(path, "train.steps=1").hint.startswith(f"correct {path} or the override;")
     hint = refused(Path("pocket-style"), "train.stepz=1").hint
-    assert hint == "correct --set; `finetune recipes show pocket-style` shows the recipe that it changes"
+    assert hint == "correct the override; `recipes show pocket-style` shows the recipe that it changes"

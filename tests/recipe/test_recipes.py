@@ -4,6 +4,8 @@ import json
 import math
 import re
 import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -249,3 +251,18 @@ def test_a_shipped_recipe_finds_its_targets_in_the_published_base(name):
     assert count is None or sum(numbers) == count
     assert len(numbers) == 2 * (128 if found.adapter.targets == "attention" else 128 + 32 + 32)
     assert found.data.resolution == {"sd1": 512, "sd2": 768}[variant]
+
+
+def test_a_run_and_its_plan_say_which_names_are_old(tmp_path):
+    sets = ["prior.mode=self", "data.resolution=16", "train.steps=1", "train.batch=1", "sample.every=0",
+            "sample.steps=1", 'sample.prompts=["a"]', 'adapter.components=["denoiser"]', "adapter.rank=1"]  # fmt: skip
+    command = [sys.executable, "-m", "finetune"]
+    options = [f"--set={item}" for item in sets]
+    planned = subprocess.run([*command, "plan", "pocket-product", *options, "--json"], capture_output=True, text=True)
+    assert 'prior.mode = "self" is now "own_prediction"' in planned.stderr, planned.stderr
+    assert json.loads(planned.stdout)["settings"]["prior.mode"]["value"] == "own_prediction"
+    run_ = [*command, "train", "pocket-product", *options, "--out", str(tmp_path / "run")]
+    done = subprocess.run(run_, capture_output=True, text=True)
+    events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
+    old = [e for e in events if e["event"] == "warned" and 'is now "own_prediction"' in str(e)]
+    assert len(old) == 1, (done.stderr, events)
