@@ -34,7 +34,8 @@ def find(root: Path, names: Sequence[str]) -> Written:
     """Sidecars or metadata tables -> the text for each image."""
     tables = [n for n in names if posixpath.basename(n) in TABLES]
     sidecars = [n for n in names if Path(n).suffix.lower() in SIDECARS]
-    pictures = [n for n in names if n not in {*tables, *sidecars}]
+    carriers = {*tables, *sidecars}
+    pictures = [n for n in names if n not in carriers]
     beside = _read_sidecars(root, sidecars, pictures)
     listed = _read_tables(root, tables, pictures)
     problems = [*beside.problems, *listed.problems]
