@@ -13,9 +13,9 @@ from pydantic import ValidationError
 
 from finetune.data import caption_files, captions, decode, folder
 from finetune.data.caption_files import CaptionSource
-from finetune.data.captions import Coverage, Note, Words
-from finetune.data.decode import WHITE, Colour, Facts
-from finetune.data.example import CARD, Card, Example
+from finetune.data.captions import CaptionWords, Coverage, Note
+from finetune.data.decode import WHITE, Colour, ImageInfo
+from finetune.data.example import CARD, DatasetCard, Example
 from finetune.data.folder import MAX_ASPECT, MIN_SIDE_PX, Rejected, Rules
 from finetune.errors import Action, DataError, action
 
@@ -37,9 +37,9 @@ class Audit:
     wordless: bool
     """whether one of them is that captions are missing, and the words to write them with"""
     caption_source: CaptionSource
-    facts: Mapping[str, Facts]
+    infos: Mapping[str, ImageInfo]
     """of each used image, by name"""
-    card: Card
+    card: DatasetCard
     prepared: bool
 
     @property
@@ -67,58 +67,60 @@ def audit(
     Raises:
         DataError: there is no such folder, or its dataset.toml is broken or contradicts the trigger or class word.
     """
-    words = captions.spoken(trigger, class_word, template)
+    words = captions.clean_words(trigger, class_word, template)
     return audit_folder(path, words, allow_uncaptioned, Rules(min_side_px, max_aspect, background))
 
 
-def audit_folder(path: Path, words: Words, allow_uncaptioned: bool, rules: Rules) -> Audit:
+def audit_folder(path: Path, words: CaptionWords, allow_uncaptioned: bool, rules: Rules) -> Audit:
     root = folder.locate(path)
     card = _card(root)
     prepared = card is not None
     if card is not None:
         trigger = _agreed(path, "trigger", words.trigger, card.trigger)
-        words = Words(trigger, _agreed(path, "class word", words.class_word, card.class_word))
+        words = CaptionWords(trigger, _agreed(path, "class word", words.class_word, card.class_word))
     tree = folder.walk(root)
-    written = caption_files.find(root, [name for name in tree.files if name != CARD])
-    apart = written.files | {r.file for r in written.orphans} | {CARD}
-    examined = folder.examine(root, [name for name in tree.files if name not in apart], rules)
-    rejected = sorted([*tree.rejected, *written.orphans, *examined.rejected])
-    names = sorted(examined.facts, key=folder.natural)
+    found_captions = caption_files.find(root, [name for name in tree.files if name != CARD])
+    caption_carriers = found_captions.files | {r.file for r in found_captions.orphans} | {CARD}
+    examined = folder.examine(root, [name for name in tree.files if name not in caption_carriers], rules)
+    rejected = sorted([*tree.rejected, *found_captions.orphans, *examined.rejected])
+    names = sorted(examined.infos, key=folder.natural)
     if prepared:
-        final = captions.settle(names, written, words)
+        final = captions.settle(names, found_captions, words)
     else:
-        final = captions.compose(names, written, words, allow_uncaptioned)
+        final = captions.compose(names, found_captions, words, allow_uncaptioned)
     used = tuple(
-        Example(root / name, name, final.captions[name], examined.digests[name], examined.facts[name].size)
+        Example(root / name, name, final.captions[name], examined.digests[name], examined.infos[name].size)
         for name in names
     )
-    done = [Note(n, text) for n in names for text in decode.notes(examined.facts[n], Path(n).suffix, rules.background)]
-    base = card or Card()
+    changes = [
+        Note(n, text) for n in names for text in decode.notes(examined.infos[n], Path(n).suffix, rules.background)
+    ]
+    described = card or DatasetCard()
     return Audit(
         root=root,
         files=len(tree.files) + len(tree.ignored) + len(tree.rejected),
-        captions=len(written.files) + prepared,
+        captions=len(found_captions.files) + prepared,
         ignored=tuple(tree.ignored),
         used=used,
         rejected=tuple(rejected),
-        notes=(*done, *final.notes),
-        problems=(*_emptiness(path, names, rejected), *written.problems, *final.problems),
+        notes=(*changes, *final.notes),
+        problems=(*_emptiness(path, names, rejected), *found_captions.problems, *final.problems),
         wordless=final.wordless,
         caption_source=final.source,
-        facts=examined.facts,
-        card=base.model_copy(update={"trigger": words.trigger, "class_word": words.class_word}),
+        infos=examined.infos,
+        card=described.model_copy(update={"trigger": words.trigger, "class_word": words.class_word}),
         prepared=prepared,
     )
 
 
-def _card(root: Path) -> Card | None:
+def _card(root: Path) -> DatasetCard | None:
     """dataset.toml, or None for a raw folder."""
     file = root / CARD
     if not file.is_file():
         return None
     hint = "prepare the dataset again"
     try:
-        return Card.model_validate(tomllib.loads(file.read_text(encoding="utf-8-sig")))
+        return DatasetCard.model_validate(tomllib.loads(file.read_text(encoding="utf-8-sig")))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
         raise DataError(f"cannot read {file}: {e}", hint) from e
     except ValidationError as e:
@@ -147,21 +149,21 @@ def _emptiness(path: Path, names: Sequence[str], rejected: Sequence[Rejected]) -
     return [f"no images in {path}{count}"]
 
 
-def complaint(path: Path, found: Audit) -> tuple[str, str, Action]:
+def complaint(path: Path, report: Audit) -> tuple[str, str, Action]:
     """(problem, hint, next step) for an audit that does not pass."""
-    lines = [*found.problems, *(f"{r.file}: {r.reason}: {r.detail}" for r in found.rejected)]
+    lines = [*report.problems, *(f"{r.file}: {r.reason}: {r.detail}" for r in report.rejected)]
     count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
-    return f"{path}: {count}\n  " + "\n  ".join(lines), *next_step(path, found)
+    return f"{path}: {count}\n  " + "\n  ".join(lines), *next_step(path, report)
 
 
-def next_step(path: Path, found: Audit) -> tuple[str, Action]:
+def next_step(path: Path, report: Audit) -> tuple[str, Action]:
     """What to do about an audit that does not pass, for whoever checks, prepares or trains."""
-    if not found.problems:
+    if not report.problems:
         return "remove these files, or prepare a dataset without them", action("prepare", source=path, out="DIR")
-    words = {} if found.prepared else {"trigger": found.card.trigger, "class_word": found.card.class_word}
-    if len(found.problems) + len(found.rejected) > 1:
+    words = {} if report.prepared else {"trigger": report.card.trigger, "class_word": report.card.class_word}
+    if len(report.problems) + len(report.rejected) > 1:
         return "correct each problem above, then check again", action("check", path=path, **words)
-    if found.wordless:
+    if report.wordless:
         words = {name: word or example for (name, word), example in zip(words.items(), ("sks", "mug"), strict=True)}
         return "check again with your own words (keys of [data] in a recipe)", action("check", path=path, **words)
     return "put that right, then check again", action("check", path=path, **words)

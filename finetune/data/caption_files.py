@@ -18,7 +18,7 @@ TABLES = (TABLE, "metadata.csv")
 SIDECARS = (".txt", ".caption")
 
 
-class Written(NamedTuple):
+class FoundCaptions(NamedTuple):
     """What a folder has of captions."""
 
     source: CaptionSource
@@ -30,7 +30,7 @@ class Written(NamedTuple):
     problems: list[str]
 
 
-def find(root: Path, names: Sequence[str]) -> Written:
+def find(root: Path, names: Sequence[str]) -> FoundCaptions:
     """Sidecars or metadata tables -> the text for each image."""
     tables = [n for n in names if posixpath.basename(n) in TABLES]
     sidecars = [n for n in names if Path(n).suffix.lower() in SIDECARS]
@@ -42,50 +42,50 @@ def find(root: Path, names: Sequence[str]) -> Written:
     if tables and beside.files:
         problems.append(f"two sources of captions: {tables[0]} and {first_three(sorted(beside.files))}; keep one")
     chosen = listed if tables else beside
-    return Written(chosen.source, chosen.texts, beside.files | listed.files, beside.orphans, problems)
+    return FoundCaptions(chosen.source, chosen.texts, beside.files | listed.files, beside.orphans, problems)
 
 
-def _read_sidecars(root: Path, sidecars: Sequence[str], pictures: Sequence[str]) -> Written:
+def _read_sidecars(root: Path, sidecars: Sequence[str], pictures: Sequence[str]) -> FoundCaptions:
     owners: dict[str, list[str]] = {}
     for picture in pictures:
         owners.setdefault(posixpath.splitext(picture)[0], []).append(picture)
-    found = Written("sidecars" if sidecars else "none", {}, set(), [], [])
-    taken: dict[str, str] = {}
+    captions = FoundCaptions("sidecars" if sidecars else "none", {}, set(), [], [])
+    sidecar_of: dict[str, str] = {}
     for sidecar in sidecars:
         stem = posixpath.splitext(sidecar)[0]
         if stem not in owners:
             detail = f"no image {posixpath.basename(stem)} beside it"
-            found.orphans.append(Rejected(sidecar, "caption without image", detail))
+            captions.orphans.append(Rejected(sidecar, "caption without image", detail))
             continue
-        found.files.add(sidecar)
-        if stem in taken:
-            found.problems.append(f"two captions for {owners[stem][0]}: {taken[stem]} and {sidecar}; keep one")
+        captions.files.add(sidecar)
+        if stem in sidecar_of:
+            captions.problems.append(f"two captions for {owners[stem][0]}: {sidecar_of[stem]} and {sidecar}; keep one")
             continue
-        taken[stem] = sidecar
-        text = _text(root, sidecar, found.problems)
-        found.texts.update(dict.fromkeys(owners[stem], text))
-    return found._replace(source="sidecars" if found.files else "none")
+        sidecar_of[stem] = sidecar
+        text = _text(root, sidecar, captions.problems)
+        captions.texts.update(dict.fromkeys(owners[stem], text))
+    return captions._replace(source="sidecars" if captions.files else "none")
 
 
-def _read_tables(root: Path, tables: Sequence[str], pictures: Sequence[str]) -> Written:
+def _read_tables(root: Path, tables: Sequence[str], pictures: Sequence[str]) -> FoundCaptions:
     source: CaptionSource = "metadata.csv" if tables and tables[0].endswith(".csv") else "metadata.jsonl"
-    found = Written(source if tables else "none", {}, set(tables), [], [])
+    captions = FoundCaptions(source if tables else "none", {}, set(tables), [], [])
     by_name = {unicodedata.normalize("NFC", p): p for p in pictures}  # a Mac writes names decomposed
     homes = [posixpath.dirname(t) for t in tables]
     if len(set(homes)) < len(homes):
-        found.problems.append(f"two sources of captions: {tables[0]} and {tables[1]}; keep one")
+        captions.problems.append(f"two sources of captions: {tables[0]} and {tables[1]}; keep one")
     for table in tables:
         nowhere = []
-        for where, file_name, caption in _rows(root, table, found.problems):
-            wanted = posixpath.normpath(posixpath.join(posixpath.dirname(table), file_name.replace("\\", "/")))
-            picture = by_name.get(unicodedata.normalize("NFC", wanted))
+        for where, file_name, caption in _rows(root, table, captions.problems):
+            path = posixpath.normpath(posixpath.join(posixpath.dirname(table), file_name.replace("\\", "/")))
+            picture = by_name.get(unicodedata.normalize("NFC", path))
             if picture is None:
                 nowhere.append(f"{file_name!r} ({where})")
-            elif found.texts.setdefault(picture, caption) != caption:
-                found.problems.append(f"{table} {where}: a second, different caption for {file_name}")
+            elif captions.texts.setdefault(picture, caption) != caption:
+                captions.problems.append(f"{table} {where}: a second, different caption for {file_name}")
         if nowhere:
-            found.problems.append(f"{table} names {len(nowhere)} files that are not there: {first_three(nowhere)}")
-    return found
+            captions.problems.append(f"{table} names {len(nowhere)} files that are not there: {first_three(nowhere)}")
+    return captions
 
 
 class _Row(NamedTuple):

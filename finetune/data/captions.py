@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from finetune import choices
-from finetune.data.caption_files import TABLE, CaptionSource, Written, first_three
+from finetune.data.caption_files import TABLE, CaptionSource, FoundCaptions, first_three
 from finetune.errors import DataError
 
 Kind = choices.Kind | Literal[""]
@@ -25,7 +25,7 @@ class Coverage(NamedTuple):
     of: int
 
 
-class Words(NamedTuple):
+class CaptionWords(NamedTuple):
     """What captions are written with."""
 
     trigger: str | None = None
@@ -33,7 +33,7 @@ class Words(NamedTuple):
     template: str | None = None
 
 
-class Final(NamedTuple):
+class FinalCaptions(NamedTuple):
     """What is trained on."""
 
     captions: dict[str, str]
@@ -109,7 +109,7 @@ def _includes(trigger: str | None, class_word: str | None) -> bool:
     return bool(trigger and class_word and f" {class_word} ".lower() in f" {trigger} ".lower())
 
 
-def spoken(trigger: str | None, class_word: str | None, template: str | None) -> Words:
+def clean_words(trigger: str | None, class_word: str | None, template: str | None) -> CaptionWords:
     """The words, spaces tidied.
 
     Raises:
@@ -123,7 +123,7 @@ def spoken(trigger: str | None, class_word: str | None, template: str | None) ->
         raise DataError(
             f"unknown placeholder {{{min(unknown)}}} in the template", "use {trigger} and {class_word} only"
         )
-    return Words(*(word and " ".join(word.split()) for word in (trigger, class_word, template)))
+    return CaptionWords(*(word and " ".join(word.split()) for word in (trigger, class_word, template)))
 
 
 # --- what captions become -------------------------------------------------------------------------------------------
@@ -132,7 +132,9 @@ def spoken(trigger: str | None, class_word: str | None, template: str | None) ->
 _IN_A_RECIPE = "keys of [data] in a recipe"
 
 
-def compose(names: Sequence[str], captions: Written, words: Words, allow_uncaptioned: bool) -> Final:
+def compose(
+    names: Sequence[str], captions: FoundCaptions, words: CaptionWords, allow_uncaptioned: bool
+) -> FinalCaptions:
     """Captions of a raw folder: one line each, the template where there is none, the trigger in all."""
     written = {n: " ".join(captions.texts.get(n, "").split()) for n in names}
     lacking = [n for n in names if not written[n]]
@@ -147,10 +149,10 @@ def compose(names: Sequence[str], captions: Written, words: Words, allow_uncapti
         )
     source: CaptionSource = captions.source if len(lacking) < len(names) else "none" if nothing_to_say else "template"
     wordless = nothing_to_say and bool(lacking) and not captions.files and not allow_uncaptioned
-    return Final(final, source, _caption_notes(written, captions, final, words), problems, wordless)
+    return FinalCaptions(final, source, _caption_notes(written, captions, final, words), problems, wordless)
 
 
-def _lack(names: Sequence[str], lacking: Sequence[str], captions: Written, nothing_to_say: bool) -> list[str]:
+def _lack(names: Sequence[str], lacking: Sequence[str], captions: FoundCaptions, nothing_to_say: bool) -> list[str]:
     allow = "`allow_uncaptioned`"
     if not lacking:
         return []
@@ -169,7 +171,9 @@ def _lack(names: Sequence[str], lacking: Sequence[str], captions: Written, nothi
     return []
 
 
-def _caption_notes(written: Mapping[str, str], captions: Written, final: Mapping[str, str], words: Words) -> list[Note]:
+def _caption_notes(
+    written: Mapping[str, str], captions: FoundCaptions, final: Mapping[str, str], words: CaptionWords
+) -> list[Note]:
     notes = []
     for name in written:
         lines = [line for line in captions.texts.get(name, "").split("\n") if line.strip()]
@@ -188,7 +192,7 @@ def _caption_notes(written: Mapping[str, str], captions: Written, final: Mapping
     return notes
 
 
-def settle(names: Sequence[str], captions: Written, words: Words) -> Final:
+def settle(names: Sequence[str], captions: FoundCaptions, words: CaptionWords) -> FinalCaptions:
     """Captions of a prepared folder: final as they stand."""
     final = {n: " ".join(captions.texts.get(n, "").split()) for n in names}
     notes, problems = [], []
@@ -204,4 +208,4 @@ def settle(names: Sequence[str], captions: Written, words: Words) -> Final:
         )
     else:
         notes = [Note(n, f"caption lacks the trigger {words.trigger!r}") for n in lacking]
-    return Final(final, captions.source, notes, problems)
+    return FinalCaptions(final, captions.source, notes, problems)

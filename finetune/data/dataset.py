@@ -37,11 +37,11 @@ def read(
         DataError: names every problem, and every file that cannot be used: none is left out in silence.
     """
     prepared = (folder.locate(path) / CARD).is_file()
-    words = captions.spoken(trigger, class_word, template)
-    found = audit_folder(path, words, allow_uncaptioned, Rules(decode=not prepared))
-    if found.problems or found.rejected:
-        raise DataError(*complaint(path, found))
-    return Dataset(found.root, found.used, found.card.trigger, found.card.class_word, found.card, prepared)
+    words = captions.clean_words(trigger, class_word, template)
+    report = audit_folder(path, words, allow_uncaptioned, Rules(decode=not prepared))
+    if report.problems or report.rejected:
+        raise DataError(*complaint(path, report))
+    return Dataset(report.root, report.used, report.card.trigger, report.card.class_word, report.card, prepared)
 
 
 def place(examples: Sequence[Example], buckets: Sequence[Bucket]) -> list[Placed]:

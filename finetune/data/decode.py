@@ -65,7 +65,7 @@ _DECODER_ERRORS = (
 """All that Pillow's decoders are known to raise on malformed files."""
 
 
-class Facts(NamedTuple):
+class ImageInfo(NamedTuple):
     """What an image file is, before anything is done to it."""
 
     format: str
@@ -97,7 +97,7 @@ def open_rgb(path: Path, background: Colour = WHITE) -> Image.Image:
         return Image.composite(colour, Image.new("RGB", colour.size, background), alpha)
 
 
-def inspect(path: Path, decode: bool = True) -> Facts:
+def inspect(path: Path, decode: bool = True) -> ImageInfo:
     """What the file is; with `decode` every pixel was read, so a file cut short is found.
 
     Raises:
@@ -106,7 +106,7 @@ def inspect(path: Path, decode: bool = True) -> Facts:
     return inspect_bytes(path, contents(path), decode)
 
 
-def inspect_bytes(path: Path, data: bytes, decode: bool = True) -> Facts:
+def inspect_bytes(path: Path, data: bytes, decode: bool = True) -> ImageInfo:
     """`inspect` for a file whose bytes were read already; the path is for messages."""
     with _decoding(path, data):
         image = _opened(path, data)
@@ -121,43 +121,43 @@ def inspect_bytes(path: Path, data: bytes, decode: bool = True) -> Facts:
                 Image.open(io.BytesIO(data), formats=("PNG",)).verify()
             _refuse_deep(path, image)
             alpha = image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] != 255
-        return Facts(form, mode, size, orientation, alpha, _bits(image, data), _wide_profile(image))
+        return ImageInfo(form, mode, size, orientation, alpha, _bits(image, data), _wide_profile(image))
 
 
-def notes(facts: Facts, suffix: str, background: Colour = WHITE) -> list[str]:
+def notes(info: ImageInfo, suffix: str, background: Colour = WHITE) -> list[str]:
     """What is done to such a file before training, one phrase each; nothing for a plain RGB photograph."""
-    found = []
-    if suffix.lower() not in SUFFIXES[facts.format]:
-        found.append(f"is a {facts.format} whatever its name says")
-    if facts.orientation != 1:
-        found.append("EXIF rotation applied")
-    if facts.alpha:
-        found.append(f"alpha composited on {colour_name(background)}")
-    elif facts.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
-        found.append("opaque alpha channel dropped")
-    if facts.mode == "CMYK":
-        found.append("CMYK converted")
-    if facts.bits > 8:
-        found.append(f"{facts.bits} bits a channel reduced to 8")
-    if facts.mode in ("P", "PA"):
-        found.append("palette converted")
-    if facts.mode in ("1", "L", "LA", "La", "I") or facts.mode.startswith("I;16"):
-        found.append("grey converted")
-    if facts.profile:
-        found.append("colour profile converted to sRGB")
-    return found
+    changes = []
+    if suffix.lower() not in SUFFIXES[info.format]:
+        changes.append(f"is a {info.format} whatever its name says")
+    if info.orientation != 1:
+        changes.append("EXIF rotation applied")
+    if info.alpha:
+        changes.append(f"alpha composited on {colour_name(background)}")
+    elif info.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
+        changes.append("opaque alpha channel dropped")
+    if info.mode == "CMYK":
+        changes.append("CMYK converted")
+    if info.bits > 8:
+        changes.append(f"{info.bits} bits a channel reduced to 8")
+    if info.mode in ("P", "PA"):
+        changes.append("palette converted")
+    if info.mode in ("1", "L", "LA", "La", "I") or info.mode.startswith("I;16"):
+        changes.append("grey converted")
+    if info.profile:
+        changes.append("colour profile converted to sRGB")
+    return changes
 
 
-def plain(facts: Facts) -> bool:
+def needs_no_change(info: ImageInfo) -> bool:
     """Whether every reader sees in the file's own bytes what `open_rgb` returns."""
-    upright_rgb = facts.mode == "RGB" and facts.orientation == 1 and facts.bits == 8
-    return facts.format in KEPT and upright_rgb and not facts.alpha and not facts.profile
+    upright_rgb = info.mode == "RGB" and info.orientation == 1 and info.bits == 8
+    return info.format in KEPT and upright_rgb and not info.alpha and not info.profile
 
 
 def colour_name(colour: Colour) -> str:
     """`#rrggbb`, or the name of black and white."""
-    written = "#{:02x}{:02x}{:02x}".format(*colour)
-    return {"#ffffff": "white", "#000000": "black"}.get(written, written)
+    code = "#{:02x}{:02x}{:02x}".format(*colour)
+    return {"#ffffff": "white", "#000000": "black"}.get(code, code)
 
 
 @contextmanager
@@ -207,10 +207,10 @@ def _opened(path: Path, data: bytes) -> Image.Image:
 
 def _orientation(image: Image.Image) -> int:
     try:
-        found = image.getexif().get(0x0112, 1)
+        orientation = image.getexif().get(0x0112, 1)
     except _DECODER_ERRORS:  # a damaged EXIF block does not make the pixels wrong
         return 1
-    return found if found in range(1, 9) else 1
+    return orientation if orientation in range(1, 9) else 1
 
 
 _TURNS = {

@@ -36,7 +36,7 @@ class Example(NamedTuple):
     """pictures that an editing base is shown beside the caption; their names are no other's"""
 
 
-class Card(BaseModel):
+class DatasetCard(BaseModel):
     """dataset.toml: what a prepared dataset is, and what preparing it left out or changed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,7 +62,7 @@ class Dataset:
     examples: tuple[Example, ...]
     trigger: str | None
     class_word: str | None
-    card: Card
+    card: DatasetCard
     prepared: bool
 
     @property

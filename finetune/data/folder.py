@@ -11,7 +11,7 @@ from typing import NamedTuple
 from finetune import resources as shipped
 from finetune.data import decode
 from finetune.data.buckets import Size
-from finetune.data.decode import WHITE, Colour, Facts
+from finetune.data.decode import WHITE, Colour, ImageInfo
 from finetune.data.diagnose import Reason, Unusable
 from finetune.errors import DataError
 
@@ -46,7 +46,7 @@ class Tree(NamedTuple):
 
 
 class Examined(NamedTuple):
-    facts: dict[str, Facts]
+    infos: dict[str, ImageInfo]
     digests: dict[str, str]
     rejected: list[Rejected]
 
@@ -125,22 +125,22 @@ def natural(name: str) -> list[tuple[int, str]]:
 
 def examine(root: Path, names: Sequence[str], rules: Rules) -> Examined:
     """Looks into each file; of files with the same bytes the first is used."""
-    found = Examined({}, {}, [])
+    examined = Examined({}, {}, [])
     first: dict[str, str] = {}
     for name in names:
         try:
             data = decode.contents(root / name)
-            facts = decode.inspect_bytes(root / name, data, rules.decode)
-            _refuse_shape(root / name, facts.size, rules)
+            info = decode.inspect_bytes(root / name, data, rules.decode)
+            _refuse_shape(root / name, info.size, rules)
             digest = hashlib.sha256(data).hexdigest()
             if digest in first:
                 raise Unusable(root / name, "exact duplicate", f"the same bytes as {first[digest]}")
         except Unusable as e:
-            found.rejected.append(Rejected(name, e.reason, e.detail))
+            examined.rejected.append(Rejected(name, e.reason, e.detail))
             continue
         first[digest] = name
-        found.facts[name], found.digests[name] = facts, digest
-    return found
+        examined.infos[name], examined.digests[name] = info, digest
+    return examined
 
 
 def _refuse_shape(path: Path, size: Size, rules: Rules) -> None:

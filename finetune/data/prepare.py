@@ -15,9 +15,9 @@ from finetune.data.audit import Audit, audit_folder, complaint
 from finetune.data.caption_files import TABLE
 from finetune.data.captions import Kind
 from finetune.data.dataset import read
-from finetune.data.decode import WHITE, Colour, Facts
+from finetune.data.decode import WHITE, Colour, ImageInfo
 from finetune.data.diagnose import SUFFIXES
-from finetune.data.example import CARD, Card, Dataset
+from finetune.data.example import CARD, Dataset, DatasetCard
 from finetune.data.folder import MAX_ASPECT, MIN_SIDE_PX, Rules
 from finetune.errors import DataError, RunError
 
@@ -50,19 +50,19 @@ def prepare(
         RunError: `out` cannot be written.
     """
     _refuse_out(folder.locate(source), out)
-    words = captions.spoken(trigger, class_word, template or captions.default_template(kind, class_word))
-    found = audit_folder(source, words, allow_uncaptioned, Rules(min_side_px, max_aspect, background))
-    if found.problems:
-        raise DataError(*complaint(source, found))
-    card = found.card.model_copy(
+    words = captions.clean_words(trigger, class_word, template or captions.default_template(kind, class_word))
+    report = audit_folder(source, words, allow_uncaptioned, Rules(min_side_px, max_aspect, background))
+    if report.problems:
+        raise DataError(*complaint(source, report))
+    card = report.card.model_copy(
         update={
-            "kind": kind or found.card.kind,
-            "license": license or found.card.license,
-            "source": source_note or found.card.source,
+            "kind": kind or report.card.kind,
+            "license": license or report.card.license,
+            "source": source_note or report.card.source,
             "background": decode.colour_name(background),
         }
     )
-    _write(found, card, out, background)
+    _write(report, card, out, background)
     return read(out)
 
 
@@ -73,28 +73,28 @@ def _refuse_out(source: Path, out: Path) -> None:
         raise DataError(f"{out} lies inside {source}, which is not to be changed", "choose an `out` outside of it")
 
 
-def _write(found: Audit, card: Card, out: Path, background: Colour) -> None:
+def _write(report: Audit, card: DatasetCard, out: Path, background: Colour) -> None:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.", ignore_cleanup_errors=True) as aside:
-            made = Path(aside) / out.name
-            _fill_folder(found, card, made, background)
+            folder_aside = Path(aside) / out.name
+            _fill_folder(report, card, folder_aside, background)
             if out.is_dir():
                 out.rmdir()
-            made.rename(out)
+            folder_aside.rename(out)
     except OSError as e:
         raise RunError(f"cannot write {out}: {e.strerror or e}", "free some space, or choose another `out`") from e
 
 
-def _fill_folder(found: Audit, card: Card, root: Path, background: Colour) -> None:
+def _fill_folder(report: Audit, card: DatasetCard, root: Path, background: Colour) -> None:
     import tomlkit
 
-    names = _prepared_names([(e.name, found.facts[e.name]) for e in found.used])
+    names = _prepared_names([(e.name, report.infos[e.name]) for e in report.used])
     rows = []
-    for example in found.used:
+    for example in report.used:
         target = root / names[example.name]
         target.parent.mkdir(parents=True, exist_ok=True)
-        if decode.plain(found.facts[example.name]):
+        if decode.needs_no_change(report.infos[example.name]):
             shutil.copyfile(example.path, target)
         else:
             decode.open_rgb(example.path, background).save(target, "PNG", compress_level=3)
@@ -102,37 +102,37 @@ def _fill_folder(found: Audit, card: Card, root: Path, background: Colour) -> No
     (root / TABLE).write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
     card = card.model_copy(
         update={
-            "captions": found.caption_source,
-            "images": len(found.used),
-            "seen": found.seen,
-            "changes": dict(Counter(note.text for note in found.notes if note.file)),
-            "rejected": found.rejected,
+            "captions": report.caption_source,
+            "images": len(report.used),
+            "seen": report.seen,
+            "changes": dict(Counter(note.text for note in report.notes if note.file)),
+            "rejected": report.rejected,
         }
     )
     tables = card.model_dump(mode="json", exclude_none=True)
-    tables["rejected"] = [r._asdict() for r in found.rejected]
+    tables["rejected"] = [r._asdict() for r in report.rejected]
     (root / CARD).write_text(tomlkit.dumps({k: v for k, v in tables.items() if v not in ([], {})}), encoding="utf-8")
 
 
-def _prepared_names(files: Sequence[tuple[str, Facts]]) -> dict[str, str]:
+def _prepared_names(files: Sequence[tuple[str, ImageInfo]]) -> dict[str, str]:
     """Source name -> name in the prepared folder: the same where it can be, unique even where case does not count."""
-    given: dict[str, str] = {}
+    prepared: dict[str, str] = {}
     taken: set[str] = set()
-    for name, facts in files:
+    for name, info in files:
         *folders, stem = posixpath.splitext(name.removeprefix("images/"))[0].split("/")
         suffix = posixpath.splitext(name)[1].lower()
-        if not decode.plain(facts):
+        if not decode.needs_no_change(info):
             suffix = ".png"
-        elif suffix not in SUFFIXES[facts.format] or facts.format == "MPO":
-            suffix = SUFFIXES[facts.format][0]
+        elif suffix not in SUFFIXES[info.format] or info.format == "MPO":
+            suffix = SUFFIXES[info.format][0]
         path = "/".join(["images", *map(_loadable, [*folders, stem])])
-        wanted, count = path + suffix, 1
-        while unicodedata.normalize("NFC", wanted).casefold() in taken:
+        target, count = path + suffix, 1
+        while unicodedata.normalize("NFC", target).casefold() in taken:
             count += 1
-            wanted = f"{path}-{count}{suffix}"
-        taken.add(unicodedata.normalize("NFC", wanted).casefold())
-        given[name] = wanted
-    return given
+            target = f"{path}-{count}{suffix}"
+        taken.add(unicodedata.normalize("NFC", target).casefold())
+        prepared[name] = target
+    return prepared
 
 
 def _loadable(part: str) -> str:

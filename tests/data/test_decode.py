@@ -78,14 +78,14 @@ def test_cmyk_becomes_the_colour_meant(tmp_path: Path) -> None:
 def test_a_colour_profile_is_converted_and_srgb_is_left_alone(tmp_path: Path) -> None:
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     file = saved(tmp_path, "srgb.png", encoded(picture(8), "PNG", icc_profile=srgb))
-    assert decode.plain(decode.inspect(file)) and distance(decode.open_rgb(file), picture(8)) == 0
+    assert decode.needs_no_change(decode.inspect(file)) and distance(decode.open_rgb(file), picture(8)) == 0
     swapped = bytearray(srgb)  # red and green primaries exchanged: a profile no one can mistake for sRGB
     red, green = swapped.index(b"rXYZ", 128), swapped.index(b"gXYZ", 128)
     swapped[red : red + 4], swapped[green : green + 4] = b"gXYZ", b"rXYZ"
     data = encoded(Image.new("RGB", (64, 64), (200, 0, 0)), "PNG", icc_profile=bytes(swapped))
     file = saved(tmp_path, "swapped.png", data)
-    facts = decode.inspect(file)
-    assert facts.profile and not decode.plain(facts)
+    info = decode.inspect(file)
+    assert info.profile and not decode.needs_no_change(info)
     red_value, green_value, _ = decode.open_rgb(file).getpixel((5, 5))
     assert green_value > 150 > red_value
 
