@@ -22,23 +22,25 @@ from finetune.errors import Action, DataError, action
 
 @dataclass(frozen=True)
 class Audit:
+    """What an audit reports: the images that are used, the files that are not, and what is wrong or worth knowing."""
+
     root: Path
     files: int
-    """all that lies in the folder tree"""
+    """The number of all files in the folder and its subfolders."""
     captions: int
-    """files that carry captions or describe the dataset"""
+    """The number of sidecars that belong to an image, metadata tables and dataset.toml."""
     ignored: tuple[str, ...]
-    """hidden and system files"""
+    """The names of hidden and system files."""
     used: tuple[Example, ...]
     rejected: tuple[Rejected, ...]
     notes: tuple[Note, ...]
     problems: tuple[str, ...]
-    """what makes the dataset as a whole unusable"""
+    """Sentences, each about something that makes the whole dataset unusable."""
     wordless: bool
-    """whether one of them is that captions are missing, and the words to write them with"""
+    """One of the problems is that there are neither captions nor words to write them with."""
     caption_source: CaptionSource
     infos: Mapping[str, ImageInfo]
-    """of each used image, by name"""
+    """The file facts of each used image, by name."""
     card: DatasetCard
     prepared: bool
 
@@ -62,7 +64,7 @@ def audit(
     max_aspect: float = MAX_ASPECT,
     background: Colour = WHITE,
 ) -> Audit:
-    """Every file of the folder accounted for, every image decoded in full, every caption as it will be trained on.
+    """Accounts for every file of the folder, decodes every image in full and writes every final caption.
 
     Raises:
         DataError: there is no such folder, or its dataset.toml is broken or contradicts the trigger or class word.
@@ -72,6 +74,7 @@ def audit(
 
 
 def audit_folder(path: Path, words: CaptionWords, allow_uncaptioned: bool, rules: Rules) -> Audit:
+    """Audits a folder; an image is decoded in full where the rules say so."""
     root = folder.locate(path)
     card = _card(root)
     prepared = card is not None
@@ -129,10 +132,10 @@ def _card(root: Path) -> DatasetCard | None:
 
 
 def _agreed(path: Path, name: str, asked: str | None, prepared: str | None) -> str | None:
-    """The prepared dataset's word.
+    """Returns the word that the dataset was prepared with.
 
     Raises:
-        DataError: another was asked for.
+        DataError: the caller asks for another word.
     """
     if asked is not None and asked != prepared:
         has = f"with the {name} {prepared!r}" if prepared else f"without a {name}"
@@ -166,4 +169,4 @@ def next_step(path: Path, report: Audit) -> tuple[str, Action]:
     if report.wordless:
         words = {name: word or example for (name, word), example in zip(words.items(), ("sks", "mug"), strict=True)}
         return "check again with your own words (keys of [data] in a recipe)", action("check", path=path, **words)
-    return "put that right, then check again", action("check", path=path, **words)
+    return "correct this problem, then check again", action("check", path=path, **words)

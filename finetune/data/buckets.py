@@ -29,14 +29,14 @@ class Bucket(NamedTuple):
 
 
 class SizeConditioning(NamedTuple):
-    """How a picture was cut, in px, in the order in which SDXL is told (arXiv:2307.01952, section 2.2)."""
+    """SDXL's size and crop conditioning in px, in the order of its time ids (arXiv:2307.01952, section 2.2)."""
 
     original_height: float
     original_width: float
     crop_top: float
-    """of the enlarged or reduced picture, as are"""
+    """Crop offsets count pixels of the resized image."""
     crop_left: float
-    """of the mirrored one, when it is mirrored"""
+    """If the image is flipped, the offset is that in the flipped image."""
     target_height: float
     target_width: float
 
@@ -52,7 +52,7 @@ def plan_buckets(area_px: int, stride: int, max_aspect: float) -> list[Bucket]:
     side = math.isqrt(area_px) // stride
     if side == 0:
         raise DataError(
-            f"resolution {math.isqrt(area_px)} px is less than {stride} px, the step of this base",
+            f"resolution {math.isqrt(area_px)} px is less than {stride} px, the size multiple of this base",
             "raise data.resolution",
         )
     cells = area_px // (stride * stride)
@@ -69,7 +69,7 @@ def usual_stride(resolution: int) -> int:
 
 
 def choose_bucket(size: Size, buckets: Sequence[Bucket]) -> Bucket:
-    """The bucket that loses the least of the image; of equals the largest, then the widest."""
+    """The bucket that crops the least of the image; among equals the largest, then the widest."""
     return min(buckets, key=lambda b: (crop_loss(size, b), -b.width * b.height, -b.width))
 
 
@@ -101,7 +101,7 @@ def fit(image: Image.Image, bucket: Bucket, place: float = 0.5, flip: bool = Fal
 
 
 def size_conditioning(size: Size, bucket: Bucket, place: float = 0.5, flip: bool = False) -> SizeConditioning:
-    """What `fit` does to an image of that size."""
+    """The conditioning that describes what `fit` does to an image of that size."""
     scale = enlargement(size, bucket)
     left, top = ((edge * scale - kept) * place for edge, kept in zip(size, bucket, strict=True))
     if flip:

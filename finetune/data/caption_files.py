@@ -19,19 +19,19 @@ SIDECARS = (".txt", ".caption")
 
 
 class FoundCaptions(NamedTuple):
-    """What a folder has of captions."""
+    """The captions that a folder holds, as their author wrote them."""
 
     source: CaptionSource
     texts: dict[str, str]
-    """image -> what was written for it, perhaps empty"""
+    """Image -> its written caption, which may be empty."""
     files: set[str]
-    """those that carry captions"""
+    """The files that carry captions: sidecars that belong to an image, and tables."""
     orphans: list[Rejected]
     problems: list[str]
 
 
 def find(root: Path, names: Sequence[str]) -> FoundCaptions:
-    """Sidecars or metadata tables -> the text for each image."""
+    """Reads the sidecars or metadata tables among the names; the others are taken for images."""
     tables = [n for n in names if posixpath.basename(n) in TABLES]
     sidecars = [n for n in names if Path(n).suffix.lower() in SIDECARS]
     carriers = {*tables, *sidecars}
@@ -54,7 +54,7 @@ def _read_sidecars(root: Path, sidecars: Sequence[str], pictures: Sequence[str])
     for sidecar in sidecars:
         stem = posixpath.splitext(sidecar)[0]
         if stem not in owners:
-            detail = f"no image {posixpath.basename(stem)} beside it"
+            detail = f"there is no image {posixpath.basename(stem)} beside it"
             captions.orphans.append(Rejected(sidecar, "caption without image", detail))
             continue
         captions.files.add(sidecar)
@@ -82,7 +82,7 @@ def _read_tables(root: Path, tables: Sequence[str], pictures: Sequence[str]) -> 
             if picture is None:
                 nowhere.append(f"{file_name!r} ({where})")
             elif captions.texts.setdefault(picture, caption) != caption:
-                captions.problems.append(f"{table} {where}: a second, different caption for {file_name}")
+                captions.problems.append(f"{table} {where}: {file_name} has a second, different caption")
         if nowhere:
             captions.problems.append(f"{table} names {len(nowhere)} files that are not there: {first_three(nowhere)}")
     return captions
@@ -95,16 +95,16 @@ class _Row(NamedTuple):
 
 
 def _rows(root: Path, table: str, problems: list[str]) -> Iterator[_Row]:
-    """Rows of a metadata table; what is wrong with one is added to the problems."""
+    """The sound rows of a metadata table; a wrong row is added to the problems."""
     text = _text(root, table, problems)
     for where, cells in (
         _csv_rows(table, text, problems) if table.endswith(".csv") else _json_rows(table, text, problems)
     ):
         file_name, captions = cells.get("file_name"), {k: cells[k] for k in ("text", "caption") if cells.get(k)}
         if not isinstance(file_name, str) or not file_name:
-            problems.append(f"{table} {where}: no file_name")
+            problems.append(f"{table} {where}: the row has no file_name")
         elif not all(isinstance(c, str) for c in captions.values()) or len(set(map(str, captions.values()))) > 1:
-            problems.append(f"{table} {where}: wants one caption, as text in `text` or `caption`")
+            problems.append(f"{table} {where}: the row must have one caption, a string in `text` or `caption`")
         else:
             yield _Row(where, file_name, str(next(iter(captions.values()), "")))
 
@@ -116,24 +116,24 @@ def _json_rows(table: str, text: str, problems: list[str]) -> Iterator[tuple[str
         try:
             row = json.loads(line)
         except json.JSONDecodeError as e:
-            problems.append(f"{table} line {number}: not JSON ({e.msg})")
+            problems.append(f"{table} line {number}: the line is not JSON ({e.msg})")
             continue
         if isinstance(row, dict):
             yield f"line {number}", row
         else:
-            problems.append(f"{table} line {number}: not a JSON object")
+            problems.append(f"{table} line {number}: the line is not a JSON object")
 
 
 def _csv_rows(table: str, text: str, problems: list[str]) -> Iterator[tuple[str, Mapping[str, object]]]:
     reader = csv.DictReader(io.StringIO(text, newline=""))
     try:
         if "file_name" not in (reader.fieldnames or ()):
-            problems.append(f"{table}: its first line needs the columns file_name and text")
+            problems.append(f"{table}: the first line must name the columns file_name and text")
             return
         for row in reader:
             yield f"line {reader.line_num}", row
     except csv.Error as e:
-        problems.append(f"{table} line {reader.line_num}: not CSV ({e})")
+        problems.append(f"{table} line {reader.line_num}: the line is not CSV ({e})")
 
 
 def _text(root: Path, name: str, problems: list[str]) -> str:

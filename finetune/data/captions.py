@@ -12,21 +12,21 @@ Kind = choices.Kind | Literal[""]
 
 
 class Note(NamedTuple):
-    """Something done to, or worth knowing of, one file; of the whole dataset when `file` is empty."""
+    """A remark on one file, such as a conversion; it is on the whole dataset when `file` is empty."""
 
     file: str
     text: str
 
 
 class Coverage(NamedTuple):
-    """In how many of the captions the trigger occurs."""
+    """How many captions have the trigger, out of how many."""
 
     having: int
     of: int
 
 
 class CaptionWords(NamedTuple):
-    """What captions are written with."""
+    """The trigger, class word and template that captions are written with."""
 
     trigger: str | None = None
     class_word: str | None = None
@@ -34,14 +34,14 @@ class CaptionWords(NamedTuple):
 
 
 class FinalCaptions(NamedTuple):
-    """What is trained on."""
+    """The captions that are trained on, and the remarks and problems found while making them."""
 
     captions: dict[str, str]
     source: CaptionSource
     notes: list[Note]
     problems: list[str]
     wordless: bool = False
-    """whether it is a problem that neither captions nor words to write them with were given"""
+    """One of the problems is that there are neither captions nor words to write them with."""
 
 
 # --- the trigger ----------------------------------------------------------------------------------------------------
@@ -65,9 +65,9 @@ def inject(caption: str, trigger: str | None, class_word: str | None) -> str:
 
 
 def without_trigger(caption: str, trigger: str | None, class_word: str | None = None) -> str:
-    """The caption as it would be of any other thing of the class; spaces and commas tidied.
+    """The caption without the trigger, as for any other object of the class, with tidy spaces and commas.
 
-    Of a trigger that has the class word, as `zwx mug` has `mug`, the class word stays.
+    If the trigger contains the class word, as `zwx mug` contains `mug`, the class word stays.
     """
     if not trigger:
         return caption
@@ -78,13 +78,13 @@ def without_trigger(caption: str, trigger: str | None, class_word: str | None = 
 
 
 def fill(template: str, trigger: str | None, class_word: str | None) -> str:
-    """`a photo of {trigger} {class_word}` with what is declared; a class word that the trigger has is not repeated."""
+    """`a photo of {trigger} {class_word}` filled in; a class word that the trigger contains is not repeated."""
     spoken = "" if _includes(trigger, class_word) else class_word or ""
     return " ".join(template.replace("{trigger}", trigger or "").replace("{class_word}", spoken).split())
 
 
 def default_template(kind: Kind, class_word: str | None) -> str:
-    """The caption of images that have none."""
+    """The template for images that have no caption."""
     if kind == "style":
         return f"{'{class_word}' if class_word else 'an image'} in {{trigger}} style"
     return "a photo of {trigger} {class_word}"
@@ -110,14 +110,14 @@ def _includes(trigger: str | None, class_word: str | None) -> bool:
 
 
 def clean_words(trigger: str | None, class_word: str | None, template: str | None) -> CaptionWords:
-    """The words, spaces tidied.
+    """The words with tidy spaces.
 
     Raises:
         DataError: one is blank, or the template has an unknown placeholder.
     """
     for name, word in (("trigger", trigger), ("class word", class_word), ("template", template)):
         if word is not None and not word.strip():
-            raise DataError(f"the {name} is blank", "write a word, or leave it out")
+            raise DataError(f"the {name} is blank", "write a word, or leave the {name} out")
     unknown = set(re.findall(r"\{(\w*)\}", template or "")) - {"trigger", "class_word"}
     if unknown:
         raise DataError(
@@ -145,7 +145,7 @@ def compose(
     problems = [] if allow_uncaptioned else _lack(names, lacking, captions, nothing_to_say)
     if not words.trigger and (braces := [n for n in names if "{trigger}" in written[n]]):
         problems.append(
-            f"captions have {{trigger}}, but no `trigger` is declared ({_IN_A_RECIPE}): {first_three(braces)}"
+            f"captions contain {{trigger}}, but no `trigger` is declared ({_IN_A_RECIPE}): {first_three(braces)}"
         )
     source: CaptionSource = captions.source if len(lacking) < len(names) else "none" if nothing_to_say else "template"
     wordless = nothing_to_say and bool(lacking) and not captions.files and not allow_uncaptioned
@@ -162,11 +162,11 @@ def _lack(names: Sequence[str], lacking: Sequence[str], captions: FoundCaptions,
             "gives them the template"
         ]
     if captions.files:
-        return [f"{captions.source}: every caption is empty; write them, or remove the files to use the template"]
+        return [f"{captions.source}: every caption is empty; write captions, or remove the files to use the template"]
     if nothing_to_say:
         return [
-            f"no captions, and nothing to write them from; declare `trigger` and `class_word` ({_IN_A_RECIPE}), "
-            f"or {allow} trains on empty captions"
+            "there are no captions, and no words to write them with; declare `trigger` and `class_word` "
+            f"({_IN_A_RECIPE}), or {allow} trains on empty captions"
         ]
     return []
 
@@ -178,13 +178,13 @@ def _caption_notes(
     for name in written:
         lines = [line for line in captions.texts.get(name, "").split("\n") if line.strip()]
         if len(lines) > 1:
-            notes.append(Note(name, f"caption of {len(lines)} lines joined into one"))
+            notes.append(Note(name, f"the {len(lines)} lines of the caption are joined into one"))
         if words.trigger and len(_word(words.trigger).findall(final[name])) > 1:
-            notes.append(Note(name, f"caption has the trigger {words.trigger!r} more than once"))
+            notes.append(Note(name, f"the caption has the trigger {words.trigger!r} more than once"))
     own = [n for n, caption in written.items() if caption]
     given = [n for n in own if words.trigger and not _word(words.trigger).search(written[n])]
     if given:
-        notes.append(Note("", f"trigger {words.trigger!r} written into {len(given)} of {len(own)} captions"))
+        notes.append(Note("", f"the trigger {words.trigger!r} was added to {len(given)} of {len(own)} captions"))
     if own and len(own) < len(written):
         notes.append(Note("", f"{len(written) - len(own)} of {len(written)} captions are the template"))
     if words.template and len(own) == len(written) > 0:
@@ -193,7 +193,7 @@ def _caption_notes(
 
 
 def settle(names: Sequence[str], captions: FoundCaptions, words: CaptionWords) -> FinalCaptions:
-    """Captions of a prepared folder: final as they stand."""
+    """The captions of a prepared folder, which are final as they are."""
     final = {n: " ".join(captions.texts.get(n, "").split()) for n in names}
     notes, problems = [], []
     if strays := [n for n in names if n not in captions.texts]:
@@ -204,8 +204,9 @@ def settle(names: Sequence[str], captions: FoundCaptions, words: CaptionWords) -
     lacking = [n for n in names if words.trigger and not _word(words.trigger).search(final[n])]
     if names and len(lacking) == len(names):
         problems.append(
-            f"the trigger {words.trigger!r} of dataset.toml occurs in no caption; write it in, or prepare again"
+            f"the trigger {words.trigger!r} of dataset.toml occurs in no caption; add it to the captions, "
+            "or prepare the dataset again"
         )
     else:
-        notes = [Note(n, f"caption lacks the trigger {words.trigger!r}") for n in lacking]
+        notes = [Note(n, f"the caption lacks the trigger {words.trigger!r}") for n in lacking]
     return FinalCaptions(final, captions.source, notes, problems)

@@ -13,14 +13,14 @@ from finetune.errors import DataError
 
 
 class Placed(NamedTuple):
-    """An example and the size that it will be trained at."""
+    """An example and its bucket, the size that it is trained at."""
 
     example: Example
     bucket: Bucket
     crop_loss: float
-    """share of the area cut away, in [0, 1)"""
+    """The share of the image's area that is cropped, in [0, 1)."""
     enlargement: float
-    """above 1 the image is upscaled"""
+    """The factor of resizing; above 1 the image is upscaled."""
 
 
 def read(
@@ -31,7 +31,7 @@ def read(
     template: str | None = None,
     allow_uncaptioned: bool = False,
 ) -> Dataset:
-    """A prepared folder (image headers and digests are read), or a raw one, audited in full.
+    """Reads a prepared folder (image headers and digests only), or audits a raw one in full.
 
     Raises:
         DataError: names every problem, and every file that cannot be used: none is left out in silence.

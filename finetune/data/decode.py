@@ -71,19 +71,19 @@ class ImageInfo(NamedTuple):
     format: str
     mode: str
     size: Size
-    """after orientation"""
+    """The size of the upright image."""
     orientation: int
-    """EXIF 1 to 8; 1 is upright"""
+    """The EXIF orientation, 1 to 8; 1 is upright."""
     alpha: bool
-    """some pixel is not opaque; False when only the header was read"""
+    """Some pixel is not opaque. It is False when only the header was read."""
     bits: int
-    """per channel"""
+    """The bit depth of a channel."""
     profile: bool
-    """an embedded colour profile other than sRGB"""
+    """The file embeds a colour profile other than sRGB."""
 
 
 def open_rgb(path: Path, background: Colour = WHITE) -> Image.Image:
-    """The picture as people see it, RGB of 8 bits: upright, in sRGB, transparency laid over the background.
+    """The image as viewers show it, in 8-bit RGB: upright, in sRGB, composited on the background.
 
     Raises:
         Unusable: the file is no still image that can be decoded in full.
@@ -98,7 +98,7 @@ def open_rgb(path: Path, background: Colour = WHITE) -> Image.Image:
 
 
 def inspect(path: Path, decode: bool = True) -> ImageInfo:
-    """What the file is; with `decode` every pixel was read, so a file cut short is found.
+    """Reads what the file is; with `decode` it reads every pixel, so it finds a truncated file.
 
     Raises:
         Unusable: the file is no still image that can be decoded.
@@ -125,7 +125,7 @@ def inspect_bytes(path: Path, data: bytes, decode: bool = True) -> ImageInfo:
 
 
 def notes(info: ImageInfo, suffix: str, background: Colour = WHITE) -> list[str]:
-    """What is done to such a file before training, one phrase each; nothing for a plain RGB photograph."""
+    """The conversions of such a file before training, a phrase each; a plain RGB photograph has none."""
     changes = []
     if suffix.lower() not in SUFFIXES[info.format]:
         changes.append(f"is a {info.format} whatever its name says")
@@ -149,7 +149,7 @@ def notes(info: ImageInfo, suffix: str, background: Colour = WHITE) -> list[str]
 
 
 def needs_no_change(info: ImageInfo) -> bool:
-    """Whether every reader sees in the file's own bytes what `open_rgb` returns."""
+    """Whether the file can be copied as it is: every reader decodes it to what `open_rgb` returns."""
     upright_rgb = info.mode == "RGB" and info.orientation == 1 and info.bits == 8
     return info.format in KEPT and upright_rgb and not info.alpha and not info.profile
 
@@ -178,14 +178,14 @@ def _decoding(path: Path, data: bytes) -> Iterator[None]:
 
 
 def contents(path: Path) -> bytes:
-    """The bytes of a file of bearable size.
+    """The bytes of a file that is not too large.
 
     Raises:
         Unusable: empty, unreadable or too large.
     """
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise Unusable(path, "image bomb", f"a file of more than {MAX_FILE_BYTES >> 20} MiB")
+            raise Unusable(path, "image bomb", f"the file is larger than {MAX_FILE_BYTES >> 20} MiB")
         data = path.read_bytes()
     except OSError as e:
         raise Unusable(path, "unreadable", e.strerror or str(e)) from e
@@ -195,13 +195,13 @@ def contents(path: Path) -> bytes:
 
 
 def _opened(path: Path, data: bytes) -> Image.Image:
-    """The image with only its header read, known to be a still one of bearable size."""
+    """The image with only its header read; it is a still image and not too large."""
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     if image.width * image.height > MAX_PIXELS:
         raise Unusable(path, "image bomb", f"{image.width} x {image.height} is more than {MAX_PIXELS:,} pixels")
     frames = int(getattr(image, "n_frames", 1))
     if frames > 1 and image.format != "MPO":  # a camera's MPO holds the photo, then its preview or other eye
-        raise Unusable(path, "animated", f"it has {frames} frames or pages; save the one you want as PNG")
+        raise Unusable(path, "animated", f"it has {frames} frames or pages; save the frame you want as PNG")
     return image
 
 
@@ -295,4 +295,4 @@ def _refuse_deep(path: Path, image: Image.Image) -> None:
     deep = image.mode == "I" and not 0 <= np.asarray(image).min() <= np.asarray(image).max() <= 65535
     if deep or image.mode == "F":
         kind = "floating-point" if image.mode == "F" else "32-bit"
-        raise Unusable(path, "unsupported type", f"{kind} pixels; save it as PNG or JPEG")
+        raise Unusable(path, "unsupported type", f"the pixels are {kind}; save it as PNG or JPEG")

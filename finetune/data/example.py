@@ -23,17 +23,17 @@ class Example(NamedTuple):
 
     path: Path
     name: str
-    """posix path relative to the dataset's root: the sample's id"""
+    """The posix path relative to the dataset's root, which is the id of the sample."""
     caption: str
-    """the final text, as trained on"""
+    """The final caption that is trained on."""
     digest: str
-    """SHA-256 of the file's bytes"""
+    """The SHA-256 of the file's bytes."""
     size: Size
-    """after orientation"""
+    """The size of the upright image."""
     role: Literal["instance", "prior"] = "instance"
     weight: float = 1.0
     controls: "tuple[Example, ...]" = ()
-    """pictures that an editing base is shown beside the caption; their names are no other's"""
+    """The control images that an editing base reads beside the caption. Their names are unique in the dataset."""
 
 
 class DatasetCard(BaseModel):
@@ -58,6 +58,8 @@ class DatasetCard(BaseModel):
 
 @dataclass(frozen=True)
 class Dataset:
+    """A dataset that passed its audit: everything that training reads."""
+
     root: Path
     examples: tuple[Example, ...]
     trigger: str | None

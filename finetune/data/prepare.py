@@ -40,10 +40,10 @@ def prepare(
     min_side_px: int = MIN_SIDE_PX,
     max_aspect: float = MAX_ASPECT,
 ) -> Dataset:
-    """An imagefolder with final captions and dataset.toml at `out`, which is whole or not there at all.
+    """Writes an imagefolder with final captions and dataset.toml to `out`, in full or not at all.
 
     Images that need no change are copied byte for byte, others written as PNG. The source is only read.
-    What was rejected is in the result's card.
+    The card of the result lists the rejected files.
 
     Raises:
         DataError: the source has problems, or `out` is not empty or lies inside the source.
@@ -70,7 +70,7 @@ def _refuse_out(source: Path, out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} is not empty", "choose another `out`, or remove it first")
     if out.resolve().is_relative_to(source.resolve()):
-        raise DataError(f"{out} lies inside {source}, which is not to be changed", "choose an `out` outside of it")
+        raise DataError(f"{out} lies inside {source}, which must stay as it is", "choose an `out` outside of it")
 
 
 def _write(report: Audit, card: DatasetCard, out: Path, background: Colour) -> None:

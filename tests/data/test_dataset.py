@@ -134,7 +134,7 @@ def test_lines_of_a_caption_are_joined_and_noted(photos: Path) -> None:
     for i in range(4):
         (photos / f"{i}.txt").write_bytes(b"a mug\r\non a table\r\n")
     assert captions(photos) == ["a mug on a table"] * 4
-    assert "caption of 2 lines joined into one" in {n.text for n in audit(photos).notes}
+    assert "the 2 lines of the caption are joined into one" in {n.text for n in audit(photos).notes}
 
 
 @pytest.mark.parametrize("column", ["text", "caption"])
@@ -164,7 +164,7 @@ def test_without_captions_the_template_is_used(photos: Path) -> None:
 
 
 def test_nothing_to_write_captions_from_is_an_error_unless_allowed(photos: Path) -> None:
-    with pytest.raises(DataError, match="no captions, and nothing to write them from"):
+    with pytest.raises(DataError, match="there are no captions, and no words to write them with"):
         dataset.read(photos)
     assert captions(photos, allow_uncaptioned=True) == [""] * 4
 
@@ -218,12 +218,12 @@ def test_two_sources_of_captions_are_an_error_naming_both(photos: Path) -> None:
     [
         ('{"file_name": "9.jpg", "text": "x"}', r"1 files that are not there: '9\.jpg' \(line 5\)"),
         ('{"file_name": "../photos/0.jpg.bak", "text": "x"}', "not there"),
-        ('{"file_name": "0.jpg", "text": "other"}', r"line 5: a second, different caption for 0\.jpg"),
-        ('{"text": "x"}', "line 5: no file_name"),
-        ('{"file_name": "0.jpg", "text": 3}', "line 5: wants one caption"),
-        ('{"file_name": "0.jpg", "text": "a", "caption": "b"}', "line 5: wants one caption"),
-        ('{"file_name": ', "line 5: not JSON"),
-        ("[1]", "line 5: not a JSON object"),
+        ('{"file_name": "0.jpg", "text": "other"}', r"line 5: 0\.jpg has a second, different caption"),
+        ('{"text": "x"}', "line 5: the row has no file_name"),
+        ('{"file_name": "0.jpg", "text": 3}', "line 5: the row must have one caption"),
+        ('{"file_name": "0.jpg", "text": "a", "caption": "b"}', "line 5: the row must have one caption"),
+        ('{"file_name": ', "line 5: the line is not JSON"),
+        ("[1]", "line 5: the line is not a JSON object"),
     ],
 )
 def test_a_wrong_row_is_named_with_its_line(line: str, said: str, photos: Path) -> None:
@@ -342,7 +342,7 @@ def test_a_trigger_written_twice_is_noted(photos: Path) -> None:
     for i in range(4):
         (photos / f"{i}.txt").write_text("sks mug, sks")
     notes = audit(photos, trigger="sks").notes
-    assert {n.text for n in notes} == {"caption has the trigger 'sks' more than once"}
+    assert {n.text for n in notes} == {"the caption has the trigger 'sks' more than once"}
 
 
 @pytest.mark.parametrize("words", [{"trigger": " "}, {"class_word": ""}, {"template": "a {subject}"}])
