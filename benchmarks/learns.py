@@ -38,6 +38,8 @@ from finetune import resources as shipped  # noqa: E402
 from finetune import tensors as weights  # noqa: E402
 from finetune.cli import hush  # noqa: E402
 from finetune.data import dataset  # noqa: E402
+from finetune.data.example import Dataset  # noqa: E402
+from finetune.data.prepare import prepare as prepare_dataset  # noqa: E402
 from finetune.errors import FinetuneError  # noqa: E402
 from finetune.evaluation import similarity as likeness  # noqa: E402
 from finetune.sampling.request import AdapterWeight  # noqa: E402
@@ -77,7 +79,7 @@ class Subject(NamedTuple):
     style: str = ""
     """as the referee calls it"""
 
-    def pictures(self) -> dataset.Dataset:
+    def pictures(self) -> Dataset:
         return dataset.read(shipped.data_path(Path(self.data)))
 
     def asked(self) -> list[Asked]:
@@ -318,7 +320,7 @@ def made(folder: Path, how: Callable[[Path], object]) -> None:
         part.rename(folder)
 
 
-def shuffle(found: dataset.Dataset, out: Path) -> None:
+def shuffle(found: Dataset, out: Path) -> None:
     """The same pictures, each with the caption of the next."""
     captions = [e.caption for e in found.examples]
     with tempfile.TemporaryDirectory() as folder:
@@ -326,7 +328,7 @@ def shuffle(found: dataset.Dataset, out: Path) -> None:
             target = Path(folder) / Path(example.name).name
             target.write_bytes(example.path.read_bytes())
             target.with_suffix(".txt").write_text(caption)
-        dataset.prepare(Path(folder), out, trigger=found.trigger, class_word=found.class_word, kind=found.kind)
+        prepare_dataset(Path(folder), out, trigger=found.trigger, class_word=found.class_word, kind=found.kind)
 
 
 def paint_into(captions: Sequence[str], seed: int, out: Path) -> None:

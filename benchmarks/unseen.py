@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from finetune.data import dataset
+from finetune.data.example import Dataset
+from finetune.data.prepare import prepare
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "data"))
 
@@ -158,24 +159,24 @@ def style_caption(name: str) -> str:
 # ---------------------------------------------------------------- the datasets
 
 
-def write_product(out: Path) -> dataset.Dataset:
+def write_product(out: Path) -> Dataset:
     source = "drawn by benchmarks/unseen.py"
     return _prepared(product(), out, kind="product", class_word=CLASS, license="CC0-1.0", source_note=source)
 
 
-def write_style(out: Path) -> dataset.Dataset:
+def write_style(out: Path) -> Dataset:
     source = "Noto Color Emoji, restyled by benchmarks/unseen.py"
     return _prepared(style(), out, kind="style", license="OFL-1.1", source_note=source)
 
 
-def _prepared(rows: Sequence[Row], out: Path, **said: Any) -> dataset.Dataset:
+def _prepared(rows: Sequence[Row], out: Path, **said: Any) -> Dataset:
     with tempfile.TemporaryDirectory() as folder:
         raw, table = Path(folder), ""
         for number, row in enumerate(rows, start=1):
             row.image.save(raw / f"{number:02}.png", optimize=True)
             table += json.dumps({"file_name": f"{number:02}.png", "text": row.text}) + "\n"
         (raw / "metadata.jsonl").write_text(table, encoding="utf-8")
-        return dataset.prepare(raw, out, trigger=TRIGGER, **said)
+        return prepare(raw, out, trigger=TRIGGER, **said)
 
 
 def main() -> None:

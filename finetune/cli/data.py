@@ -13,7 +13,7 @@ from finetune.errors import DataError
 from finetune.recipe import Data
 
 if TYPE_CHECKING:
-    from finetune.data.images import Colour
+    from finetune.data.decode import Colour
 
 MAX_ASPECT: float = Data.model_fields["max_aspect"].default
 
@@ -56,9 +56,9 @@ def prepare(
     Photos are turned upright, converted to RGB and captioned. Every file is used, or rejected with its reason.
     """
     from finetune.cli import data_view
-    from finetune.data import dataset
+    from finetune.data.prepare import prepare as prepare_dataset
 
-    made = dataset.prepare(
+    made = prepare_dataset(
         source,
         out,
         trigger=trigger,
@@ -102,11 +102,9 @@ def check(
     """
     from finetune.cli import data_view
     from finetune.cli.wording import flags
-    from finetune.data import dataset
+    from finetune.data.audit import audit
 
-    found = dataset.audit(
-        path, trigger=trigger, class_word=class_word, template=template, allow_uncaptioned=allow_uncaptioned
-    )
+    found = audit(path, trigger=trigger, class_word=class_word, template=template, allow_uncaptioned=allow_uncaptioned)
     found = replace(found, problems=tuple(flags(problem, ctx.command) for problem in found.problems))
     output, view = Output(as_json, quiet), data_view.view(found, base, resolution, max_aspect)
     if output.details:

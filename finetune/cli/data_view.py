@@ -10,9 +10,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from finetune import families
-from finetune.data import dataset, images
+from finetune.data import dataset
+from finetune.data.audit import Audit, next_step
+from finetune.data.buckets import plan_buckets, usual_stride
 from finetune.data.captions import Note
-from finetune.data.dataset import Audit, Dataset, Placed
+from finetune.data.dataset import Placed
+from finetune.data.example import Dataset
 from finetune.data.folder import Rejected
 from finetune.errors import Action
 
@@ -50,8 +53,8 @@ def view(found: Audit, base: str | None, resolution: int | None, max_aspect: flo
     facts = families.detect(base) if base else None
     counter = families.tokenizer(base) if base else None
     px = resolution or (facts.resolution if facts else RESOLUTION_PX)
-    stride = facts.stride if facts else images.usual_stride(px)
-    placed = dataset.place(found.used, images.plan_buckets(px * px, stride, max_aspect))
+    stride = facts.stride if facts else usual_stride(px)
+    placed = dataset.place(found.used, plan_buckets(px * px, stride, max_aspect))
     counts = [counter.lost(p.example.caption) if counter else (None, "") for p in placed]
     return View(px, stride, [Shown(p, *count) for p, count in zip(placed, counts, strict=True)])
 
@@ -183,4 +186,4 @@ def verdict(path: Path, found: Audit) -> tuple[str, str, Action]:
     counts = [(len(found.problems), "problem"), (len(found.rejected), "rejected file")]
     said = " and ".join(f"{n} {what}{'s' * (n > 1)}" for n, what in counts if n)
     trouble = " cannot be trained on as it is" if found.problems else ""
-    return f"{path}{trouble}: {said}", *dataset.next_step(path, found)
+    return f"{path}{trouble}: {said}", *next_step(path, found)

@@ -30,8 +30,8 @@ def quickstart(out: Path, kind: str, output: Output) -> None:
 
 
 def _prepare(kind: str, out: Path, console: Console) -> None:
-    from finetune.data import dataset
+    from finetune.data.prepare import prepare
 
-    made = dataset.prepare(EXAMPLES / kind, out)
+    made = prepare(EXAMPLES / kind, out)
     console.print(f"           {len(made.examples)} images, trigger {made.trigger!r}; first caption: "
                   f"{made.examples[0].caption!r}", soft_wrap=True)  # fmt: skip

@@ -1,70 +1,47 @@
-"""Captions: where they are written, what becomes of them, and the trigger in them."""
+"""Captions: the words that they are written with, the trigger in them, and what is trained on in the end."""
 
-import csv
-import io
-import json
-import posixpath
 import re
-import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from finetune import choices
-from finetune.data.folder import Rejected
+from finetune.data.caption_files import TABLE, CaptionSource, FoundCaptions, first_three
 from finetune.errors import DataError
 
 Kind = choices.Kind | Literal[""]
-CaptionSource = Literal["sidecars", "metadata.jsonl", "metadata.csv", "template", "none"]
-
-TABLE = "metadata.jsonl"
-TABLES = (TABLE, "metadata.csv")
-SIDECARS = (".txt", ".caption")
 
 
 class Note(NamedTuple):
-    """Something done to, or worth knowing of, one file; of the whole dataset when `file` is empty."""
+    """A remark on one file, such as a conversion; it is on the whole dataset when `file` is empty."""
 
     file: str
     text: str
 
 
 class Coverage(NamedTuple):
-    """In how many of the captions the trigger occurs."""
+    """How many captions have the trigger, out of how many."""
 
     having: int
     of: int
 
 
-class Words(NamedTuple):
-    """What captions are written with."""
+class CaptionWords(NamedTuple):
+    """The trigger, class word and template that captions are written with."""
 
     trigger: str | None = None
     class_word: str | None = None
     template: str | None = None
 
 
-class Written(NamedTuple):
-    """What a folder has of captions."""
-
-    source: CaptionSource
-    texts: dict[str, str]
-    """image -> what was written for it, perhaps empty"""
-    files: set[str]
-    """those that carry captions"""
-    orphans: list[Rejected]
-    problems: list[str]
-
-
-class Final(NamedTuple):
-    """What is trained on."""
+class FinalCaptions(NamedTuple):
+    """The captions that are trained on, and the remarks and problems found while making them."""
 
     captions: dict[str, str]
     source: CaptionSource
     notes: list[Note]
     problems: list[str]
     wordless: bool = False
-    """whether it is a problem that neither captions nor words to write them with were given"""
+    """One of the problems is that there are neither captions nor words to write them with."""
 
 
 # --- the trigger ----------------------------------------------------------------------------------------------------
@@ -88,9 +65,9 @@ def inject(caption: str, trigger: str | None, class_word: str | None) -> str:
 
 
 def without_trigger(caption: str, trigger: str | None, class_word: str | None = None) -> str:
-    """The caption as it would be of any other thing of the class; spaces and commas tidied.
+    """The caption without the trigger, as for any other object of the class, with tidy spaces and commas.
 
-    Of a trigger that has the class word, as `zwx mug` has `mug`, the class word stays.
+    If the trigger contains the class word, as `zwx mug` contains `mug`, the class word stays.
     """
     if not trigger:
         return caption
@@ -101,13 +78,13 @@ def without_trigger(caption: str, trigger: str | None, class_word: str | None = 
 
 
 def fill(template: str, trigger: str | None, class_word: str | None) -> str:
-    """`a photo of {trigger} {class_word}` with what is declared; a class word that the trigger has is not repeated."""
+    """`a photo of {trigger} {class_word}` filled in; a class word that the trigger contains is not repeated."""
     spoken = "" if _includes(trigger, class_word) else class_word or ""
     return " ".join(template.replace("{trigger}", trigger or "").replace("{class_word}", spoken).split())
 
 
 def default_template(kind: Kind, class_word: str | None) -> str:
-    """The caption of images that have none."""
+    """The template for images that have no caption."""
     if kind == "style":
         return f"{'{class_word}' if class_word else 'an image'} in {{trigger}} style"
     return "a photo of {trigger} {class_word}"
@@ -132,140 +109,21 @@ def _includes(trigger: str | None, class_word: str | None) -> bool:
     return bool(trigger and class_word and f" {class_word} ".lower() in f" {trigger} ".lower())
 
 
-def spoken(trigger: str | None, class_word: str | None, template: str | None) -> Words:
-    """The words, spaces tidied.
+def clean_words(trigger: str | None, class_word: str | None, template: str | None) -> CaptionWords:
+    """The words with tidy spaces.
 
     Raises:
         DataError: one is blank, or the template has an unknown placeholder.
     """
     for name, word in (("trigger", trigger), ("class word", class_word), ("template", template)):
         if word is not None and not word.strip():
-            raise DataError(f"the {name} is blank", "write a word, or leave it out")
+            raise DataError(f"the {name} is blank", "write a word, or leave the {name} out")
     unknown = set(re.findall(r"\{(\w*)\}", template or "")) - {"trigger", "class_word"}
     if unknown:
         raise DataError(
             f"unknown placeholder {{{min(unknown)}}} in the template", "use {trigger} and {class_word} only"
         )
-    return Words(*(word and " ".join(word.split()) for word in (trigger, class_word, template)))
-
-
-# --- where captions come from ---------------------------------------------------------------------------------------
-
-
-def find(root: Path, names: Sequence[str]) -> Written:
-    """Sidecars or metadata tables -> the text for each image."""
-    tables = [n for n in names if posixpath.basename(n) in TABLES]
-    sidecars = [n for n in names if Path(n).suffix.lower() in SIDECARS]
-    pictures = [n for n in names if n not in {*tables, *sidecars}]
-    beside = _read_sidecars(root, sidecars, pictures)
-    listed = _read_tables(root, tables, pictures)
-    problems = [*beside.problems, *listed.problems]
-    if tables and beside.files:
-        problems.append(f"two sources of captions: {tables[0]} and {_some(sorted(beside.files))}; keep one")
-    chosen = listed if tables else beside
-    return Written(chosen.source, chosen.texts, beside.files | listed.files, beside.orphans, problems)
-
-
-def _read_sidecars(root: Path, sidecars: Sequence[str], pictures: Sequence[str]) -> Written:
-    owners: dict[str, list[str]] = {}
-    for picture in pictures:
-        owners.setdefault(posixpath.splitext(picture)[0], []).append(picture)
-    found = Written("sidecars" if sidecars else "none", {}, set(), [], [])
-    taken: dict[str, str] = {}
-    for sidecar in sidecars:
-        stem = posixpath.splitext(sidecar)[0]
-        if stem not in owners:
-            detail = f"no image {posixpath.basename(stem)} beside it"
-            found.orphans.append(Rejected(sidecar, "caption without image", detail))
-            continue
-        found.files.add(sidecar)
-        if stem in taken:
-            found.problems.append(f"two captions for {owners[stem][0]}: {taken[stem]} and {sidecar}; keep one")
-            continue
-        taken[stem] = sidecar
-        text = _text(root, sidecar, found.problems)
-        found.texts.update(dict.fromkeys(owners[stem], text))
-    return found._replace(source="sidecars" if found.files else "none")
-
-
-def _read_tables(root: Path, tables: Sequence[str], pictures: Sequence[str]) -> Written:
-    source: CaptionSource = "metadata.csv" if tables and tables[0].endswith(".csv") else "metadata.jsonl"
-    found = Written(source if tables else "none", {}, set(tables), [], [])
-    by_name = {unicodedata.normalize("NFC", p): p for p in pictures}  # a Mac writes names decomposed
-    homes = [posixpath.dirname(t) for t in tables]
-    if len(set(homes)) < len(homes):
-        found.problems.append(f"two sources of captions: {tables[0]} and {tables[1]}; keep one")
-    for table in tables:
-        nowhere = []
-        for where, file_name, caption in _rows(root, table, found.problems):
-            wanted = posixpath.normpath(posixpath.join(posixpath.dirname(table), file_name.replace("\\", "/")))
-            picture = by_name.get(unicodedata.normalize("NFC", wanted))
-            if picture is None:
-                nowhere.append(f"{file_name!r} ({where})")
-            elif found.texts.setdefault(picture, caption) != caption:
-                found.problems.append(f"{table} {where}: a second, different caption for {file_name}")
-        if nowhere:
-            found.problems.append(f"{table} names {len(nowhere)} files that are not there: {_some(nowhere)}")
-    return found
-
-
-class _Row(NamedTuple):
-    where: str
-    file_name: str
-    caption: str
-
-
-def _rows(root: Path, table: str, problems: list[str]) -> Iterator[_Row]:
-    """Rows of a metadata table; what is wrong with one is added to the problems."""
-    text = _text(root, table, problems)
-    for where, cells in (
-        _csv_rows(table, text, problems) if table.endswith(".csv") else _json_rows(table, text, problems)
-    ):
-        file_name, captions = cells.get("file_name"), {k: cells[k] for k in ("text", "caption") if cells.get(k)}
-        if not isinstance(file_name, str) or not file_name:
-            problems.append(f"{table} {where}: no file_name")
-        elif not all(isinstance(c, str) for c in captions.values()) or len(set(map(str, captions.values()))) > 1:
-            problems.append(f"{table} {where}: wants one caption, as text in `text` or `caption`")
-        else:
-            yield _Row(where, file_name, str(next(iter(captions.values()), "")))
-
-
-def _json_rows(table: str, text: str, problems: list[str]) -> Iterator[tuple[str, Mapping[str, object]]]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as e:
-            problems.append(f"{table} line {number}: not JSON ({e.msg})")
-            continue
-        if isinstance(row, dict):
-            yield f"line {number}", row
-        else:
-            problems.append(f"{table} line {number}: not a JSON object")
-
-
-def _csv_rows(table: str, text: str, problems: list[str]) -> Iterator[tuple[str, Mapping[str, object]]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    try:
-        if "file_name" not in (reader.fieldnames or ()):
-            problems.append(f"{table}: its first line needs the columns file_name and text")
-            return
-        for row in reader:
-            yield f"line {reader.line_num}", row
-    except csv.Error as e:
-        problems.append(f"{table} line {reader.line_num}: not CSV ({e})")
-
-
-def _text(root: Path, name: str, problems: list[str]) -> str:
-    """The file as UTF-8, without a byte-order mark, lines ending in a line feed."""
-    try:
-        return (root / name).read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
-    except UnicodeDecodeError as e:
-        problems.append(f"{name} is not UTF-8 text (byte {e.start}); save it as UTF-8")
-    except OSError as e:
-        problems.append(f"cannot read {name}: {e.strerror}")
-    return ""
+    return CaptionWords(*(word and " ".join(word.split()) for word in (trigger, class_word, template)))
 
 
 # --- what captions become -------------------------------------------------------------------------------------------
@@ -274,7 +132,9 @@ def _text(root: Path, name: str, problems: list[str]) -> str:
 _IN_A_RECIPE = "keys of [data] in a recipe"
 
 
-def compose(names: Sequence[str], captions: Written, words: Words, allow_uncaptioned: bool) -> Final:
+def compose(
+    names: Sequence[str], captions: FoundCaptions, words: CaptionWords, allow_uncaptioned: bool
+) -> FinalCaptions:
     """Captions of a raw folder: one line each, the template where there is none, the trigger in all."""
     written = {n: " ".join(captions.texts.get(n, "").split()) for n in names}
     lacking = [n for n in names if not written[n]]
@@ -284,43 +144,47 @@ def compose(names: Sequence[str], captions: Written, words: Words, allow_uncapti
     final = {n: inject(written[n] or stand_in, words.trigger, words.class_word) for n in names}
     problems = [] if allow_uncaptioned else _lack(names, lacking, captions, nothing_to_say)
     if not words.trigger and (braces := [n for n in names if "{trigger}" in written[n]]):
-        problems.append(f"captions have {{trigger}}, but no `trigger` is declared ({_IN_A_RECIPE}): {_some(braces)}")
+        problems.append(
+            f"captions contain {{trigger}}, but no `trigger` is declared ({_IN_A_RECIPE}): {first_three(braces)}"
+        )
     source: CaptionSource = captions.source if len(lacking) < len(names) else "none" if nothing_to_say else "template"
     wordless = nothing_to_say and bool(lacking) and not captions.files and not allow_uncaptioned
-    return Final(final, source, _caption_notes(written, captions, final, words), problems, wordless)
+    return FinalCaptions(final, source, _caption_notes(written, captions, final, words), problems, wordless)
 
 
-def _lack(names: Sequence[str], lacking: Sequence[str], captions: Written, nothing_to_say: bool) -> list[str]:
+def _lack(names: Sequence[str], lacking: Sequence[str], captions: FoundCaptions, nothing_to_say: bool) -> list[str]:
     allow = "`allow_uncaptioned`"
     if not lacking:
         return []
     if len(lacking) < len(names):
         return [
-            f"{len(lacking)} of {len(names)} images have no caption: {_some(lacking)}; write them, or {allow} "
+            f"{len(lacking)} of {len(names)} images have no caption: {first_three(lacking)}; write them, or {allow} "
             "gives them the template"
         ]
     if captions.files:
-        return [f"{captions.source}: every caption is empty; write them, or remove the files to use the template"]
+        return [f"{captions.source}: every caption is empty; write captions, or remove the files to use the template"]
     if nothing_to_say:
         return [
-            f"no captions, and nothing to write them from; declare `trigger` and `class_word` ({_IN_A_RECIPE}), "
-            f"or {allow} trains on empty captions"
+            "there are no captions, and no words to write them with; declare `trigger` and `class_word` "
+            f"({_IN_A_RECIPE}), or {allow} trains on empty captions"
         ]
     return []
 
 
-def _caption_notes(written: Mapping[str, str], captions: Written, final: Mapping[str, str], words: Words) -> list[Note]:
+def _caption_notes(
+    written: Mapping[str, str], captions: FoundCaptions, final: Mapping[str, str], words: CaptionWords
+) -> list[Note]:
     notes = []
     for name in written:
         lines = [line for line in captions.texts.get(name, "").split("\n") if line.strip()]
         if len(lines) > 1:
-            notes.append(Note(name, f"caption of {len(lines)} lines joined into one"))
+            notes.append(Note(name, f"the {len(lines)} lines of the caption are joined into one"))
         if words.trigger and len(_word(words.trigger).findall(final[name])) > 1:
-            notes.append(Note(name, f"caption has the trigger {words.trigger!r} more than once"))
+            notes.append(Note(name, f"the caption has the trigger {words.trigger!r} more than once"))
     own = [n for n, caption in written.items() if caption]
     given = [n for n in own if words.trigger and not _word(words.trigger).search(written[n])]
     if given:
-        notes.append(Note("", f"trigger {words.trigger!r} written into {len(given)} of {len(own)} captions"))
+        notes.append(Note("", f"the trigger {words.trigger!r} was added to {len(given)} of {len(own)} captions"))
     if own and len(own) < len(written):
         notes.append(Note("", f"{len(written) - len(own)} of {len(written)} captions are the template"))
     if words.template and len(own) == len(written) > 0:
@@ -328,26 +192,21 @@ def _caption_notes(written: Mapping[str, str], captions: Written, final: Mapping
     return notes
 
 
-def settle(names: Sequence[str], captions: Written, words: Words) -> Final:
-    """Captions of a prepared folder: final as they stand."""
+def settle(names: Sequence[str], captions: FoundCaptions, words: CaptionWords) -> FinalCaptions:
+    """The captions of a prepared folder, which are final as they are."""
     final = {n: " ".join(captions.texts.get(n, "").split()) for n in names}
     notes, problems = [], []
     if strays := [n for n in names if n not in captions.texts]:
-        problems.append(f"{len(strays)} images are not in {TABLE}: {_some(strays)}; add rows, or remove them")
+        problems.append(f"{len(strays)} images are not in {TABLE}: {first_three(strays)}; add rows, or remove them")
     empty = [n for n in names if n in captions.texts and not final[n]]
     if empty and (words.trigger or words.class_word):
-        problems.append(f"{len(empty)} captions are empty: {_some(empty)}; write them")
+        problems.append(f"{len(empty)} captions are empty: {first_three(empty)}; write them")
     lacking = [n for n in names if words.trigger and not _word(words.trigger).search(final[n])]
     if names and len(lacking) == len(names):
         problems.append(
-            f"the trigger {words.trigger!r} of dataset.toml occurs in no caption; write it in, or prepare again"
+            f"the trigger {words.trigger!r} of dataset.toml occurs in no caption; add it to the captions, "
+            "or prepare the dataset again"
         )
     else:
-        notes = [Note(n, f"caption lacks the trigger {words.trigger!r}") for n in lacking]
-    return Final(final, captions.source, notes, problems)
-
-
-def _some(names: Sequence[str]) -> str:
-    """The first three, and how many more."""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
+        notes = [Note(n, f"the caption lacks the trigger {words.trigger!r}") for n in lacking]
+    return FinalCaptions(final, captions.source, notes, problems)

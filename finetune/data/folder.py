@@ -1,4 +1,4 @@
-"""What lies in a folder: every file found and told apart, those that may be images looked into."""
+"""The files of a folder: listed, sorted into images, ignored and rejected ones, and the images inspected."""
 
 import hashlib
 import os
@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from finetune import resources as shipped
-from finetune.data import images
-from finetune.data.images import WHITE, Colour, Facts, Reason, Size, Unusable
+from finetune.data import decode
+from finetune.data.buckets import Size
+from finetune.data.decode import WHITE, Colour, ImageInfo
+from finetune.data.diagnose import Reason, Unusable
 from finetune.errors import DataError
 
 MIN_SIDE_PX = 32
@@ -26,7 +28,7 @@ class Rejected(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """Which files are used, and how deep they are looked into."""
+    """Limits for the images that are used; with `decode` every pixel is read."""
 
     min_side_px: int = MIN_SIDE_PX
     max_aspect: float = MAX_ASPECT
@@ -35,16 +37,16 @@ class Rules(NamedTuple):
 
 
 class Tree(NamedTuple):
-    """All that lies under a root, by posix path relative to it."""
+    """Every file under a root, by posix path relative to the root."""
 
     files: list[str]
-    """ordinary files, and links to such inside the root; links last"""
+    """Regular files, then links to regular files inside the root."""
     ignored: list[str]
     rejected: list[Rejected]
 
 
 class Examined(NamedTuple):
-    facts: dict[str, Facts]
+    infos: dict[str, ImageInfo]
     digests: dict[str, str]
     rejected: list[Rejected]
 
@@ -53,13 +55,13 @@ def locate(path: Path) -> Path:
     """The folder of that name, on disk or bundled.
 
     Raises:
-        DataError: there is none; says what is there.
+        DataError: there is no such folder; the hint lists the folders that are there.
     """
     root = shipped.data_path(path)
     if root.is_dir():
         return root
     if root.is_file():
-        raise DataError(f"{path} is a file", "give the folder that holds the images; unpack archives first")
+        raise DataError(f"{path} is a file", "give the folder that contains the images; unpack archives first")
     near = next((p for p in (root, *root.parents) if p.is_dir()), Path("/"))
     beside = sorted(p.name for p in near.iterdir() if p.is_dir() and not p.name.startswith("."))[:5]
     raise DataError(f"no folder {path}", f"in {near} there are: {', '.join(beside)}" if beside else "check the path")
@@ -96,17 +98,17 @@ def _is_system(name: str) -> bool:
 
 
 def _not_ordinary(root: Path, file: Path) -> tuple[Reason, str] | None:
-    """Why a directory entry is not opened at all; None for a file of the folder."""
+    """The reason why a directory entry is not opened; None for a regular file of the folder."""
     if file.is_symlink():
         target = file.resolve()
         if not target.exists():
-            return "link", "a link to nothing"
+            return "link", "the link points to nothing"
         if target.is_dir():
-            return "link", "a link to a folder, which is not followed; copy the folder"
+            return "link", "links to folders are not followed; copy the folder"
         if not target.is_relative_to(root.resolve()):
-            return "link", "a link out of the folder; copy the file"
+            return "link", "the link points outside of the folder; copy the file"
     if not stat.S_ISREG(file.stat().st_mode):  # a pipe would be waited on for ever
-        return "unreadable", "not a regular file"
+        return "unreadable", "it is not a regular file"
     if _printable(file.name) != file.name:
         return "unreadable", "its name is not UTF-8; rename it"
     return None
@@ -122,28 +124,28 @@ def natural(name: str) -> list[tuple[int, str]]:
 
 
 def examine(root: Path, names: Sequence[str], rules: Rules) -> Examined:
-    """Looks into each file; of files with the same bytes the first is used."""
-    found = Examined({}, {}, [])
+    """Inspects each file. Of files with the same bytes only the first is used."""
+    examined = Examined({}, {}, [])
     first: dict[str, str] = {}
     for name in names:
         try:
-            data = images.contents(root / name)
-            facts = images.inspect_bytes(root / name, data, rules.decode)
-            _refuse_shape(root / name, facts.size, rules)
+            data = decode.contents(root / name)
+            info = decode.inspect_bytes(root / name, data, rules.decode)
+            _refuse_shape(root / name, info.size, rules)
             digest = hashlib.sha256(data).hexdigest()
             if digest in first:
                 raise Unusable(root / name, "exact duplicate", f"the same bytes as {first[digest]}")
         except Unusable as e:
-            found.rejected.append(Rejected(name, e.reason, e.detail))
+            examined.rejected.append(Rejected(name, e.reason, e.detail))
             continue
         first[digest] = name
-        found.facts[name], found.digests[name] = facts, digest
-    return found
+        examined.infos[name], examined.digests[name] = info, digest
+    return examined
 
 
 def _refuse_shape(path: Path, size: Size, rules: Rules) -> None:
     shown = f"{size.width} x {size.height} px"
     if min(size) < rules.min_side_px:
-        raise Unusable(path, "too small", f"{shown}; the shorter side needs {rules.min_side_px} px")
+        raise Unusable(path, "too small", f"{shown}; the shorter side must have at least {rules.min_side_px} px")
     if max(size) > rules.max_aspect * min(size):
-        raise Unusable(path, "extreme aspect", f"{shown} is beyond {rules.max_aspect:g} : 1; crop it")
+        raise Unusable(path, "extreme aspect", f"{shown} has an aspect ratio above {rules.max_aspect:g} : 1; crop it")

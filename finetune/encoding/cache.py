@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from finetune import tensors as weights
-from finetune.data import images
-from finetune.data.dataset import Example
+from finetune.data import decode
+from finetune.data.buckets import Array, Bucket, fit, to_array
+from finetune.data.example import Example
 from finetune.errors import BaseError, DataError, RunError
 from finetune.families import base
 from finetune.families.base import Family, Moments, Prompt, Text, as_prompts
@@ -43,7 +44,7 @@ STRAIGHT = Crop(CENTER, False)
 
 class Wanted(NamedTuple):
     example: Example
-    bucket: images.Bucket
+    bucket: Bucket
     crop: Crop
 
 
@@ -207,9 +208,9 @@ def _trimmed(text: Text) -> Text:
     return Text(text.tokens[:length].clone(), text.pooled, text.mask[:length].clone())
 
 
-def _pixels(want: Wanted) -> "images.Array":
-    image = images.open_rgb(want.example.path)
-    return images.to_array(images.fit(image, want.bucket, PLACES[want.crop.place], want.crop.flip))
+def _pixels(want: Wanted) -> "Array":
+    image = decode.open_rgb(want.example.path)
+    return to_array(fit(image, want.bucket, PLACES[want.crop.place], want.crop.flip))
 
 
 def _key(*parts: object) -> str:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from finetune.adapters import attach as adapters
-from finetune.data import images
-from finetune.data.dataset import Example, Placed
+from finetune.data.buckets import size_conditioning
+from finetune.data.dataset import Placed
+from finetune.data.example import Example
 from finetune.diffusion import chance as draws
 from finetune.diffusion.loss import squared_error
 from finetune.encoding.cache import STRAIGHT, Captions, Crop
@@ -156,7 +157,7 @@ def _loss(captions: Captions, placed: Placed, latents: Latents, text: Text, leve
     shape = tuple(latents[placed.example.name, STRAIGHT].mean.shape)
     noise = draws.normal(shape, draws.key("held out", placed.example.name, str(level))).unsqueeze(0).to(device)
     x0, *control = (_latents(captions, latents, one) for one in (placed.example, *placed.example.controls))
-    size = torch.tensor([images.size_conditioning(placed.example.size, placed.bucket)]).to(device)
+    size = torch.tensor([size_conditioning(placed.example.size, placed.bucket)]).to(device)
     given = Conditioning(text, size, tuple(control))
     output = family.predict(family.process.add_noise(x0, noise, t), t, given)
     return squared_error(output, family.process.target(x0, noise, t))[0]

@@ -12,8 +12,9 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, cast
 import torch
 from torch import Tensor, nn
 
-from finetune.data import images
-from finetune.data.dataset import Example
+from finetune.data import decode
+from finetune.data.buckets import to_array
+from finetune.data.example import Example
 from finetune.diffusion.process import Prediction, Process
 from finetune.families.parts import Parts, checkpoint_text
 
@@ -162,7 +163,7 @@ class Prompt:
 
     def pixels(self) -> list[Tensor]:
         """Each picture whole, (3, H, W) in [-1, 1]."""
-        return [torch.from_numpy(images.to_array(images.open_rgb(image.path))) for image in self.images]
+        return [torch.from_numpy(to_array(decode.open_rgb(image.path))) for image in self.images]
 
     @staticmethod
     def of(example: Example, caption: str | None = None) -> "Prompt":
@@ -175,7 +176,7 @@ class Conditioning(NamedTuple):
 
     text: Text
     size: Tensor | None = None
-    """(b, 6), as `images.SizeConditioning`: how each picture was cut; None: not at all"""
+    """(b, 6), as `buckets.SizeConditioning`: how each picture was cut; None: not at all"""
     control: tuple[Tensor, ...] = ()
     """scaled latents of the control pictures, each (b, c, ..., h, w); (): none, which every family can do without"""
     guidance: float | None = None

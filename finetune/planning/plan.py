@@ -7,8 +7,10 @@ from typing import NamedTuple
 
 from finetune import families, recipe
 from finetune import resources as shipped
-from finetune.data import dataset, images
-from finetune.data.dataset import Dataset, Placed
+from finetune.data import dataset
+from finetune.data.buckets import Bucket, plan_buckets
+from finetune.data.dataset import Placed
+from finetune.data.example import Dataset
 from finetune.families.base import Facts
 from finetune.planning import pools
 from finetune.planning.pools import Pool
@@ -18,7 +20,7 @@ from finetune.recipe.resolved import ResolvedRecipe
 
 
 class BucketRow(NamedTuple):
-    bucket: images.Bucket
+    bucket: Bucket
     images: int
     batches: int
     """an epoch"""
@@ -77,7 +79,7 @@ def settle(loaded: Loaded, world: int = 1) -> Plan:
         allow_uncaptioned=wanted.data.allow_uncaptioned,
     )  # fmt: skip
     area_px = (wanted.data.resolution or facts.resolution) ** 2
-    buckets = images.plan_buckets(area_px, facts.stride, wanted.data.max_aspect)
+    buckets = plan_buckets(area_px, facts.stride, wanted.data.max_aspect)
     training, held_out = pools.hold_out(dataset.place(data.examples, buckets), wanted)
     train = pools.make_pool(training, wanted, world)
     prior = pools.prior_pool(wanted, data, buckets, world)

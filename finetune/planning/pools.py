@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from finetune.data import dataset, images
+from finetune.data import dataset
+from finetune.data.buckets import Bucket
 from finetune.data.captions import mentions, without_trigger
-from finetune.data.dataset import Dataset, Placed
+from finetune.data.dataset import Placed
+from finetune.data.example import Dataset, Example
 from finetune.diffusion import chance as draws
 from finetune.errors import DataError, RecipeError
 from finetune.planning.schedule import Schedule, by_bucket
@@ -45,7 +47,7 @@ def make_pool(placed: list[Placed], wanted: Recipe, world: int) -> Pool:
     return Pool(tuple(placed), schedule)
 
 
-def prior_pool(wanted: Recipe, data: Dataset, buckets: Sequence[images.Bucket], world: int) -> Pool | None:
+def prior_pool(wanted: Recipe, data: Dataset, buckets: Sequence[Bucket], world: int) -> Pool | None:
     """Class images, scheduled like the others: a prior batch beside each training batch.
 
     Raises:
@@ -72,7 +74,7 @@ def _check_own_prediction(data: Dataset) -> None:
         )
 
 
-def _class_examples(prior: ClassImages, data: Dataset) -> list[dataset.Example]:
+def _class_examples(prior: ClassImages, data: Dataset) -> list[Example]:
     prompt = prior.prompt or (f"a photo of {data.class_word}" if data.class_word else None)
     if prompt is None:
         raise RecipeError("prior.prompt: missing, and there is no data.class_word to make it from")

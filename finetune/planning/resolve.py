@@ -6,7 +6,7 @@ from pathlib import Path
 
 from finetune import families
 from finetune import resources as shipped
-from finetune.data.dataset import Dataset
+from finetune.data.example import Dataset
 from finetune.errors import RecipeError
 from finetune.families.base import Facts, large_encoders
 from finetune.machine import has_gpu

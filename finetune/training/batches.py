@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from finetune.data import images
+from finetune.data.buckets import SizeConditioning, size_conditioning
 from finetune.encoding import cache
 from finetune.encoding.cache import Captions, Crop
 from finetune.families.base import Conditioning, Family, Moments, Prompt, Text
@@ -30,7 +30,7 @@ class Batch(NamedTuple):
     t: Tensor
     """times (b,) of the family's process"""
     size: Tensor
-    """(b, 6), as `images.SizeConditioning`"""
+    """(b, 6), as `buckets.SizeConditioning`"""
     control: tuple[Tensor, ...]
     """latents of each sample's control pictures, like the sample's own"""
     text: Mapping[str, Text]
@@ -127,7 +127,5 @@ class Batches:
         return [self.family.latents(Moments(m, torch.zeros_like(m)), torch.zeros_like(m)) for m in means]
 
 
-def _size(one: Look) -> images.SizeConditioning:
-    return images.size_conditioning(
-        one.placed.example.size, one.placed.bucket, cache.PLACES[one.crop.place], one.crop.flip
-    )
+def _size(one: Look) -> SizeConditioning:
+    return size_conditioning(one.placed.example.size, one.placed.bucket, cache.PLACES[one.crop.place], one.crop.flip)

@@ -13,21 +13,23 @@ from typer.testing import CliRunner
 from finetune import cli
 from finetune import resources as shipped
 from finetune.data import dataset
+from finetune.data.audit import audit
+from finetune.data.example import Dataset, Example
 
 
 @pytest.fixture(scope="module")
-def product(tmp_path_factory) -> dataset.Dataset:
+def product(tmp_path_factory) -> Dataset:
     return unseen.write_product(tmp_path_factory.mktemp("unseen") / "product")
 
 
 @pytest.fixture(scope="module")
-def style(tmp_path_factory) -> dataset.Dataset:
+def style(tmp_path_factory) -> Dataset:
     if not unseen.icons.FONT.is_file():
         pytest.skip("no emoji font")
     return unseen.write_style(tmp_path_factory.mktemp("unseen") / "style")
 
 
-def pixels(example: dataset.Example) -> np.ndarray:
+def pixels(example: Example) -> np.ndarray:
     with Image.open(example.path) as image:
         assert image.mode == "RGB" and image.size == (256, 256)
         return np.asarray(image).astype(int)
@@ -39,7 +41,7 @@ def pixels(example: dataset.Example) -> np.ndarray:
 @pytest.mark.parametrize("name, count", [("product", 6), ("style", 16)])
 def test_check_finds_nothing_wrong(request, name, count):
     made = request.getfixturevalue(name)
-    found = dataset.audit(made.root)
+    found = audit(made.root)
     assert found.prepared and len(found.used) == found.seen == found.card.images == count
     assert not found.problems and not found.rejected and not found.notes and not found.card.changes
     said = CliRunner().invoke(cli.app, ["check", str(made.root), "--json"])

@@ -2,6 +2,7 @@ import hashlib
 import json
 import os
 import shlex
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,8 +16,11 @@ from typer.testing import CliRunner, Result
 from finetune import recipe
 from finetune.cli import app, data
 from finetune.cli.wording import written
-from finetune.data import dataset, images
-from finetune.data.captions import TABLE, TABLES, fill, inject, without_trigger
+from finetune.data import dataset, decode
+from finetune.data.audit import audit
+from finetune.data.caption_files import TABLE, TABLES
+from finetune.data.captions import fill, inject, without_trigger
+from finetune.data.prepare import prepare
 from finetune.encoding import cache
 from finetune.errors import DataError, RunError, action
 from finetune.families.base import Moments
@@ -55,7 +59,7 @@ def state(root: Path) -> dict[str, tuple[str, int]]:
 
 def test_every_file_of_a_nasty_folder_is_used_or_rejected_with_its_reason(tmp_path: Path) -> None:
     expected = build(tmp_path / "nasty")
-    found = dataset.audit(tmp_path / "nasty", trigger="sks", class_word="mug")
+    found = audit(tmp_path / "nasty", trigger="sks", class_word="mug")
     assert {r.file: r.reason for r in found.rejected} == expected.rejected
     assert {e.name for e in found.used} == set(expected.used)
     assert all(r.detail for r in found.rejected)
@@ -63,7 +67,7 @@ def test_every_file_of_a_nasty_folder_is_used_or_rejected_with_its_reason(tmp_pa
 
 def test_the_counts_of_a_nasty_folder_add_up_to_its_40_files(tmp_path: Path) -> None:
     expected = build(tmp_path / "nasty")
-    found = dataset.audit(tmp_path / "nasty", trigger="sks", class_word="mug")
+    found = audit(tmp_path / "nasty", trigger="sks", class_word="mug")
     on_disk = [p for p in (tmp_path / "nasty").rglob("*") if not p.is_dir()]
     assert len(on_disk) == found.files == 40
     assert found.files == found.seen + found.captions + len(found.ignored)
@@ -73,7 +77,7 @@ def test_the_counts_of_a_nasty_folder_add_up_to_its_40_files(tmp_path: Path) -> 
 
 def test_what_is_done_to_a_used_file_is_noted(tmp_path: Path) -> None:
     expected = build(tmp_path / "nasty")
-    found = dataset.audit(tmp_path / "nasty", trigger="sks", class_word="mug")
+    found = audit(tmp_path / "nasty", trigger="sks", class_word="mug")
     for name, phrase in expected.used.items():
         noted = {n.text for n in found.notes if n.file == name}
         assert (phrase in noted) if phrase else not noted, (name, noted)
@@ -81,7 +85,7 @@ def test_what_is_done_to_a_used_file_is_noted(tmp_path: Path) -> None:
 
 def test_a_duplicate_names_its_twin(tmp_path: Path) -> None:
     build(tmp_path / "nasty")
-    found = dataset.audit(tmp_path / "nasty", trigger="sks")
+    found = audit(tmp_path / "nasty", trigger="sks")
     (twin,) = (r for r in found.rejected if r.reason == "exact duplicate")
     assert twin.file == "sub/plain copy.jpg" and "plain.jpg" in twin.detail
 
@@ -102,11 +106,11 @@ def test_check_says_it_as_json_and_exits_2(tmp_path: Path) -> None:
 def test_preparing_a_nasty_folder_keeps_every_usable_image_and_records_the_rest(tmp_path: Path) -> None:
     expected = build(tmp_path / "nasty")
     before = state(tmp_path / "nasty")
-    made = dataset.prepare(tmp_path / "nasty", tmp_path / "out", trigger="sks", class_word="mug")
+    made = prepare(tmp_path / "nasty", tmp_path / "out", trigger="sks", class_word="mug")
     assert state(tmp_path / "nasty") == before
     assert len(made.examples) == len(expected.used)
     assert {r.file: r.reason for r in made.card.rejected} == expected.rejected
-    again = dataset.audit(tmp_path / "out")
+    again = audit(tmp_path / "out")
     assert not again.problems and not again.rejected and not again.notes
     written = (tmp_path / "out" / "dataset.toml").read_text(encoding="utf-8")
     assert str(tmp_path) not in written and os.uname().nodename not in written
@@ -122,7 +126,7 @@ def test_sidecars_are_read_whatever_their_encoding_marks(suffix: str, photos: Pa
     (photos / f"2{suffix}").write_bytes(b"a mug\r\n")
     (photos / f"3{suffix}").write_bytes("une tasse rayée".encode())
     assert captions(photos) == ["a red mug", "a mug with a mark", "a mug", "une tasse rayée"]
-    found = dataset.audit(photos)
+    found = audit(photos)
     assert found.caption_source == "sidecars" and found.captions == 4 and found.seen == 4
 
 
@@ -130,7 +134,7 @@ def test_lines_of_a_caption_are_joined_and_noted(photos: Path) -> None:
     for i in range(4):
         (photos / f"{i}.txt").write_bytes(b"a mug\r\non a table\r\n")
     assert captions(photos) == ["a mug on a table"] * 4
-    assert "caption of 2 lines joined into one" in {n.text for n in dataset.audit(photos).notes}
+    assert "the 2 lines of the caption are joined into one" in {n.text for n in audit(photos).notes}
 
 
 @pytest.mark.parametrize("column", ["text", "caption"])
@@ -160,7 +164,7 @@ def test_without_captions_the_template_is_used(photos: Path) -> None:
 
 
 def test_nothing_to_write_captions_from_is_an_error_unless_allowed(photos: Path) -> None:
-    with pytest.raises(DataError, match="no captions, and nothing to write them from"):
+    with pytest.raises(DataError, match="there are no captions, and no words to write them with"):
         dataset.read(photos)
     assert captions(photos, allow_uncaptioned=True) == [""] * 4
 
@@ -214,12 +218,12 @@ def test_two_sources_of_captions_are_an_error_naming_both(photos: Path) -> None:
     [
         ('{"file_name": "9.jpg", "text": "x"}', r"1 files that are not there: '9\.jpg' \(line 5\)"),
         ('{"file_name": "../photos/0.jpg.bak", "text": "x"}', "not there"),
-        ('{"file_name": "0.jpg", "text": "other"}', r"line 5: a second, different caption for 0\.jpg"),
-        ('{"text": "x"}', "line 5: no file_name"),
-        ('{"file_name": "0.jpg", "text": 3}', "line 5: wants one caption"),
-        ('{"file_name": "0.jpg", "text": "a", "caption": "b"}', "line 5: wants one caption"),
-        ('{"file_name": ', "line 5: not JSON"),
-        ("[1]", "line 5: not a JSON object"),
+        ('{"file_name": "0.jpg", "text": "other"}', r"line 5: 0\.jpg has a second, different caption"),
+        ('{"text": "x"}', "line 5: the row has no file_name"),
+        ('{"file_name": "0.jpg", "text": 3}', "line 5: the row must have one caption"),
+        ('{"file_name": "0.jpg", "text": "a", "caption": "b"}', "line 5: the row must have one caption"),
+        ('{"file_name": ', "line 5: the line is not JSON"),
+        ("[1]", "line 5: the line is not a JSON object"),
     ],
 )
 def test_a_wrong_row_is_named_with_its_line(line: str, said: str, photos: Path) -> None:
@@ -337,14 +341,14 @@ def test_a_placeholder_without_a_trigger_is_an_error(photos: Path) -> None:
 def test_a_trigger_written_twice_is_noted(photos: Path) -> None:
     for i in range(4):
         (photos / f"{i}.txt").write_text("sks mug, sks")
-    notes = dataset.audit(photos, trigger="sks").notes
-    assert {n.text for n in notes} == {"caption has the trigger 'sks' more than once"}
+    notes = audit(photos, trigger="sks").notes
+    assert {n.text for n in notes} == {"the caption has the trigger 'sks' more than once"}
 
 
 @pytest.mark.parametrize("words", [{"trigger": " "}, {"class_word": ""}, {"template": "a {subject}"}])
 def test_blank_words_and_unknown_placeholders_are_refused(words: dict[str, str], photos: Path) -> None:
     with pytest.raises(DataError):
-        dataset.audit(photos, **words)  # type: ignore[arg-type]
+        audit(photos, **words)  # type: ignore[arg-type]
 
 
 # --- folders that are wrong as a whole ------------------------------------------------------------------------------
@@ -379,7 +383,7 @@ def test_links_inside_are_duplicates_and_a_pipe_is_not_waited_for(photos: Path) 
     (photos / "gone.jpg").symlink_to(photos / "nothing")
     (photos / "folder").symlink_to(photos.parent)
     os.mkfifo(photos / "pipe.jpg")
-    found = dataset.audit(photos, trigger="sks")
+    found = audit(photos, trigger="sks")
     reasons = {r.file: r.reason for r in found.rejected}
     assert reasons == {"a_link.jpg": "exact duplicate", "gone.jpg": "link", "folder": "link", "pipe.jpg": "unreadable"}
     assert found.seen == 8 and len(found.used) == 4
@@ -397,8 +401,8 @@ def test_a_name_that_is_not_text_is_rejected_not_a_traceback(photos: Path) -> No
 def test_a_prepared_dataset_reads_back_what_was_audited(photos: Path, tmp_path: Path) -> None:
     (photos / "4.jpg").write_bytes(turned(picture(4), 6))
     (photos / "5.png").write_bytes(encoded(cut_out(5), "PNG"))
-    raw = dataset.audit(photos, trigger="sks", class_word="mug")
-    made = dataset.prepare(
+    raw = audit(photos, trigger="sks", class_word="mug")
+    made = prepare(
         photos, tmp_path / "a/b/mug", trigger="sks", class_word="mug", kind="product", license="CC0", source_note="me"
     )
     assert [e.name for e in made.examples] == [f"images/{i}.jpg" for i in range(4)] + ["images/4.png", "images/5.png"]
@@ -406,7 +410,7 @@ def test_a_prepared_dataset_reads_back_what_was_audited(photos: Path, tmp_path: 
     assert [e.size for e in made.examples] == [e.size for e in raw.used]
     assert [e.digest for e in made.examples][:4] == [e.digest for e in raw.used][:4]
     for before, after in zip(raw.used, made.examples, strict=True):
-        assert images.open_rgb(before.path).tobytes() == images.open_rgb(after.path).tobytes()
+        assert decode.open_rgb(before.path).tobytes() == decode.open_rgb(after.path).tobytes()
     assert (made.trigger, made.class_word, made.kind, made.license, made.source) == (
         "sks",
         "mug",
@@ -421,7 +425,7 @@ def test_a_prepared_dataset_reads_back_what_was_audited(photos: Path, tmp_path: 
 
 def test_the_fingerprint_is_of_images_and_captions_only(photos: Path, tmp_path: Path) -> None:
     raw = dataset.read(photos, trigger="sks")
-    made = dataset.prepare(photos, tmp_path / "out", trigger="sks", license="CC0")
+    made = prepare(photos, tmp_path / "out", trigger="sks", license="CC0")
     assert raw.fingerprint == made.fingerprint
     assert dataset.read(photos, trigger="zwx").fingerprint != raw.fingerprint
 
@@ -433,7 +437,7 @@ def test_datasets_loads_a_prepared_folder_whole(photos: Path, tmp_path: Path) ->
         (photos / odd).parent.mkdir(exist_ok=True)
         (photos / odd).write_bytes(encoded(picture(len(odd) * 7 + ord(odd[0])), "JPEG"))
     (photos / "cut.gif").write_bytes(encoded(picture(50).quantize(8), "GIF"))
-    made = dataset.prepare(photos, tmp_path / "out", trigger="sks", class_word="mug")
+    made = prepare(photos, tmp_path / "out", trigger="sks", class_word="mug")
     datasets.disable_progress_bars()
     loaded = datasets.load_dataset("imagefolder", data_dir=str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
     assert list(loaded) == ["train"]
@@ -448,12 +452,12 @@ def test_prepare_refuses_a_folder_that_holds_something_and_leaves_it(photos: Pat
     out.mkdir()
     (out / "precious").write_text("x")
     with pytest.raises(DataError, match="not empty"):
-        dataset.prepare(photos, out, trigger="sks")
+        prepare(photos, out, trigger="sks")
     assert [p.name for p in out.iterdir()] == ["precious"]
     (out / "precious").unlink()
-    dataset.prepare(photos, out, trigger="sks")
+    prepare(photos, out, trigger="sks")
     with pytest.raises(DataError, match="lies inside"):
-        dataset.prepare(photos, photos / "out", trigger="sks")
+        prepare(photos, photos / "out", trigger="sks")
 
 
 def test_a_prepare_that_fails_leaves_nothing(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -461,16 +465,16 @@ def test_a_prepare_that_fails_leaves_nothing(photos: Path, tmp_path: Path, monke
         raise OSError(28, "No space left on device")
 
     before = sorted(p.name for p in tmp_path.iterdir())
-    monkeypatch.setattr(dataset.shutil, "copyfile", full)
+    monkeypatch.setattr(shutil, "copyfile", full)
     with pytest.raises(RunError, match="No space left"):
-        dataset.prepare(photos, tmp_path / "out", trigger="sks")
+        prepare(photos, tmp_path / "out", trigger="sks")
     assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 
 def test_problems_stop_prepare_before_anything_is_written(photos: Path, tmp_path: Path) -> None:
     (photos / "0.txt").write_text("a mug")
     with pytest.raises(DataError, match="3 of 4 images have no caption"):
-        dataset.prepare(photos, tmp_path / "out", trigger="sks")
+        prepare(photos, tmp_path / "out", trigger="sks")
     assert not (tmp_path / "out").exists()
 
 
@@ -478,7 +482,7 @@ def test_problems_stop_prepare_before_anything_is_written(photos: Path, tmp_path
 def test_another_trigger_than_the_prepared_one_is_refused_naming_both(
     asked: dict[str, str], photos: Path, tmp_path: Path
 ) -> None:
-    dataset.prepare(photos, tmp_path / "out", trigger="sks", class_word="mug")
+    prepare(photos, tmp_path / "out", trigger="sks", class_word="mug")
     ((name, word),) = asked.items()
     with pytest.raises(DataError, match=f"'{word}'.*'{'sks' if name == 'trigger' else 'mug'}'"):
         dataset.read(tmp_path / "out", **asked)  # type: ignore[arg-type]
@@ -486,9 +490,9 @@ def test_another_trigger_than_the_prepared_one_is_refused_naming_both(
 
 def test_a_trigger_edited_out_of_every_caption_is_an_error_and_out_of_some_a_note(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    dataset.prepare(photos, out, trigger="sks", class_word="mug")
+    prepare(photos, out, trigger="sks", class_word="mug")
     write_jsonl(out / "metadata.jsonl", {f"images/{i}.jpg": "a photo of a mug" if i else "a sks mug" for i in range(4)})
-    found = dataset.audit(out)
+    found = audit(out)
     assert not found.problems and found.coverage == (1, 4) and len(found.notes) == 3
     write_jsonl(out / "metadata.jsonl", {f"images/{i}.jpg": "a photo of a mug" for i in range(4)})
     with pytest.raises(DataError, match=r"'sks'.*occurs in no caption"):
@@ -497,7 +501,7 @@ def test_a_trigger_edited_out_of_every_caption_is_an_error_and_out_of_some_a_not
 
 def test_strays_and_missing_files_of_a_prepared_folder_are_named(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    dataset.prepare(photos, out, trigger="sks")
+    prepare(photos, out, trigger="sks")
     (out / "images" / "stray.jpg").write_bytes(encoded(picture(9), "JPEG"))
     with pytest.raises(DataError, match=r"1 images are not in metadata\.jsonl: images/stray\.jpg"):
         dataset.read(out)
@@ -516,7 +520,7 @@ def test_a_dataset_toml_that_is_not_ours_is_named(text: str, photos: Path) -> No
 
 
 def test_style_captions_speak_of_a_style(photos: Path, tmp_path: Path) -> None:
-    made = dataset.prepare(photos, tmp_path / "out", trigger="sks", kind="style")
+    made = prepare(photos, tmp_path / "out", trigger="sks", kind="style")
     assert {e.caption for e in made.examples} == {"an image in sks style"}
 
 
@@ -544,7 +548,7 @@ def test_prepare_then_check_passes_and_says_what_was_done(photos: Path, tmp_path
     checked = finetune("check", tmp_path / "out")
     assert checked.exit_code == 0, checked.output
     assert "trigger 'sks' in 5 of 5 captions" in checked.output
-    assert images.open_rgb(tmp_path / "out/images/4.png").getpixel((0, 0)) == (16, 32, 48)
+    assert decode.open_rgb(tmp_path / "out/images/4.png").getpixel((0, 0)) == (16, 32, 48)
 
 
 def test_check_shows_the_caption_the_size_and_the_bucket_of_each_image(photos: Path) -> None:
@@ -584,7 +588,7 @@ def test_one_problem_in_the_folder_is_checked_again_with_the_same_words(photos: 
     result = finetune("check", photos, "--trigger", "my sks", "--class-word", "mug")
     assert isinstance(result.exception, DataError)
     assert result.exception.action == action("check", path=photos, trigger="my sks", class_word="mug")
-    made = dataset.prepare(photos, photos.parent / "out", trigger="sks", allow_uncaptioned=True)
+    made = prepare(photos, photos.parent / "out", trigger="sks", allow_uncaptioned=True)
     rows = (made.root / TABLE).read_text().splitlines(keepends=True)
     (made.root / TABLE).write_text("".join(rows[:-1]))
     with pytest.raises(DataError, match="1 problem\n") as caught:

@@ -11,7 +11,7 @@ from PIL import Image, ImageChops
 from support import ROOT
 
 from finetune import resources as shipped
-from finetune.data import dataset
+from finetune.data.audit import audit
 
 SCRIPT = ROOT / "data" / "draw_examples.py"
 COUNTS = {"product": 6, "style": 16}
@@ -48,7 +48,7 @@ def test_drawn_again_the_pictures_are_the_same(script: ModuleType, tmp_path: Pat
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_they_are_prepared_datasets_without_a_flaw(name: str) -> None:
-    found = dataset.audit(shipped.EXAMPLES / name)
+    found = audit(shipped.EXAMPLES / name)
     assert found.prepared and found.card.license == "CC0-1.0"
     assert len(found.used) == found.seen == found.card.images == COUNTS[name]
     assert not found.problems and not found.rejected and not found.notes

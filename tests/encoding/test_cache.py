@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 from finetune import families
 from finetune import tensors as weights
 from finetune.cli import app
-from finetune.data import dataset, images
-from finetune.data.images import Bucket
+from finetune.data import dataset, decode
+from finetune.data.buckets import Bucket, fit, to_array
 from finetune.encoding import cache
 from finetune.encoding.cache import CENTER, PLACES, STRAIGHT, Crop, Store, Wanted
 from finetune.errors import DataError, RunError
@@ -145,8 +145,8 @@ def test_found_and_fresh_are_the_same_bits(store: Store, family: Family, data: P
         moments = unheard(cache.encode_images(store, family, wanted(data), CPU))
         text = unheard(cache.encode_texts(store, family, "text_encoder", ["a cup"]))["a cup"]
         for want in wanted(data):
-            image = images.fit(images.open_rgb(want.example.path), SQUARE, PLACES[CENTER], False)
-            own = family.encode_images(torch.from_numpy(images.to_array(image)).unsqueeze(0))
+            image = fit(decode.open_rgb(want.example.path), SQUARE, PLACES[CENTER], False)
+            own = family.encode_images(torch.from_numpy(to_array(image)).unsqueeze(0))
             assert torch.equal(moments[want.example.name, STRAIGHT].mean, own.mean[0])
             assert torch.equal(moments[want.example.name, STRAIGHT].logvar, own.logvar[0])
         with torch.no_grad():

@@ -21,7 +21,7 @@ from torch.testing import assert_close
 from finetune import families
 from finetune.adapters import attach as adapters
 from finetune.adapters.change import sites
-from finetune.data import images
+from finetune.data.buckets import Bucket, Size, fit, size_conditioning
 from finetune.errors import BaseError, RecipeError
 from finetune.families import single_file
 from finetune.families.base import Conditioning, components, read
@@ -106,15 +106,15 @@ def test_the_frame_is_what_was_done_to_the_picture(size: tuple[int, int], place:
     """T4. The whole picture scaled, mirrored when it is, and cut where the frame says, is what training sees."""
     noise = np.random.default_rng(0).integers(0, 256, (12, 18, 3), dtype=np.uint8)
     picture = Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
-    bucket = images.Bucket(128, 128)
-    told = images.size_conditioning(images.Size(*size), bucket, place, flip)
+    bucket = Bucket(128, 128)
+    told = size_conditioning(Size(*size), bucket, place, flip)
     assert told[:2] == size[::-1] and told[4:] == (128, 128)
     scale = max(128 / edge for edge in size)
     whole = picture.resize([round(edge * scale) for edge in size], Image.Resampling.LANCZOS)
     whole = whole.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else whole
     left, top = round(told.crop_left), round(told.crop_top)
     cut = whole.crop((left, top, left + 128, top + 128))
-    seen = images.fit(picture, bucket, place, flip)
+    seen = fit(picture, bucket, place, flip)
     assert np.abs(np.asarray(cut, dtype=float) - np.asarray(seen, dtype=float)).mean() < 3
 
 

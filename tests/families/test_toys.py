@@ -18,7 +18,8 @@ from support.photos import pictures
 import finetune
 from finetune import families
 from finetune.data import dataset
-from finetune.data.dataset import Dataset, Example, Placed
+from finetune.data.dataset import Placed
+from finetune.data.example import Dataset, Example
 from finetune.diffusion.process import Line
 from finetune.evaluation.effect import losses
 from finetune.families import autoencoder

@@ -15,7 +15,7 @@ from support.bases import tiny_base
 from finetune import families, optimizers, recipe
 from finetune.adapters import attach as adapters
 from finetune.cli import plan_view
-from finetune.data import dataset
+from finetune.data.prepare import prepare
 from finetune.errors import BaseError, DataError, RecipeError
 from finetune.families.base import components
 from finetune.machine import DTYPES
@@ -308,7 +308,7 @@ def test_the_trigger_stands_in_the_prompts(photos):
 
 
 def test_a_trigger_other_than_the_datasets_is_refused_naming_both(photos, tmp_path):
-    dataset.prepare(photos, tmp_path / "mug", trigger="sks", class_word="mug")
+    prepare(photos, tmp_path / "mug", trigger="sks", class_word="mug")
     with pytest.raises(DataError) as caught:
         planned(tmp_path / "mug", "data.trigger=ohwx")
     assert "'ohwx'" in caught.value.problem and "'sks'" in caught.value.problem and caught.value.hint

@@ -23,6 +23,7 @@ from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.adapters import attach as adapters
 from finetune.data import dataset
+from finetune.data.prepare import prepare
 from finetune.evaluation import effect as evaluate
 from finetune.events import Event, Stepped
 from finetune.families import single_file
@@ -59,7 +60,7 @@ def data(tmp_path_factory) -> dict[str, Path]:
                 image.save(raw / Path(example.name).name)
             (raw / Path(example.name).name).with_suffix(".txt").write_text(example.caption)
         made[kind] = raw.with_name(f"{kind}-prepared")
-        dataset.prepare(raw, made[kind], trigger=found.trigger, class_word=found.class_word, kind=kind)
+        prepare(raw, made[kind], trigger=found.trigger, class_word=found.class_word, kind=kind)
     return made
 
 

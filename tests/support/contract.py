@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from finetune import families
 from finetune.adapters import attach as adapters
 from finetune.adapters.change import sites
-from finetune.data import images
+from finetune.data.buckets import Bucket
 from finetune.families.base import Conditioning, Family, components, read, save
 from finetune.files.metadata import About
 from finetune.proof import export, verify
@@ -210,7 +210,7 @@ def _picture(session: Session) -> Tensor:
 
 
 def _probe(family: Family) -> tuple[Tensor, Tensor, Conditioning]:
-    cells = images.Bucket(family.facts.stride, family.facts.stride)
+    cells = Bucket(family.facts.stride, family.facts.stride)
     latents = family.encode_images(torch.zeros(1, 3, cells.height, cells.width)).mean
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

@@ -19,7 +19,8 @@ from torch.testing import assert_close
 from finetune import families
 from finetune import resources as shipped
 from finetune.adapters import attach as adapters
-from finetune.data import images
+from finetune.data import decode
+from finetune.data.buckets import Bucket, fit, to_array
 from finetune.diffusion import chance as draws
 from finetune.diffusion.process import betas, discrete
 from finetune.encoding import cache
@@ -170,8 +171,8 @@ def test_the_bundled_autoencoder_gives_back_the_example_pictures(pocket: Family)
 
 def example_pixels() -> Tensor:
     found = sorted((shipped.EXAMPLES / "style").rglob("*.png"))[:6]
-    bucket = images.Bucket(64, 64)
-    return torch.stack([torch.from_numpy(images.to_array(images.fit(images.open_rgb(p), bucket))) for p in found])
+    bucket = Bucket(64, 64)
+    return torch.stack([torch.from_numpy(to_array(fit(decode.open_rgb(p), bucket))) for p in found])
 
 
 # -- which sample, which caption, which crop --------------------------------------------------------------------------
@@ -192,7 +193,7 @@ def shown(b: Bench) -> Iterator[tuple[Batch, list[draws.Draw]]]:
 def encoded(b: Bench, data: Path, name: str, place: float = 0.5, flip: bool = False) -> Moments:
     """From the file itself."""
     placed = next(p for p in b.plan.train.placed if p.example.name == name)
-    pixels = images.to_array(images.fit(images.open_rgb(data / name), placed.bucket, place, flip))
+    pixels = to_array(fit(decode.open_rgb(data / name), placed.bucket, place, flip))
     return b.family.encode_images(torch.from_numpy(pixels)[None])
 
 

@@ -1,0 +1,172 @@
+"""The audit of a dataset folder: every file accounted for, every image with its final caption.
+
+The identity, by counting: files = seen + captions + ignored, and seen = used + rejected. `captions` are the sidecars
+that belong to an image, the metadata tables and dataset.toml; `ignored` are hidden and system files, each named.
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from finetune.data import caption_files, captions, decode, folder
+from finetune.data.caption_files import CaptionSource
+from finetune.data.captions import CaptionWords, Coverage, Note
+from finetune.data.decode import WHITE, Colour, ImageInfo
+from finetune.data.example import CARD, DatasetCard, Example
+from finetune.data.folder import MAX_ASPECT, MIN_SIDE_PX, Rejected, Rules
+from finetune.errors import Action, DataError, action
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit reports: the images that are used, the files that are not, and what is wrong or worth knowing."""
+
+    root: Path
+    files: int
+    """The number of all files in the folder and its subfolders."""
+    captions: int
+    """The number of sidecars that belong to an image, metadata tables and dataset.toml."""
+    ignored: tuple[str, ...]
+    """The names of hidden and system files."""
+    used: tuple[Example, ...]
+    rejected: tuple[Rejected, ...]
+    notes: tuple[Note, ...]
+    problems: tuple[str, ...]
+    """Sentences, each about something that makes the whole dataset unusable."""
+    wordless: bool
+    """One of the problems is that there are neither captions nor words to write them with."""
+    caption_source: CaptionSource
+    infos: Mapping[str, ImageInfo]
+    """The file facts of each used image, by name."""
+    card: DatasetCard
+    prepared: bool
+
+    @property
+    def seen(self) -> int:
+        return self.files - self.captions - len(self.ignored)
+
+    @property
+    def coverage(self) -> Coverage:
+        return captions.coverage([e.caption for e in self.used], self.card.trigger)
+
+
+def audit(
+    path: Path,
+    *,
+    trigger: str | None = None,
+    class_word: str | None = None,
+    template: str | None = None,
+    allow_uncaptioned: bool = False,
+    min_side_px: int = MIN_SIDE_PX,
+    max_aspect: float = MAX_ASPECT,
+    background: Colour = WHITE,
+) -> Audit:
+    """Accounts for every file of the folder, decodes every image in full and writes every final caption.
+
+    Raises:
+        DataError: there is no such folder, or its dataset.toml is broken or contradicts the trigger or class word.
+    """
+    words = captions.clean_words(trigger, class_word, template)
+    return audit_folder(path, words, allow_uncaptioned, Rules(min_side_px, max_aspect, background))
+
+
+def audit_folder(path: Path, words: CaptionWords, allow_uncaptioned: bool, rules: Rules) -> Audit:
+    """Audits a folder; an image is decoded in full where the rules say so."""
+    root = folder.locate(path)
+    card = _card(root)
+    prepared = card is not None
+    if card is not None:
+        trigger = _agreed(path, "trigger", words.trigger, card.trigger)
+        words = CaptionWords(trigger, _agreed(path, "class word", words.class_word, card.class_word))
+    tree = folder.walk(root)
+    found_captions = caption_files.find(root, [name for name in tree.files if name != CARD])
+    caption_carriers = found_captions.files | {r.file for r in found_captions.orphans} | {CARD}
+    examined = folder.examine(root, [name for name in tree.files if name not in caption_carriers], rules)
+    rejected = sorted([*tree.rejected, *found_captions.orphans, *examined.rejected])
+    names = sorted(examined.infos, key=folder.natural)
+    if prepared:
+        final = captions.settle(names, found_captions, words)
+    else:
+        final = captions.compose(names, found_captions, words, allow_uncaptioned)
+    used = tuple(
+        Example(root / name, name, final.captions[name], examined.digests[name], examined.infos[name].size)
+        for name in names
+    )
+    changes = [
+        Note(n, text) for n in names for text in decode.notes(examined.infos[n], Path(n).suffix, rules.background)
+    ]
+    described = card or DatasetCard()
+    return Audit(
+        root=root,
+        files=len(tree.files) + len(tree.ignored) + len(tree.rejected),
+        captions=len(found_captions.files) + prepared,
+        ignored=tuple(tree.ignored),
+        used=used,
+        rejected=tuple(rejected),
+        notes=(*changes, *final.notes),
+        problems=(*_emptiness(path, names, rejected), *found_captions.problems, *final.problems),
+        wordless=final.wordless,
+        caption_source=final.source,
+        infos=examined.infos,
+        card=described.model_copy(update={"trigger": words.trigger, "class_word": words.class_word}),
+        prepared=prepared,
+    )
+
+
+def _card(root: Path) -> DatasetCard | None:
+    """dataset.toml, or None for a raw folder."""
+    file = root / CARD
+    if not file.is_file():
+        return None
+    hint = "prepare the dataset again"
+    try:
+        return DatasetCard.model_validate(tomllib.loads(file.read_text(encoding="utf-8-sig")))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+        raise DataError(f"cannot read {file}: {e}", hint) from e
+    except ValidationError as e:
+        wrong = ", ".join(".".join(map(str, error["loc"])) for error in e.errors(include_url=False))
+        raise DataError(f"{file}: not a dataset.toml of this version (wrong: {wrong})", hint) from e
+
+
+def _agreed(path: Path, name: str, asked: str | None, prepared: str | None) -> str | None:
+    """Returns the word that the dataset was prepared with.
+
+    Raises:
+        DataError: the caller asks for another word.
+    """
+    if asked is not None and asked != prepared:
+        has = f"with the {name} {prepared!r}" if prepared else f"without a {name}"
+        raise DataError(
+            f"the {name} is {asked!r}, but {path} was prepared {has}", "use that one, or prepare the source again"
+        )
+    return prepared
+
+
+def _emptiness(path: Path, names: Sequence[str], rejected: Sequence[Rejected]) -> list[str]:
+    if names:
+        return []
+    count = f"; each of its {len(rejected)} files was rejected" if rejected else ""
+    return [f"no images in {path}{count}"]
+
+
+def complaint(path: Path, report: Audit) -> tuple[str, str, Action]:
+    """(problem, hint, next step) for an audit that does not pass."""
+    lines = [*report.problems, *(f"{r.file}: {r.reason}: {r.detail}" for r in report.rejected)]
+    count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
+    return f"{path}: {count}\n  " + "\n  ".join(lines), *next_step(path, report)
+
+
+def next_step(path: Path, report: Audit) -> tuple[str, Action]:
+    """What to do about an audit that does not pass, for whoever checks, prepares or trains."""
+    if not report.problems:
+        return "remove these files, or prepare a dataset without them", action("prepare", source=path, out="DIR")
+    words = {} if report.prepared else {"trigger": report.card.trigger, "class_word": report.card.class_word}
+    if len(report.problems) + len(report.rejected) > 1:
+        return "correct each problem above, then check again", action("check", path=path, **words)
+    if report.wordless:
+        words = {name: word or example for (name, word), example in zip(words.items(), ("sks", "mug"), strict=True)}
+        return "check again with your own words (keys of [data] in a recipe)", action("check", path=path, **words)
+    return "correct this problem, then check again", action("check", path=path, **words)

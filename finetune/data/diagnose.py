@@ -1,0 +1,94 @@
+"""Why a file cannot be trained on: the reasons, and what a file that is no image is, from its first bytes."""
+
+import re
+from pathlib import Path
+from typing import Literal
+
+from finetune.errors import DataError
+
+SUFFIXES = {
+    "JPEG": (".jpg", ".jpeg", ".jfif", ".jpe"),
+    "MPO": (".jpg", ".jpeg", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "BMP": (".bmp", ".dib"),
+    "TIFF": (".tif", ".tiff"),
+    "GIF": (".gif",),
+    "AVIF": (".avif",),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+}
+"""The usual extensions of each format, the best first."""
+
+Reason = Literal[
+    "zero bytes",
+    "truncated",
+    "corrupt",
+    "not an image",
+    "unsupported type",
+    "animated",
+    "too small",
+    "extreme aspect",
+    "exact duplicate",
+    "image bomb",
+    "link",
+    "caption without image",
+    "unreadable",
+]
+
+
+class Unusable(DataError):
+    """A file that cannot be trained on, with a reason that scripts can rely on."""
+
+    def __init__(self, path: Path, reason: Reason, detail: str) -> None:
+        super().__init__(f"{path}: {reason}: {detail}", "replace or remove the file")
+        self.reason, self.detail = reason, detail
+
+
+_IMAGE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*")
+_FOREIGN_MAGIC = (
+    (b"%PDF", "a PDF document; export its pages as PNG"),
+    (b"8BPS", "a Photoshop document; export it as PNG"),
+    (b"PK\x03\x04", "a zip archive; unpack it first"),
+    (b"\x1f\x8b", "a gzip archive; unpack it first"),
+    (b"\x1aE\xdf\xa3", "a video; save single frames as PNG"),
+    (b"\0\0\0\x0cJXL", "a JPEG XL file; export it as PNG"),
+    (b"\xff\x0a", "a JPEG XL file; export it as PNG"),
+    (b"\0\0\0\x0cjP", "a JPEG 2000 file; export it as PNG"),
+)
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+
+
+def diagnose(data: bytes, suffix: str) -> tuple[Reason, str]:
+    """Why Pillow does not know these bytes, from how they begin."""
+    head = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if head.startswith((b"<!doctype html", b"<html", b"<head")):
+        return "not an image", "it is a web page: the download failed; fetch it again"
+    if b"<svg" in head:
+        return "unsupported type", "an SVG drawing; export it as PNG"
+    if data[4:8] == b"ftyp":
+        return "unsupported type", _ftyp(data[8:12])
+    if data[:4] == b"RIFF":
+        webp = data[8:12] == b"WEBP"
+        return ("truncated", "it ends inside its header") if webp else ("unsupported type", "a video or sound file")
+    for magic, what in _FOREIGN_MAGIC:
+        if data.startswith(magic):
+            return "unsupported type", what
+    if data.startswith(_IMAGE_MAGIC):
+        return "truncated", "it ends inside its header, or its header is damaged"
+    if suffix.lower() in {s for known in SUFFIXES.values() for s in known}:
+        return "not an image", f"its name ends in {suffix}, but its content is no image"
+    return "unsupported type", f"{suffix or 'no extension'}: not an image that can be read"
+
+
+def _ftyp(brand: bytes) -> str:
+    if brand in _HEIF_BRANDS:
+        return "a HEIC photo; export it as JPEG or PNG (on an iPhone: Settings, Camera, Formats, Most Compatible)"
+    if brand in (b"avif", b"avis"):
+        return "an AVIF file that cannot be read here; export it as PNG"
+    return "a video; save single frames as PNG"
+
+
+def is_cut_short(data: bytes, message: str) -> bool:
+    if re.search(r"truncated|eof|end of (file|data)", message, re.IGNORECASE):
+        return True
+    return data[:4] == b"RIFF" and len(data) >= 8 and int.from_bytes(data[4:8], "little") + 8 > len(data)

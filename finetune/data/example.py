@@ -1,0 +1,90 @@
+"""What a dataset is: its examples, and the card of a prepared one."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from finetune import __version__
+from finetune.data import captions
+from finetune.data.buckets import Size
+from finetune.data.caption_files import CaptionSource
+from finetune.data.captions import Coverage, Kind
+from finetune.data.folder import Rejected
+
+CARD = "dataset.toml"
+
+
+class Example(NamedTuple):
+    """One image to train on."""
+
+    path: Path
+    name: str
+    """The posix path relative to the dataset's root, which is the id of the sample."""
+    caption: str
+    """The final caption that is trained on."""
+    digest: str
+    """The SHA-256 of the file's bytes."""
+    size: Size
+    """The size of the upright image."""
+    role: Literal["instance", "prior"] = "instance"
+    weight: float = 1.0
+    controls: "tuple[Example, ...]" = ()
+    """The control images that an editing base reads beside the caption. Their names are unique in the dataset."""
+
+
+class DatasetCard(BaseModel):
+    """dataset.toml: what a prepared dataset is, and what preparing it left out or changed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    tool: str = f"finetune {__version__}"
+    trigger: str | None = None
+    class_word: str | None = None
+    kind: Kind = ""
+    license: str = ""
+    source: str = ""
+    background: str = "white"
+    captions: CaptionSource = "none"
+    images: int = 0
+    seen: int = 0
+    changes: dict[str, int] = {}
+    rejected: tuple[Rejected, ...] = ()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset that passed its audit: everything that training reads."""
+
+    root: Path
+    examples: tuple[Example, ...]
+    trigger: str | None
+    class_word: str | None
+    card: DatasetCard
+    prepared: bool
+
+    @property
+    def kind(self) -> Kind:
+        return self.card.kind
+
+    @property
+    def source(self) -> str:
+        return self.card.source
+
+    @property
+    def license(self) -> str:
+        return self.card.license
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the sorted (digest, caption, controls...): the same images and captions, wherever they lie."""
+        pairs = sorted((e.digest, e.caption, *(c.digest for c in e.controls)) for e in self.examples)
+        return hashlib.sha256(json.dumps(pairs, ensure_ascii=False).encode()).hexdigest()
+
+    @property
+    def coverage(self) -> Coverage:
+        return captions.coverage([e.caption for e in self.examples], self.trigger)

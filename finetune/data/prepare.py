@@ -1,0 +1,140 @@
+"""Writes a prepared dataset: an imagefolder with final captions and dataset.toml."""
+
+import json
+import posixpath
+import re
+import shutil
+import tempfile
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from finetune.data import captions, decode, folder
+from finetune.data.audit import Audit, audit_folder, complaint
+from finetune.data.caption_files import TABLE
+from finetune.data.captions import Kind
+from finetune.data.dataset import read
+from finetune.data.decode import WHITE, Colour, ImageInfo
+from finetune.data.diagnose import SUFFIXES
+from finetune.data.example import CARD, Dataset, DatasetCard
+from finetune.data.folder import MAX_ASPECT, MIN_SIDE_PX, Rules
+from finetune.errors import DataError, RunError
+
+SPLIT_WORDS = "training|train|validation|valid|val|dev|testing|test|evaluation|eval"
+"""Names by which `datasets` splits a folder: of a.jpg and train-1.jpg it would load one and drop the other."""
+
+
+def prepare(
+    source: Path,
+    out: Path,
+    *,
+    trigger: str | None = None,
+    class_word: str | None = None,
+    kind: Kind = "",
+    template: str | None = None,
+    license: str = "",
+    source_note: str = "",
+    background: Colour = WHITE,
+    allow_uncaptioned: bool = False,
+    min_side_px: int = MIN_SIDE_PX,
+    max_aspect: float = MAX_ASPECT,
+) -> Dataset:
+    """Writes an imagefolder with final captions and dataset.toml to `out`, in full or not at all.
+
+    Images that need no change are copied byte for byte, others written as PNG. The source is only read.
+    The card of the result lists the rejected files.
+
+    Raises:
+        DataError: the source has problems, or `out` is not empty or lies inside the source.
+        RunError: `out` cannot be written.
+    """
+    _refuse_out(folder.locate(source), out)
+    words = captions.clean_words(trigger, class_word, template or captions.default_template(kind, class_word))
+    report = audit_folder(source, words, allow_uncaptioned, Rules(min_side_px, max_aspect, background))
+    if report.problems:
+        raise DataError(*complaint(source, report))
+    card = report.card.model_copy(
+        update={
+            "kind": kind or report.card.kind,
+            "license": license or report.card.license,
+            "source": source_note or report.card.source,
+            "background": decode.colour_name(background),
+        }
+    )
+    _write(report, card, out, background)
+    return read(out)
+
+
+def _refuse_out(source: Path, out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out} is not empty", "choose another `out`, or remove it first")
+    if out.resolve().is_relative_to(source.resolve()):
+        raise DataError(f"{out} lies inside {source}, which must stay as it is", "choose an `out` outside of it")
+
+
+def _write(report: Audit, card: DatasetCard, out: Path, background: Colour) -> None:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.", ignore_cleanup_errors=True) as aside:
+            folder_aside = Path(aside) / out.name
+            _fill_folder(report, card, folder_aside, background)
+            if out.is_dir():
+                out.rmdir()
+            folder_aside.rename(out)
+    except OSError as e:
+        raise RunError(f"cannot write {out}: {e.strerror or e}", "free some space, or choose another `out`") from e
+
+
+def _fill_folder(report: Audit, card: DatasetCard, root: Path, background: Colour) -> None:
+    import tomlkit
+
+    names = _prepared_names([(e.name, report.infos[e.name]) for e in report.used])
+    rows = []
+    for example in report.used:
+        target = root / names[example.name]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if decode.needs_no_change(report.infos[example.name]):
+            shutil.copyfile(example.path, target)
+        else:
+            decode.open_rgb(example.path, background).save(target, "PNG", compress_level=3)
+        rows.append({"file_name": names[example.name], "text": example.caption})
+    (root / TABLE).write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
+    card = card.model_copy(
+        update={
+            "captions": report.caption_source,
+            "images": len(report.used),
+            "seen": report.seen,
+            "changes": dict(Counter(note.text for note in report.notes if note.file)),
+            "rejected": report.rejected,
+        }
+    )
+    tables = card.model_dump(mode="json", exclude_none=True)
+    tables["rejected"] = [r._asdict() for r in report.rejected]
+    (root / CARD).write_text(tomlkit.dumps({k: v for k, v in tables.items() if v not in ([], {})}), encoding="utf-8")
+
+
+def _prepared_names(files: Sequence[tuple[str, ImageInfo]]) -> dict[str, str]:
+    """Source name -> name in the prepared folder: the same where it can be, unique even where case does not count."""
+    prepared: dict[str, str] = {}
+    taken: set[str] = set()
+    for name, info in files:
+        *folders, stem = posixpath.splitext(name.removeprefix("images/"))[0].split("/")
+        suffix = posixpath.splitext(name)[1].lower()
+        if not decode.needs_no_change(info):
+            suffix = ".png"
+        elif suffix not in SUFFIXES[info.format] or info.format == "MPO":
+            suffix = SUFFIXES[info.format][0]
+        path = "/".join(["images", *map(_loadable, [*folders, stem])])
+        target, count = path + suffix, 1
+        while unicodedata.normalize("NFC", target).casefold() in taken:
+            count += 1
+            target = f"{path}-{count}{suffix}"
+        taken.add(unicodedata.normalize("NFC", target).casefold())
+        prepared[name] = target
+    return prepared
+
+
+def _loadable(part: str) -> str:
+    """A file's stem or a folder's name, spelt so that `datasets` neither skips it nor takes it for a split."""
+    return re.sub(rf"(?<![^-._ 0-9])({SPLIT_WORDS})(?![^-._ 0-9])", r"\1x", part.lstrip("_") or "images")
