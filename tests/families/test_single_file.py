@@ -267,7 +267,8 @@ def test_a_missing_text_weight_is_named(small: Small, tmp_path: Path) -> None:
     name = next(k for k in small.file if k.startswith("cond_stage_model.") and ".1." in k and "out_proj.bias" in k)
     file = {k: v for k, v in small.file.items() if k != name}
     opened = open_checkpoint(write(file, tmp_path / "base.safetensors"))
-    with pytest.raises(BaseError, match=r"(?m)text encoder: 1 weight is missing: .*layers\.1\.self_attn\.out_proj\.bias$"):
+    named = r"(?m)text encoder: 1 weight is missing: .*layers\.1\.self_attn\.out_proj\.bias$"
+    with pytest.raises(BaseError, match=named):
         load_checkpoint(opened, torch.float32, small.configs)
 
 
