@@ -13,9 +13,9 @@ import finetune
 
 ROOT = Path(finetune.__file__).parent
 FLOORS = (
-    "errors", "choices", "events", "reporting", "finetune", "resources", "machine", "tensors", "recipe", "diffusion",
-    "data", "families", "adapters", "optimizers", "encoding", "planning", "files", "proof", "sampling", "evaluation",
-    "training", "doctor", "cli", "__main__",
+    "errors", "choices", "events", "reporting", "finetune", "resources", "silence", "machine", "tensors", "recipe",
+    "diffusion", "data", "families", "adapters", "optimizers", "encoding", "planning", "files", "proof", "sampling",
+    "evaluation", "training", "doctor", "api", "cli", "__main__",
 )  # fmt: skip
 """folders and the few files beside them, from the ground up: each may import from those before it, and within itself"""
 IMPORTERS = {
@@ -61,7 +61,15 @@ def sources() -> Iterator[tuple[str, Path, ast.Module]]:
         yield name, path, ast.parse(path.read_text(encoding="utf-8"))
 
 
-SOURCES = list(sources())
+def face(tree: ast.Module) -> ast.Module:
+    """What `import finetune` carries out of it: its names for type checkers are no imports, and come when asked for."""
+    carried = [
+        node for node in tree.body if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    ]
+    return ast.Module(carried, [])
+
+
+SOURCES = [(name, path, face(tree) if name == "finetune" else tree) for name, path, tree in sources()]
 MODULES = {name for name, _, _ in SOURCES}
 
 
@@ -228,6 +236,11 @@ def test_what_tests_are_made_of_runs_nothing_when_imported():
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             text = isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant)
             assert isinstance(node, harmless) and not text, f"{path.name}:{node.lineno}"
+
+
+def test_the_face_of_the_package_imports_only_when_asked():
+    tree = next(tree for name, _, tree in SOURCES if name == "finetune")
+    assert {dotted.partition(".")[0] for dotted, _ in imports(tree)} == {"importlib", "typing"}
 
 
 def test_files_are_named_for_what_they_are():

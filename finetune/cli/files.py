@@ -43,15 +43,11 @@ def export(
 
     Converts LoRA files from any trainer; give --base to verify the result.
     """
-    from finetune.proof.export import convert
+    from finetune import api
 
-    if layout == "merged" and not base:
-        base = _run_base(source)
-    suffix = ".safetensors" if layout in ("universal", "diffusers") else ""
-    target = out or Path(f"{source.resolve().name.removesuffix('.safetensors')}-{layout}{suffix}")
-    off = convert(source, layout, target, base, dtype)
+    target, off, proved = api.export(source, layout, out, base, dtype)
     output = Output(as_json)
-    output.json({"path": str(target), "layout": layout, "dtype": dtype, "difference": off, "verified": bool(base)})
+    output.json({"path": str(target), "layout": layout, "dtype": dtype, "difference": off, "verified": proved})
     if layout == "merged":
         output.result(f"{target}: the merged pipeline; rounding to {dtype} lost {off:.2%} of the change")
     else:
@@ -78,13 +74,10 @@ def verify(
     Every weight must be used, and stock diffusers must read the file to the same effect. Exit code 0: verified; 5: it
     fails; 2: it cannot be read at all (cut short, pickled, no safetensors file).
     """
+    from finetune import api
     from finetune.errors import VerifyError
-    from finetune.files import layouts
-    from finetune.proof.verify import verify as check
 
-    base = base or _base_of(file, run)
-    trained = layouts.read(run / "adapter" / "peft").modules if run else None
-    report, output = check(file, base, trained, base_bits), Output(as_json, quiet)
+    report, output = api.verify(file, base, run, base_bits), Output(as_json, quiet)
     output.json(asdict(report))
     if output.details:
         _show_report(report)
@@ -105,27 +98,6 @@ def inspect(
     Output(as_json).json(asdict(found))
     if not as_json:
         _show_inspection(found)
-
-
-def _base_of(file: Path, run: Path | None) -> str:
-    """The run's base, or that of the run folder the file lies in, or what the file says."""
-    from finetune.errors import BaseError
-    from finetune.files import layouts
-
-    for folder in ([run] if run else []) + [file.parent.parent, file]:
-        if (folder / "recipe.toml").is_file():
-            return _run_base(folder)
-    said = layouts.read(file).metadata.get("finetune.base", "")
-    if not said:
-        raise BaseError(f"{file} does not say what base it was made for", "name it: `base`")
-    return said
-
-
-def _run_base(run: Path) -> str:
-    from finetune import recipe
-
-    file = run / "recipe.toml"
-    return recipe.load(file).recipe.base if file.is_file() else ""
 
 
 def _advice(report: "Report") -> "tuple[str] | tuple[str, Action]":

@@ -7,10 +7,11 @@ run and is never stale. Images keep the autoencoder's *distribution*, so that ea
 import hashlib
 import os
 import re
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,11 @@ from finetune.errors import BaseError, DataError, RunError
 from finetune.families import base
 from finetune.families.base import Family, Moments, Prompt, Text, as_prompts
 
+K = TypeVar("K")
+V = TypeVar("V")
+
+HELD_BYTES = 512 * 2**20
+"""what is held in memory of encoded images, and of each encoder's captions; the rest is read again when it is shown"""
 VERSION = "2"
 KINDS = ("image", "text")
 _ENTRY = re.compile(r"[0-9a-f]{64}\.safetensors|\.[0-9a-f]{64}\.safetensors\..*\.part")
@@ -56,16 +62,20 @@ class Store:
         self.hits = self.misses = 0
 
     def get(self, kind: str, key: str) -> dict[str, Tensor] | None:
-        path = self._path(kind, key)
-        found = None
-        try:
-            if path.is_file():
-                found = weights.load(path)
-                if weights.fingerprint(found) != weights.read_header(path).metadata.get("sha256"):
-                    found = None
-        except BaseError:
-            found = None
+        """As `read`, and counted."""
+        found = self.read(kind, key)
         self.hits, self.misses = self.hits + (found is not None), self.misses + (found is None)
+        return found
+
+    def read(self, kind: str, key: str) -> dict[str, Tensor] | None:
+        """None: there is none, or it is damaged."""
+        path = self._path(kind, key)
+        try:
+            found = weights.load(path) if path.is_file() else None
+            if found is None or weights.fingerprint(found) != weights.read_header(path).metadata.get("sha256"):
+                return None
+        except (BaseError, OSError):  # another process clears the cache meanwhile
+            return None
         return found
 
     def put(self, kind: str, key: str, tensors: Mapping[str, Tensor]) -> None:
@@ -82,6 +92,54 @@ class Store:
 
     def _path(self, kind: str, key: str) -> Path:
         return self.root / kind / key[:2] / f"{key}.safetensors"
+
+
+class Stored(Mapping[K, V]):
+    """Entries of the store by what they were made of. Each is read when it is asked for; the last ones are held."""
+
+    def __init__(
+        self, store: Store, kind: str, made: Callable[[dict[str, Tensor]], V], held_bytes: int | None = None
+    ) -> None:
+        self.store, self.kind, self.made = store, kind, made
+        self.held_bytes = HELD_BYTES if held_bytes is None else held_bytes
+        self.keys_of: dict[K, str] = {}
+        self.held: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
+        self.bytes = 0
+
+    def add(self, name: K, key: str, entry: dict[str, Tensor]) -> None:
+        """An entry that is in the store under this key."""
+        self.keys_of[name] = key
+        self._hold(key, entry)
+
+    def __getitem__(self, name: K) -> V:
+        """Raises RunError: the entry is no longer in the store."""
+        key = self.keys_of[name]
+        entry = self.held.get(key) or self.store.read(self.kind, key)
+        if entry is None:
+            raise RunError(
+                f"an entry has gone from the cache {self.store.root}, or is damaged: {self.kind} {key}",
+                "resume the run: what is missing is encoded again",
+            )
+        self._hold(key, entry)
+        return self.made(entry)
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(self.keys_of)
+
+    def __len__(self) -> int:
+        return len(self.keys_of)
+
+    def _hold(self, key: str, entry: dict[str, Tensor]) -> None:
+        if key not in self.held:
+            self.bytes += _bytes(entry)
+        self.held[key] = entry
+        self.held.move_to_end(key)
+        while self.bytes > self.held_bytes and len(self.held) > 1:
+            self.bytes -= _bytes(self.held.popitem(last=False)[1])
+
+
+def _bytes(entry: Mapping[str, Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in entry.values())
 
 
 class Usage(NamedTuple):
@@ -121,7 +179,7 @@ def _files(root: Path) -> list[Path]:
 
 def encode_images(
     store: Store, family: Family, wanted: Iterable[Wanted], device: torch.device
-) -> Generator[int, None, dict[tuple[str, Crop], Moments]]:
+) -> Generator[int, None, Mapping[tuple[str, Crop], Moments]]:
     """(sample name, crop) -> its distribution, from the store or encoded now, one at a time, where the encoder is.
 
     Yields how many are done.
@@ -130,7 +188,7 @@ def encode_images(
         DataError: an image's latents are not finite.
     """
     encoder = family.fingerprint("vae")
-    found: dict[tuple[str, Crop], Moments] = {}
+    found: Stored[tuple[str, Crop], Moments] = Stored(store, "image", lambda e: Moments(e["mean"], e["logvar"]))
     for done, want in enumerate(wanted, 1):
         key = _key(want.example.digest, want.bucket, want.crop, encoder, "float32")
         entry = store.get("image", key)
@@ -141,7 +199,7 @@ def encode_images(
             if not all(bool(tensor.isfinite().all()) for tensor in entry.values()):
                 raise DataError(f"{want.example.name}: the autoencoder gives numbers that are not finite", "remove it")
             store.put("image", key, entry)
-        found[want.example.name, want.crop] = Moments(entry["mean"], entry["logvar"])
+        found.add((want.example.name, want.crop), key, entry)
         yield done
     return found
 
@@ -178,13 +236,13 @@ def read_ahead(family: Family, prompts: Iterable[Prompt | str], device: torch.de
 
 def encode_texts(
     store: Store, family: Family, encoder: str, prompts: Iterable[Prompt | str]
-) -> Generator[int, None, dict[str, Text]]:
+) -> Generator[int, None, Mapping[str, Text]]:
     """A prompt's key -> its text by one frozen encoder, without a batch axis, from the store or encoded now.
 
     Yields how many are done.
     """
     weights_of = family.fingerprint(encoder)
-    found: dict[str, Text] = {}
+    found: Stored[str, Text] = Stored(store, "text", lambda entry: Text(**entry))
     for done, prompt in enumerate(as_prompts(prompts), 1):
         key = _key(
             prompt.caption, *(image.digest for image in prompt.images), family.facts.max_tokens, encoder, weights_of
@@ -195,7 +253,7 @@ def encode_texts(
                 made = _trimmed(family.encode(encoder, [prompt]).each(lambda part: part[0].cpu()))
             entry = {name: tensor for name, tensor in made._asdict().items() if tensor is not None}
             store.put("text", key, entry)
-        found[prompt.key] = Text(**entry)
+        found.add(prompt.key, key, entry)
         yield done
     return found
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from finetune import tensors as weights
 from finetune.errors import BaseError
+from finetune.families.parts import without_bars
 
 ENCODERS = {"clip": "CLIPModel", "dinov2": "Dinov2Model"}
 """model_type of config.json -> class of transformers"""
@@ -205,9 +206,9 @@ def _tokenizer(folder: Path) -> Any:
 def _from_pretrained(name: str, folder: Path, **options: Any) -> Any:
     import transformers
 
-    transformers.utils.logging.disable_progress_bar()
     try:
-        return getattr(transformers, name).from_pretrained(str(folder), local_files_only=True, **options)
+        with without_bars():
+            return getattr(transformers, name).from_pretrained(str(folder), local_files_only=True, **options)
     except (RuntimeError, ValueError, OSError) as e:
         raise BaseError(f"{folder} cannot be loaded as a {name}: {str(e).splitlines()[0]}", _AGAIN) from e
 

@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,20 @@ def _copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     return copy.deepcopy(module).to("cpu", dtype)
 
 
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Transformers shows no progress of what it loads; afterwards as before."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def from_pretrained(kind: Any, path: Path, part: str, dtype: torch.dtype, bits: int | None = None) -> nn.Module:
     """A part of a diffusers folder, every weight there and of the right shape, none pickled; quantised to so many bits
     (a transformers model only), on a GPU where there is one.
@@ -116,17 +131,15 @@ def from_pretrained(kind: Any, path: Path, part: str, dtype: torch.dtype, bits: 
     Raises:
         BaseError: it cannot be loaded whole.
     """
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
     if (path / part / OWN_FILE).is_file():
         return _from_own_file(kind, path / part, dtype)
     options = _quantised(bits, dtype) if bits else {}
     try:
-        module, info = kind.from_pretrained(
-            str(path), subfolder=part, torch_dtype=dtype, use_safetensors=True, local_files_only=True,
-            output_loading_info=True, **options,
-        )  # fmt: skip
+        with without_bars():
+            module, info = kind.from_pretrained(
+                str(path), subfolder=part, torch_dtype=dtype, use_safetensors=True, local_files_only=True,
+                output_loading_info=True, **options,
+            )  # fmt: skip
     except (RuntimeError, ValueError, OSError) as e:
         raise BaseError(f"{path / part} cannot be loaded: {str(e).splitlines()[0]}", "fetch the base again") from e
     missing = [k for k in info["missing_keys"] if not k.endswith("position_ids")]

@@ -100,14 +100,6 @@ def test_importing_the_command_line_loads_nothing_heavy():
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
-def test_bitsandbytes_says_nothing_when_the_library_imports_it():
-    told = ran(code="import finetune, bitsandbytes")
-    assert told.returncode == 0 and told.stderr == told.stdout == ""
-    asked = ran(code="import logging; logging.getLogger('bitsandbytes').setLevel(20); import finetune; "
-                     "assert logging.getLogger('bitsandbytes').level == 20")  # fmt: skip
-    assert asked.returncode == 0
-
-
 def test_a_plan_imports_no_diffusers_pipeline():
     code = (
         "import sys; sys.argv[1:] = ['plan', 'pocket-product', '--json']\n"

@@ -153,6 +153,47 @@ def test_found_and_fresh_are_the_same_bits(store: Store, family: Family, data: P
             assert torch.equal(text.tokens, read(family, ["a cup"]).tokens[0])
 
 
+def test_only_the_last_entries_are_held_and_what_is_read_again_is_the_same_bits(
+    store: Store, family: Family, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crops = [*wanted(data), *wanted(data, Crop(0, False)), *wanted(data, Crop(4, True))]
+    everything = dict(unheard(cache.encode_images(store, family, crops, CPU)))
+    one = sum(tensor.nbytes for tensor in next(iter(everything.values())))
+    monkeypatch.setattr(cache, "HELD_BYTES", 2 * one)
+    found = unheard(cache.encode_images(store, family, crops, CPU))
+    assert isinstance(found, cache.Stored) and len(found) == len(crops) == len(everything) > 3
+    assert len(found.held) == 2 and found.bytes == 2 * one
+    counted = store.hits, store.misses
+    for _ in range(2):
+        for name, moments in everything.items():
+            assert all(torch.equal(a, b) for a, b in zip(moments, found[name], strict=True))
+            assert len(found.held) == 2 and found.bytes == 2 * one
+    assert (store.hits, store.misses) == counted
+
+
+def test_what_was_asked_for_last_is_held_and_not_read_again(store: Store) -> None:
+    made = cache.Stored[str, float](store, "image", lambda entry: entry["x"].item(), held_bytes=8)
+    for n, name in enumerate("abc"):
+        store.put("image", name * 64, {"x": torch.tensor(float(n))})
+        made.add(name, name * 64, {"x": torch.tensor(float(n))})
+    assert list(made) == ["a", "b", "c"] and [key[0] for key in made.held] == ["b", "c"]
+    assert made["b"] == 1 and made["a"] == 0, "c was asked for longest ago"
+    assert [key[0] for key in made.held] == ["b", "a"]
+    for entry in entries(store):
+        entry.unlink()
+    assert made["b"] == 1
+    with pytest.raises(RunError, match="has gone from the cache") as e:
+        made["c"]
+    assert "resume" in e.value.hint
+
+
+def test_an_entry_larger_than_what_may_be_held_is_held_alone(store: Store) -> None:
+    made = cache.Stored[str, float](store, "image", lambda entry: entry["x"].item(), held_bytes=1)
+    for name in "ab":
+        made.add(name, name * 64, {"x": torch.tensor(1.0)})
+    assert [key[0] for key in made.held] == ["b"] and made["b"] == 1
+
+
 def test_latents_that_are_not_finite_name_the_picture_and_are_not_kept(
     store: Store, family: Family, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,257 @@
+"""The calls that programs and notebooks make. Each is quiet, and brings the libraries it needs when it is called."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from finetune.choices import Dtype, Layout, Precision
+from finetune.silence import silence
+
+if TYPE_CHECKING:
+    from finetune.data.captions import Kind
+    from finetune.data.dataset import Dataset
+    from finetune.data.images import Colour
+    from finetune.events import Event
+    from finetune.files.inspection import Inspection
+    from finetune.planning.plan import Plan
+    from finetune.proof.verify import Report
+    from finetune.recipe import Loaded, Recipe
+    from finetune.sampling.folder import Written
+    from finetune.training.stop import Events
+
+
+def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> "Recipe":
+    """Read a recipe: a file, or the name of a shipped one such as "pocket-product".
+
+    overrides: `table.key=value` each, such as "train.steps=500"; they win over the file. docs/recipes.md lists keys.
+    A recipe may as well be built in Python: `Recipe(base="pocket", data={"path": "example:product"})`, which raises
+    pydantic's ValidationError (a ValueError) where a value is wrong.
+
+    Warns: FutureWarning for each key that has a new name.
+
+    Raises:
+        RecipeError: names every wrong key and value at once.
+    """
+    from finetune import recipe as recipes
+
+    loaded = recipes.load(Path(path), overrides)
+    for notice in loaded.notices:
+        warnings.warn(notice, FutureWarning, stacklevel=2)
+    return loaded.recipe
+
+
+def prepare(
+    source: Path | str, out: Path | str, *, trigger: str | None = None, class_word: str | None = None,
+    kind: "Kind" = "", template: str | None = None, license: str = "", source_note: str = "",
+    background: "Colour" = (255, 255, 255), allow_uncaptioned: bool = False,
+) -> "Dataset":  # fmt: skip
+    """Make a dataset at `out` from a folder of photos, which is only read: upright, RGB, each with its final caption.
+
+    trigger: a rare word that will stand for the product or style. class_word: what it is, in one common word.
+    kind: "product" or "style". template: caption of images that have none; allow_uncaptioned: although others have one.
+    license, source_note: recorded in the dataset. background: RGB in 0..255 behind transparent pixels. What was left
+    out, and why, is in the result's `card.rejected`.
+
+    Raises:
+        DataError: the source has problems, or `out` is not empty or lies inside the source.
+        RunError: `out` cannot be written.
+    """
+    from finetune.data import dataset
+
+    with silence():
+        return dataset.prepare(
+            Path(source), Path(out), trigger=trigger, class_word=class_word, kind=kind, template=template,
+            license=license, source_note=source_note, background=background, allow_uncaptioned=allow_uncaptioned,
+        )  # fmt: skip
+
+
+def plan(recipe: "Recipe | Path | str", gpus: int = 1) -> "Plan":
+    """Decide all that the recipe leaves open, from the base, the data and this machine; nothing is loaded or written.
+
+    gpus: how many the run will use. The result's `recipe` has every value, `steps` and `samples` are the length,
+    `buckets()` the sizes in px.
+
+    Raises:
+        RecipeError, DataError, BaseError: what does not fit together.
+    """
+    with silence():
+        from finetune.planning import plan as planning
+
+        return planning.settle(_loaded(recipe), gpus)
+
+
+def train(recipe: "Recipe | Path | str", out: Path | str, resume: bool = False) -> "Events":
+    """Train an adapter into the folder `out`, export and verify it: an iterator of `finetune.events`.
+
+    The run goes as far as it is read; `out/events.jsonl` and TensorBoard logs are written as it goes. The last event is
+    Finished, with the path of the proved file. Leaving the loop (`break`, Ctrl-C) saves the last step;
+    resume: go on from there, bit for bit.
+
+    Raises, while it is read:
+        InputError: recipe, data, base or folder cannot be used.
+        MemoryShortage: the device has too little memory.
+        TrainError: the run diverged, or had no effect.
+        VerifyError: the exported file does not do what was trained.
+        Interrupted: Ctrl-C or SIGTERM; the state is saved.
+    """
+    return _quietly(lambda: _run(recipe, out, resume))
+
+
+def sample(
+    base: Path | str, prompts: Sequence[str], out: Path | str, adapters: Sequence[tuple[Path | str, float]] = (), *,
+    negative: str = "", seed: int = 0, count: int = 1, steps: int = 20, guidance: float | None = None,
+    size: tuple[int, int] | None = None, scheduler: str = "", merged: bool = False, precision: Precision = "auto",
+    base_bits: int | None = None, text_encoder_bits: int | None = None, safety_checker: bool = True,
+) -> "list[Written]":  # fmt: skip
+    """Generate a picture of each prompt at `count` seeds from `seed` on, and a grid of them all, as PNG files in `out`.
+
+    adapters: (file or PEFT folder, weight) pairs; weight 1 is as trained. negative: what pictures should not show.
+    steps: denoising steps. guidance and size (width, height in px): the base's usual when None. scheduler: "" is the
+    base's own. merged: adapters are merged into the weights first. precision: of the computation; "auto" is bf16 or
+    fp16 on a GPU, fp32 on a CPU. base_bits, text_encoder_bits: the denoiser in 4 bits, a large text encoder in 8 or 4.
+    safety_checker: the base's own is used, where it has one. Returns where each picture is, the grid last.
+
+    Raises:
+        InputError: what was asked for does not fit the base or this machine.
+        VerifyError: an adapter cannot be read whole for this base.
+    """
+    with silence():
+        from finetune.sampling import folder
+        from finetune.sampling.request import AdapterWeight, SampleSet, SessionOptions
+
+        wanted = SampleSet(prompts, negative, seed, count, steps, guidance, size)
+        options = SessionOptions(precision, base_bits, text_encoder_bits, scheduler, safety_checker, merged)
+        weighted = [AdapterWeight(Path(file), weight) for file, weight in adapters]
+        return list(folder.sample(str(base), wanted, Path(out), weighted, options))
+
+
+def verify(
+    file: Path | str, base: Path | str = "", run: Path | str | None = None, base_bits: int | None = None
+) -> "Report":  # fmt: skip
+    """Load an adapter file, from any trainer, into a fresh base: is every weight used, and does stock diffusers agree?
+
+    base: when empty, the one that the file names. run: folder of the run that trained the file, to compare it with.
+    base_bits: 4 loads the denoiser in 4 bits. The result's `ok` is the answer, `problems` says why not.
+
+    Raises:
+        BaseError: the file or the base cannot be read at all.
+    """
+    with silence():
+        from finetune.files import layouts
+        from finetune.proof.verify import verify as check
+
+        file, folder = Path(file), Path(run) if run else None
+        trained = layouts.read(folder / "adapter" / "peft").modules if folder else None
+        return check(file, str(base) or base_of(file, folder), trained, base_bits)
+
+
+def inspect(file: Path | str) -> "Inspection":
+    """What an adapter file, PEFT folder or run folder holds: layout, modules, ranks, metadata. No base is needed.
+
+    Raises:
+        BaseError: it cannot be read at all.
+    """
+    with silence():
+        from finetune.files import inspection
+
+        return inspection.inspect(Path(file))
+
+
+class Converted(NamedTuple):
+    """An adapter in another layout."""
+
+    path: Path
+    difference: float
+    """worst module's difference to its source, relative; of a merged pipeline, the share of the change that rounding
+    lost"""
+    verified: bool
+    """in a fresh base; False: none was named"""
+
+
+def export(
+    source: Path | str, layout: Layout = "universal", out: Path | str | None = None, base: Path | str = "",
+    dtype: Dtype = "float32",
+) -> Converted:  # fmt: skip
+    """Convert a LoRA file, PEFT folder or run folder, from any trainer, to another layout, and read it back.
+
+    layout: "universal" is one file for every program, "diffusers" one for diffusers, "peft" a folder, "merged" a whole
+    pipeline. out: NAME-LAYOUT in the current folder when None. base: verify the result in it; a merged pipeline needs
+    one, and a run names its own. dtype: number format of the file.
+
+    Raises:
+        BaseError: the source cannot be read, or the base must be named.
+        RunError: `out` exists, or cannot be written.
+        VerifyError: something in the source has no place; or the result is not the source.
+    """
+    with silence():
+        from finetune.proof.export import convert
+
+        source, base = Path(source), str(base)
+        if layout == "merged" and not base:
+            base = _run_base(source)
+        suffix = ".safetensors" if layout in ("universal", "diffusers") else ""
+        name = f"{source.resolve().name.removesuffix('.safetensors')}-{layout}{suffix}"
+        target = Path(out) if out else Path(name)
+        return Converted(target, convert(source, layout, target, base, dtype), bool(base))
+
+
+def base_of(file: Path, run: Path | None) -> str:
+    """The run's base, or that of the run folder the file lies in, or what the file says.
+
+    Raises:
+        BaseError: none of them names one.
+    """
+    from finetune.errors import BaseError
+    from finetune.files import layouts
+
+    for folder in ([run] if run else []) + [file.parent.parent, file]:
+        if (folder / "recipe.toml").is_file():
+            return _run_base(folder)
+    said = layouts.read(file).metadata.get("finetune.base", "")
+    if not said:
+        raise BaseError(f"{file} does not say what base it was made for", "name it: `base`")
+    return said
+
+
+def _run_base(run: Path) -> str:
+    from finetune import recipe
+
+    file = run / "recipe.toml"
+    return recipe.load(file).recipe.base if file.is_file() else ""
+
+
+def _loaded(recipe: "Recipe | Path | str") -> "Loaded":
+    from finetune import recipe as recipes
+
+    if isinstance(recipe, Path | str):
+        return recipes.load(Path(recipe))
+    return recipes.Loaded(recipe, {}, Path())
+
+
+def _run(recipe: "Recipe | Path | str", out: Path | str, resume: bool) -> "Events":
+    from finetune.training import run
+
+    return run.run(_loaded(recipe), Path(out), resume)
+
+
+def _quietly(begin: "Callable[[], Events]") -> "Events":
+    """The same events, each made in silence; between them the reader has the settings that are the reader's own."""
+    with silence():
+        events = begin()
+    resume: Callable[[], Event | None] = partial(next, events, None)
+    try:
+        while True:
+            with silence():
+                event = resume()
+            if event is None:
+                return
+            resume = partial(next, events, None)
+            try:
+                yield event
+            except KeyboardInterrupt as e:
+                resume = partial(events.throw, e)
+    finally:
+        with silence():
+            events.close()
