@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from finetune.data import images
-from finetune.encoding import cache
-from finetune.encoding.cache import Captions, Crop
+from finetune.encoding.images import PLACES, Crop
+from finetune.encoding.text import Captions
 from finetune.families.base import Conditioning, Family, Moments, Prompt, Text
 from finetune.machine import Ranks
 from finetune.planning.plan import Plan
@@ -128,6 +128,4 @@ class Batches:
 
 
 def _size(one: Look) -> images.SizeConditioning:
-    return images.size_conditioning(
-        one.placed.example.size, one.placed.bucket, cache.PLACES[one.crop.place], one.crop.flip
-    )
+    return images.size_conditioning(one.placed.example.size, one.placed.bucket, PLACES[one.crop.place], one.crop.flip)
