@@ -11,8 +11,8 @@ from finetune.silence import silence
 
 if TYPE_CHECKING:
     from finetune.data.captions import Kind
-    from finetune.data.dataset import Dataset
-    from finetune.data.images import Colour
+    from finetune.data.decode import Colour
+    from finetune.data.example import Dataset
     from finetune.events import Event
     from finetune.files.inspection import Inspection
     from finetune.planning.plan import Plan
@@ -58,10 +58,10 @@ def prepare(
         DataError: the source has problems, or `out` is not empty or lies inside the source.
         RunError: `out` cannot be written.
     """
-    from finetune.data import dataset
+    from finetune.data import prepare as preparing
 
     with silence():
-        return dataset.prepare(
+        return preparing.prepare(
             Path(source), Path(out), trigger=trigger, class_word=class_word, kind=kind, template=template,
             license=license, source_note=source_note, background=background, allow_uncaptioned=allow_uncaptioned,
         )  # fmt: skip

@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from torch import nn
 
 from finetune import optimizers, recipe
-from finetune.encoding import cache
+from finetune.encoding.store import default_root
 from finetune.errors import Action, RunError, action
 from finetune.machine import current_device, has_gpu
 
@@ -34,7 +34,7 @@ def examine() -> Iterator[Finding]:
     for name in optimizers.OPTIMIZERS:
         yield optimizer_steps(name)
     yield from gpus()
-    yield room(cache.default_root())
+    yield room(default_root())
     yield memory()
 
 

@@ -145,7 +145,7 @@ def test_no_file_imports_itself_by_way_of_others():
         ("errors", "from finetune.recipe import Recipe"),
         ("diffusion.chance", "def f():\n    from finetune.planning import plan"),
         ("planning.plan", "import finetune.cli.plan_view"),
-        ("encoding.cache", "from finetune.planning.plan import Plan"),
+        ("encoding.store", "from finetune.planning.plan import Plan"),
         ("recipe", "from finetune.data import dataset\nfrom finetune import errors"),
     ],
 )

@@ -47,7 +47,7 @@ def doctor(as_json: AsJson = False, quiet: Quiet = False) -> None:
 @cache.command("info")
 def cache_info(root: CacheRoot = None, as_json: AsJson = False) -> None:
     """Show where the cache is, and what it holds."""
-    from finetune.encoding import cache as store
+    from finetune.encoding import store
 
     held, output = store.usage(root or store.default_root()), Output(as_json)
     output.json({**held._asdict(), "root": str(held.root)})
@@ -57,7 +57,7 @@ def cache_info(root: CacheRoot = None, as_json: AsJson = False) -> None:
 @cache.command("clear")
 def cache_clear(root: CacheRoot = None) -> None:
     """Remove everything in the cache; what is needed is encoded again."""
-    from finetune.encoding import cache as store
+    from finetune.encoding import store
 
     held = store.usage(root or store.default_root())
     store.clear(held.root)

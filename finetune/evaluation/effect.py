@@ -13,7 +13,8 @@ from finetune.data.dataset import Placed
 from finetune.data.example import Example
 from finetune.diffusion import chance as draws
 from finetune.diffusion.loss import squared_error
-from finetune.encoding.cache import STRAIGHT, Captions, Crop
+from finetune.encoding.images import STRAIGHT, Crop
+from finetune.encoding.text import Captions
 from finetune.events import CaptionFit, TrainingEffect
 from finetune.families.base import Conditioning, Moments, Prompt, Text, evaluation_mode
 from finetune.machine import Autocast

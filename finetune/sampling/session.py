@@ -10,7 +10,7 @@ from PIL import Image
 
 from finetune import families
 from finetune.adapters.change import AdapterState, sites
-from finetune.encoding.cache import Captions, read_ahead
+from finetune.encoding.text import Captions, read_ahead
 from finetune.errors import InputError, VerifyError, action
 from finetune.families.base import Facts, Family, Text, as_prompts, components, evaluation_mode, large_encoders
 from finetune.files import layouts

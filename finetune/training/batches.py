@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from finetune.data.buckets import SizeConditioning, size_conditioning
-from finetune.encoding import cache
-from finetune.encoding.cache import Captions, Crop
+from finetune.encoding.images import PLACES, Crop
+from finetune.encoding.text import Captions
 from finetune.families.base import Conditioning, Family, Moments, Prompt, Text
 from finetune.machine import Ranks
 from finetune.planning.plan import Plan
@@ -128,4 +128,4 @@ class Batches:
 
 
 def _size(one: Look) -> SizeConditioning:
-    return size_conditioning(one.placed.example.size, one.placed.bucket, cache.PLACES[one.crop.place], one.crop.flip)
+    return size_conditioning(one.placed.example.size, one.placed.bucket, PLACES[one.crop.place], one.crop.flip)

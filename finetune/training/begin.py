@@ -13,7 +13,9 @@ from torch import nn
 from finetune import families, optimizers
 from finetune.adapters import attach as adapters
 from finetune.adapters.change import AdapterState
-from finetune.encoding import cache
+from finetune.encoding.images import encode_images
+from finetune.encoding.store import Store, default_root
+from finetune.encoding.text import Captions, encode_texts
 from finetune.errors import RecipeError, action
 from finetune.evaluation.effect import Latents
 from finetune.events import Advanced, Event, Note, Returned, Stage, unheard
@@ -37,7 +39,7 @@ class Encoded(NamedTuple):
 
     latents: Latents
     batches: batches.Batches
-    captions: cache.Captions
+    captions: Captions
 
 
 @dataclass
@@ -90,23 +92,23 @@ def encode(plan: Plan, family: Family, device: Machine) -> Generator[Event, None
     Raises:
         RunError: the cache cannot be written.
     """
-    store = cache.Store(plan.recipe.data.cache or cache.default_root())
+    store = Store(plan.recipe.data.cache or default_root())
     pictures = device.ranks.turned(wanted(plan))
     frozen = [encoder for encoder in family.encoders if encoder not in plan.recipe.adapter.components]
     shown = [*prompts(plan), *(outputs.PROMPTS if large_encoders(family) else ())]
     texts = device.ranks.turned(list({prompt.key: prompt for prompt in shown}.values())) if frozen else []
     yield Stage("encoding images", len(pictures))
     family.parts.load("vae").to(device.device, "vae")
-    latents = yield from _advancing(cache.encode_images(store, family, pictures, device.device))
+    latents = yield from _advancing(encode_images(store, family, pictures, device.device))
     known = {}
     for encoder in frozen:
         yield Stage(f"encoding captions, {encoder}" if len(frozen) > 1 else "encoding captions", len(texts))
         family.parts.load(encoder).to(device.device, encoder)
-        known[encoder] = yield from _advancing(cache.encode_texts(store, family, encoder, texts))
+        known[encoder] = yield from _advancing(encode_texts(store, family, encoder, texts))
         family.parts.to(CPU, encoder)
     family.parts.to(CPU, "vae")
     yield Note(f"cache: {store.hits} found, {store.misses} encoded, in {store.root}")
-    captions = cache.Captions(family, known, device.device)
+    captions = Captions(family, known, device.device)
     return Encoded(latents, batches.Batches(plan, family, latents, captions), captions)
 
 
@@ -136,7 +138,7 @@ def attach(plan: Plan, family: Family, device: Machine) -> State:
         checkpoint_gradients(family, used)
     if config.train.compile:
         # what torch.compile makes is kept between runs
-        root = config.data.cache or cache.default_root()
+        root = config.data.cache or default_root()
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(root / "inductor"))
         family.parts.compile(family.denoiser_name)
     rates = optimizers.rates(config.optimizer, list(trainable))

@@ -6,8 +6,7 @@ from typing import NamedTuple
 from finetune.data.captions import without_trigger
 from finetune.data.dataset import Placed
 from finetune.diffusion.chance import Draw, draw
-from finetune.encoding import cache
-from finetune.encoding.cache import Crop, Wanted
+from finetune.encoding.images import CENTER, PLACES, STRAIGHT, Crop, Wanted
 from finetune.families.base import Prompt, as_prompts
 from finetune.planning.plan import Plan
 
@@ -30,7 +29,7 @@ def look(plan: Plan, placed: Placed, visit: int) -> Look:
     caption, shuffled tags) is made here, by `chance.choice`, and nowhere else."""
     data, example = plan.recipe.data, placed.example
     chance = draw(plan.recipe.train.seed, example.name, visit, data.caption_dropout, data.flip)
-    place = int(chance.place * len(cache.PLACES)) if data.crop == "random" else cache.CENTER
+    place = int(chance.place * len(PLACES)) if data.crop == "random" else CENTER
     prompt = Prompt.of(example, "" if chance.drop_caption else None)
     return Look(placed, Crop(place, chance.flip), prompt, _preserved(plan, prompt), chance)
 
@@ -56,7 +55,7 @@ def prompts(plan: Plan) -> list[Prompt]:
 def wanted(plan: Plan) -> list[Wanted]:
     """Every (image, crop) that training shows or is judged by, control pictures included."""
     shown = [Wanted(one.placed.example, one.placed.bucket, one.crop) for one in looks(plan)]
-    judged = [Wanted(p.example, p.bucket, cache.STRAIGHT) for p in (*plan.train.placed, *plan.held_out)]
+    judged = [Wanted(p.example, p.bucket, STRAIGHT) for p in (*plan.train.placed, *plan.held_out)]
     own = {(w.example.name, w.crop): w for w in [*shown, *judged]}.values()
     return [*own, *(w._replace(example=control) for w in own for control in w.example.controls)]
 

@@ -21,7 +21,7 @@ from finetune.data.audit import audit
 from finetune.data.caption_files import TABLE, TABLES
 from finetune.data.captions import fill, inject, without_trigger
 from finetune.data.prepare import prepare
-from finetune.encoding import cache
+from finetune.encoding.text import Captions
 from finetune.errors import DataError, RunError, action
 from finetune.families.base import Moments
 from finetune.planning import plan
@@ -309,7 +309,7 @@ def test_what_a_self_prior_preserves_keeps_the_class_word(photos: Path, tmp_path
     assert {p.caption for p in look.prompts(settled)} == {"", "a photo of zwx mug", "a photo of mug"}
     family = SimpleNamespace(latents=lambda _, noise: noise, process=SimpleNamespace(drawn=lambda levels, _: levels))
     moments = dict.fromkeys([(w.example.name, w.crop) for w in look.wanted(settled)], Moments(*torch.zeros(2, 4, 8, 8)))
-    maker = batches.Batches(settled, family, moments, cache.Captions(family, {}, torch.device("cpu")))  # type: ignore[arg-type]
+    maker = batches.Batches(settled, family, moments, Captions(family, {}, torch.device("cpu")))  # type: ignore[arg-type]
     batch = maker.train(settled.train.schedule.micro(0))
     assert {(*batch.captions, *batch.preserve)} == {("a photo of zwx mug", "a photo of mug")}
 

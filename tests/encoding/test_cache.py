@@ -21,8 +21,9 @@ from finetune import tensors as weights
 from finetune.cli import app
 from finetune.data import dataset, decode
 from finetune.data.buckets import Bucket, fit, to_array
-from finetune.encoding import cache
-from finetune.encoding.cache import CENTER, PLACES, STRAIGHT, Crop, Store, Wanted
+from finetune.encoding.images import CENTER, PLACES, STRAIGHT, Crop, Wanted, encode_images
+from finetune.encoding.store import Store, Stored, clear, usage
+from finetune.encoding.text import Captions, encode_texts
 from finetune.errors import DataError, RunError
 from finetune.events import unheard
 from finetune.families.base import Family, Moments, components, read
@@ -57,8 +58,8 @@ def wanted(data: Path, crop: Crop = STRAIGHT, bucket: Bucket = SQUARE) -> list[W
 def misses(store: Store, family: Family, want: Sequence[Wanted] = (), captions: Sequence[str] = ()) -> int:
     """How many of these had to be encoded."""
     before = store.misses
-    unheard(cache.encode_images(store, family, want, CPU))
-    unheard(cache.encode_texts(store, family, "text_encoder", captions))
+    unheard(encode_images(store, family, want, CPU))
+    unheard(encode_texts(store, family, "text_encoder", captions))
     return store.misses - before
 
 
@@ -142,8 +143,8 @@ def test_another_denoiser_does_not_miss(store: Store, family: Family, data: Path
 
 def test_found_and_fresh_are_the_same_bits(store: Store, family: Family, data: Path) -> None:
     for _ in ("fresh", "found"):
-        moments = unheard(cache.encode_images(store, family, wanted(data), CPU))
-        text = unheard(cache.encode_texts(store, family, "text_encoder", ["a cup"]))["a cup"]
+        moments = unheard(encode_images(store, family, wanted(data), CPU))
+        text = unheard(encode_texts(store, family, "text_encoder", ["a cup"]))["a cup"]
         for want in wanted(data):
             image = fit(decode.open_rgb(want.example.path), SQUARE, PLACES[CENTER], False)
             own = family.encode_images(torch.from_numpy(to_array(image)).unsqueeze(0))
@@ -157,11 +158,11 @@ def test_only_the_last_entries_are_held_and_what_is_read_again_is_the_same_bits(
     store: Store, family: Family, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     crops = [*wanted(data), *wanted(data, Crop(0, False)), *wanted(data, Crop(4, True))]
-    everything = dict(unheard(cache.encode_images(store, family, crops, CPU)))
+    everything = dict(unheard(encode_images(store, family, crops, CPU)))
     one = sum(tensor.nbytes for tensor in next(iter(everything.values())))
-    monkeypatch.setattr(cache, "HELD_BYTES", 2 * one)
-    found = unheard(cache.encode_images(store, family, crops, CPU))
-    assert isinstance(found, cache.Stored) and len(found) == len(crops) == len(everything) > 3
+    monkeypatch.setattr("finetune.encoding.store.HELD_BYTES", 2 * one)
+    found = unheard(encode_images(store, family, crops, CPU))
+    assert isinstance(found, Stored) and len(found) == len(crops) == len(everything) > 3
     assert len(found.held) == 2 and found.bytes == 2 * one
     counted = store.hits, store.misses
     for _ in range(2):
@@ -172,7 +173,7 @@ def test_only_the_last_entries_are_held_and_what_is_read_again_is_the_same_bits(
 
 
 def test_what_was_asked_for_last_is_held_and_not_read_again(store: Store) -> None:
-    made = cache.Stored[str, float](store, "image", lambda entry: entry["x"].item(), held_bytes=8)
+    made = Stored[str, float](store, "image", lambda entry: entry["x"].item(), held_bytes=8)
     for n, name in enumerate("abc"):
         store.put("image", name * 64, {"x": torch.tensor(float(n))})
         made.add(name, name * 64, {"x": torch.tensor(float(n))})
@@ -188,7 +189,7 @@ def test_what_was_asked_for_last_is_held_and_not_read_again(store: Store) -> Non
 
 
 def test_an_entry_larger_than_what_may_be_held_is_held_alone(store: Store) -> None:
-    made = cache.Stored[str, float](store, "image", lambda entry: entry["x"].item(), held_bytes=1)
+    made = Stored[str, float](store, "image", lambda entry: entry["x"].item(), held_bytes=1)
     for name in "ab":
         made.add(name, name * 64, {"x": torch.tensor(1.0)})
     assert [key[0] for key in made.held] == ["b"] and made["b"] == 1
@@ -310,7 +311,7 @@ def test_info_counts_and_clear_removes_that_and_nothing_else(
     link = root / "vlink"
     link.symlink_to(data, target_is_directory=True)
     size = sum(file.stat().st_size for file in entries(store) if file not in foreign)
-    assert cache.usage(root) == (root, 2, 3, size)
+    assert usage(root) == (root, 2, 3, size)
     said = CliRunner().invoke(app, ["cache", "info", "--root", str(root)])
     assert said.exit_code == 0 and "2 images, 3 captions" in said.output
     (orphan := store.root / "image" / "00" / f".{'0' * 64}.safetensors.77-ab.part").parent.mkdir(exist_ok=True)
@@ -318,12 +319,12 @@ def test_info_counts_and_clear_removes_that_and_nothing_else(
     assert CliRunner().invoke(app, ["cache", "clear", "--root", str(root)]).exit_code == 0
     assert sorted(p for p in root.rglob("*") if p.is_file()) == sorted(foreign)
     assert sorted(p.name for p in data.iterdir()) == ["0.png", "0.txt", "1.png", "1.txt"]
-    assert cache.usage(root) == (root, 0, 0, 0)
+    assert usage(root) == (root, 0, 0, 0)
 
 
 def test_clearing_what_is_not_there_is_no_error(tmp_path: Path) -> None:
-    cache.clear(tmp_path / "none")
-    assert cache.usage(tmp_path / "none").bytes == 0
+    clear(tmp_path / "none")
+    assert usage(tmp_path / "none").bytes == 0
 
 
 # --- what training makes of it --------------------------------------------------------------------------------------
@@ -333,9 +334,9 @@ def test_clearing_what_is_not_there_is_no_error(tmp_path: Path) -> None:
 def made(data: Path, family: Family, store: Store) -> batches.Batches:
     loaded = short(data, family.base, data__resolution=64, data__crop="random", data__flip=True, train__steps=800)
     plan = planning.settle(loaded)
-    latents = unheard(cache.encode_images(store, family, look.wanted(plan), CPU))
-    texts = unheard(cache.encode_texts(store, family, "text_encoder", look.prompts(plan)))
-    return batches.Batches(plan, family, latents, cache.Captions(family, {"text_encoder": texts}, CPU))
+    latents = unheard(encode_images(store, family, look.wanted(plan), CPU))
+    texts = unheard(encode_texts(store, family, "text_encoder", look.prompts(plan)))
+    return batches.Batches(plan, family, latents, Captions(family, {"text_encoder": texts}, CPU))
 
 
 def test_each_visit_draws_afresh_from_the_distribution(made: batches.Batches) -> None:
@@ -367,5 +368,5 @@ def test_crops_and_flips_are_drawn_at_each_visit(made: batches.Batches, monkeypa
 
 def test_every_random_crop_shows_other_pixels(store: Store, family: Family, data: Path) -> None:
     """The 80 x 64 picture has five windows of 64 x 64, and their mirror images."""
-    found = unheard(cache.encode_images(store, family, [w for c in EVERY_CROP for w in wanted(data, c)[:1]], CPU))
+    found = unheard(encode_images(store, family, [w for c in EVERY_CROP for w in wanted(data, c)[:1]], CPU))
     assert len({weights.fingerprint({"mean": m.mean}) for m in found.values()}) == 2 * len(PLACES)

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from finetune import families
 from finetune.adapters import attach as adapters
 from finetune.adapters.lora import delta
-from finetune.encoding import cache
+from finetune.encoding.text import Captions
 from finetune.evaluation import effect as evaluate
 from finetune.families.base import components, evaluation_mode
 
@@ -104,7 +104,7 @@ def test_the_output_change_is_that_of_the_prediction_and_zero_without_one(traine
     first = evaluate.output_change(*args, trained.captions, trained.machine.autocast)
     assert first == evaluate.output_change(*args, trained.captions, trained.machine.autocast) > evaluate.NO_EFFECT
     base = families.load(trained.plan.recipe.base)
-    untrained = cache.Captions(base, {}, trained.machine.device)
+    untrained = Captions(base, {}, trained.machine.device)
     assert evaluate.output_change(*args, untrained, trained.machine.autocast) == 0.0
 
 

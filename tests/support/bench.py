@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from finetune import recipe
-from finetune.encoding import cache
+from finetune.encoding.text import Captions
 from finetune.evaluation import effect as evaluate
 from finetune.families.base import Family
 from finetune.machine import Machine
@@ -30,7 +30,7 @@ class Bench(NamedTuple):
     batches: Batches
     machine: Machine
     latents: evaluate.Latents
-    captions: cache.Captions
+    captions: Captions
 
     def train(self, until: int | None = None) -> list[Step]:
         return list(islice(self.steps(), until and until - self.state.step))

@@ -9,7 +9,7 @@ from support.photos import SQUARE, WIDE, pictures
 from support.runs import short, train
 
 from finetune.diffusion.chance import choice
-from finetune.encoding.cache import PLACES, STRAIGHT, Crop
+from finetune.encoding.images import PLACES, STRAIGHT, Crop
 from finetune.families.base import Prompt
 from finetune.planning.plan import Plan
 from finetune.training import batches, look

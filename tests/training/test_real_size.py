@@ -37,7 +37,6 @@ from finetune.training import loop as trainer
 from finetune.planning import activations as memory
 from finetune.planning import footprint
 from finetune.planning import plan as planning
-from finetune.encoding import cache
 from finetune import recipe
 from finetune.families.base import Text
 torch.set_num_threads(2)

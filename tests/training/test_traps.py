@@ -23,7 +23,7 @@ from finetune.data import decode
 from finetune.data.buckets import Bucket, fit, to_array
 from finetune.diffusion import chance as draws
 from finetune.diffusion.process import betas, discrete
-from finetune.encoding import cache
+from finetune.encoding.images import PLACES
 from finetune.errors import DataError, RecipeError
 from finetune.families.base import Conditioning, Family, Moments, components, read
 from finetune.files.metadata import About
@@ -233,11 +233,11 @@ def test_crops_flips_and_the_autoencoders_sample_are_drawn_at_every_visit(sd15: 
     b = bench(sd15, data, train__steps=40, data__crop="random", data__flip=True, data__max_aspect=1.0)
     crops, latents = [], []
     for batch, (chance,) in shown(b):
-        place = int(chance.place * len(cache.PLACES))
+        place = int(chance.place * len(PLACES))
         crops.append((place, chance.flip))
         latents.append(batch.latents[0])
         if len(crops) <= 8:
-            own = encoded(b, data, batch.names[0], cache.PLACES[place], chance.flip)
+            own = encoded(b, data, batch.names[0], PLACES[place], chance.flip)
             noise = chance.latent_noise(tuple(own.mean.shape[1:]))[None]
             assert_close(batch.latents[0], b.family.latents(own, noise)[0], rtol=0, atol=1e-5)
     assert set(crops) == {(place, flip) for place in range(5) for flip in (False, True)}
