@@ -80,7 +80,7 @@ class Subject(NamedTuple):
     """as the referee calls it"""
 
     def pictures(self) -> Dataset:
-        return dataset.read(shipped.data_path(Path(self.data)))
+        return dataset.read_dataset(shipped.data_path(Path(self.data)))
 
     def asked(self) -> list[Asked]:
         """Never trained on."""
@@ -415,7 +415,11 @@ def look(subject: Subject, work: Path, adapter: Path | None) -> Measures:
     """Paint with and without the trigger, with and without the adapter, and ask the judges."""
     from referee import classifier
 
-    referee, eyes, session = classifier.load(), likeness.Eyes.load(shipped.EYES), Session(families.load("pocket"))
+    referee, eyes, session = (
+        classifier.load(),
+        likeness.FeatureExtractor.load(shipped.EYES),
+        Session(families.load("pocket")),
+    )
     session.load_adapters([AdapterWeight(adapter)] if adapter else [])
 
     def paint(asked: Sequence[Asked], seed: int) -> list[Image.Image]:
@@ -434,12 +438,12 @@ def look(subject: Subject, work: Path, adapter: Path | None) -> Measures:
     own = torch.arange(len(examples)).repeat_interleave(subject.times)
     beside = after if adapter else before[1:] + before[:1]
     if subject.kind == "product":
-        fidelity = likeness.between(seen, real) / likeness.mutual(real)
+        fidelity = likeness.cross(seen, real) / likeness.pairwise(real)
     else:
         fidelity = statistics.fmean(v.style == subject.style for v in referee.judge(shown))
     return Measures(
         fidelity, right(asked, shown), float(((again @ real.T).argmax(1) == own).float().mean()),
-        1 - likeness.agreement(eyes.of_pictures(before), eyes.of_pictures(beside)), right(plain, after),
+        1 - likeness.clip_t(eyes.of_pictures(before), eyes.of_pictures(beside)), right(plain, after),
         likeness.diversity(eyes.of_pictures(paint(asked[:1] * 6, 8000))),
     )  # fmt: skip
 

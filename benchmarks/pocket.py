@@ -186,7 +186,7 @@ def seconds_a_picture(session: Session) -> Row:
 
 def seconds_a_step(base: str) -> Row:
     """A step of the shipped product recipe, batch 4, prior and text encoder included."""
-    plan = planning.settle(recipes.load(Path("pocket-product"), [f"base={base}", "train.steps=12"]))
+    plan = planning.resolve_plan(recipes.load(Path("pocket-product"), [f"base={base}", "train.steps=12"]))
     run = begin(plan)
     steps = trainer.train(run.state, run.data.batches, plan.recipe, run.device)
     taken = [step.seconds for step in steps]

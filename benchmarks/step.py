@@ -89,7 +89,7 @@ class Prepared:
 
     def __init__(self, folder: Path, compiled: bool) -> None:
         sets = [*SETS, f"data.cache={folder / 'cache'}", f"train.compile={str(compiled).lower()}"]
-        self.plan = planning.settle(recipe.load(Path("pocket-product"), sets))
+        self.plan = planning.resolve_plan(recipe.load(Path("pocket-product"), sets))
         run = begin(self.plan)
         self.family, self.made, self.state, self.machine = run.family, run.data, run.state, run.device
 
@@ -104,7 +104,7 @@ def ours(folder: Path, compiled: bool) -> Iterator[object]:
 
 def bare(folder: Path) -> Iterator[object]:
     p = Prepared(folder, False)
-    batch = p.made.batches.train(p.plan.train.schedule.micro(0))
+    batch = p.made.batches.train(p.plan.train.schedule.micro_batch(0))
     noisy = p.family.process.add_noise(batch.latents, batch.noise, batch.t)
     target = p.family.process.target(batch.latents, batch.noise, batch.t)
     tokens = batch.text["text_encoder"].tokens

@@ -10,7 +10,7 @@ from finetune.choices import Dtype, Layout, Precision
 from finetune.silence import silence
 
 if TYPE_CHECKING:
-    from finetune.data.captions import Kind
+    from finetune.data.captions import DatasetKind
     from finetune.data.decode import Colour
     from finetune.data.example import Dataset
     from finetune.events import Event
@@ -44,7 +44,7 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> "Recipe":
 
 def prepare(
     source: Path | str, out: Path | str, *, trigger: str | None = None, class_word: str | None = None,
-    kind: "Kind" = "", template: str | None = None, license: str = "", source_note: str = "",
+    kind: "DatasetKind" = "", template: str | None = None, license: str = "", source_note: str = "",
     background: "Colour" = (255, 255, 255), allow_uncaptioned: bool = False,
 ) -> "Dataset":  # fmt: skip
     """Make a dataset at `out` from a folder of photos, which is only read: upright, RGB, each with its final caption.
@@ -79,7 +79,7 @@ def plan(recipe: "Recipe | Path | str", gpus: int = 1) -> "Plan":
     with silence():
         from finetune.planning import plan as planning
 
-        return planning.settle(_loaded(recipe), gpus)
+        return planning.resolve_plan(_loaded(recipe), gpus)
 
 
 def train(recipe: "Recipe | Path | str", out: Path | str, resume: bool = False) -> "Events":
@@ -143,7 +143,7 @@ def verify(
         from finetune.proof.verify import verify as check
 
         file, folder = Path(file), Path(run) if run else None
-        trained = layouts.read(folder / "adapter" / "peft").modules if folder else None
+        trained = layouts.read_adapter(folder / "adapter" / "peft").modules if folder else None
         return check(file, str(base) or base_of(file, folder), trained, base_bits)
 
 
@@ -209,7 +209,7 @@ def base_of(file: Path, run: Path | None) -> str:
     for folder in ([run] if run else []) + [file.parent.parent, file]:
         if (folder / "recipe.toml").is_file():
             return _run_base(folder)
-    said = layouts.read(file).metadata.get("finetune.base", "")
+    said = layouts.read_adapter(file).metadata.get("finetune.base", "")
     if not said:
         raise BaseError(f"{file} does not say what base it was made for", "name it: `base`")
     return said

@@ -28,7 +28,7 @@ class Finding(NamedTuple):
     action: Action | None = None
 
 
-def examine() -> Iterator[Finding]:
+def examine_machine() -> Iterator[Finding]:
     """One finding after the other, as they are made."""
     yield from versions()
     for name in optimizers.OPTIMIZERS:

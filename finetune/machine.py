@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-Item = TypeVar("Item")
+_Item = TypeVar("_Item")
 Autocast = Callable[[], AbstractContextManager[Any]]
 
 
@@ -24,6 +24,7 @@ class Format(NamedTuple):
     dtype: torch.dtype
 
 
+CPU = torch.device("cpu")
 FORMATS = (
     Format("fp32", "float32", "F32", torch.float32),
     Format("bf16", "bfloat16", "BF16", torch.bfloat16),
@@ -50,16 +51,16 @@ class Ranks:
     """Who else trains; alone, summing is the identity."""
 
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
 
-    def turned(self, items: Sequence[Item]) -> list[Item]:
+    def rotated(self, items: Sequence[_Item]) -> list[_Item]:
         """From another place on for each rank: each makes its own share first, then finds the others' made."""
-        start = len(items) * self.rank // self.world
+        start = len(items) * self.rank // self.world_size
         return [*items[start:], *items[:start]]
 
     def sum(self, tensors: Sequence[Tensor]) -> None:
         """Sum each tensor over the ranks, in place, in one message."""
-        if self.world == 1:
+        if self.world_size == 1:
             return
         flat = torch.cat([t.reshape(-1).float() for t in tensors])
         torch.distributed.all_reduce(flat)
@@ -67,7 +68,7 @@ class Ranks:
             tensor.copy_(summed.view_as(tensor))
 
 
-class Machine(NamedTuple):
+class Device(NamedTuple):
     """Where the run computes."""
 
     device: torch.device
@@ -76,7 +77,7 @@ class Machine(NamedTuple):
     scaler: torch.amp.GradScaler | None
 
 
-def open_machine(precision: str) -> Machine:
+def open_machine(precision: str) -> Device:
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
@@ -84,4 +85,4 @@ def open_machine(precision: str) -> Machine:
     mixed = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[precision]
     accelerator = Accelerator(mixed_precision=mixed, cpu=not has_gpu())
     ranks = Ranks(accelerator.process_index, accelerator.num_processes)
-    return Machine(accelerator.device, ranks, accelerator.autocast, accelerator.scaler)
+    return Device(accelerator.device, ranks, accelerator.autocast, accelerator.scaler)

@@ -69,7 +69,7 @@ def read_header(path: Path) -> Header:
     return Header(metadata, shapes, dtypes, 8 + length)
 
 
-def load(path: Path, wanted: Callable[[str], bool] | None = None) -> dict[str, Tensor]:
+def load_tensors(path: Path, wanted: Callable[[str], bool] | None = None) -> dict[str, Tensor]:
     """The tensors of a whole safetensors file, on the CPU; wanted: of these names only, and the others are not read.
 
     Raises:
@@ -99,7 +99,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str], flush: bool = True) -> None:
+def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str], flush: bool = True) -> None:
     """As `write_bytes`."""
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     # safetensors makes broken JSON of no tensors and no metadata

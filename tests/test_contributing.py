@@ -54,7 +54,7 @@ def test_a_method_is_a_table_a_file_and_a_line(trained: Bench, tmp_path: Path) -
     assert trained.state.step == 3
     trained.grow(0.1)
     parts = components(trained.family)
-    changes = adapters.read(parts)
+    changes = adapters.read_changes(parts)
     assert changes and {change.scale for change in changes.values()} == {2.0 / math.sqrt(4)}
     adapters.check_read(trained.state.trainable, changes)
     about = About.of(trained.plan.facts)

@@ -20,19 +20,19 @@ TENSORS = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.ones(3, dtype=torch.
 @pytest.fixture
 def file(tmp_path) -> Path:
     path = tmp_path / "whole.safetensors"
-    weights.write(TENSORS, path, {"who": "me"})
+    weights.write_tensors(TENSORS, path, {"who": "me"})
     return path
 
 
 def refused(path: Path, words: str) -> None:
-    for reads in (weights.read_header, weights.load, weights.payload_sha256):
+    for reads in (weights.read_header, weights.load_tensors, weights.payload_sha256):
         with pytest.raises(BaseError, match=words) as caught:
             reads(path)
         assert str(path) in caught.value.problem and caught.value.hint and caught.value.exit_code == 2
 
 
 def test_what_is_written_is_read(file):
-    header, found = weights.read_header(file), weights.load(file)
+    header, found = weights.read_header(file), weights.load_tensors(file)
     assert header.metadata == {"who": "me"}
     assert header.shapes == {name: tuple(t.shape) for name, t in TENSORS.items()}
     assert header.dtypes == {"a": "BF16", "b": "F32", "c": "F32"}
@@ -42,8 +42,8 @@ def test_what_is_written_is_read(file):
 
 def test_views_and_transposed_tensors_are_written_whole(tmp_path):
     whole = torch.arange(12.0).reshape(3, 4)
-    weights.write({"t": whole.T, "s": whole[1:, ::2]}, tmp_path / "x.safetensors", {})
-    found = weights.load(tmp_path / "x.safetensors")
+    weights.write_tensors({"t": whole.T, "s": whole[1:, ::2]}, tmp_path / "x.safetensors", {})
+    found = weights.load_tensors(tmp_path / "x.safetensors")
     assert torch.equal(found["t"], whole.T) and torch.equal(found["s"], whole[1:, ::2])
 
 
@@ -54,7 +54,7 @@ def test_a_file_cut_anywhere_is_refused(file, tmp_path):
         cut = tmp_path / "cut.safetensors"
         cut.write_bytes(content[:length])
         with pytest.raises(BaseError) as caught:
-            weights.load(cut)
+            weights.load_tensors(cut)
         words = ("not a safetensors file",) if length < 8 else ("truncated", "damaged")
         assert any(word in caught.value.problem for word in words), (length, caught.value.problem)
         assert length < start or "bytes" in caught.value.problem
@@ -89,7 +89,7 @@ def test_a_damaged_header_is_refused_in_words(file, tmp_path):
         path = tmp_path / f"{name}.safetensors"
         path.write_bytes(bad)
         with pytest.raises(BaseError, match=r"damaged|not a safetensors file|longer|truncated"):
-            weights.load(path)
+            weights.load_tensors(path)
 
 
 def _headed(header: bytes, payload: bytes) -> bytes:
@@ -104,7 +104,7 @@ def test_a_header_that_lies_about_its_tensors_is_refused(file, tmp_path):
     path = tmp_path / "lies.safetensors"
     path.write_bytes(_headed(json.dumps(table).encode(), content[8 + n :]))
     with pytest.raises(BaseError) as caught:
-        weights.load(path)
+        weights.load_tensors(path)
     assert str(path) in caught.value.problem and caught.value.hint
 
 
@@ -119,7 +119,7 @@ def test_a_pickled_file_is_refused_unopened_with_the_way_to_convert_it(suffix, t
     path = tmp_path / f"model{suffix}"
     path.write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(BaseError, match="pickled file") as caught:
-        weights.load(path)
+        weights.load_tensors(path)
     assert "weights_only=True" in caught.value.hint and str(path) in caught.value.hint
     assert not opened.exists()
 
@@ -135,7 +135,7 @@ def test_the_way_to_convert_a_pickled_file_works(tmp_path):
         weights.read_header(path)
     command = shlex.split(caught.value.hint.partition(": ")[2])
     subprocess.run([sys.executable, *command[1:]], check=True)
-    assert torch.equal(weights.load(path.with_suffix(".safetensors"))["w"], torch.arange(4.0))
+    assert torch.equal(weights.load_tensors(path.with_suffix(".safetensors"))["w"], torch.arange(4.0))
 
 
 def test_a_pickle_under_a_safetensors_name_and_other_files_are_refused(tmp_path):
@@ -149,7 +149,7 @@ def test_a_pickle_under_a_safetensors_name_and_other_files_are_refused(tmp_path)
 
 def test_the_payload_hash_does_not_depend_on_the_metadata_but_on_every_byte(file, tmp_path):
     other = tmp_path / "other.safetensors"
-    weights.write(TENSORS, other, {"who": "someone else", "more": "words"})
+    weights.write_tensors(TENSORS, other, {"who": "someone else", "more": "words"})
     assert weights.payload_sha256(other) == weights.payload_sha256(file)
     assert weights.file_sha256(other) != weights.file_sha256(file)
     start = weights.read_header(file).payload_start
@@ -170,7 +170,7 @@ def test_a_write_that_fails_leaves_the_old_file_as_it_was(file, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        weights.write({"a": torch.zeros(9)}, file, {})
+        weights.write_tensors({"a": torch.zeros(9)}, file, {})
     assert file.read_bytes() == before and [p.name for p in file.parent.iterdir()] == [file.name]
 
 
@@ -179,13 +179,15 @@ def test_the_new_file_takes_the_name_only_when_it_is_whole(file, monkeypatch):
     replace = Path.replace
 
     def watched(self: Path, target: Path) -> Path:
-        seen.append((weights.load(self).keys(), weights.load(target).keys(), self.parent == target.parent))
+        seen.append(
+            (weights.load_tensors(self).keys(), weights.load_tensors(target).keys(), self.parent == target.parent)
+        )
         return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", watched)
-    weights.write({"new": torch.zeros(9)}, file, {})
+    weights.write_tensors({"new": torch.zeros(9)}, file, {})
     assert seen == [({"new": 0}.keys(), TENSORS.keys(), True)]
-    assert weights.load(file).keys() == {"new"} and [p.name for p in file.parent.iterdir()] == [file.name]
+    assert weights.load_tensors(file).keys() == {"new"} and [p.name for p in file.parent.iterdir()] == [file.name]
 
 
 def test_the_fingerprint_depends_on_names_shapes_types_and_values_and_not_on_the_order():
@@ -207,10 +209,10 @@ def test_the_fingerprint_depends_on_names_shapes_types_and_values_and_not_on_the
 
 def test_stock_safetensors_reads_what_we_write_and_we_what_it_writes(file, tmp_path):
     save_file(TENSORS, tmp_path / "theirs.safetensors", {"who": "they"})
-    assert weights.load(tmp_path / "theirs.safetensors").keys() == TENSORS.keys()
+    assert weights.load_tensors(tmp_path / "theirs.safetensors").keys() == TENSORS.keys()
     assert weights.payload_sha256(tmp_path / "theirs.safetensors") == weights.payload_sha256(file)
 
 
 def test_no_tensors_at_all_are_written_and_read_back(tmp_path: Path) -> None:
-    weights.write({}, tmp_path / "none.safetensors", {})
-    assert weights.load(tmp_path / "none.safetensors") == {}
+    weights.write_tensors({}, tmp_path / "none.safetensors", {})
+    assert weights.load_tensors(tmp_path / "none.safetensors") == {}

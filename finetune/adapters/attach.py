@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from finetune.adapters import full
 from finetune.adapters.change import AdapterState, Change, Method, canonical_name
-from finetune.adapters.lora import Lora, copied, less
+from finetune.adapters.lora import Lora, copied, subtract
 from finetune.adapters.methods import METHODS
 from finetune.diffusion.chance import key
 from finetune.errors import RecipeError, VerifyError
@@ -119,7 +119,7 @@ def targets(component: nn.Module, presets: Mapping[str, tuple[str, ...]], writte
 
 
 @contextmanager
-def detached(components: Mapping[str, nn.Module]) -> Iterator[None]:
+def disabled(components: Mapping[str, nn.Module]) -> Iterator[None]:
     """The base as it was, inside the block."""
     layers = [m for c in components.values() for m in c.modules() if isinstance(m, BaseTunerLayer)]
     for layer in layers:
@@ -131,7 +131,7 @@ def detached(components: Mapping[str, nn.Module]) -> Iterator[None]:
             layer._disable_adapters = False
 
 
-def read(components: Mapping[str, nn.Module]) -> dict[str, Change]:
+def read_changes(components: Mapping[str, nn.Module]) -> dict[str, Change]:
     """What the adapter does to each module. Copies, float32, on the CPU."""
     return {name: _method(layer, "default").of_layer(layer, "default") for name, layer in _layers(components)}
 
@@ -188,16 +188,16 @@ def movement(components: Mapping[str, nn.Module], start: AdapterState) -> dict[s
     found = {}
     for name, layer in _layers(components):
         weight, change = dense(layer.get_base_layer().weight), _method(layer, "default").of_layer(layer, "default")
-        found[name] = (distance(change, start.get(name), copied(weight)), float(weight.double().norm()))
+        found[name] = (weight_distance(change, start.get(name), copied(weight)), float(weight.double().norm()))
     return found
 
 
-def distance(change: Change, start: Change | None, weight: Tensor) -> float:
+def weight_distance(change: Change, start: Change | None, weight: Tensor) -> float:
     """The norm of a change of that weight, without another one."""
     if start is None:
         return change.norm(weight)
     if isinstance(change, Lora) and isinstance(start, Lora):
-        return less(change, start).norm(weight)
+        return subtract(change, start).norm(weight)
     return float((change.delta(weight).double() - start.delta(weight).reshape(change.shape).double()).norm())
 
 

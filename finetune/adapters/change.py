@@ -111,7 +111,7 @@ def live_name(name: str, paths: Collection[str]) -> str:
     return path if path in paths else path.removeprefix("text_model.")
 
 
-def sites(components: Mapping[str, nn.Module]) -> dict[str, tuple[int, ...]]:
+def target_shapes(components: Mapping[str, nn.Module]) -> dict[str, tuple[int, ...]]:
     """canonical name -> weight shape of every place in a base that can hold a change."""
     return {
         canonical_name(component, path): _shape(module)

@@ -76,7 +76,7 @@ def product(down: Tensor, up: Tensor) -> Tensor:
     return up.double().flatten(1) @ down.double().flatten(1)
 
 
-def less(lora: Lora, other: Lora) -> Lora:
+def subtract(lora: Lora, other: Lora) -> Lora:
     """The change without another one: of both ranks together."""
     up = torch.cat([lora.up * lora.scale, other.up * -other.scale], 1)
     return Lora(torch.cat([lora.down, other.down]), up, 1.0)

@@ -13,7 +13,7 @@ from finetune import families
 from finetune.data import dataset
 from finetune.data.audit import Audit, next_step
 from finetune.data.buckets import plan_buckets, usual_stride
-from finetune.data.captions import Note
+from finetune.data.captions import CaptionNote
 from finetune.data.dataset import Placed
 from finetune.data.example import Dataset
 from finetune.data.folder import Rejected
@@ -37,14 +37,16 @@ class View:
     rows: Sequence[Shown]
 
     @property
-    def notes(self) -> list[Note]:
+    def notes(self) -> list[CaptionNote]:
         scaled = [
-            Note(r.placed.example.name, f"upscaled {r.placed.enlargement:.1f} times")
+            CaptionNote(r.placed.example.name, f"upscaled {r.placed.enlargement:.1f} times")
             for r in self.rows
             if r.placed.enlargement > 1
         ]
         lost = [
-            Note(r.placed.example.name, f"caption too long: {r.truncated!r} is lost") for r in self.rows if r.truncated
+            CaptionNote(r.placed.example.name, f"caption too long: {r.truncated!r} is lost")
+            for r in self.rows
+            if r.truncated
         ]
         return scaled + lost
 
@@ -54,7 +56,7 @@ def view(found: Audit, base: str | None, resolution: int | None, max_aspect: flo
     counter = families.tokenizer(base) if base else None
     px = resolution or (facts.resolution if facts else RESOLUTION_PX)
     stride = facts.stride if facts else usual_stride(px)
-    placed = dataset.place(found.used, plan_buckets(px * px, stride, max_aspect))
+    placed = dataset.assign_buckets(found.used, plan_buckets(px * px, stride, max_aspect))
     counts = [counter.lost(p.example.caption) if counter else (None, "") for p in placed]
     return View(px, stride, [Shown(p, *count) for p, count in zip(placed, counts, strict=True)])
 
@@ -149,7 +151,7 @@ def _show_rejected(console: Console, rejected: Iterable[Rejected]) -> None:
         console.print(f"[red]rejected[/red] {escape(r.file)}: {r.reason}: {escape(r.detail)}", soft_wrap=True)
 
 
-def _show_notes(console: Console, notes: Iterable[Note]) -> None:
+def _show_notes(console: Console, notes: Iterable[CaptionNote]) -> None:
     """Notes of the same text on one line."""
     grouped: dict[str, list[str]] = {}
     for note in notes:

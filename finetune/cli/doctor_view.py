@@ -4,13 +4,13 @@ import typer
 from rich.console import Console
 
 from finetune.cli.options import Output
-from finetune.doctor import Finding, examine
+from finetune.doctor import Finding, examine_machine
 from finetune.errors import RunError, advice
 
 
 def doctor(output: Output) -> None:
     console, findings = Console(highlight=False), []
-    for finding in examine():
+    for finding in examine_machine():
         findings.append(finding)
         if output.details or (output.quiet and not finding.ok):
             mark = "[green]ok[/]  " if finding.ok else "[red]bad[/] "

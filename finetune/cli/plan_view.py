@@ -8,12 +8,14 @@ from rich.table import Table
 
 from finetune import recipe
 from finetune.doctor import device_memory
-from finetune.planning.footprint import Component, encoder_bytes
+from finetune.planning.footprint import ComponentFootprint, encoder_bytes
 from finetune.planning.plan import Plan
 from finetune.training.preflight import Measured
 
 
-def show(plan: Plan, components: list[Component], measured: Measured | None, activations: int | None = None) -> None:
+def show(
+    plan: Plan, components: list[ComponentFootprint], measured: Measured | None, activations: int | None = None
+) -> None:
     """Answers first: length, time, memory, what is trained, whether it fits; then buckets, components and settings."""
     console = Console(highlight=False)
     for label, text in answers(plan, components, measured, activations).items():
@@ -24,7 +26,7 @@ def show(plan: Plan, components: list[Component], measured: Measured | None, act
 
 
 def answers(
-    plan: Plan, components: list[Component], measured: Measured | None, activations: int | None = None
+    plan: Plan, components: list[ComponentFootprint], measured: Measured | None, activations: int | None = None
 ) -> dict[str, str]:
     """Label -> sentence; activations: bytes, None when only a real step can tell."""
     config, facts = plan.recipe, plan.facts
@@ -45,7 +47,7 @@ def answers(
 
 
 def needed_bytes(
-    plan: Plan, components: list[Component], measured: Measured | None, activations: int | None
+    plan: Plan, components: list[ComponentFootprint], measured: Measured | None, activations: int | None
 ) -> int:  # fmt: skip
     """Of the device's memory at the peak: in training, or while a text encoder reads captions."""
     training = sum(c.bytes for c in components) + (activations or 0)
@@ -67,7 +69,7 @@ def _time_needed(plan: Plan, measured: Measured | None) -> str:
 
 
 def _memory_needed(
-    plan: Plan, components: list[Component], measured: Measured | None, activations: int | None
+    plan: Plan, components: list[ComponentFootprint], measured: Measured | None, activations: int | None
 ) -> str:  # fmt: skip
     state = sum(c.bytes for c in components)
     parts = f"{_size(state)} for weights, gradients and optimizer state"
@@ -80,7 +82,7 @@ def _memory_needed(
     return told
 
 
-def _trained(plan: Plan, components: list[Component]) -> str:
+def _trained(plan: Plan, components: list[ComponentFootprint]) -> str:
     config = plan.recipe.adapter
     trained = [c for c in components if c.trainable]
     names = ", ".join(f"{c.name} ({c.modules} modules)" if c.modules else c.name for c in trained)
@@ -111,7 +113,7 @@ def _answer(label: str, text: str) -> Table:
 
 
 def as_json(
-    plan: Plan, components: list[Component], measured: Measured | None, activations: int | None = None
+    plan: Plan, components: list[ComponentFootprint], measured: Measured | None, activations: int | None = None
 ) -> dict[str, object]:
     visits = plan.visits()
     return {
@@ -119,7 +121,7 @@ def as_json(
         "base": plan.facts._asdict(),
         "identity": {
             "images": plan.train.schedule.images, "samples": plan.samples, "steps": plan.steps,
-            "global_batch": plan.recipe.train.batch * plan.train.schedule.group,
+            "global_batch": plan.recipe.train.batch * plan.train.schedule.micro_batches_per_step,
             "visits_mean": plan.samples / plan.train.schedule.images,
             "visits_least": min(visits.values()), "visits_most": max(visits.values()),
             "epochs": plan.micros / plan.train.schedule.micros_per_epoch,
@@ -158,7 +160,7 @@ def _buckets(plan: Plan) -> Table:
     return table
 
 
-def _memory(components: list[Component]) -> Table:
+def _memory(components: list[ComponentFootprint]) -> Table:
     ema = ["EMA"] if any(c.mean_bytes for c in components) else []
     table = _table("component", "parameters", "trained", "weights", "gradients", "optimizer", *ema)
     for c in components:
@@ -199,7 +201,7 @@ def _padded(plan: Plan) -> str:
 
 def _steps(plan: Plan) -> str:
     train, world = plan.recipe.train, plan.train.schedule.world
-    batch = train.batch * plan.train.schedule.group
+    batch = train.batch * plan.train.schedule.micro_batches_per_step
     whole, rest = divmod(plan.samples, batch)
     factors = [f"batch {train.batch}"]
     factors += [f"{train.accumulate} accumulated"] if train.accumulate > 1 else []

@@ -37,7 +37,7 @@ def list_recipes(as_json: AsJson = False) -> None:
 @recipes.command("show")
 def show_recipe(name: RecipeName, as_json: AsJson = False) -> None:
     """Print a recipe."""
-    text = recipe_files.whole_text(recipe_files.find(name))
+    text = recipe_files.whole_text(recipe_files.find_recipe(name))
     Output(as_json).json({"name": name.stem, "text": text, "settings": tomllib.loads(text)})
     if not as_json:
         typer.echo(text, nl=False)
@@ -53,7 +53,7 @@ def copy_recipe(
     """Copy a recipe, so that you can change it."""
     from finetune.errors import RunError
 
-    source = recipe_files.find(name)
+    source = recipe_files.find_recipe(name)
     target = to / source.name if to and to.is_dir() else to or Path(source.name)
     if target.exists():
         raise RunError(f"{target} exists", "choose another name")
@@ -86,13 +86,13 @@ def plan(
 
     for notice in loaded.notices:
         typer.echo(f"note: {notice}", err=True)
-    settled = planning.settle(loaded, gpus)
-    rows, kept = footprint.components(settled), memory.activation_bytes(settled)
+    settled = planning.resolve_plan(loaded, gpus)
+    rows, kept = footprint.component_footprints(settled), memory.activation_bytes(settled)
     measured = None
     if measure:
         from finetune.training import run
 
-        measured = run.measure(settled)
+        measured = run.measure_plan(settled)
     output = Output(as_json, quiet)
     output.json(plan_view.as_json(settled, rows, measured, kept), indent=1)
     if output.details:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from finetune.data import caption_files, captions, decode, folder
 from finetune.data.caption_files import CaptionSource
-from finetune.data.captions import CaptionWords, Coverage, Note
+from finetune.data.captions import CaptionNote, CaptionWords, Coverage
 from finetune.data.decode import WHITE, Colour, ImageInfo
 from finetune.data.example import CARD, DatasetCard, Example
 from finetune.data.folder import MAX_ASPECT, MIN_SIDE_PX, Rejected, Rules
@@ -33,7 +33,7 @@ class Audit:
     """The names of hidden and system files."""
     used: tuple[Example, ...]
     rejected: tuple[Rejected, ...]
-    notes: tuple[Note, ...]
+    notes: tuple[CaptionNote, ...]
     problems: tuple[str, ...]
     """Sentences, each about something that makes the whole dataset unusable."""
     wordless: bool
@@ -75,20 +75,20 @@ def audit(
 
 def audit_folder(path: Path, words: CaptionWords, allow_uncaptioned: bool, rules: Rules) -> Audit:
     """Audits a folder; an image is decoded in full where the rules say so."""
-    root = folder.locate(path)
+    root = folder.locate_images(path)
     card = _card(root)
     prepared = card is not None
     if card is not None:
         trigger = _agreed(path, "trigger", words.trigger, card.trigger)
         words = CaptionWords(trigger, _agreed(path, "class word", words.class_word, card.class_word))
     tree = folder.walk(root)
-    found_captions = caption_files.find(root, [name for name in tree.files if name != CARD])
+    found_captions = caption_files.find_captions(root, [name for name in tree.files if name != CARD])
     caption_carriers = found_captions.files | {r.file for r in found_captions.orphans} | {CARD}
     examined = folder.examine(root, [name for name in tree.files if name not in caption_carriers], rules)
     rejected = sorted([*tree.rejected, *found_captions.orphans, *examined.rejected])
     names = sorted(examined.infos, key=folder.natural)
     if prepared:
-        final = captions.settle(names, found_captions, words)
+        final = captions.final_captions(names, found_captions, words)
     else:
         final = captions.compose(names, found_captions, words, allow_uncaptioned)
     used = tuple(
@@ -96,7 +96,9 @@ def audit_folder(path: Path, words: CaptionWords, allow_uncaptioned: bool, rules
         for name in names
     )
     changes = [
-        Note(n, text) for n in names for text in decode.notes(examined.infos[n], Path(n).suffix, rules.background)
+        CaptionNote(n, text)
+        for n in names
+        for text in decode.notes(examined.infos[n], Path(n).suffix, rules.background)
     ]
     described = card or DatasetCard()
     return Audit(

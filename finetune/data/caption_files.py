@@ -30,7 +30,7 @@ class FoundCaptions(NamedTuple):
     problems: list[str]
 
 
-def find(root: Path, names: Sequence[str]) -> FoundCaptions:
+def find_captions(root: Path, names: Sequence[str]) -> FoundCaptions:
     """Reads the sidecars or metadata tables among the names; the others are taken for images."""
     tables = [n for n in names if posixpath.basename(n) in TABLES]
     sidecars = [n for n in names if Path(n).suffix.lower() in SIDECARS]

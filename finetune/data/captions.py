@@ -8,10 +8,10 @@ from finetune import choices
 from finetune.data.caption_files import TABLE, CaptionSource, FoundCaptions, first_three
 from finetune.errors import DataError
 
-Kind = choices.Kind | Literal[""]
+DatasetKind = choices.Kind | Literal[""]
 
 
-class Note(NamedTuple):
+class CaptionNote(NamedTuple):
     """A remark on one file, such as a conversion; it is on the whole dataset when `file` is empty."""
 
     file: str
@@ -38,7 +38,7 @@ class FinalCaptions(NamedTuple):
 
     captions: dict[str, str]
     source: CaptionSource
-    notes: list[Note]
+    notes: list[CaptionNote]
     problems: list[str]
     wordless: bool = False
     """One of the problems is that there are neither captions nor words to write them with."""
@@ -83,7 +83,7 @@ def fill(template: str, trigger: str | None, class_word: str | None) -> str:
     return " ".join(template.replace("{trigger}", trigger or "").replace("{class_word}", spoken).split())
 
 
-def default_template(kind: Kind, class_word: str | None) -> str:
+def default_template(kind: DatasetKind, class_word: str | None) -> str:
     """The template for images that have no caption."""
     if kind == "style":
         return f"{'{class_word}' if class_word else 'an image'} in {{trigger}} style"
@@ -117,7 +117,7 @@ def clean_words(trigger: str | None, class_word: str | None, template: str | Non
     """
     for name, word in (("trigger", trigger), ("class word", class_word), ("template", template)):
         if word is not None and not word.strip():
-            raise DataError(f"the {name} is blank", "write a word, or leave the {name} out")
+            raise DataError(f"the {name} is blank", f"write a word, or leave the {name} out")
     unknown = set(re.findall(r"\{(\w*)\}", template or "")) - {"trigger", "class_word"}
     if unknown:
         raise DataError(
@@ -173,26 +173,26 @@ def _lack(names: Sequence[str], lacking: Sequence[str], captions: FoundCaptions,
 
 def _caption_notes(
     written: Mapping[str, str], captions: FoundCaptions, final: Mapping[str, str], words: CaptionWords
-) -> list[Note]:
+) -> list[CaptionNote]:
     notes = []
     for name in written:
         lines = [line for line in captions.texts.get(name, "").split("\n") if line.strip()]
         if len(lines) > 1:
-            notes.append(Note(name, f"the {len(lines)} lines of the caption are joined into one"))
+            notes.append(CaptionNote(name, f"the {len(lines)} lines of the caption are joined into one"))
         if words.trigger and len(_word(words.trigger).findall(final[name])) > 1:
-            notes.append(Note(name, f"the caption has the trigger {words.trigger!r} more than once"))
+            notes.append(CaptionNote(name, f"the caption has the trigger {words.trigger!r} more than once"))
     own = [n for n, caption in written.items() if caption]
     given = [n for n in own if words.trigger and not _word(words.trigger).search(written[n])]
     if given:
-        notes.append(Note("", f"the trigger {words.trigger!r} was added to {len(given)} of {len(own)} captions"))
+        notes.append(CaptionNote("", f"the trigger {words.trigger!r} was added to {len(given)} of {len(own)} captions"))
     if own and len(own) < len(written):
-        notes.append(Note("", f"{len(written) - len(own)} of {len(written)} captions are the template"))
+        notes.append(CaptionNote("", f"{len(written) - len(own)} of {len(written)} captions are the template"))
     if words.template and len(own) == len(written) > 0:
-        notes.append(Note("", "the template is not used: every image has its caption"))
+        notes.append(CaptionNote("", "the template is not used: every image has its caption"))
     return notes
 
 
-def settle(names: Sequence[str], captions: FoundCaptions, words: CaptionWords) -> FinalCaptions:
+def final_captions(names: Sequence[str], captions: FoundCaptions, words: CaptionWords) -> FinalCaptions:
     """The captions of a prepared folder, which are final as they are."""
     final = {n: " ".join(captions.texts.get(n, "").split()) for n in names}
     notes, problems = [], []
@@ -208,5 +208,5 @@ def settle(names: Sequence[str], captions: FoundCaptions, words: CaptionWords) -
             "or prepare the dataset again"
         )
     else:
-        notes = [Note(n, f"the caption lacks the trigger {words.trigger!r}") for n in lacking]
+        notes = [CaptionNote(n, f"the caption lacks the trigger {words.trigger!r}") for n in lacking]
     return FinalCaptions(final, captions.source, notes, problems)

@@ -23,7 +23,7 @@ class Placed(NamedTuple):
     """The factor of resizing; above 1 the image is upscaled."""
 
 
-def read(
+def read_dataset(
     path: Path,
     *,
     trigger: str | None = None,
@@ -36,7 +36,7 @@ def read(
     Raises:
         DataError: names every problem, and every file that cannot be used: none is left out in silence.
     """
-    prepared = (folder.locate(path) / CARD).is_file()
+    prepared = (folder.locate_images(path) / CARD).is_file()
     words = captions.clean_words(trigger, class_word, template)
     report = audit_folder(path, words, allow_uncaptioned, Rules(decode=not prepared))
     if report.problems or report.rejected:
@@ -44,7 +44,7 @@ def read(
     return Dataset(report.root, report.used, report.card.trigger, report.card.class_word, report.card, prepared)
 
 
-def place(examples: Sequence[Example], buckets: Sequence[Bucket]) -> list[Placed]:
+def assign_buckets(examples: Sequence[Example], buckets: Sequence[Bucket]) -> list[Placed]:
     """Each example with its bucket."""
     placed = []
     for example in examples:

@@ -38,7 +38,7 @@ _PLUGINS = (
     PpmImagePlugin.PpmImageFile,
 )
 """Importing them registers them, which Image.open does not do for a list of formats."""
-FORMATS = tuple(plugin.format for plugin in _PLUGINS)
+IMAGE_FORMATS = tuple(plugin.format for plugin in _PLUGINS)
 """What is decoded, with MPO as a sort of JPEG. A closed list: Pillow would hand EPS to Ghostscript."""
 KEPT = ("JPEG", "MPO", "PNG", "WEBP")
 """Formats that every reader of a prepared dataset decodes alike."""
@@ -97,7 +97,7 @@ def open_rgb(path: Path, background: Colour = WHITE) -> Image.Image:
         return Image.composite(colour, Image.new("RGB", colour.size, background), alpha)
 
 
-def inspect(path: Path, decode: bool = True) -> ImageInfo:
+def read_info(path: Path, decode: bool = True) -> ImageInfo:
     """Reads what the file is; with `decode` it reads every pixel, so it finds a truncated file.
 
     Raises:
@@ -196,7 +196,7 @@ def contents(path: Path) -> bytes:
 
 def _opened(path: Path, data: bytes) -> Image.Image:
     """The image with only its header read; it is a still image and not too large."""
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
     if image.width * image.height > MAX_PIXELS:
         raise Unusable(path, "image bomb", f"{image.width} x {image.height} is more than {MAX_PIXELS:,} pixels")
     frames = int(getattr(image, "n_frames", 1))

@@ -12,7 +12,7 @@ from finetune import __version__
 from finetune.data import captions
 from finetune.data.buckets import Size
 from finetune.data.caption_files import CaptionSource
-from finetune.data.captions import Coverage, Kind
+from finetune.data.captions import Coverage, DatasetKind
 from finetune.data.folder import Rejected
 
 CARD = "dataset.toml"
@@ -45,7 +45,7 @@ class DatasetCard(BaseModel):
     tool: str = f"finetune {__version__}"
     trigger: str | None = None
     class_word: str | None = None
-    kind: Kind = ""
+    kind: DatasetKind = ""
     license: str = ""
     source: str = ""
     background: str = "white"
@@ -68,7 +68,7 @@ class Dataset:
     prepared: bool
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> DatasetKind:
         return self.card.kind
 
     @property

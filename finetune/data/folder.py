@@ -51,7 +51,7 @@ class Examined(NamedTuple):
     rejected: list[Rejected]
 
 
-def locate(path: Path) -> Path:
+def locate_images(path: Path) -> Path:
     """The folder of that name, on disk or bundled.
 
     Raises:

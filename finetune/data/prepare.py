@@ -13,8 +13,8 @@ from pathlib import Path
 from finetune.data import captions, decode, folder
 from finetune.data.audit import Audit, audit_folder, complaint
 from finetune.data.caption_files import TABLE
-from finetune.data.captions import Kind
-from finetune.data.dataset import read
+from finetune.data.captions import DatasetKind
+from finetune.data.dataset import read_dataset
 from finetune.data.decode import WHITE, Colour, ImageInfo
 from finetune.data.diagnose import SUFFIXES
 from finetune.data.example import CARD, Dataset, DatasetCard
@@ -31,7 +31,7 @@ def prepare(
     *,
     trigger: str | None = None,
     class_word: str | None = None,
-    kind: Kind = "",
+    kind: DatasetKind = "",
     template: str | None = None,
     license: str = "",
     source_note: str = "",
@@ -49,7 +49,7 @@ def prepare(
         DataError: the source has problems, or `out` is not empty or lies inside the source.
         RunError: `out` cannot be written.
     """
-    _refuse_out(folder.locate(source), out)
+    _refuse_out(folder.locate_images(source), out)
     words = captions.clean_words(trigger, class_word, template or captions.default_template(kind, class_word))
     report = audit_folder(source, words, allow_uncaptioned, Rules(min_side_px, max_aspect, background))
     if report.problems:
@@ -63,7 +63,7 @@ def prepare(
         }
     )
     _write(report, card, out, background)
-    return read(out)
+    return read_dataset(out)
 
 
 def _refuse_out(source: Path, out: Path) -> None:

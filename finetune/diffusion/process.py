@@ -17,14 +17,14 @@ BetaSchedule = Literal["linear", "scaled_linear"]
 Density = Literal["uniform", "logit_normal"]
 
 
-class Path(Protocol):
+class NoiseSchedule(Protocol):
     """From clean to noise."""
 
     def at(self, levels: Tensor) -> Tensor:
         """Times (b,) at these shares of the path."""
         ...
 
-    def drawn(self, levels: Tensor, cells: int) -> Tensor:
+    def sample_timesteps(self, levels: Tensor, cells: int) -> Tensor:
         """Times (b,) as training meets them, of chance's levels, for latents of so many cells."""
         ...
 
@@ -34,7 +34,7 @@ class Path(Protocol):
 
 
 @dataclass(frozen=True)
-class Table:
+class DiscreteSchedule:
     """A DDPM path: t counts rows, int64. alpha, sigma (n,), float32."""
 
     alpha: Tensor
@@ -44,7 +44,7 @@ class Table:
     def at(self, levels: Tensor) -> Tensor:
         return (levels * len(self.alpha)).long()
 
-    def drawn(self, levels: Tensor, cells: int) -> Tensor:
+    def sample_timesteps(self, levels: Tensor, cells: int) -> Tensor:
         return self.at(levels)
 
     def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,7 +74,7 @@ class Shift:
 
 
 @dataclass(frozen=True)
-class Line:
+class RectifiedFlow:
     """The straight path of flow matching: alpha = 1 - t, sigma = t, and t is drawn in float64, kept in float32."""
 
     density: Density = "logit_normal"
@@ -86,7 +86,7 @@ class Line:
     def at(self, levels: Tensor) -> Tensor:
         return levels.float()
 
-    def drawn(self, levels: Tensor, cells: int) -> Tensor:
+    def sample_timesteps(self, levels: Tensor, cells: int) -> Tensor:
         x = levels.double()
         if self.density == "logit_normal":
             inside = x.clamp(2**-32, 1 - 2**-32)  # chance may say 0, whose quantile is infinite
@@ -100,14 +100,14 @@ class Line:
 
 @dataclass(frozen=True)
 class Process:
-    path: Path
+    path: NoiseSchedule
     prediction: Prediction
 
     def at(self, levels: Tensor) -> Tensor:
         return self.path.at(levels)
 
-    def drawn(self, levels: Tensor, cells: int) -> Tensor:
-        return self.path.drawn(levels, cells)
+    def sample_timesteps(self, levels: Tensor, cells: int) -> Tensor:
+        return self.path.sample_timesteps(levels, cells)
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """x_t, like x0."""
@@ -151,14 +151,14 @@ class Process:
             return snr.clamp(max=gamma) * self.path.scales(t)[1].square()
         return snr.clamp(max=gamma) / (snr + 1)
 
-    def tuned(
+    def with_timestep_sampling(
         self, density: Density | None, mean: float | None, deviation: float | None, shift: float | None
     ) -> "Process":
         """A flow whose times are drawn otherwise; None leaves a choice as it is."""
-        if not isinstance(self.path, Line):
+        if not isinstance(self.path, RectifiedFlow):
             return self
         line = self.path
-        return replace(self, path=Line(
+        return replace(self, path=RectifiedFlow(
             density or line.density, line.mean if mean is None else mean,
             line.deviation if deviation is None else deviation, line.shift if shift is None else Shift(shift),
         ))  # fmt: skip
@@ -173,7 +173,7 @@ def discrete(betas: Tensor, prediction: Prediction, zero_snr: bool = False) -> P
     alpha = (1 - betas.double()).cumprod(0).sqrt()
     if zero_snr:
         alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
-    return Process(Table(alpha.float(), (1 - alpha.square()).sqrt().float()), prediction)
+    return Process(DiscreteSchedule(alpha.float(), (1 - alpha.square()).sqrt().float()), prediction)
 
 
 def betas(schedule: BetaSchedule, start: float, end: float, n: int) -> Tensor:

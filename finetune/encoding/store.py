@@ -44,7 +44,7 @@ class Store:
         """None: there is none, or it is damaged."""
         path = self._path(kind, key)
         try:
-            found = weights.load(path) if path.is_file() else None
+            found = weights.load_tensors(path) if path.is_file() else None
             if found is None or weights.fingerprint(found) != weights.read_header(path).metadata.get("sha256"):
                 return None
         except (BaseError, OSError):  # another process clears the cache meanwhile
@@ -56,7 +56,9 @@ class Store:
         path = self._path(kind, key)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            weights.write(tensors, path, {"sha256": weights.fingerprint(tensors)}, flush=False)  # checked by `get`
+            weights.write_tensors(
+                tensors, path, {"sha256": weights.fingerprint(tensors)}, flush=False
+            )  # checked by `get`
         except OSError as e:
             raise RunError(
                 f"cannot write into the cache {self.root}: {e.strerror}",

@@ -85,7 +85,7 @@ def measure_effect(
     tried = [placed[i] for i in draws.permutation(len(placed), "learnt")[:TRIED_IMAGES]]
     shown, shape = [Prompt.of(p.example) for p in placed], tuple(next(iter(latents.values())).mean.shape)
     output = output_change(shown, shape, captions, autocast)
-    with adapters.detached(captions.family.parts.loaded()):
+    with adapters.disabled(captions.family.parts.loaded()):
         base = losses(tried, latents, captions, autocast).mean
         base_fit = caption_fit(placed, latents, captions, autocast)
     adapted = losses(tried, latents, captions, autocast).mean
@@ -142,7 +142,7 @@ def output_change(
             prompt, t = shown[i % len(shown)], _at(captions, level)
             noise = draws.normal((1, *shape), draws.key("effect", i)).to(captions.device)
             with_it = family.predict(noise, t, Conditioning(captions.read([prompt]))).float()
-            with adapters.detached(family.parts.loaded()):
+            with adapters.disabled(family.parts.loaded()):
                 without = family.predict(noise, t, Conditioning(captions.read([prompt]))).float()
             moved += float((with_it - without).square().sum())
             whole += float(without.square().sum())

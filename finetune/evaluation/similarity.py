@@ -26,17 +26,17 @@ BATCH = 32
 _VOCABULARY = ("vocab.json", "merges.txt")
 _AGAIN = "fetch the model again, whole"
 
-Size = tuple[int, int]
-Item = TypeVar("Item")
+SizePx = tuple[int, int]
+_Item = TypeVar("_Item")
 
 
-class Lens(NamedTuple):
+class ImageTransform(NamedTuple):
     """How an encoder wants its pictures, by its preprocessor_config.json. Sizes are (width, height) in pixels."""
 
-    resized: int | Size | None
+    resized: int | SizePx | None
     """to this shortest edge, or to this size, or not"""
     resample: Image.Resampling
-    crop: Size | None
+    crop: SizePx | None
     scale: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -80,11 +80,11 @@ class Lens(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Eyes:
+class FeatureExtractor:
     """An encoder with what it needs. It computes where its weights are; embeddings come back to the CPU."""
 
     encoder: Any
-    lens: Lens
+    lens: ImageTransform
     tokenizer: Any
     """None: sees pictures only"""
 
@@ -133,18 +133,18 @@ class Eyes:
         return _unit_rows(embed, captions)
 
 
-def mutual(a: Tensor) -> float:
+def pairwise(a: Tensor) -> float:
     """Mean cosine over the pairs of one set: a (n, d) of unit rows, n at least 2."""
     n, a = len(a), a.double()
     return float(a.sum(0).square().sum() - a.square().sum()) / (n * (n - 1))
 
 
-def between(a: Tensor, b: Tensor) -> float:
+def cross(a: Tensor, b: Tensor) -> float:
     """Mean cosine of all rows of a (n, d) with all of b (m, d): DINO or CLIP-I, of real and generated pictures."""
     return float(a.double().mean(0) @ b.double().mean(0))
 
 
-def agreement(pictures: Tensor, captions: Tensor) -> float:
+def clip_t(pictures: Tensor, captions: Tensor) -> float:
     """Mean cosine of each picture and the caption in its row, (n, d) both: CLIP-T."""
     # stacked, because a product would deal one caption out to all pictures
     return float(torch.stack((pictures, captions)).double().prod(0).sum(1).mean())
@@ -152,15 +152,15 @@ def agreement(pictures: Tensor, captions: Tensor) -> float:
 
 def diversity(a: Tensor) -> float:
     """How unlike one another the pictures of a set are: 0 when all are the same."""
-    return 1 - mutual(a)
+    return 1 - pairwise(a)
 
 
-def _unit_rows(embed: Callable[[Sequence[Item]], Any], items: Sequence[Item]) -> Tensor:
+def _unit_rows(embed: Callable[[Sequence[_Item]], Any], items: Sequence[_Item]) -> Tensor:
     found = [embed(items[start : start + BATCH]) for start in range(0, len(items), BATCH)]
     return F.normalize(torch.cat(found).cpu())
 
 
-def _size(said: object) -> int | Size:
+def _size(said: object) -> int | SizePx:
     match said:
         case int(edge):
             return edge
@@ -171,9 +171,9 @@ def _size(said: object) -> int | Size:
     raise ValueError(f"size {said!r}")
 
 
-def _lens(file: Path) -> Lens:
+def _lens(file: Path) -> ImageTransform:
     try:
-        lens = Lens.of(_json(file))
+        lens = ImageTransform.of(_json(file))
     except (LookupError, TypeError, ValueError) as e:
         raise BaseError(f"{file}: what becomes of a picture is not said, or not understood: {e}", _AGAIN) from e
     if not lens.crop and not isinstance(lens.resized, tuple):

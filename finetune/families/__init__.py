@@ -18,7 +18,7 @@ from finetune.resources import PLUS
 if TYPE_CHECKING:
     import torch
 
-    from finetune.families.base import Facts, Family
+    from finetune.families.base import BaseInfo, Family
     from finetune.recipe import Objective
 
 FAMILIES = {
@@ -43,7 +43,7 @@ def family_class(name: str) -> "type[Family]":
     return found
 
 
-def detect(base: str) -> "Facts":
+def detect(base: str) -> "BaseInfo":
     """What the base is, from its configs or its header; nothing heavy is read.
 
     Raises:
@@ -75,8 +75,8 @@ def _stored(where: Path, denoiser: str) -> str:
 
 
 def load(
-    base: str, dtype: "torch.dtype | None" = None, facts: "Facts | None" = None, objective: "Objective | None" = None,
-    text_bits: int | None = None, base_bits: int | None = None,
+    base: str, dtype: "torch.dtype | None" = None, facts: "BaseInfo | None" = None,
+    objective: "Objective | None" = None, text_bits: int | None = None, base_bits: int | None = None,
 ) -> "Family":  # fmt: skip
     """The base, on the CPU; dtype of denoiser and text encoders, float32 unless said; facts as detected; the recipe's
     word on how a flow's times are drawn and on the guidance that the denoiser is told; bits of large text encoders, and
@@ -97,7 +97,9 @@ def load(
         family.parts.quantise(family.denoiser_name, family.blocks)
     if objective is not None:
         density = None if objective.timestep_density == "auto" else objective.timestep_density
-        family.process = family.process.tuned(density, objective.logit_mean, objective.logit_std, objective.shift)
+        family.process = family.process.with_timestep_sampling(
+            density, objective.logit_mean, objective.logit_std, objective.shift
+        )
         family.guidance = 1.0 if objective.guidance is None else objective.guidance
     return family
 

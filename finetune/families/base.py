@@ -19,7 +19,7 @@ from finetune.diffusion.process import Prediction, Process
 from finetune.families.parts import Parts, checkpoint_text
 
 
-class Facts(NamedTuple):
+class BaseInfo(NamedTuple):
     """What a base is, found without loading its weights."""
 
     family: str
@@ -45,7 +45,7 @@ class Facts(NamedTuple):
     """that pictures are usually painted with; 1: none"""
     channels: int = 4
     """of latents"""
-    cell: int = 8
+    vae_scale_factor: int = 8
     """px of a latent cell's side"""
     text: tuple[int, int, int] = (77, 768, 0)
     """tokens, their width and the pooled width that the denoiser reads; of captions of any length, many tokens"""
@@ -59,7 +59,7 @@ class Facts(NamedTuple):
     def latent_shape(self, width: int, height: int) -> tuple[int, ...]:
         """(c, h, w) of a picture of that size in px; of videos (c, frames, h, w)."""
         time = (self.frames,) if self.frames else ()
-        return (self.channels, *time, height // self.cell, width // self.cell)
+        return (self.channels, *time, height // self.vae_scale_factor, width // self.vae_scale_factor)
 
     def described(self) -> str:
         zero = ", zero terminal SNR" if self.zero_snr and self.prediction != "flow" else ""
@@ -68,7 +68,7 @@ class Facts(NamedTuple):
         return f"{self.family} ({self.variant}), predicts {self.prediction}{zero}{distilled}{stored}"
 
 
-class Published(NamedTuple):
+class Labels(NamedTuple):
     """What adapter files and their readers call a base."""
 
     title: str
@@ -81,7 +81,7 @@ class Published(NamedTuple):
     """base versions of the same line whose adapters are none for this base, as they predict otherwise"""
 
 
-class Line(NamedTuple):
+class ModelLine(NamedTuple):
     """A line of published models, by what adapter files say of it."""
 
     title: str
@@ -95,7 +95,7 @@ class Line(NamedTuple):
     """kohya's ss_v2"""
 
 
-class Original(NamedTuple):
+class OriginalName(NamedTuple):
     """A module in the code that a model was published with, which may hold several of diffusers' in one."""
 
     name: str
@@ -191,7 +191,7 @@ class Family(Protocol):
     """patterns of the names of the denoiser's repeated blocks, in the order in which they are run"""
     original_blocks: ClassVar[tuple[str, ...]]
     """the same in the code that the model was published with, where it has others"""
-    lines: ClassVar[tuple[Line, ...]]
+    lines: ClassVar[tuple[ModelLine, ...]]
     """of models that the family trains"""
     encoders: ClassVar[tuple[str, ...]]
     """names of the text encoders, in the order in which `combine` takes what they made"""
@@ -203,7 +203,7 @@ class Family(Protocol):
     """a name for users -> diffusers' class"""
 
     base: str
-    facts: Facts
+    facts: BaseInfo
     process: Process
     parts: Parts
     """denoiser, vae and text encoders, each loaded when it is first asked for"""
@@ -211,23 +211,23 @@ class Family(Protocol):
     """what the denoiser of a base with facts.guided is told where `Conditioning` says nothing"""
 
     @classmethod
-    def detect(cls, base: str) -> Facts | None:
+    def detect(cls, base: str) -> BaseInfo | None:
         """None when the base is of another family. Raises BaseError when it is broken."""
         ...
 
     @classmethod
-    def load(cls, base: str, facts: Facts, dtype: torch.dtype, text_bits: int | None = None) -> Self:
+    def load(cls, base: str, facts: BaseInfo, dtype: torch.dtype, text_bits: int | None = None) -> Self:
         """Parts come to the CPU, frozen, in evaluation mode: denoiser and text encoders in dtype, the autoencoder in
         float32; text encoders that cannot be trained in so many bits, when said."""
         ...
 
     @classmethod
-    def around(cls, base: str, facts: Facts, parts: Parts) -> Self:
+    def around(cls, base: str, facts: BaseInfo, parts: Parts) -> Self:
         """The family around these parts, whatever they hold, to predict with: no weight and no tokenizer is read."""
         ...
 
     @classmethod
-    def skeleton(cls, base: str, facts: Facts) -> dict[str, nn.Module]:
+    def on_meta(cls, base: str, facts: BaseInfo) -> dict[str, nn.Module]:
         """Each component that can be trained, on the meta device, to count and to find targets in."""
         ...
 
@@ -242,7 +242,7 @@ class Family(Protocol):
         ...
 
     @classmethod
-    def published(cls, facts: Facts) -> Published: ...
+    def published(cls, facts: BaseInfo) -> Labels: ...
 
     @classmethod
     def kohya_name(cls, name: str) -> str:
@@ -250,7 +250,7 @@ class Family(Protocol):
         ...
 
     @classmethod
-    def original(cls, name: str) -> Original | None:
+    def original(cls, name: str) -> OriginalName | None:
         """Canonical module name -> where the original code has it, when other names than diffusers' are in use."""
         ...
 
@@ -290,11 +290,11 @@ class Family(Protocol):
         """
         ...
 
-    def painting(self, text: Text, negative: Text, guidance: float) -> dict[str, Any]:
+    def pipeline_inputs(self, text: Text, negative: Text, guidance: float) -> dict[str, Any]:
         """What the pipeline is called with, to paint captions; guidance 1: none."""
         ...
 
-    def unpacked(self, painted: Tensor, width: int, height: int) -> Tensor:
+    def unpack_latents(self, painted: Tensor, width: int, height: int) -> Tensor:
         """The pipeline's latents of pictures of that size in px -> scaled latents (b, c, h, w)."""
         ...
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from finetune.diffusion.process import Line, Process, Shift
+from finetune.diffusion.process import Process, RectifiedFlow, Shift
 from finetune.errors import BaseError
-from finetune.families.base import Facts, Original
+from finetune.families.base import BaseInfo, OriginalName
 from finetune.families.folder import DiffusersFolder
 
 SCHEDULERS = {"euler": "FlowMatchEulerDiscreteScheduler"}
@@ -33,22 +33,22 @@ class FlowFolder(DiffusersFolder):
     """the original code's names, as `original` takes them"""
 
     @classmethod
-    def process_of(cls, scheduler: Mapping[str, Any], facts: Facts) -> Process:
+    def process_of(cls, scheduler: Mapping[str, Any], facts: BaseInfo) -> Process:
         return process(scheduler)
 
     def scheduler(self, named: str) -> Any:
         return scheduler(self.scheduler_config, named)
 
     @classmethod
-    def original(cls, name: str) -> Original | None:
+    def original(cls, name: str) -> OriginalName | None:
         return original(name, cls.ORIGINAL)
 
 
-def facts(family: str, variant: str, cell: int, **own: Any) -> Facts:
+def facts(family: str, variant: str, cell: int, **own: Any) -> BaseInfo:
     """Of a base with a flow transformer whose autoencoder's cells are of so many px, and what is the family's own."""
     known: dict[str, Any] = {"prediction": "flow", "prediction_known": True, "zero_snr": True}
-    usual = {"resolution": 1024, "stride": PATCH * cell, "cell": cell}
-    return Facts(family=family, variant=variant, **known | usual | own)
+    usual = {"resolution": 1024, "stride": PATCH * cell, "vae_scale_factor": cell}
+    return BaseInfo(family=family, variant=variant, **known | usual | own)
 
 
 def cell_of(vae: Mapping[str, Any]) -> int:
@@ -61,7 +61,7 @@ def process(scheduler: Mapping[str, Any]) -> Process:
     if scheduler.get("_class_name") != SCHEDULERS["euler"]:
         problem = f"scheduler_config.json: {scheduler.get('_class_name')} is no scheduler of a flow"
         raise BaseError(problem, f"it should be {SCHEDULERS['euler']}: is it the base's own?")
-    return Process(Line(shift=shift(scheduler)), "flow")
+    return Process(RectifiedFlow(shift=shift(scheduler)), "flow")
 
 
 def shift(scheduler: Mapping[str, Any]) -> Shift:
@@ -104,7 +104,7 @@ def attention(*more: str) -> tuple[str, ...]:
     return (*_ATTENTION, *more)
 
 
-def original(name: str, rules: Mapping[str, str | tuple[str, int]]) -> Original | None:
+def original(name: str, rules: Mapping[str, str | tuple[str, int]]) -> OriginalName | None:
     """By rules: a path's pattern, in which N is a block's number -> its name there, or the name and the piece of it."""
     path = name.partition(".")[2]
     number = re.search(r"\.(\d+)\.", path)
@@ -112,7 +112,7 @@ def original(name: str, rules: Mapping[str, str | tuple[str, int]]) -> Original 
     if rule is None:
         return None
     written, piece = (rule, 0) if isinstance(rule, str) else rule
-    return Original(written.replace("N", number[1], 1) if number else written, piece)
+    return OriginalName(written.replace("N", number[1], 1) if number else written, piece)
 
 
 def pack_latents(latents: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from finetune.families import clip_t5, flow, folder, parts
-from finetune.families.base import Conditioning, Facts, Line, Prompt, Published, Text
+from finetune.families.base import BaseInfo, Conditioning, Labels, ModelLine, Prompt, Text
 from finetune.families.folder import Part
 
 _FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2", "proj_mlp",
@@ -63,13 +63,13 @@ class Flux(flow.FlowFolder):
     }
     blocks = ("transformer_blocks.*", "single_transformer_blocks.*")
     original_blocks = ("double_blocks.*", "single_blocks.*")
-    lines = (Line("FLUX.1", ("flux",), ("lora_unet_double_blocks_",)),)
+    lines = (ModelLine("FLUX.1", ("flux",), ("lora_unet_double_blocks_",)),)
     encoders = ("text_encoder", "text_encoder_2")
     presets: ClassVar = flow.presets(_FEED_FORWARD, _MODULATION)
     ORIGINAL = _ORIGINAL
 
     @classmethod
-    def facts_of(cls, path: Path) -> Facts:
+    def facts_of(cls, path: Path) -> BaseInfo:
         denoiser, vae = parts.config(path / "transformer" / "config.json"), parts.config(path / "vae" / "config.json")
         scheduler = parts.config(path / "scheduler" / "scheduler_config.json")
         guided = bool(denoiser.get("guidance_embeds"))
@@ -92,8 +92,8 @@ class Flux(flow.FlowFolder):
         return (self.facts.max_tokens,)
 
     @classmethod
-    def published(cls, facts: Facts) -> Published:
-        return Published("FLUX.1", "flux1", "flux-1-schnell" if facts.variant == "flux-schnell" else "flux-1-dev")
+    def published(cls, facts: BaseInfo) -> Labels:
+        return Labels("FLUX.1", "flux1", "flux-1-schnell" if facts.variant == "flux-schnell" else "flux-1-dev")
 
     def encode(self, encoder: str, prompts: Sequence[Prompt]) -> Text:
         module, words = self.parts[encoder], self.tokenizers[encoder]
@@ -121,7 +121,7 @@ class Flux(flow.FlowFolder):
         )[0]  # fmt: skip
         return flow.unpack_latents(output, height, width)
 
-    def painting(self, text: Text, negative: Text, guidance: float) -> dict[str, Any]:
+    def pipeline_inputs(self, text: Text, negative: Text, guidance: float) -> dict[str, Any]:
         asked = {"prompt_embeds": text.tokens, "pooled_prompt_embeds": text.pooled}
         if self.facts.guided:
             return asked | {"guidance_scale": guidance}
@@ -132,5 +132,5 @@ class Flux(flow.FlowFolder):
             "negative_pooled_prompt_embeds": negative.pooled,
         }  # fmt: skip
 
-    def unpacked(self, painted: Tensor, width: int, height: int) -> Tensor:
-        return flow.unpack_latents(painted, height // self.facts.cell, width // self.facts.cell)
+    def unpack_latents(self, painted: Tensor, width: int, height: int) -> Tensor:
+        return flow.unpack_latents(painted, height // self.facts.vae_scale_factor, width // self.facts.vae_scale_factor)

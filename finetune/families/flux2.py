@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
 
 from finetune.families import flow, folder, parts
-from finetune.families.base import Conditioning, Facts, Line, Moments, Prompt, Published, Text
+from finetune.families.base import BaseInfo, Conditioning, Labels, ModelLine, Moments, Prompt, Text
 from finetune.families.folder import Part
 
 MAX_TOKENS = 512
@@ -61,13 +61,13 @@ class Flux2Klein(flow.FlowFolder):
     TOKENIZERS: ClassVar = {"text_encoder": folder.language_tokenizer()}
     blocks = ("transformer_blocks.*", "single_transformer_blocks.*")
     original_blocks = ("double_blocks.*", "single_blocks.*")
-    lines = (Line("FLUX.2", ("flux2", "flux-2", "flux_2", "flux.2"), ("lora_unet_double_blocks_",)),)
+    lines = (ModelLine("FLUX.2", ("flux2", "flux-2", "flux_2", "flux.2"), ("lora_unet_double_blocks_",)),)
     encoders = ("text_encoder",)
     presets: ClassVar = flow.presets(_FEED_FORWARD, _MODULATION, flow.attention(*_SINGLE))
     ORIGINAL = _ORIGINAL
 
     @classmethod
-    def facts_of(cls, path: Path) -> Facts:
+    def facts_of(cls, path: Path) -> BaseInfo:
         vae = parts.config(path / "vae" / "config.json")
         distilled = bool(parts.config(path / "model_index.json").get("is_distilled"))
         scheduler = parts.config(path / "scheduler" / "scheduler_config.json")
@@ -91,8 +91,8 @@ class Flux2Klein(flow.FlowFolder):
         return len(tokenizer(_form(tokenizer, "")).input_ids)
 
     @classmethod
-    def published(cls, facts: Facts) -> Published:
-        return Published("FLUX.2", "flux2_klein", "flux-2-klein")
+    def published(cls, facts: BaseInfo) -> Labels:
+        return Labels("FLUX.2", "flux2_klein", "flux-2-klein")
 
     def latents(self, moments: Moments, noise: Tensor) -> Tensor:
         """In the autoencoder's own cells, not in patches, so that tokens and shift are those of the other flows."""
@@ -123,12 +123,12 @@ class Flux2Klein(flow.FlowFolder):
     def pipeline_options(self, safety: bool) -> dict[str, Any]:
         return {"is_distilled": bool(self.facts.distilled)}
 
-    def painting(self, text: Text, negative: Text, guidance: float) -> dict[str, Any]:
+    def pipeline_inputs(self, text: Text, negative: Text, guidance: float) -> dict[str, Any]:
         """Of a distilled base its pipeline ignores the guidance, and says so."""
         asked = {"prompt_embeds": text.tokens, "guidance_scale": guidance}
         return asked | ({"negative_prompt_embeds": negative.tokens} if guidance > 1 else {})
 
-    def unpacked(self, painted: Tensor, width: int, height: int) -> Tensor:
+    def unpack_latents(self, painted: Tensor, width: int, height: int) -> Tensor:
         """Its pipeline has undone the normalisation."""
         return _normalised(self.parts["vae"], painted.float())
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from finetune.diffusion.process import Process
 from finetune.errors import BaseError
 from finetune.families import autoencoder, parts
-from finetune.families.base import Facts, Line, Moments, Original, Text
+from finetune.families.base import BaseInfo, ModelLine, Moments, OriginalName, Text
 from finetune.families.parts import Parts
 
 
@@ -135,19 +135,19 @@ class DiffusersFolder:
     denoiser_name: ClassVar[str]
     blocks: ClassVar[tuple[str, ...]]
     original_blocks: ClassVar[tuple[str, ...]] = ()
-    lines: ClassVar[tuple[Line, ...]]
+    lines: ClassVar[tuple[ModelLine, ...]]
     encoders: ClassVar[tuple[str, ...]]
     presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]]
     layout: ClassVar[Literal["kohya", "diffusers"]]
     schedulers: ClassVar[Mapping[str, str]]
 
     @classmethod
-    def facts_of(cls, path: Path) -> Facts:
+    def facts_of(cls, path: Path) -> BaseInfo:
         """What a folder holds, by its configs alone."""
         raise NotImplementedError
 
     @classmethod
-    def process_of(cls, scheduler: Mapping[str, Any], facts: Facts) -> Process:
+    def process_of(cls, scheduler: Mapping[str, Any], facts: BaseInfo) -> Process:
         """Raises BaseError: the scheduler is of another kind."""
         raise NotImplementedError
 
@@ -155,7 +155,7 @@ class DiffusersFolder:
         """diffusers' scheduler of that name in `schedulers`; "": the base's own. Raises KeyError: no such one."""
         raise NotImplementedError
 
-    def __init__(self, base: str, facts: Facts, parts: Parts, tokenizers: Mapping[str, Any]) -> None:
+    def __init__(self, base: str, facts: BaseInfo, parts: Parts, tokenizers: Mapping[str, Any]) -> None:
         self.base, self.facts, self.parts, self.tokenizers = base, facts, parts, tokenizers
         self.scheduler_config = self.source(base).scheduler()
         self.process = self.process_of(self.scheduler_config, facts)
@@ -166,7 +166,7 @@ class DiffusersFolder:
         return Folder(Path(base))
 
     @classmethod
-    def detect(cls, base: str) -> Facts | None:
+    def detect(cls, base: str) -> BaseInfo | None:
         path = Path(base)
         if parts.pipeline_name(path) != cls.PIPELINE:
             return None
@@ -177,7 +177,7 @@ class DiffusersFolder:
         return cls.facts_of(path)
 
     @classmethod
-    def load(cls, base: str, facts: Facts, dtype: torch.dtype, text_bits: int | None = None) -> Self:
+    def load(cls, base: str, facts: BaseInfo, dtype: torch.dtype, text_bits: int | None = None) -> Self:
         source = cls.source(base)
         loaders = {
             name: partial(
@@ -188,11 +188,11 @@ class DiffusersFolder:
         return cls(base, facts, Parts(loaders), {e: source.tokenizer(one) for e, one in cls.TOKENIZERS.items()})
 
     @classmethod
-    def around(cls, base: str, facts: Facts, parts: Parts) -> Self:
+    def around(cls, base: str, facts: BaseInfo, parts: Parts) -> Self:
         return cls(base, facts, parts, {})
 
     @classmethod
-    def skeleton(cls, base: str, facts: Facts) -> dict[str, nn.Module]:
+    def on_meta(cls, base: str, facts: BaseInfo) -> dict[str, nn.Module]:
         source = cls.source(base)
         with torch.device("meta"):
             return {name: cls.PARTS[name].built(source.config(name)) for name in cls.presets}
@@ -210,7 +210,7 @@ class DiffusersFolder:
         return "lora_" + name.replace(".", "_")
 
     @classmethod
-    def original(cls, name: str) -> Original | None:
+    def original(cls, name: str) -> OriginalName | None:
         return None
 
     def reading(self, tokenizer: Any) -> tuple[object, ...]:
@@ -258,7 +258,7 @@ class DiffusersFolder:
         """What the pipeline is made with beside parts, tokenizers and scheduler."""
         return {}
 
-    def unpacked(self, painted: Tensor, width: int, height: int) -> Tensor:
+    def unpack_latents(self, painted: Tensor, width: int, height: int) -> Tensor:
         return painted
 
     def has_safety_checker(self) -> bool:

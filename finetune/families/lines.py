@@ -1,7 +1,7 @@
 """What adapter files say of the models they were made for, by what all families know of their own."""
 
 from finetune.families import family_class, registry
-from finetune.families.base import Line
+from finetune.families.base import ModelLine
 
 OTHER_LINES = {"flex": "Flex", "lumina": "Lumina"}
 """how files of models begin to say so that no family of ours trains -> title"""
@@ -10,10 +10,10 @@ _DOTTED = ("transformer.", "diffusion_model.")
 """how dotted names begin in files of every transformer"""
 
 
-def line_of(*said: str) -> Line | None:
+def line_of(*said: str) -> ModelLine | None:
     """The line of models that a file's words name (ss_base_model_version, modelspec.architecture); None: not known."""
     starts = {start: line for name in registry() for line in family_class(name).lines for start in line.starts}
-    starts |= {start: Line(title, (start,)) for start, title in OTHER_LINES.items()}
+    starts |= {start: ModelLine(title, (start,)) for start, title in OTHER_LINES.items()}
     named = [start for start in starts if any(text.lower().startswith(start) for text in said)]
     return starts[max(named, key=len)] if named else None
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from finetune import tensors as weights
 from finetune.errors import BaseError
-from finetune.families.quantised import quantise, settle
+from finetune.families.quantised import keep_packing, quantise
 from finetune.machine import STORED, current_device
 
 _SAYS_NOTHING = ("dtype", "torch_dtype", "transformers_version", "architectures")
@@ -149,7 +149,7 @@ def from_pretrained(kind: Any, path: Path, part: str, dtype: torch.dtype, bits: 
             f"{path / part}: {len(bad)} weights are missing or misshapen, {bad[0]} first", "fetch the base again"
         )
     found: nn.Module = module
-    settle(found)
+    keep_packing(found)
     return found
 
 
@@ -189,7 +189,7 @@ def _from_own_file(kind: Any, folder: Path, dtype: torch.dtype) -> nn.Module:
     file = folder / OWN_FILE
     told = config(folder / "config.json")
     module = empty_module(partial(kind.from_config, told))
-    named = weights.load(file, lambda name: not name.startswith(_OTHER_PARTS))
+    named = weights.load_tensors(file, lambda name: not name.startswith(_OTHER_PARTS))
     tensors = {_ORIGINAL_PREFIX.sub("", name): tensor for name, tensor in named.items()}
     if tensors.keys() - module.state_dict().keys():
         convert = SINGLE_FILE_LOADABLE_CLASSES[kind.__name__]["checkpoint_mapping_fn"]

@@ -53,7 +53,7 @@ def quantise(module: nn.Module, device: torch.device, blocks: Iterable[str]) -> 
         made.never_read = getattr(layer, "never_read", False)
         module.set_submodule(name, made.to(device))
     module.to(device)
-    settle(module)
+    keep_packing(module)
     module.is_loaded_in_4bit = True  # type: ignore[assignment]  # peft asks
 
 
@@ -81,7 +81,7 @@ def write_out(module: nn.Module) -> None:
     nn.Module.to(module, torch.device("cpu"), torch.float32)
 
 
-def settle(module: nn.Module) -> None:
+def keep_packing(module: nn.Module) -> None:
     """Break two habits of 4-bit layers: on a CPU, evaluation packs their weights another way, which rounds the scales
     for good; and layer and weight hold each other, so that their memory is not free when they are let go."""
     layers: Iterable[Any] = module.modules()

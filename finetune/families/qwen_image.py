@@ -10,7 +10,7 @@ from typing import Any, ClassVar, cast
 from torch import Tensor, nn
 
 from finetune.families import autoencoder, flow, folder, language, parts
-from finetune.families.base import Conditioning, Facts, Line, Moments, Prompt, Published, Text
+from finetune.families.base import BaseInfo, Conditioning, Labels, ModelLine, Moments, Prompt, Text
 from finetune.families.folder import Part
 
 MAX_TOKENS = 1024
@@ -42,12 +42,12 @@ class QwenImage(flow.FlowFolder):
     }
     TOKENIZERS: ClassVar = {"text_encoder": folder.language_tokenizer()}
     blocks = ("transformer_blocks.*",)
-    lines = (Line("Qwen-Image", ("qwen",)),)
+    lines = (ModelLine("Qwen-Image", ("qwen",)),)
     encoders = ("text_encoder",)
     presets: ClassVar = flow.presets(_FEED_FORWARD, _MODULATION)
 
     @classmethod
-    def facts_of(cls, path: Path) -> Facts:
+    def facts_of(cls, path: Path) -> BaseInfo:
         vae = parts.config(path / "vae" / "config.json")
         return flow.facts(
             cls.name,
@@ -69,8 +69,8 @@ class QwenImage(flow.FlowFolder):
         return len(tokenizer(FORM.format("")).input_ids) - SKIPPED
 
     @classmethod
-    def published(cls, facts: Facts) -> Published:
-        return Published("Qwen-Image", "qwen_image", "qwen-image")
+    def published(cls, facts: BaseInfo) -> Labels:
+        return Labels("Qwen-Image", "qwen_image", "qwen-image")
 
     def encode_images(self, pixels: Tensor) -> Moments:
         """A picture is a video of one frame."""
@@ -96,10 +96,10 @@ class QwenImage(flow.FlowFolder):
         )[0]  # fmt: skip
         return flow.unpack_latents(output, height, width)
 
-    def painting(self, text: Text, negative: Text, guidance: float) -> dict[str, Any]:
+    def pipeline_inputs(self, text: Text, negative: Text, guidance: float) -> dict[str, Any]:
         asked = {"prompt_embeds": text.tokens, "prompt_embeds_mask": text.mask, "true_cfg_scale": guidance}
         against = {"negative_prompt_embeds": negative.tokens, "negative_prompt_embeds_mask": negative.mask}
         return asked | (against if guidance > 1 else {})
 
-    def unpacked(self, painted: Tensor, width: int, height: int) -> Tensor:
-        return flow.unpack_latents(painted, height // self.facts.cell, width // self.facts.cell)
+    def unpack_latents(self, painted: Tensor, width: int, height: int) -> Tensor:
+        return flow.unpack_latents(painted, height // self.facts.vae_scale_factor, width // self.facts.vae_scale_factor)

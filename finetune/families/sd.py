@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 import torch
 
 from finetune.families import clip_t5, folder, parts, single_file, unet
-from finetune.families.base import Facts, Line, Prompt, Published, Text
+from finetune.families.base import BaseInfo, Labels, ModelLine, Prompt, Text
 from finetune.families.folder import Part
 
 
@@ -25,8 +25,8 @@ class StableDiffusion(unet.UNetFolder):
     TOKENIZERS: ClassVar = {"text_encoder": folder.clip_tokenizer()}
     VARIANTS = ("sd1", "sd2")
     lines = (
-        Line("Stable Diffusion 1.x", ("sd_v1", "stable-diffusion-v1"), card="SD1"),
-        Line("Stable Diffusion 2.x", ("sd_v2", "stable-diffusion-v2"), card="SD2", v2=True),
+        ModelLine("Stable Diffusion 1.x", ("sd_v1", "stable-diffusion-v1"), card="SD1"),
+        ModelLine("Stable Diffusion 2.x", ("sd_v2", "stable-diffusion-v2"), card="SD2", v2=True),
     )
     encoders = ("text_encoder",)
     presets: ClassVar = {
@@ -35,13 +35,13 @@ class StableDiffusion(unet.UNetFolder):
     }
 
     @classmethod
-    def facts_of(cls, path: Path) -> Facts:
+    def facts_of(cls, path: Path) -> BaseInfo:
         newer = parts.config(path / "unet" / "config.json").get("use_linear_projection")
         evidence = f"{cls.PIPELINE}, scheduler_config.json"
         return unet.facts(path, cls.name, "sd2" if newer else "sd1", evidence=evidence)
 
     @classmethod
-    def load(cls, base: str, facts: Facts, dtype: torch.dtype, text_bits: int | None = None) -> Self:
+    def load(cls, base: str, facts: BaseInfo, dtype: torch.dtype, text_bits: int | None = None) -> Self:
         family = super().load(base, facts, dtype, text_bits)
         if facts.prediction_known:
             return family
@@ -52,13 +52,13 @@ class StableDiffusion(unet.UNetFolder):
         return cls(base, told, family.parts, family.tokenizers)
 
     @classmethod
-    def published(cls, facts: Facts) -> Published:
+    def published(cls, facts: BaseInfo) -> Labels:
         line = cls.lines[facts.variant == "sd2"]
         named, other = line.starts[0], f"{line.starts[0]}_v"
         if facts.prediction == "v":
             named, other = other, named
         size = "" if not line.v2 else "-768-v" if facts.prediction == "v" else "-512"
-        return Published(line.title, named, line.starts[1] + size, unlike=(other,))
+        return Labels(line.title, named, line.starts[1] + size, unlike=(other,))
 
     @classmethod
     def kohya_name(cls, name: str) -> str:
@@ -76,7 +76,7 @@ class StableDiffusion(unet.UNetFolder):
             "safety_checker": checker, "feature_extractor": extractor, "requires_safety_checker": checker is not None,
         }  # fmt: skip
 
-    def painting(self, text: Text, negative: Text, guidance: float) -> dict[str, Any]:
+    def pipeline_inputs(self, text: Text, negative: Text, guidance: float) -> dict[str, Any]:
         return {
             "prompt_embeds": text.tokens, "negative_prompt_embeds": negative.tokens, "guidance_scale": guidance,
         }  # fmt: skip

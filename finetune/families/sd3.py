@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from finetune.families import clip_t5, flow, folder, parts
-from finetune.families.base import Conditioning, Facts, Line, Prompt, Published, Text
+from finetune.families.base import BaseInfo, Conditioning, Labels, ModelLine, Prompt, Text
 from finetune.families.folder import Part
 
 T5_TOKENS = 256
@@ -63,15 +63,15 @@ class StableDiffusion3(flow.FlowFolder):
     blocks = ("transformer_blocks.*",)
     original_blocks = ("joint_blocks.*",)
     lines = (
-        Line("Stable Diffusion 3.5", ("sd3.5", "stable-diffusion-3.5"), ("lora_unet_joint_blocks_",), "SD3"),
-        Line("Stable Diffusion 3", ("sd3", "stable-diffusion-3"), ("lora_unet_joint_blocks_",), "SD3"),
+        ModelLine("Stable Diffusion 3.5", ("sd3.5", "stable-diffusion-3.5"), ("lora_unet_joint_blocks_",), "SD3"),
+        ModelLine("Stable Diffusion 3", ("sd3", "stable-diffusion-3"), ("lora_unet_joint_blocks_",), "SD3"),
     )
     encoders = ("text_encoder", "text_encoder_2", "text_encoder_3")
     presets: ClassVar = flow.presets(_FEED_FORWARD, _MODULATION)
     ORIGINAL = _ORIGINAL
 
     @classmethod
-    def facts_of(cls, path: Path) -> Facts:
+    def facts_of(cls, path: Path) -> BaseInfo:
         denoiser, vae = parts.config(path / "transformer" / "config.json"), parts.config(path / "vae" / "config.json")
         scheduler = parts.config(path / "scheduler" / "scheduler_config.json")
         scheduler = parts.config(path / "scheduler" / "scheduler_config.json")
@@ -93,9 +93,9 @@ class StableDiffusion3(flow.FlowFolder):
         return (tokenizer.pad_token_id,)
 
     @classmethod
-    def published(cls, facts: Facts) -> Published:
+    def published(cls, facts: BaseInfo) -> Labels:
         version = "3" if facts.variant == "sd3" else "3.5"
-        return Published(f"Stable Diffusion {version}", facts.variant, f"stable-diffusion-{version}-{_size(facts)}")
+        return Labels(f"Stable Diffusion {version}", facts.variant, f"stable-diffusion-{version}-{_size(facts)}")
 
     def encode(self, encoder: str, prompts: Sequence[Prompt]) -> Text:
         module, words = self.parts[encoder], self.tokenizers[encoder]
@@ -123,12 +123,12 @@ class StableDiffusion3(flow.FlowFolder):
         )[0]  # fmt: skip
         return output
 
-    def painting(self, text: Text, negative: Text, guidance: float) -> dict[str, Any]:
+    def pipeline_inputs(self, text: Text, negative: Text, guidance: float) -> dict[str, Any]:
         return {
             "prompt_embeds": text.tokens, "pooled_prompt_embeds": text.pooled, "guidance_scale": guidance,
             "negative_prompt_embeds": negative.tokens, "negative_pooled_prompt_embeds": negative.pooled,
         }  # fmt: skip
 
 
-def _size(facts: Facts) -> str:
+def _size(facts: BaseInfo) -> str:
     return "large" if facts.variant == "sd3.5-large" else "medium"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.families import clip_t5, folder, parts, unet
-from finetune.families.base import Conditioning, Facts, Line, Prompt, Published, Text
+from finetune.families.base import BaseInfo, Conditioning, Labels, ModelLine, Prompt, Text
 from finetune.families.folder import Part
 
 _PREFIXES = {"text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"}
@@ -54,7 +54,7 @@ class StableDiffusionXL(unet.UNetFolder):
     }
     VARIANTS = ("sdxl",)
     lines = (
-        Line("Stable Diffusion XL", ("sdxl", "stable-diffusion-xl"), card="SDXL",
+        ModelLine("Stable Diffusion XL", ("sdxl", "stable-diffusion-xl"), card="SDXL",
              keys=("lora_te2_", "text_encoder_2.", "lora_unet_input_blocks_")),
     )  # fmt: skip
     encoders = ("text_encoder", "text_encoder_2")
@@ -65,7 +65,7 @@ class StableDiffusionXL(unet.UNetFolder):
     }
 
     @classmethod
-    def facts_of(cls, path: Path) -> Facts:
+    def facts_of(cls, path: Path) -> BaseInfo:
         denoiser = parts.config(path / "unet" / "config.json")
         made = unet.facts(
             path, cls.name, "sdxl", evidence=f"{cls.PIPELINE}, scheduler_config.json", guidance=5.0,
@@ -75,8 +75,8 @@ class StableDiffusionXL(unet.UNetFolder):
         return made._replace(text=(tokens, width, _pooled(denoiser)))
 
     @classmethod
-    def published(cls, facts: Facts) -> Published:
-        return Published("Stable Diffusion XL", "sdxl_base_v1-0", "stable-diffusion-xl-v1-base")
+    def published(cls, facts: BaseInfo) -> Labels:
+        return Labels("Stable Diffusion XL", "sdxl_base_v1-0", "stable-diffusion-xl-v1-base")
 
     @classmethod
     def kohya_name(cls, name: str) -> str:
@@ -110,7 +110,7 @@ class StableDiffusionXL(unet.UNetFolder):
     def pipeline_options(self, safety: bool) -> dict[str, Any]:
         return {"add_watermarker": False}
 
-    def painting(self, text: Text, negative: Text, guidance: float) -> dict[str, Any]:
+    def pipeline_inputs(self, text: Text, negative: Text, guidance: float) -> dict[str, Any]:
         return {
             "prompt_embeds": text.tokens, "pooled_prompt_embeds": text.pooled, "guidance_scale": guidance,
             "negative_prompt_embeds": negative.tokens, "negative_pooled_prompt_embeds": negative.pooled,
@@ -143,7 +143,7 @@ def _inside(kind: str, rest: str) -> str:
     return _RESNET.get(rest, rest) if kind == "resnets" else rest
 
 
-def _uncut(noisy: Tensor, facts: Facts) -> Tensor:
+def _uncut(noisy: Tensor, facts: BaseInfo) -> Tensor:
     """The sizes of pictures as large as their latents; the factor is that of the autoencoder."""
     cell = facts.stride // 4
     height, width = noisy.shape[-2] * cell, noisy.shape[-1] * cell

@@ -179,7 +179,7 @@ class SingleFile:
         """Raises BaseError: weights are missing, of the wrong shape, or not of this model."""
         path, config = self.opened.path, self.config(name)
         module = empty_module(partial(part.built, config))
-        tensors = weights.load(path, lambda n: n.startswith(_OF_PART[name]) and not _HARMLESS.search(n))
+        tensors = weights.load_tensors(path, lambda n: n.startswith(_OF_PART[name]) and not _HARMLESS.search(n))
         try:
             named = _renamed(name, tensors, module, config)
         except KeyError as e:  # diffusers' converters look some biases up

@@ -14,7 +14,7 @@ from finetune import tensors as weights
 from finetune.diffusion.process import Prediction, Process, betas, discrete
 from finetune.errors import BaseError
 from finetune.families import parts, single_file
-from finetune.families.base import Conditioning, Facts
+from finetune.families.base import BaseInfo, Conditioning
 from finetune.families.folder import DiffusersFolder, Source
 
 SCHEDULERS = {
@@ -66,7 +66,7 @@ class UNetFolder(DiffusersFolder):
         return single_file.SingleFile(path) if path.is_file() else super().source(base)
 
     @classmethod
-    def detect(cls, base: str) -> Facts | None:
+    def detect(cls, base: str) -> BaseInfo | None:
         path = Path(base)
         if not path.is_file():
             return super().detect(base)
@@ -79,7 +79,7 @@ class UNetFolder(DiffusersFolder):
         )  # fmt: skip
 
     @classmethod
-    def process_of(cls, scheduler: Mapping[str, Any], facts: Facts) -> Process:
+    def process_of(cls, scheduler: Mapping[str, Any], facts: BaseInfo) -> Process:
         return process(scheduler, facts)
 
     def scheduler(self, named: str) -> Any:
@@ -97,14 +97,14 @@ class UNetFolder(DiffusersFolder):
         return {}
 
 
-def facts(path: Path, family: str, variant: str, **own: Any) -> Facts:
+def facts(path: Path, family: str, variant: str, **own: Any) -> BaseInfo:
     """Of a folder with a UNet, and what is the family's own."""
     denoiser, vae, text = (parts.config(path / part / "config.json") for part in ("unet", "vae", "text_encoder"))
     scheduler = parts.config(path / "scheduler" / "scheduler_config.json")
     refuse_other_inputs(denoiser, vae, path)
     shrink = 2 ** (len(vae["block_out_channels"]) - 1)
     tokens = int(text.get("max_position_embeddings", 77))
-    return Facts(
+    return BaseInfo(
         family=family,
         variant=variant,
         prediction=prediction(scheduler, path),
@@ -114,7 +114,7 @@ def facts(path: Path, family: str, variant: str, **own: Any) -> Facts:
         stride=shrink * 2 ** (len(denoiser["block_out_channels"]) - 1),
         max_tokens=tokens,
         channels=int(vae["latent_channels"]),
-        cell=shrink,
+        vae_scale_factor=shrink,
         **{"text": (tokens, int(denoiser["cross_attention_dim"]), 0)} | own,
     )
 
@@ -136,7 +136,7 @@ def refuse_other_inputs(unet: Mapping[str, Any], vae: Mapping[str, Any], where: 
         )
 
 
-def process(config: Mapping[str, Any], facts: Facts) -> Process:
+def process(config: Mapping[str, Any], facts: BaseInfo) -> Process:
     table = config.get("trained_betas")
     if table is None:
         schedule = config.get("beta_schedule", "linear")
@@ -148,7 +148,7 @@ def process(config: Mapping[str, Any], facts: Facts) -> Process:
     return discrete(torch.as_tensor(table), facts.prediction, facts.zero_snr)
 
 
-def scheduler(own: Mapping[str, Any], facts: Facts, named: str) -> Any:
+def scheduler(own: Mapping[str, Any], facts: BaseInfo, named: str) -> Any:
     """A diffusers scheduler on the base's table; "" for the base's own. Raises KeyError: there is none of that name."""
     import diffusers
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from finetune.families import flow, folder, language, parts
-from finetune.families.base import Conditioning, Facts, Line, Prompt, Published, Text
+from finetune.families.base import BaseInfo, Conditioning, Labels, ModelLine, Prompt, Text
 from finetune.families.folder import Part
 
 MAX_TOKENS = 512
@@ -38,13 +38,13 @@ class ZImage(flow.FlowFolder):
     }
     TOKENIZERS: ClassVar = {"text_encoder": folder.language_tokenizer()}
     blocks = ("noise_refiner.*", "context_refiner.*", "layers.*")
-    lines = (Line("Z-Image", ("zimage", "z-image")),)
+    lines = (ModelLine("Z-Image", ("zimage", "z-image")),)
     encoders = ("text_encoder",)
     presets: ClassVar = flow.presets(_FEED_FORWARD, ("adaLN_modulation.0",), _ATTENTION)
     ORIGINAL = _ORIGINAL
 
     @classmethod
-    def facts_of(cls, path: Path) -> Facts:
+    def facts_of(cls, path: Path) -> BaseInfo:
         vae = parts.config(path / "vae" / "config.json")
         scheduler = parts.config(path / "scheduler" / "scheduler_config.json")
         turbo = float(scheduler.get("shift", 1.0)) <= TURBO_SHIFT
@@ -69,8 +69,8 @@ class ZImage(flow.FlowFolder):
         return len(tokenizer(_form(tokenizer, "")).input_ids)
 
     @classmethod
-    def published(cls, facts: Facts) -> Published:
-        return Published("Z-Image", "zimage", facts.variant)
+    def published(cls, facts: BaseInfo) -> Labels:
+        return Labels("Z-Image", "zimage", facts.variant)
 
     def encode(self, encoder: str, prompts: Sequence[Prompt]) -> Text:
         forms = [_form(self.tokenizers[encoder], p.caption) for p in prompts]
@@ -84,7 +84,7 @@ class ZImage(flow.FlowFolder):
         made: list[Tensor] = denoiser(list(noisy.to(weight).unsqueeze(2).unbind()), 1 - t, words, return_dict=False)[0]
         return -torch.stack(made).squeeze(2)
 
-    def painting(self, text: Text, negative: Text, guidance: float) -> dict[str, Any]:
+    def pipeline_inputs(self, text: Text, negative: Text, guidance: float) -> dict[str, Any]:
         """Its pipeline counts guidance from 0, and takes each caption's states without filling."""
         return {
             "prompt_embeds": _rows(text), "negative_prompt_embeds": _rows(negative),

@@ -14,7 +14,7 @@ from finetune.files import layouts
 
 
 @dataclass(frozen=True)
-class Part:
+class ModuleChange:
     """One module's change."""
 
     module: str
@@ -34,7 +34,7 @@ class Inspection:
     tensors: int
     dtypes: dict[str, int]
     """how many tensors of each"""
-    modules: tuple[Part, ...]
+    modules: tuple[ModuleChange, ...]
     components: dict[str, int]
     """how many modules of each"""
     ranks: dict[str, int]
@@ -55,7 +55,7 @@ class Inspection:
 
 def inspect(file: Path) -> Inspection:
     """Raises BaseError when the file cannot be read at all."""
-    adapter = layouts.read(file)
+    adapter = layouts.read_adapter(file)
     where = file if file.is_file() else layouts.adapter_in(file)
     files = [where] if where.is_file() else sorted(where.rglob("*.safetensors"))
     headers = [weights.read_header(path) for path in files]
@@ -85,9 +85,9 @@ def inspect(file: Path) -> Inspection:
     )
 
 
-def _part(name: str, change: Change) -> Part:
+def _part(name: str, change: Change) -> ModuleChange:
     size = norm(change) if isinstance(change, Lora) else None
-    return Part(name, change.rank, change.scale, size)
+    return ModuleChange(name, change.rank, change.scale, size)
 
 
 def _component(name: str) -> str:

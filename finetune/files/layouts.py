@@ -8,13 +8,35 @@ from torch import Tensor
 from finetune.adapters.change import AdapterState
 from finetune.files.diffusers import diffusers, uniform
 from finetune.files.kohya import universal
-from finetune.files.names import components
+from finetune.files.names import possible_components
 from finetune.files.peft import PEFT_CONFIG, PEFT_WEIGHTS, write_peft
-from finetune.files.read import DIFFUSERS_CONFIG, MODULE_LIST, AdapterFile, adapter_in, expected, module_list, read
+from finetune.files.read import (
+    DIFFUSERS_CONFIG,
+    MODULE_LIST,
+    AdapterFile,
+    adapter_in,
+    expected,
+    module_list,
+    read_adapter,
+)
 
 __all__ = [
-    "DIFFUSERS_CONFIG", "MODULE_LIST", "PEFT_CONFIG", "PEFT_WEIGHTS", "AdapterFile", "adapter_in", "components",
-    "diffusers", "expected", "for_pipeline", "main_layout", "module_list", "read", "uniform", "universal", "write_peft",
+    "DIFFUSERS_CONFIG",
+    "MODULE_LIST",
+    "PEFT_CONFIG",
+    "PEFT_WEIGHTS",
+    "AdapterFile",
+    "adapter_in",
+    "diffusers",
+    "expected",
+    "for_pipeline",
+    "main_layout",
+    "module_list",
+    "possible_components",
+    "read_adapter",
+    "uniform",
+    "universal",
+    "write_peft",
 ]  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from finetune.adapters.change import AdapterState
 from finetune.diffusion.process import Prediction
 from finetune.errors import RunError
 from finetune.families import lines
-from finetune.families.base import Facts
+from finetune.families.base import BaseInfo
 from finetune.files.read import MODULE_LIST, module_list
 
 MAX_HEADER_BYTES = 1 << 20  # ComfyUI shows no metadata of longer headers
@@ -60,7 +60,7 @@ class About:
     """fingerprint of the adapter it went on from"""
 
     @classmethod
-    def of(cls, facts: Facts, resolution: int = 0, **told: Any) -> "About":
+    def of(cls, facts: BaseInfo, resolution: int = 0, **told: Any) -> "About":
         """Of an adapter for a base of which these are the facts."""
         line = families.family_class(facts.family).published(facts)
         return cls(facts.family, line.title, line.base_version, line.architecture, facts.prediction,
@@ -75,14 +75,14 @@ _LOCAL = re.compile(
 )
 
 
-def build(about: About, modules: AdapterState, name: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+def make_metadata(about: About, modules: AdapterState, name: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """All metadata of a file that will hold `tensors`.
 
     Raises:
         RunError: a value names this machine or its user; or the header would pass 1 MiB.
     """
     rank = max(change.rank for change in modules.values())
-    digest = payload_sha256(tensors)
+    digest = tensors_sha256(tensors)
     tables = {
         "format": "pt",
         "sshs_model_hash": digest,
@@ -148,7 +148,7 @@ def refuse_local(texts: Mapping[str, str], about: About | None = None) -> None:
             raise RunError(f"{key} would publish the name {leak!r} of this machine or its user", "leave it out")
 
 
-def payload_sha256(tensors: Mapping[str, Tensor]) -> str:
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
     """Of the bytes after the header of the file that will hold them: metadata does not change it. Hex."""
     content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     header = int.from_bytes(content[:8], "little")

@@ -27,7 +27,7 @@ class Meaning(NamedTuple):
     """the rows of a module that the original code has in one piece"""
 
 
-def components(family: str) -> tuple[str, ...]:
+def possible_components(family: str) -> tuple[str, ...]:
     """Names of all that an adapter of this family may change, and of its other text encoders; "": of any family."""
     known = families.registry()
     kinds = [families.family_class(name) for name in ([family] if family in known else known)]

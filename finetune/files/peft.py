@@ -73,8 +73,8 @@ def write_peft(modules: AdapterState, folder: Path, metadata: Mapping[str, str])
     for component in dict.fromkeys(name.partition(".")[0] for name in modules):
         inside = {name: change for name, change in modules.items() if name.startswith(f"{component}.")}
         (folder / component).mkdir(parents=True, exist_ok=True)
-        weights.write(peft_tensors(inside), folder / component / PEFT_WEIGHTS, metadata)
-        config = json.dumps(describe(inside), indent=2)
+        weights.write_tensors(peft_tensors(inside), folder / component / PEFT_WEIGHTS, metadata)
+        config = json.dumps(peft_config(inside), indent=2)
         weights.write_bytes(config.encode(), folder / component / PEFT_CONFIG)
 
 
@@ -97,7 +97,7 @@ def parameter_key(name: str) -> str:
     return f"base_model.model.{raw}{next(endings)}"
 
 
-def describe(modules: AdapterState) -> dict[str, object]:
+def peft_config(modules: AdapterState) -> dict[str, object]:
     """adapter_config.json of one component's changes: gives each module its own rank and scale back.
 
     Raises:

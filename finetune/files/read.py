@@ -19,7 +19,7 @@ from finetune.adapters.methods import METHODS
 from finetune.errors import BaseError
 from finetune.files import peft as peft_config
 from finetune.files.diffusers import completion
-from finetune.files.names import Meaning, bare, components, plain_name, spellings, split
+from finetune.files.names import Meaning, bare, plain_name, possible_components, spellings, split
 from finetune.files.peft import PEFT_CONFIG, PEFT_WEIGHTS, PeftConfig
 
 
@@ -53,7 +53,7 @@ _SCALES = frozenset({"alpha", "mid"})
 """roles that a change of any method may have"""
 
 
-def read(path: Path, names: Collection[str] | None = None, family: str = "") -> AdapterFile:
+def read_adapter(path: Path, names: Collection[str] | None = None, family: str = "") -> AdapterFile:
     """Any LoRA file, PEFT directory, or run folder.
 
     Kohya names cannot be parsed back by themselves (is `_` a dot?), so they are looked up in `names`, the canonical
@@ -67,7 +67,7 @@ def read(path: Path, names: Collection[str] | None = None, family: str = "") -> 
         return _read_folder(path, names, family)
     header = weights.read_header(path)
     configs = peft_config.parse_flat(header.metadata.get(DIFFUSERS_CONFIG, "{}"), f"{path}, {DIFFUSERS_CONFIG}")
-    return _parse(weights.load(path), header.metadata, names, family, configs.get)
+    return _parse(weights.load_tensors(path), header.metadata, names, family, configs.get)
 
 
 def expected(metadata: Mapping[str, str]) -> dict[str, tuple[int, float]]:
@@ -107,7 +107,7 @@ def _parse(
     known = names if names is not None else expected(metadata)
     family = family or metadata.get("finetune.family", "")
     meanings = spellings(known, family)
-    heads = tuple(dict.fromkeys([*(name.partition(".")[0] for name in known), *components(family)]))
+    heads = tuple(dict.fromkeys([*(name.partition(".")[0] for name in known), *possible_components(family)]))
     found, unused = _group(tensors)
     modules: AdapterState = {}
     problems = [_what_it_is(key) for key in unused]
@@ -234,19 +234,23 @@ def _what_it_is(key: str) -> str:
 def _read_folder(folder: Path, names: Collection[str] | None, family: str) -> AdapterFile:
     inside = adapter_in(folder)
     if inside != folder:
-        return read(inside, names, family)
+        return read_adapter(inside, names, family)
     whole = (folder / PEFT_CONFIG).is_file()
-    inner = [child for child in _peft_folders(folder) if not whole or child.name in components(family)]
-    own = [_read_peft(folder, names, family, folder.name if folder.name in components(family) else "")] if whole else []
+    inner = [child for child in _peft_folders(folder) if not whole or child.name in possible_components(family)]
+    own = (
+        [_read_peft(folder, names, family, folder.name if folder.name in possible_components(family) else "")]
+        if whole
+        else []
+    )
     files = [*own, *(_read_peft(child, names, family, child.name) for child in inner)]
     modules = {n: change for file in files for n, change in file.modules.items()}
     problems, doubts, unused = (
         tuple(x for f in files for x in getattr(f, k)) for k in ("problems", "doubts", "unused")
     )
     family = family or files[0].metadata.get("finetune.family", "")
-    strange = [child.name for child in inner if family and child.name not in components(family)]
+    strange = [child.name for child in inner if family and child.name not in possible_components(family)]
     problems += tuple(
-        f"{name}: {family} has no such component, only {', '.join(components(family))}" for name in strange
+        f"{name}: {family} has no such component, only {', '.join(possible_components(family))}" for name in strange
     )
     return AdapterFile(modules, "peft", files[0].metadata, problems, doubts, unused)
 
@@ -279,4 +283,4 @@ def _read_peft(folder: Path, names: Collection[str] | None, family: str, compone
     pickled = folder / "adapter_model.bin"
     file = folder / PEFT_WEIGHTS if not pickled.is_file() or (folder / PEFT_WEIGHTS).is_file() else pickled
     header = weights.read_header(file)
-    return _parse(weights.load(file), header.metadata, names, family, lambda _: config, component)
+    return _parse(weights.load_tensors(file), header.metadata, names, family, lambda _: config, component)

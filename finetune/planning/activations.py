@@ -81,7 +81,7 @@ def _ghost(plan: Plan) -> Family:
     """The family with its trained structure on the meta device in place of weights."""
     base, config = families.locate(plan.recipe.base), plan.recipe.adapter
     kind = families.family_class(plan.facts.family)
-    modules = kind.skeleton(base, plan.facts)
+    modules = kind.on_meta(base, plan.facts)
     for module in modules.values():
         module.to(DTYPES[plan.recipe.train.precision])
         module.requires_grad_(False)

@@ -16,7 +16,7 @@ from finetune.planning.plan import Plan
 from finetune.recipe import LowRank
 
 
-class Component(NamedTuple):
+class ComponentFootprint(NamedTuple):
     """What training one component takes, in bytes of the device's memory."""
 
     name: str
@@ -35,12 +35,12 @@ class Component(NamedTuple):
         return self.weight_bytes + self.gradient_bytes + self.optimizer_bytes + self.mean_bytes
 
 
-def components(plan: Plan) -> list[Component]:
+def component_footprints(plan: Plan) -> list[ComponentFootprint]:
     """Exact counts, from the model's structure without its weights."""
     from finetune.adapters import attach as adapters
 
     family = families.family_class(plan.facts.family)
-    modules = family.skeleton(families.locate(plan.recipe.base), plan.facts)
+    modules = family.on_meta(families.locate(plan.recipe.base), plan.facts)
     config, half = plan.recipe.adapter, plan.recipe.train.precision != "fp32"
     element = 2 if half else 4
     total = {name: sum(p.numel() for p in m.parameters()) for name, m in modules.items()}
@@ -61,7 +61,7 @@ def components(plan: Plan) -> list[Component]:
         carried = adapters.changed_modules(modules[name])
         weight = frozen + 4 * sum(sizes)
         mean = 4 * sum(sizes) if plan.recipe.train.ema else 0
-        rows.append(Component(name, total[name], sum(sizes), carried, weight, 4 * sum(sizes), state, mean))
+        rows.append(ComponentFootprint(name, total[name], sum(sizes), carried, weight, 4 * sum(sizes), state, mean))
     return rows
 
 

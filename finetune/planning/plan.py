@@ -11,7 +11,7 @@ from finetune.data import dataset
 from finetune.data.buckets import Bucket, plan_buckets
 from finetune.data.dataset import Placed
 from finetune.data.example import Dataset
-from finetune.families.base import Facts
+from finetune.families.base import BaseInfo
 from finetune.planning import pools
 from finetune.planning.pools import Pool
 from finetune.planning.resolve import check_compatible, resolve, resolve_prediction
@@ -33,7 +33,7 @@ class BucketRow(NamedTuple):
 class Plan:
     recipe: ResolvedRecipe
     sources: dict[str, str]
-    facts: Facts
+    facts: BaseInfo
     data: Dataset
     train: Pool
     prior: Pool | None
@@ -65,7 +65,7 @@ class Plan:
         return rows
 
 
-def settle(loaded: Loaded, world: int = 1) -> Plan:
+def resolve_plan(loaded: Loaded, world: int = 1) -> Plan:
     """Read base and data, and decide all that was left open.
 
     Raises:
@@ -74,13 +74,13 @@ def settle(loaded: Loaded, world: int = 1) -> Plan:
     wanted = loaded.recipe
     facts = resolve_prediction(families.detect(wanted.base), wanted)
     check_compatible(facts, wanted)
-    data = dataset.read(
+    data = dataset.read_dataset(
         shipped.data_path(wanted.data.path), trigger=wanted.data.trigger, class_word=wanted.data.class_word,
         allow_uncaptioned=wanted.data.allow_uncaptioned,
     )  # fmt: skip
     area_px = (wanted.data.resolution or facts.resolution) ** 2
     buckets = plan_buckets(area_px, facts.stride, wanted.data.max_aspect)
-    training, held_out = pools.hold_out(dataset.place(data.examples, buckets), wanted)
+    training, held_out = pools.hold_out(dataset.assign_buckets(data.examples, buckets), wanted)
     train = pools.make_pool(training, wanted, world)
     prior = pools.prior_pool(wanted, data, buckets, world)
     micros, steps = pools.run_length(wanted, train.schedule)

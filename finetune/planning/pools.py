@@ -55,7 +55,7 @@ def prior_pool(wanted: Recipe, data: Dataset, buckets: Sequence[Bucket], world: 
     """
     match wanted.prior:
         case ClassImages() as prior:
-            return make_pool(dataset.place(_class_examples(prior, data), buckets), wanted, world)
+            return make_pool(dataset.assign_buckets(_class_examples(prior, data), buckets), wanted, world)
         case OwnPrediction():
             _check_own_prediction(data)
     return None
@@ -80,7 +80,7 @@ def _class_examples(prior: ClassImages, data: Dataset) -> list[Example]:
         raise RecipeError("prior.prompt: missing, and there is no data.class_word to make it from")
     if mentions(prompt, data.trigger):
         raise RecipeError(f"prior.prompt {prompt!r} holds the trigger: it would preserve the subject", "leave it out")
-    classes = dataset.read(prior.path, template=prompt, allow_uncaptioned=True)
+    classes = dataset.read_dataset(prior.path, template=prompt, allow_uncaptioned=True)
     named = [e.name for e in classes.examples if mentions(e.caption, data.trigger)]
     if named:
         raise DataError(
@@ -99,4 +99,4 @@ def run_length(wanted: Recipe, schedule: Schedule) -> tuple[int, int]:
     if wanted.train.epochs is not None:
         return wanted.train.epochs * schedule.micros_per_epoch, schedule.steps_for(wanted.train.epochs)
     steps = wanted.train.steps or DEFAULT_STEPS
-    return steps * schedule.group, steps
+    return steps * schedule.micro_batches_per_step, steps

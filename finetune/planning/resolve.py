@@ -8,7 +8,7 @@ from finetune import families
 from finetune import resources as shipped
 from finetune.data.example import Dataset
 from finetune.errors import RecipeError
-from finetune.families.base import Facts, large_encoders
+from finetune.families.base import BaseInfo, large_encoders
 from finetune.machine import has_gpu
 from finetune.recipe import AnyAdapter, LowRank, Recipe
 from finetune.recipe.resolved import (
@@ -22,7 +22,7 @@ from finetune.recipe.resolved import (
 DEFAULT_PROMPTS = 4
 
 
-def resolve(wanted: Recipe, facts: Facts, data: Dataset, captions: Sequence[str], steps: int) -> ResolvedRecipe:
+def resolve(wanted: Recipe, facts: BaseInfo, data: Dataset, captions: Sequence[str], steps: int) -> ResolvedRecipe:
     """captions: those that are trained on, for the prompts of samples; steps: the length that was counted.
 
     Raises:
@@ -61,7 +61,7 @@ def _bundled(path: Path) -> bool:
     return shipped.data_path(path) != path
 
 
-def _density(facts: Facts, wanted: Recipe) -> str:
+def _density(facts: BaseInfo, wanted: Recipe) -> str:
     said = wanted.objective.timestep_density
     return "logit_normal" if facts.prediction == "flow" and said == "auto" else said
 
@@ -85,7 +85,7 @@ def precision(wanted: str, key: str = "train.precision") -> str:
     return wanted
 
 
-def check_compatible(facts: Facts, wanted: Recipe) -> None:
+def check_compatible(facts: BaseInfo, wanted: Recipe) -> None:
     """Raises RecipeError when the recipe asks for what this base has not."""
     objective, base = wanted.objective, wanted.base
     of_flow = ("timestep_density", "logit_mean", "logit_std", "shift")
@@ -120,7 +120,7 @@ def check_compatible(facts: Facts, wanted: Recipe) -> None:
         raise RecipeError(f"adapter.init_from: no {start}", "a LoRA file, a PEFT directory or a run folder")
 
 
-def _has_components(facts: Facts, wanted: Recipe) -> None:
+def _has_components(facts: BaseInfo, wanted: Recipe) -> None:
     family = families.family_class(facts.family)
     having = ["denoiser" if c == family.denoiser_name else c for c in family.presets]
     if lacking := [c for c in wanted.adapter.components if c not in having]:
@@ -130,7 +130,7 @@ def _has_components(facts: Facts, wanted: Recipe) -> None:
         )
 
 
-def resolve_prediction(facts: Facts, wanted: Recipe) -> Facts:
+def resolve_prediction(facts: BaseInfo, wanted: Recipe) -> BaseInfo:
     """The facts, with the recipe's word where the base is silent.
 
     Raises:

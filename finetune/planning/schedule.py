@@ -12,7 +12,7 @@ from typing import NamedTuple
 from finetune.diffusion.chance import permutation
 
 
-class View(NamedTuple):
+class Visit(NamedTuple):
     """The visit-th (from 0) look at a sample."""
 
     sample: int
@@ -23,7 +23,7 @@ class Micro(NamedTuple):
     """The views of one forward pass; all of one bucket."""
 
     bucket: int
-    views: tuple[View, ...]
+    views: tuple[Visit, ...]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Schedule:
     _turns: dict[int, list[int]] = field(default_factory=dict, compare=False, repr=False)
 
     @property
-    def group(self) -> int:
+    def micro_batches_per_step(self) -> int:
         """Micro-batches an optimizer step, over all ranks."""
         return self.accumulate * self.world
 
@@ -52,9 +52,9 @@ class Schedule:
 
     def steps_for(self, epochs: int) -> int:
         """Optimizer steps of so many epochs; the last may have fewer micro-batches."""
-        return -(-epochs * self.micros_per_epoch // self.group)
+        return -(-epochs * self.micros_per_epoch // self.micro_batches_per_step)
 
-    def micro(self, m: int) -> Micro:
+    def micro_batch(self, m: int) -> Micro:
         """The m-th micro-batch since the beginning, from 0."""
         epoch, at = divmod(m, self.micros_per_epoch)
         at = self._order(self.micros_per_epoch, epoch)[at]
@@ -68,9 +68,9 @@ class Schedule:
 
     def step(self, k: int, rank: int = 0, total: int | None = None) -> list[Micro]:
         """This rank's micro-batches of step k, from 0; `total` ends the run inside the last group."""
-        first = k * self.group
-        last = first + self.group if total is None else min(first + self.group, total)
-        return [self.micro(m) for m in range(first + rank, last, self.world)]
+        first = k * self.micro_batches_per_step
+        last = first + self.micro_batches_per_step if total is None else min(first + self.micro_batches_per_step, total)
+        return [self.micro_batch(m) for m in range(first + rank, last, self.world)]
 
     def visits(self, micros: int) -> Counter[int]:
         """sample -> how often it is seen in the first so many micro-batches."""
@@ -82,20 +82,20 @@ class Schedule:
             for at, sample in enumerate(self._rotation(bucket)):
                 seen[samples[sample]] += epochs + (fillers - at + n - 1) // n
         for m in range(epochs * self.micros_per_epoch, epochs * self.micros_per_epoch + rest):
-            seen.update(view.sample for view in self.micro(m).views)
+            seen.update(view.sample for view in self.micro_batch(m).views)
         return seen
 
-    def _view(self, bucket: int, epoch: int, slot: int) -> View:
+    def _view(self, bucket: int, epoch: int, slot: int) -> Visit:
         samples, extra = self.buckets[bucket], self._extra(bucket)
         n = len(samples)
         if not extra:
-            return View(samples[self._order(n, bucket, epoch)[slot]], epoch)
+            return Visit(samples[self._order(n, bucket, epoch)[slot]], epoch)
         if slot < n:
             chosen = self._order(n, bucket, epoch)[slot]
             fillers_before = (epoch * extra - self._turn(bucket)[chosen] + n - 1) // n
-            return View(samples[chosen], epoch + fillers_before)
+            return Visit(samples[chosen], epoch + fillers_before)
         turn, at = divmod(epoch * extra + slot - n, n)
-        return View(samples[self._rotation(bucket)[at]], epoch + 1 + turn)
+        return Visit(samples[self._rotation(bucket)[at]], epoch + 1 + turn)
 
     def _extra(self, bucket: int) -> int:
         return -len(self.buckets[bucket]) % self.batch

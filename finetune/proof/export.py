@@ -13,17 +13,17 @@ from torch import Tensor
 
 from finetune import families, machine
 from finetune import tensors as weights
-from finetune.adapters.change import AdapterState, Change, sites
+from finetune.adapters.change import AdapterState, Change, target_shapes
 from finetune.choices import Dtype, Layout
 from finetune.errors import BaseError, RunError, VerifyError, action
 from finetune.files import layouts, metadata
 from finetune.files.inspection import Inspection, inspect
 from finetune.files.metadata import About
-from finetune.proof.verify import TOLERANCE, Report, difference, misfits, quiet, verify, weight_of
+from finetune.proof.verify import TOLERANCE, Report, difference, quiet, shape_mismatches, verify, weight_of
 
 __all__ = ["About", "Exported", "Inspection", "Merged", "Report", "convert", "export", "inspect", "merge", "verify"]
 
-DTYPES: dict[Dtype, torch.dtype] = {name: machine.DTYPES[name] for name in get_args(Dtype)}
+FILE_DTYPES: dict[Dtype, torch.dtype] = {name: machine.DTYPES[name] for name in get_args(Dtype)}
 
 
 class Merged(NamedTuple):
@@ -61,7 +61,7 @@ def export(
         raise VerifyError("the adapter holds no modules: nothing to export", "was it trained?")
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
-        peft = write_peft(modules, out_dir / "peft", name, about)
+        peft = write_peft_folder(modules, out_dir / "peft", name, about)
         universal = diffusers = merged = None
         if "universal" in wanted:
             universal = write_file(modules, out_dir / f"{name}.safetensors", "universal", dtype, about)
@@ -90,8 +90,8 @@ def convert(source: Path, layout: Layout, out: Path, base: str = "", dtype: Dtyp
     if out.exists():
         raise RunError(f"{out} exists", "choose another `out`, or move it away")
     names = base_sites(base) if base else None
-    adapter = layouts.read(source, names, families.detect(base).family if base else "")
-    problems = [*adapter.problems, *(misfits(adapter.modules, names) if names else ())]
+    adapter = layouts.read_adapter(source, names, families.detect(base).family if base else "")
+    problems = [*adapter.problems, *(shape_mismatches(adapter.modules, names) if names else ())]
     if problems or not adapter.modules:
         more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
         raise VerifyError(
@@ -108,7 +108,7 @@ def convert(source: Path, layout: Layout, out: Path, base: str = "", dtype: Dtyp
         if layout == "merged":
             return merge(adapter.modules, base, out, dtype).lost
         if layout == "peft":
-            write_peft(adapter.modules, out, out.name, _about(adapter, base))
+            write_peft_folder(adapter.modules, out, out.name, _about(adapter, base))
         else:
             write_file(adapter.modules, out, layout, dtype, _about(adapter, base))
     except OSError as e:
@@ -132,12 +132,12 @@ def merge(modules: AdapterState, base: str, folder: Path, dtype: Dtype) -> Merge
         weight = weight_of(family, name)
         change = one.delta(weight.data.reshape(one.shape)).reshape(weight.shape)
         exact = weight.data + change
-        wrong += float((exact.to(DTYPES[dtype]).double() - weight.data.double() - change.double()).square().sum())
+        wrong += float((exact.to(FILE_DTYPES[dtype]).double() - weight.data.double() - change.double()).square().sum())
         whole += float(change.double().square().sum())
         weight.data = exact
     family.parts.load()
     with quiet(), _whole_or_not(folder) as beside:
-        family.pipeline(safety=True).to(DTYPES[dtype]).save_pretrained(beside)
+        family.pipeline(safety=True).to(FILE_DTYPES[dtype]).save_pretrained(beside)
         for_others(beside)
     return Merged(folder, (wrong / whole) ** 0.5 if whole else 0.0)
 
@@ -145,7 +145,7 @@ def merge(modules: AdapterState, base: str, folder: Path, dtype: Dtype) -> Merge
 def base_sites(base: str) -> dict[str, tuple[int, ...]]:
     """canonical name -> weight shape, of a base whose weights are not read."""
     facts = families.detect(base)
-    return sites(families.family_class(facts.family).skeleton(families.locate(base), facts))
+    return target_shapes(families.family_class(facts.family).on_meta(families.locate(base), facts))
 
 
 def write_file(
@@ -153,20 +153,20 @@ def write_file(
 ) -> Path:
     """One safetensors file with its metadata; a universal one gets its sidecar beside it."""
     tensors = (
-        layouts.universal(modules, DTYPES[dtype], about.family)
+        layouts.universal(modules, FILE_DTYPES[dtype], about.family)
         if layout == "universal"
-        else layouts.diffusers(modules, DTYPES[dtype])
+        else layouts.diffusers(modules, FILE_DTYPES[dtype])
     )
-    weights.write(tensors, path, metadata.build(about, modules, path.stem, tensors))
+    weights.write_tensors(tensors, path, metadata.make_metadata(about, modules, path.stem, tensors))
     if layout == "universal":
         weights.write_bytes(metadata.sidecar(about, path.stem).encode(), path.with_suffix(".json"))
     return path
 
 
-def write_peft(modules: AdapterState, folder: Path, name: str, about: About) -> Path:
+def write_peft_folder(modules: AdapterState, folder: Path, name: str, about: About) -> Path:
     """The PEFT directory, whole or not at all."""
     told: dict[str, Tensor] = {}  # the hash of one component's file would not be the other's
-    own = {k: v for k, v in metadata.build(about, modules, name, told).items() if k.startswith("finetune.")}
+    own = {k: v for k, v in metadata.make_metadata(about, modules, name, told).items() if k.startswith("finetune.")}
     with _whole_or_not(folder) as beside:
         layouts.write_peft(modules, beside, {"format": "pt"} | own)
     return folder
@@ -214,14 +214,14 @@ def _about(adapter: layouts.AdapterFile, base: str) -> About:
 
 def _reopened(modules: AdapterState, out: Path, dtype: Dtype) -> float:
     """The worst relative difference between the modules and what `out` holds of them."""
-    again = layouts.read(out, list(modules) + [n for n in layouts.uniform(modules) if n not in modules])
+    again = layouts.read_adapter(out, list(modules) + [n for n in layouts.uniform(modules) if n not in modules])
     missing = [name for name in modules if name not in again.modules]
     if again.problems or missing:
         raise VerifyError(
             f"{out} was written wrong: {(*again.problems, *missing)[0]}", "this is a bug: please report it"
         )
     worst = max(_differ(again.modules[name], change) for name, change in modules.items())
-    if worst > 10 * TOLERANCE[DTYPES[dtype]]:
+    if worst > 10 * TOLERANCE[FILE_DTYPES[dtype]]:
         raise VerifyError(
             f"{out} differs from its source by {worst:.1e}, more than {dtype} explains", "export it as float32"
         )
@@ -264,8 +264,8 @@ def _text_model_names(file: Path) -> None:
     """transformers < 5.6 fills a text encoder saved without `text_model.` with random weights, with but a warning."""
     if json.loads((file.parent / "config.json").read_text(encoding="utf-8")).get("model_type") != "clip_text_model":
         return
-    tensors = weights.load(file)
+    tensors = weights.load_tensors(file)
     outside = ("text_model.", "text_projection.")
     named = {n if n.startswith(outside) else f"text_model.{n}": tensor for n, tensor in tensors.items()}
     if named.keys() != tensors.keys():
-        weights.write(named, file, weights.read_header(file).metadata)
+        weights.write_tensors(named, file, weights.read_header(file).metadata)

@@ -2,11 +2,11 @@
 
 from finetune import families
 from finetune.families import lines
-from finetune.families.base import Facts
+from finetune.families.base import BaseInfo
 from finetune.files import layouts
 
 
-def made_for_another(adapter: layouts.AdapterFile, facts: Facts) -> str:
+def made_for_another(adapter: layouts.AdapterFile, facts: BaseInfo) -> str:
     """A sentence when the file's metadata or names say another base than this; else empty."""
     published = families.family_class(facts.family).published(facts)
     line, here = published.title, published.base_version

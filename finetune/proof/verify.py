@@ -20,8 +20,8 @@ from finetune import families
 from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.adapters.attach import read_layer
-from finetune.adapters.change import AdapterState, Change, canonical_name, live_name, sites
-from finetune.families.base import Facts, Family, components
+from finetune.adapters.change import AdapterState, Change, canonical_name, live_name, target_shapes
+from finetune.families.base import BaseInfo, Family, components
 from finetune.families.quantised import dense
 from finetune.files import layouts
 from finetune.machine import DTYPES
@@ -95,10 +95,10 @@ def verify(
         BaseError: the file or the base cannot be read at all.
     """
     facts = families.detect(base)
-    places = sites(families.family_class(facts.family).skeleton(families.locate(base), facts))
+    places = target_shapes(families.family_class(facts.family).on_meta(families.locate(base), facts))
     large = is_large(places) or base_bits is not None
     family = _open(base, facts, large, base_bits, trained)
-    adapter = layouts.read(file, places, family.name)
+    adapter = layouts.read_adapter(file, places, family.name)
     told = layouts.expected(adapter.metadata)
     should = (
         set(live) if live is not None else {name for name, (rank, _) in told.items() if rank} or set(adapter.modules)
@@ -109,7 +109,7 @@ def verify(
     problems = [*([foreign] if foreign else []), *adapter.problems, *adapter.doubts]
     problems += [f"{name}: expected, and not in the file" for name in missed]
     problems += _hash_problems(file, adapter.metadata)
-    problems += misfits(adapter.modules, places)
+    problems += shape_mismatches(adapter.modules, places)
     fitting = {n: change for n, change in adapter.modules.items() if n in places and _fits(change, places[n])}
     problems += [] if adapter.modules else ["no change in it that this base has a place for"]
     problems += _surplus(fitting, should)
@@ -155,7 +155,7 @@ def difference(a: Tensor, b: Tensor) -> float:
     return float((a.double() - b.double()).norm()) / size if size else 0.0
 
 
-def misfits(modules: AdapterState, places: Mapping[str, tuple[int, ...]]) -> list[str]:
+def shape_mismatches(modules: AdapterState, places: Mapping[str, tuple[int, ...]]) -> list[str]:
     """What does not have the base's shapes."""
     wrong = [n for n, change in sorted(modules.items()) if n in places and not _fits(change, places[n])]
     if not wrong:
@@ -167,7 +167,7 @@ def misfits(modules: AdapterState, places: Mapping[str, tuple[int, ...]]) -> lis
     ]
 
 
-def _open(base: str, facts: Facts, large: bool, bits: int | None, trained: Reference | None) -> Family:
+def _open(base: str, facts: BaseInfo, large: bool, bits: int | None, trained: Reference | None) -> Family:
     """A fresh base: large ones in bf16; others in float32, rounded before as the trained model's was."""
     if large or trained is None:
         return families.load(base, torch.bfloat16 if large else torch.float32, facts, base_bits=bits)

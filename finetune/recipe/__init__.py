@@ -1,7 +1,7 @@
 """What the user wrote, typed and frozen: read from TOML and overrides, checked whole, torch never imported."""
 
 from finetune.recipe.compose import whole_text
-from finetune.recipe.load import Loaded, dumps, find, load, optimizer, replace, rewritten
+from finetune.recipe.load import Loaded, dumps, find_recipe, load, optimizer, replace, rewritten
 from finetune.recipe.resolved import ResolvedRecipe, derived, without_paths
 from finetune.recipe.schema import (
     Adafactor,
@@ -60,7 +60,7 @@ __all__ = [
     "Validation",
     "derived",
     "dumps",
-    "find",
+    "find_recipe",
     "keys",
     "load",
     "optimizer",

@@ -39,7 +39,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
     Raises:
         RecipeError: names every wrong key and value at once.
     """
-    origin = find(path)
+    origin = find_recipe(path)
     raw: dict[str, Any] = parsed(origin, whole_text(origin))
     problems: list[str] = []
     notices = _renew(raw)
@@ -60,7 +60,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
     return Loaded(recipe, sources, origin, tuple(dict.fromkeys(notices)))
 
 
-def find(path: Path) -> Path:
+def find_recipe(path: Path) -> Path:
     """A file as it is, or the shipped recipe of that name.
 
     Raises:

@@ -10,6 +10,7 @@ from finetune.recipe.tables import (
     Count,
     Distinct,
     Loose,
+    NonEmpty,
     Patterns,
     Positive,
     Rate,
@@ -17,7 +18,6 @@ from finetune.recipe.tables import (
     Share,
     Table,
     Tagged,
-    Text,
     WrittenPath,
     members,
 )
@@ -30,10 +30,10 @@ class Data(Table):
     path: WrittenPath
     """Folder with your images, best one that `prepare` wrote. `example:product` and `example:style` are
     bundled examples."""
-    trigger: Text | None = None
+    trigger: NonEmpty | None = None
     """A rare word that will stand for your product or style in prompts, such as `sks`. It is put once into each caption
     that lacks it. Default: the one that the prepared dataset names."""
-    class_word: Text | None = None
+    class_word: NonEmpty | None = None
     """The ordinary word for what the images show (mug, dog, chair). Images without a caption are captioned "a photo of
     TRIGGER CLASS_WORD". Default: the one that the prepared dataset names."""
     resolution: Pixels | None = None
@@ -84,7 +84,7 @@ class ClassImages(Prior):
     path: WrittenPath
     """Folder of class images: ordinary pictures of the same kind of thing (other mugs) without your product. 50 to 200
     are usual."""
-    prompt: Text | None = None
+    prompt: NonEmpty | None = None
     """Caption for class images that have none; it must not hold the trigger. Default: "a photo of CLASS_WORD"."""
     weight: PriorWeight = 1.0
     """Weight of the prior loss beside the training loss. Raise it when the base's knowledge still drifts, lower it when
@@ -321,7 +321,7 @@ class Export(Table):
 class Recipe(Table):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)] | None = None
     """File name of the adapter, without its ending. Default: the name of the output folder."""
-    base: Text
+    base: NonEmpty
     """Base model to train on: `pocket` (bundled, small), a diffusers folder, a Hugging Face id (with @revision, if you
     like) or a .safetensors checkpoint. Write `BASE + FILE` to start from someone's fine-tuned weights, such as
     `black-forest-labs/FLUX.1-dev + my-flux.safetensors`."""

@@ -15,7 +15,7 @@ Count = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Rate = Annotated[float, Field(ge=0)]
-Text = Annotated[str, Field(min_length=1)]
+NonEmpty = Annotated[str, Field(min_length=1)]
 Loose = Field(strict=False)  # TOML has neither paths nor tuples
 _T = TypeVar("_T")
 

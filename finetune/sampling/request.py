@@ -10,7 +10,7 @@ from finetune.errors import BaseError, InputError
 from finetune.recipe import Sample
 
 if TYPE_CHECKING:
-    from finetune.families.base import Facts
+    from finetune.families.base import BaseInfo
 
 STEPS: int = Sample.model_fields["steps"].default
 """Denoising steps, unless said otherwise: those of a recipe's sheet."""
@@ -43,7 +43,7 @@ class SampleSet:
     guidance: float | None = None
     size: tuple[int, int] | None = None
 
-    def requests(self, base: "Facts") -> list[list[SampleRequest]]:
+    def requests(self, base: "BaseInfo") -> list[list[SampleRequest]]:
         """A row for each seed, in it a request for each prompt.
 
         Raises:

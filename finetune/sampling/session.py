@@ -9,18 +9,17 @@ import torch
 from PIL import Image
 
 from finetune import families
-from finetune.adapters.change import AdapterState, sites
+from finetune.adapters.change import AdapterState, target_shapes
 from finetune.encoding.text import Captions, read_ahead
 from finetune.errors import InputError, VerifyError, action
-from finetune.families.base import Facts, Family, Text, as_prompts, components, evaluation_mode, large_encoders
+from finetune.families.base import BaseInfo, Family, Text, as_prompts, components, evaluation_mode, large_encoders
 from finetune.files import layouts
-from finetune.machine import DTYPES, Autocast, current_device
+from finetune.machine import CPU, DTYPES, Autocast, current_device
 from finetune.planning.resolve import precision as resolve_precision
 from finetune.resources import public_name
 from finetune.sampling.request import USUAL, AdapterWeight, SampleRequest, SessionOptions
 from finetune.tensors import digest, file_sha256
 
-CPU = torch.device("cpu")
 _BARE = SessionOptions(safety_checker=False)
 
 
@@ -56,7 +55,7 @@ class Session:
     @classmethod
     def open(
         cls, base: str, prompts: Iterable[str], adapters: Sequence[AdapterWeight] = (),
-        options: SessionOptions = USUAL, info: Facts | None = None,
+        options: SessionOptions = USUAL, info: BaseInfo | None = None,
     ) -> "Session":  # fmt: skip
         """Open a base, read the prompts (and negative prompts) ahead, then load adapters by our strict reader.
 
@@ -92,7 +91,7 @@ class Session:
         if not adapters:
             return
         names = [f"adapter_{i}" for i in range(len(adapters))]
-        shapes = sites(components(self.family))  # before an adapter hides some of them
+        shapes = target_shapes(components(self.family))  # before an adapter hides some of them
         for name, adapter in zip(names, adapters, strict=True):
             changes = _read_strictly(adapter.path, shapes, self.family)
             state = layouts.for_pipeline(changes, torch.float32, self.family.name)
@@ -137,12 +136,12 @@ class Session:
         chances = [torch.Generator("cpu").manual_seed(r.seed) for r in requests]
         with torch.no_grad(), torch.random.fork_rng(), evaluation_mode(self.family), self.autocast():
             text, negative = self._encoded([r.prompt for r in requests]), self._encoded([r.negative for r in requests])
-            inputs = self.family.painting(text, negative, first.guidance)
+            inputs = self.family.pipeline_inputs(text, negative, first.guidance)
             output = self.pipeline(
                 **inputs, num_inference_steps=first.steps, width=first.width, height=first.height,
                 output_type="latent", generator=chances if len(chances) > 1 else chances[0],
             ).images  # fmt: skip
-        latents = self.family.unpacked(output, first.width, first.height)
+        latents = self.family.unpack_latents(output, first.width, first.height)
         # in float32: half precision overflows some autoencoders
         return self._shown(self.family.decode_latents(latents.to(self.device)))
 
@@ -169,7 +168,7 @@ class Session:
             checker.to(self.device)
 
 
-def check_options(base: str, info: Facts, options: SessionOptions) -> None:
+def check_options(base: str, info: BaseInfo, options: SessionOptions) -> None:
     """Raises InputError when a base cannot be opened so."""
     kind = families.family_class(info.family)
     if options.scheduler and options.scheduler not in kind.schedulers:
@@ -182,12 +181,12 @@ def check_options(base: str, info: Facts, options: SessionOptions) -> None:
         )
 
 
-def _load(base: str, info: Facts, options: SessionOptions, dtype: torch.dtype) -> Family:
+def _load(base: str, info: BaseInfo, options: SessionOptions, dtype: torch.dtype) -> Family:
     return families.load(base, dtype, info, text_bits=options.text_encoder_bits, base_bits=options.base_bits)
 
 
 def _read_strictly(file: Path, shapes: dict[str, tuple[int, ...]], family: Family) -> AdapterState:
-    found = layouts.read(file, shapes, family.name)
+    found = layouts.read_adapter(file, shapes, family.name)
     mismatches = [n for n, module in found.modules.items() if module.shape != shapes[n]]
     problems = [*found.problems, *(f"{n}: not of the base's shape" for n in mismatches)]
     if problems:

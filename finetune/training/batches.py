@@ -72,9 +72,9 @@ class Batches:
         """One rank's batches of a step, from 0."""
         plan, schedule = self.plan, self.plan.train.schedule
         micro_batches = schedule.step(step, ranks.rank, plan.micros)
-        first = step * schedule.group
-        in_step = min(schedule.group, plan.micros - first)
-        places = range(first + ranks.rank, first + in_step, ranks.world)
+        first = step * schedule.micro_batches_per_step
+        in_step = min(schedule.micro_batches_per_step, plan.micros - first)
+        places = range(first + ranks.rank, first + in_step, ranks.world_size)
         prior = [self.prior(m) if plan.prior else None for m in places]
         pairs = list(zip([self.train(m) for m in micro_batches], prior, strict=True))
         return StepBatches(pairs, in_step * schedule.batch)
@@ -84,8 +84,8 @@ class Batches:
         plan, schedule = self.plan, self.plan.train.schedule
         areas = [plan.train.placed[samples[0]].bucket for samples in schedule.buckets]
         largest = max(range(len(areas)), key=lambda i: areas[i].width * areas[i].height)
-        m = next(m for m in range(schedule.micros_per_epoch) if schedule.micro(m).bucket == largest)
-        pair = (self.train(schedule.micro(m)), self.prior(m) if plan.prior else None)
+        m = next(m for m in range(schedule.micros_per_epoch) if schedule.micro_batch(m).bucket == largest)
+        pair = (self.train(schedule.micro_batch(m)), self.prior(m) if plan.prior else None)
         return StepBatches([pair] * schedule.accumulate, schedule.batch * schedule.accumulate)
 
     def train(self, micro: Micro) -> Batch:
@@ -94,7 +94,7 @@ class Batches:
     def prior(self, m: int) -> Batch:
         """The class images beside the m-th training batch."""
         assert self.plan.prior is not None
-        return self._batch(self.plan.prior, self.plan.prior.schedule.micro(m))
+        return self._batch(self.plan.prior, self.plan.prior.schedule.micro_batch(m))
 
     def _batch(self, pool: Pool, micro: Micro) -> Batch:
         looks = [look(self.plan, pool.placed[view.sample], view.visit) for view in micro.views]
@@ -112,7 +112,7 @@ class Batches:
             prompts=shown,
             latents=latents.to(self.device),
             noise=torch.stack([d.noise(shape) for d in chance]).to(self.device),
-            t=self.family.process.drawn(levels, math.prod(shape[1:])).to(self.device),
+            t=self.family.process.sample_timesteps(levels, math.prod(shape[1:])).to(self.device),
             size=torch.tensor([_size(one) for one in looks]).to(self.device),
             control=tuple(one.to(self.device) for one in self._control(looks)),
             text=self.texts.made(shown),

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import nn
 
 from finetune import families, optimizers
@@ -21,17 +20,15 @@ from finetune.evaluation.effect import Latents
 from finetune.events import Advanced, Event, Note, Returned, Stage, unheard
 from finetune.families.base import Family, checkpoint_gradients, large_encoders
 from finetune.files import layouts
-from finetune.files.peft import describe
-from finetune.machine import DTYPES, Machine, open_machine
+from finetune.files.peft import peft_config
+from finetune.machine import CPU, DTYPES, Device, open_machine
 from finetune.planning.plan import Plan
 from finetune.proof import export, outputs
-from finetune.proof.verify import misfits
+from finetune.proof.verify import shape_mismatches
 from finetune.training import batches
-from finetune.training.folder import RunFolder, Unwritten, identify, shapes
+from finetune.training.folder import RunFolder, Unwritten, run_identity, shapes
 from finetune.training.look import prompts, wanted
 from finetune.training.loop import State
-
-CPU = torch.device("cpu")
 
 
 class Encoded(NamedTuple):
@@ -48,7 +45,7 @@ class Run:
 
     plan: Plan
     folder: RunFolder
-    device: Machine
+    device: Device
     family: Family
     data: Encoded
     state: State
@@ -63,15 +60,15 @@ def begin(plan: Plan) -> Run:
     return unheard(beginning(plan, open_machine(plan.recipe.train.precision)))
 
 
-def beginning(plan: Plan, device: Machine, folder: RunFolder | None = None) -> Generator[Event, None, Run]:
+def beginning(plan: Plan, device: Device, folder: RunFolder | None = None) -> Generator[Event, None, Run]:
     """The same, telling how far it is; the folder is given the run's identity."""
     family = open_base(plan)
     plan = dataclasses.replace(plan, facts=family.facts)
-    data = yield from encode(plan, family, device)
+    data = yield from encode_dataset(plan, family, device)
     if folder is not None:
-        folder.identity = identify(plan, family)  # before attaching: of the base as it was
+        folder.identity = run_identity(plan, family)  # before attaching: of the base as it was
     family.parts.release(*large_encoders(family))
-    state = attach(plan, family, device)
+    state = attach_adapter(plan, family, device)
     if folder is not None:
         folder.identity["trained parameters"] = shapes(state.trainable)
     return Run(plan, folder or Unwritten(Path(os.devnull)), device, family, data, state)
@@ -85,7 +82,7 @@ def open_base(plan: Plan) -> Family:
     )  # fmt: skip
 
 
-def encode(plan: Plan, family: Family, device: Machine) -> Generator[Event, None, Encoded]:
+def encode_dataset(plan: Plan, family: Family, device: Device) -> Generator[Event, None, Encoded]:
     """Images, and captions by each text encoder that is not trained, from the cache or now; then the encoders leave the
     device.
 
@@ -93,10 +90,10 @@ def encode(plan: Plan, family: Family, device: Machine) -> Generator[Event, None
         RunError: the cache cannot be written.
     """
     store = Store(plan.recipe.data.cache or default_root())
-    pictures = device.ranks.turned(wanted(plan))
+    pictures = device.ranks.rotated(wanted(plan))
     frozen = [encoder for encoder in family.encoders if encoder not in plan.recipe.adapter.components]
     shown = [*prompts(plan), *(outputs.PROMPTS if large_encoders(family) else ())]
-    texts = device.ranks.turned(list({prompt.key: prompt for prompt in shown}.values())) if frozen else []
+    texts = device.ranks.rotated(list({prompt.key: prompt for prompt in shown}.values())) if frozen else []
     yield Stage("encoding images", len(pictures))
     family.parts.load("vae").to(device.device, "vae")
     latents = yield from _advancing(encode_images(store, family, pictures, device.device))
@@ -121,7 +118,7 @@ def _advancing(done: Generator[int, None, Returned]) -> Generator[Advanced, None
             return returned
 
 
-def attach(plan: Plan, family: Family, device: Machine) -> State:
+def attach_adapter(plan: Plan, family: Family, device: Device) -> State:
     """The adapter in the model, the model on the device, an optimizer over what is trained."""
     config = plan.recipe
     names = adapters.component_names(config.adapter, family.denoiser_name)
@@ -145,14 +142,14 @@ def attach(plan: Plan, family: Family, device: Machine) -> State:
     optimizer = optimizers.build(config.optimizer, [(c, list(p.values()), rates[c]) for c, p in trainable.items()])
     state = State(trainable, optimizer, device.scaler, configs=_configs(trained))
     if config.train.ema:
-        state.mean = [p.detach().clone() for p in state.parameters]
+        state.ema = [p.detach().clone() for p in state.parameters]
     return state
 
 
 def _configs(trained: Mapping[str, nn.Module]) -> dict[str, dict[str, object]]:
     """What a checkpoint says of each component's adapter."""
-    changes = {name: adapters.read({name: module}) for name, module in trained.items()}
-    return {name: describe(read) for name, read in changes.items() if read}
+    changes = {name: adapters.read_changes({name: module}) for name, module in trained.items()}
+    return {name: peft_config(read) for name, read in changes.items() if read}
 
 
 def start_of(plan: Plan, family: Family) -> AdapterState:
@@ -165,8 +162,8 @@ def start_of(plan: Plan, family: Family) -> AdapterState:
     if path is None:
         return {}
     places = export.base_sites(plan.recipe.base)
-    found = layouts.read(path, places, family.name)
-    problems = [*found.problems, *misfits(found.modules, places)]
+    found = layouts.read_adapter(path, places, family.name)
+    problems = [*found.problems, *shape_mismatches(found.modules, places)]
     if problems or not found.modules:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise RecipeError(

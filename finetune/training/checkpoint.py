@@ -36,7 +36,7 @@ class Found(NamedTuple):
     """what the run was, to be the same when it resumes"""
 
 
-def save(folder: Path, state: State, identity: Mapping[str, str], keep_last: int) -> Path:
+def save_checkpoint(folder: Path, state: State, identity: Mapping[str, str], keep_last: int) -> Path:
     """Write `folder/step-000500`, whole or not at all, and drop the oldest beyond keep_last.
 
     Raises:
@@ -48,9 +48,9 @@ def save(folder: Path, state: State, identity: Mapping[str, str], keep_last: int
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     _write(state, beside, [*_named(state).values()], ema=False)
-    if state.mean is not None:
-        _write(state, beside, state.mean, ema=True)
-    weights.write(tensors, beside / "optimizer.safetensors", {})
+    if state.ema is not None:
+        _write(state, beside, state.ema, ema=True)
+    weights.write_tensors(tensors, beside / "optimizer.safetensors", {})
     content = {"format": FORMAT, "step": state.step, "bad_steps": state.bad_steps, "identity": dict(identity),
                "optimizer": tree, "scaler": dict(state.scaler.state_dict()) if state.scaler else {}}  # fmt: skip
     weights.write_bytes(json.dumps(content, indent=1).encode(), beside / "state.json")
@@ -81,7 +81,7 @@ def newest(folder: Path) -> tuple[Found | None, list[str]]:
     return None, damage
 
 
-def load(found: Found, state: State) -> None:
+def load_checkpoint(found: Found, state: State) -> None:
     """Put a checkpoint back into the state of a run that was built anew.
 
     Raises:
@@ -103,11 +103,11 @@ def load(found: Found, state: State) -> None:
     with torch.no_grad():
         for name, parameter in ours.items():
             parameter.copy_(saved[name])
-    if state.mean is not None:
+    if state.ema is not None:
         means = _read(state, found.path, ema=True)
-        for name, mean in zip(ours, state.mean, strict=True):
+        for name, mean in zip(ours, state.ema, strict=True):
             mean.copy_(means[name])
-    tensors = weights.load(found.path / "optimizer.safetensors")
+    tensors = weights.load_tensors(found.path / "optimizer.safetensors")
     optimizer_state.unpack(state.optimizer, tensors, content["optimizer"])
     if state.scaler and content["scaler"]:
         state.scaler.load_state_dict(content["scaler"])
@@ -149,12 +149,12 @@ def _named(state: State) -> dict[str, Tensor]:
 def _write(state: State, folder: Path, values: Sequence[Tensor], ema: bool) -> None:
     named = dict(zip(_named(state), values, strict=True))
     if not state.configs:
-        weights.write(named, folder / (_WHOLE_MEAN if ema else _WHOLE), {})
+        weights.write_tensors(named, folder / (_WHOLE_MEAN if ema else _WHOLE), {})
     for component, config in state.configs.items():
         inside = folder / EMA_FOLDER / component if ema else folder / component
         inside.mkdir(parents=True)
         own = {parameter_key(n): named[f"{component}.{n}"] for n in state.trainable[component]}
-        weights.write(own, inside / PEFT_WEIGHTS, {"format": "pt"})
+        weights.write_tensors(own, inside / PEFT_WEIGHTS, {"format": "pt"})
         weights.write_bytes(json.dumps(config, indent=2).encode(), inside / PEFT_CONFIG)
 
 
@@ -162,12 +162,12 @@ def _read(state: State, folder: Path, ema: bool) -> dict[str, Tensor]:
     """The trained tensors of a checkpoint, as `_named`; what it has of others under their own keys."""
     whole = folder / (_WHOLE_MEAN if ema else _WHOLE)
     if whole.is_file():
-        return weights.load(whole)
+        return weights.load_tensors(whole)
     found: dict[str, Tensor] = {}
     for file in sorted((folder / EMA_FOLDER if ema else folder).glob(f"*/{PEFT_WEIGHTS}")):
         component = file.parent.name
         names = {parameter_key(n): n for n in state.trainable.get(component, {})} if state.configs else {}
-        found |= {f"{component}.{names.get(key, key)}": tensor for key, tensor in weights.load(file).items()}
+        found |= {f"{component}.{names.get(key, key)}": tensor for key, tensor in weights.load_tensors(file).items()}
     return found
 
 

@@ -14,13 +14,13 @@ from finetune.events import Event, Finished, Note, Sampled, Stage, TrainingEffec
 from finetune.families.base import save
 from finetune.files import layouts
 from finetune.files.metadata import About
-from finetune.machine import DTYPES
+from finetune.machine import CPU, DTYPES
 from finetune.planning.plan import Plan
 from finetune.proof import export, outputs
 from finetune.proof.verify import Report, is_large, verify
 from finetune.sampling.session import Session
 from finetune.training import samples as pictures
-from finetune.training.begin import CPU, Run, open_base, start_of
+from finetune.training.begin import Run, open_base, start_of
 from finetune.training.stop import Events
 
 
@@ -28,8 +28,8 @@ def finish(run: Run) -> Events:
     """Measure the change, write the file, open it again in a fresh base, and prove it. The last event is Finished."""
     yield Stage("proving", 0)
     if isinstance(run.plan.recipe.adapter, recipe.LowRank):
-        effect = yield from judge(run)
-        live = adapters.read(run.family.parts.loaded())
+        effect = yield from judge_training(run)
+        live = adapters.read_changes(run.family.parts.loaded())
         adapters.check_read(run.state.trainable, live)
         trained = outputs_of(run)
         run.family.parts.release(*run.family.parts)
@@ -49,7 +49,7 @@ def outputs_of(run: Run) -> outputs.Reference:
     return outputs.reference(run.family, known, precision, config.train.base_bits, large)
 
 
-def judge(run: Run) -> Generator[Event, None, TrainingEffect]:
+def judge_training(run: Run) -> Generator[Event, None, TrainingEffect]:
     """How far weights and output moved, and how much better the training images are predicted.
 
     Raises:
@@ -94,7 +94,7 @@ def export_adapter(run: Run, live: AdapterState, trained: outputs.Reference) -> 
     """Write every layout, verify each in a fresh base, and draw the final sheet from the file itself."""
     plan, config, out = run.plan, run.plan.recipe.export, run.folder.path
     wanted = {layouts.main_layout(live), *(layout for layout in config.layouts if layout != "universal")}
-    made = export.export(live, out / "adapter", name_of(run), wanted, config.dtype, about(run), plan.recipe.base)
+    made = export.export(live, out / "adapter", name_of(run), wanted, config.dtype, about_run(run), plan.recipe.base)
     bits = plan.recipe.train.base_bits
     if bits and not is_large(export.base_sites(plan.recipe.base)):
         bits = None  # in full a file is proved by the outputs as well
@@ -127,7 +127,7 @@ def export_pipeline(run: Run) -> Generator[Event, None, Finished]:
     """Save the trained base as a pipeline, open it again, and compare."""
     plan, family, name = run.plan, run.family, name_of(run)
     folder = run.folder.path / "adapter" / name
-    dtype = export.DTYPES[plan.recipe.export.dtype]
+    dtype = export.FILE_DTYPES[plan.recipe.export.dtype]
     save(family, folder, dtype)
     export.for_others(folder)
     base, again = families.load(plan.recipe.base), families.load(str(folder))
@@ -140,8 +140,10 @@ def export_pipeline(run: Run) -> Generator[Event, None, Finished]:
         if share < evaluate.NO_EFFECT:
             raise TrainError(f"training had no measurable effect on the {component}", "raise optimizer.learning_rate")
     yield Note(f"written and read back equal: {folder}")
-    sessions = {label: Session.of(one, pictures.prompts(plan), CPU) for label, one in (("base", base), (name, again))}
-    rows = [(label, pictures.draw(plan, session)) for label, session in sessions.items()]
+    sessions = {
+        label: Session.of(one, pictures.sample_prompts(plan), CPU) for label, one in (("base", base), (name, again))
+    }
+    rows = [(label, pictures.draw_samples(plan, session)) for label, session in sessions.items()]
     sheet = pictures.write_sheet(plan, rows, run.folder.path, {})
     yield Sampled(plan.steps, (sheet,))
     return Finished(run.state.step, "done", folder, sheet)
@@ -149,10 +151,10 @@ def export_pipeline(run: Run) -> Generator[Event, None, Finished]:
 
 def final_sheet(plan: Plan, file: Path, out: Path) -> Path:
     """Base row and adapter row at the same seeds, the adapter read from its file by stock diffusers."""
-    session = Session.of(open_base(plan), pictures.prompts(plan))
-    rows = [("base", pictures.draw(plan, session))]
+    session = Session.of(open_base(plan), pictures.sample_prompts(plan))
+    rows = [("base", pictures.draw_samples(plan, session))]
     session.load_by_diffusers(file)
-    rows.append((file.stem, pictures.draw(plan, session)))
+    rows.append((file.stem, pictures.draw_samples(plan, session)))
     facts = {"adapter": file.name, "adapter_sha256": weights.file_sha256(file)}
     return pictures.write_sheet(plan, rows, out, facts)
 
@@ -162,7 +164,7 @@ def name_of(run: Run) -> str:
     return run.plan.recipe.name or run.folder.path.resolve().name
 
 
-def about(run: Run) -> About:
+def about_run(run: Run) -> About:
     """What the exported file says of itself; no path of this machine."""
     plan, data, config, identity = run.plan, run.plan.data, run.plan.recipe, run.folder.identity
     public = recipe.without_paths(config, data.root.name, shipped.public_name(config.base))

@@ -106,7 +106,7 @@ class RunFolder:
         """A checkpoint of the state; None when it is written already. Raises OSError."""
         if self.saved == state.step:
             return None
-        path = checkpoint.save(self.path / "checkpoints", state, self.identity, keep_last)
+        path = checkpoint.save_checkpoint(self.path / "checkpoints", state, self.identity, keep_last)
         self.saved = state.step
         return Saved(state.step, path)
 
@@ -139,15 +139,15 @@ class Unwritten(RunFolder):
         return None
 
 
-def identify(plan: Plan, family: Family) -> dict[str, str]:
+def run_identity(plan: Plan, family: Family) -> dict[str, str]:
     """What must be the same for a run to be resumed, each in words that fit an error message."""
     parts = [family.fingerprint(part) for part in ("vae", *family.encoders, family.denoiser_name)]
     identity = {"base": weights.digest("".join(parts)), "dataset": plan.data.fingerprint[:16]}
-    path = family.process.drawn(torch.arange(1000, dtype=torch.float64) / 1000, cells=4096)
+    path = family.process.sample_timesteps(torch.arange(1000, dtype=torch.float64) / 1000, cells=4096)
     alpha, sigma = family.process.path.scales(path)
     identity["noise path"] = weights.fingerprint({"alpha": alpha, "sigma": sigma})[:16]
     if start := plan.recipe.adapter.init_from:
-        identity["start"] = layouts.read(start).digest()
+        identity["start"] = layouts.read_adapter(start).digest()
     if plan.prior:
         identity["prior images"] = weights.digest("".join(p.example.digest for p in plan.prior.placed))
     for key in recipe.keys():
@@ -186,7 +186,7 @@ def _refuse(out: Path, resume: bool) -> None:
 
 def _bytes_needed(plan: Plan) -> int:
     """Checkpoints, one more while it is written, and the exported files."""
-    rows = footprint.components(plan)
+    rows = footprint.component_footprints(plan)
     trained = sum(4 * c.trainable for c in rows)
     state = trained + sum(c.optimizer_bytes + c.mean_bytes for c in rows)
     whole = not isinstance(plan.recipe.adapter, recipe.LowRank) or "merged" in plan.recipe.export.layouts

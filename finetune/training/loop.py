@@ -23,7 +23,7 @@ from finetune.diffusion import chance as draws
 from finetune.diffusion.loss import squared_error
 from finetune.errors import TrainError
 from finetune.families.base import Family, read
-from finetune.machine import Machine
+from finetune.machine import Device
 from finetune.recipe import Recipe
 from finetune.training.batches import Batch, Batches, StepBatches
 
@@ -42,7 +42,7 @@ class State:
     step: int = 0
     bad_steps: int = 0
     """non-finite losses in a row"""
-    mean: list[Tensor] | None = None
+    ema: list[Tensor] | None = None
     """running mean of the parameters, in their order, with train.ema"""
     configs: dict[str, dict[str, object]] = field(default_factory=dict)
     """component -> its adapter_config.json, which holds ranks and alphas; empty in full fine-tuning"""
@@ -62,7 +62,7 @@ class Step(NamedTuple):
     skipped: bool
 
 
-def train(state: State, batches: Batches, config: Recipe, device: Machine) -> Iterator[Step]:
+def train(state: State, batches: Batches, config: Recipe, device: Device) -> Iterator[Step]:
     """Yield after each optimizer step, until `state.step` reaches train.steps. At a yield every step is whole, and the
     modules may be used.
 
@@ -74,13 +74,13 @@ def train(state: State, batches: Batches, config: Recipe, device: Machine) -> It
         began = time.perf_counter()
         rates = _set_rates(state.optimizer, config.optimizer, state.step, config.train.steps)
         share = batches.step(state.step, device.ranks)
-        with attention(share):
+        with attention_backend(share):
             loss, prior_loss = accumulate(batches.family, state, share, config, device)
         finite = math.isfinite(loss + (prior_loss or 0.0))
         norm, taken = _apply(state, config.optimizer.clip_norm, finite)
         state.step += 1
-        if taken and state.mean is not None:
-            follow(state.mean, state.parameters, config.train.ema, state.step)
+        if taken and state.ema is not None:
+            update_ema(state.ema, state.parameters, config.train.ema, state.step)
         # fp16 overflows now and then at a finite loss: the scaler skips that step, and lowers its scale
         state.bad_steps = 0 if taken or (state.scaler and finite) else state.bad_steps + 1
         yield Step(state.step, loss, prior_loss, norm, rates, time.perf_counter() - began, not taken)
@@ -91,7 +91,7 @@ def train(state: State, batches: Batches, config: Recipe, device: Machine) -> It
             )
 
 
-def attention(share: StepBatches) -> AbstractContextManager[None]:
+def attention_backend(share: StepBatches) -> AbstractContextManager[None]:
     """The faster way to compute attention, forward and backward, for batches of this size on this device."""
     latents = [batch.latents for pair in share.pairs for batch in pair if batch is not None]
     few = all(x.device.type == "cpu" and x[0, 0].numel() <= FEW_POSITIONS for x in latents)
@@ -99,7 +99,7 @@ def attention(share: StepBatches) -> AbstractContextManager[None]:
 
 
 def accumulate(
-    family: Family, state: State, share: StepBatches, config: Recipe, device: Machine
+    family: Family, state: State, share: StepBatches, config: Recipe, device: Device
 ) -> tuple[float, float | None]:
     """Add the step's gradients up, over batches and ranks. Returns the mean loss, and the mean prior loss."""
     ranks = device.ranks
@@ -107,7 +107,7 @@ def accumulate(
     sums = torch.zeros(2, device=state.parameters[0].device)
     for i, (batch, prior) in enumerate(share.pairs):
         # adapter dropout draws from torch's own generator: make it a function of the step as well
-        torch.manual_seed(draws.key(config.train.seed, "dropout", state.step, i * ranks.world + ranks.rank))
+        torch.manual_seed(draws.key(config.train.seed, "dropout", state.step, i * ranks.world_size + ranks.rank))
         with device.autocast():
             losses, preserved = objective(family, batch, config)
             if prior is not None:
@@ -119,7 +119,7 @@ def accumulate(
             sums[1] += kept.detach()
             total = total + config.prior.weight * kept
         (state.scaler.scale(total) if state.scaler else total).backward()  # type: ignore[no-untyped-call]
-    if ranks.world > 1:
+    if ranks.world_size > 1:
         for p in state.parameters:
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
         ranks.sum([*(p.grad for p in state.parameters if p.grad is not None), sums])
@@ -141,7 +141,7 @@ def objective(family: Family, batch: Batch, config: Recipe) -> tuple[Tensor, Ten
         given = batch.given(read(family, batch.preserve_prompts, batch.preserve_text))
         return family.predict(noisy, batch.t, given)
 
-    with torch.no_grad(), adapters.detached(family.parts.loaded()):
+    with torch.no_grad(), adapters.disabled(family.parts.loaded()):
         own = preserved()
     return losses, squared_error(preserved(), own)
 
@@ -152,13 +152,13 @@ def gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
 
 
 @torch.no_grad()
-def follow(mean: list[Tensor], parameters: Sequence[Tensor], decay: float, step: int) -> None:
+def update_ema(ema: list[Tensor], parameters: Sequence[Tensor], decay: float, step: int) -> None:
     """Move the running mean towards the parameters after the step-th step (from 1); a young mean moves faster."""
-    torch._foreach_lerp_(mean, list(parameters), 1 - min(decay, (1 + step) / (10 + step)))
+    torch._foreach_lerp_(ema, list(parameters), 1 - min(decay, (1 + step) / (10 + step)))
 
 
 @contextmanager
-def averaged(state: State) -> Iterator[None]:
+def ema_weights(state: State) -> Iterator[None]:
     """The running mean in the model, where there is one, inside the block."""
     _swap(state)
     try:
@@ -168,9 +168,9 @@ def averaged(state: State) -> Iterator[None]:
 
 
 def _swap(state: State) -> None:
-    for i, parameter in enumerate(state.parameters if state.mean else ()):
-        assert state.mean is not None
-        parameter.data, state.mean[i] = state.mean[i], parameter.data
+    for i, parameter in enumerate(state.parameters if state.ema else ()):
+        assert state.ema is not None
+        parameter.data, state.ema[i] = state.ema[i], parameter.data
 
 
 def _set_rates(optimizer: Optimizer, config: recipe.Optimizer, step: int, steps: int) -> dict[str, float]:

@@ -13,7 +13,7 @@ from finetune.adapters import attach as adapters
 from finetune.adapters.methods import METHODS
 from finetune.errors import MemoryShortage, TrainError
 from finetune.families.base import Family, read
-from finetune.machine import Autocast, Machine, Ranks, has_gpu
+from finetune.machine import Autocast, Device, Ranks, has_gpu
 from finetune.recipe import LowRank, Recipe
 from finetune.training import loop as trainer
 from finetune.training.batches import Batch, Batches, StepBatches
@@ -35,7 +35,7 @@ class Measured(NamedTuple):
     loss: float
 
 
-def measure(state: State, batches: Batches, config: Recipe, device: Machine) -> Measured:
+def measure(state: State, batches: Batches, config: Recipe, device: Device) -> Measured:
     """Two steps at the largest bucket on copies of the weights; the state is as before when it returns.
 
     Raises:
@@ -46,11 +46,11 @@ def measure(state: State, batches: Batches, config: Recipe, device: Machine) -> 
     if has_gpu():
         torch.cuda.reset_peak_memory_stats()
     try:
-        with shortage(lambda: "in one step at the largest bucket"):
+        with out_of_memory(lambda: "in one step at the largest bucket"):
             share = batches.largest()
             if state.step == 0 and isinstance(config.adapter, LowRank) and config.adapter.init_from is None:
                 _starts_as_the_base(batches.family, share.pairs[0][0], device.autocast)
-            with trainer.attention(share):
+            with trainer.attention_backend(share):
                 loss, seconds = _two_steps(batches.family, state, config, share, device)
     finally:
         with torch.no_grad():
@@ -61,7 +61,7 @@ def measure(state: State, batches: Batches, config: Recipe, device: Machine) -> 
 
 
 @contextmanager
-def shortage(where: Callable[[], str] = lambda: "") -> Iterator[None]:
+def out_of_memory(where: Callable[[], str] = lambda: "") -> Iterator[None]:
     """Turn what devices and allocators say when memory ends into MemoryShortage.
 
     Raises:
@@ -77,9 +77,7 @@ def shortage(where: Callable[[], str] = lambda: "") -> Iterator[None]:
         raise MemoryShortage(" ".join(filter(None, ("out of memory", where()))) + f": {said}", MEMORY_LEVERS) from e
 
 
-def _two_steps(
-    family: Family, state: State, config: Recipe, share: StepBatches, device: Machine
-) -> tuple[float, float]:
+def _two_steps(family: Family, state: State, config: Recipe, share: StepBatches, device: Device) -> tuple[float, float]:
     groups = [(c, list(p.values()), max(config.optimizer.learning_rate, 1e-4)) for c, p in state.trainable.items()]
     trial = State(state.trainable, optimizers.build(config.optimizer, groups), None, state.step)
     alone = device._replace(ranks=Ranks())
@@ -102,7 +100,7 @@ def _two_steps(
 def _starts_as_the_base(family: Family, batch: Batch, autocast: Autocast) -> None:
     with torch.no_grad(), autocast():
         with_it = _predict(family, batch)
-        with adapters.detached(family.parts.loaded()):
+        with adapters.disabled(family.parts.loaded()):
             without = _predict(family, batch)
     if not torch.equal(with_it, without):
         raise TrainError("the adapter changes the base before its first step", "please report this with your recipe")

@@ -9,7 +9,7 @@ import torch
 from finetune.errors import RunError
 from finetune.evaluation import effect as evaluate
 from finetune.events import Note, Resumed, Sampled, Saved, Stage, Stepped, Validated, Warned
-from finetune.machine import Machine, open_machine
+from finetune.machine import CPU, Device, open_machine
 from finetune.planning import plan as planning
 from finetune.planning.plan import Plan
 from finetune.recipe import Loaded
@@ -17,7 +17,7 @@ from finetune.sampling.session import Session
 from finetune.training import checkpoint, preflight
 from finetune.training import loop as trainer
 from finetune.training import samples as pictures
-from finetune.training.begin import CPU, Run, begin, beginning
+from finetune.training.begin import Run, begin, beginning
 from finetune.training.finish import finish
 from finetune.training.folder import RunFolder, Unwritten
 from finetune.training.loop import Step
@@ -38,28 +38,28 @@ def run(loaded: Loaded, out: Path, resume: bool = False) -> Events:
 
 
 def _procedure(loaded: Loaded, out: Path, resume: bool, stop: Interruption) -> Events:
-    with preflight.shortage():
-        plan = planning.settle(loaded, int(os.environ.get("WORLD_SIZE", "1")))
+    with preflight.out_of_memory():
+        plan = planning.resolve_plan(loaded, int(os.environ.get("WORLD_SIZE", "1")))
         device = open_machine(plan.recipe.train.precision)
         folder = RunFolder(out) if device.ranks.rank == 0 else Unwritten(out)
         folder.open(plan, resume)
         yield from folder.recorded(_stages(plan, device, folder, resume, stop))
 
 
-def _stages(plan: Plan, device: Machine, folder: RunFolder, resume: bool, stop: Interruption) -> Events:
+def _stages(plan: Plan, device: Device, folder: RunFolder, resume: bool, stop: Interruption) -> Events:
     yield from (Warned(notice) for notice in plan.notices)
-    yield Note(describe(plan, device))
+    yield Note(describe_run(plan, device))
     run = yield from beginning(plan, device, folder)
     if resume:
         yield from restore(run)
     folder.begin(run.plan)
     yield from loop(run, stop)
     if folder.writes:
-        with trainer.averaged(run.state):
+        with trainer.ema_weights(run.state):
             yield from finish(run)
 
 
-def describe(plan: Plan, device: Machine) -> str:
+def describe_run(plan: Plan, device: Device) -> str:
     facts, config = plan.facts, plan.recipe
     cpu = f"CPU, {torch.get_num_threads()} threads"
     name = torch.cuda.get_device_name() if device.device.type == "cuda" else cpu
@@ -93,11 +93,11 @@ def restore(run: Run) -> Events:
             f"train.steps = {run.plan.steps}, and {found.step} steps are done: {found.path}",
             f"train.steps = {found.step} or more, or another `out`",
         )
-    checkpoint.load(found, run.state)
+    checkpoint.load_checkpoint(found, run.state)
     yield Resumed(run.state.step, found.path)
 
 
-def measure(plan: Plan) -> preflight.Measured:
+def measure_plan(plan: Plan) -> preflight.Measured:
     """One real step at the largest bucket, for a plan that measures: nothing is written but the cache."""
     run = begin(plan)
     return preflight.measure(run.state, run.data.batches, plan.recipe, run.device)
@@ -114,28 +114,28 @@ def loop(run: Run, stop: Interruption) -> Events:
     if state.step == 0:
         yield from observe(run, 0)
     yield Stage("training", steps)
-    with stop.deferred(), preflight.shortage(lambda: f"at step {state.step + 1}"):
+    with stop.deferred(), preflight.out_of_memory(lambda: f"at step {state.step + 1}"):
         for step in trainer.train(state, run.data.batches, config, run.device):
             try:
                 yield stepped(step, steps)
                 due = step.number % config.train.checkpoint_every == 0 or step.number == steps
                 if (due and state.bad_steps == 0) or stop.asked:
-                    yield from save(run)
+                    yield from save_step(run)
                 if stop.asked:
                     raise stop.error(state.step)
-                with trainer.averaged(state):
+                with trainer.ema_weights(state):
                     yield from observe(run, step.number)
             except BaseException:
                 # a look at the model, or a reader who leaves, must not cost what it learnt
-                for event in save(run):
+                for event in save_step(run):
                     run.folder.record(event)
                 raise
         if stop.asked:
-            yield from save(run)
+            yield from save_step(run)
             raise stop.error(state.step)
 
 
-def save(run: Run) -> Generator[Saved, None, None]:
+def save_step(run: Run) -> Generator[Saved, None, None]:
     """A checkpoint of the step just taken, where there is none yet.
 
     Raises:
@@ -164,9 +164,9 @@ def observe(run: Run, step: int) -> Events:
         folder = run.folder.path / "samples" / f"step-{step:06d}"
         family.parts.to(run.device.device, "vae")
         session = Session(family, run.data.captions, run.device.device, run.device.autocast)
-        drawn = pictures.draw(plan, session)
+        drawn = pictures.draw_samples(plan, session)
         family.parts.to(CPU, "vae")
-        yield Sampled(step, tuple(pictures.write(plan, drawn, folder, {"step": str(step)})))
+        yield Sampled(step, tuple(pictures.write_samples(plan, drawn, folder, {"step": str(step)})))
 
 
 def stepped(step: Step, steps: int) -> Stepped:

@@ -10,11 +10,11 @@ from finetune.sampling.request import SampleRequest
 from finetune.sampling.session import Picture, Session
 
 
-def draw(plan: Plan, session: Session) -> list[Picture]:
+def draw_samples(plan: Plan, session: Session) -> list[Picture]:
     return [session.generate(request) for request in requests(plan)]
 
 
-def prompts(plan: Plan) -> list[str]:
+def sample_prompts(plan: Plan) -> list[str]:
     """All that a session must read for these pictures."""
     return [*plan.recipe.sample.prompts, plan.recipe.sample.negative]
 
@@ -29,7 +29,7 @@ def requests(plan: Plan) -> list[SampleRequest]:
     ]
 
 
-def write(plan: Plan, pictures: list[Picture], folder: Path, facts: dict[str, str]) -> list[Path]:
+def write_samples(plan: Plan, pictures: list[Picture], folder: Path, facts: dict[str, str]) -> list[Path]:
     paths = []
     facts = {"base": shipped.public_name(plan.recipe.base), **facts}
     for i, (request, picture) in enumerate(zip(requests(plan), pictures, strict=True)):
@@ -46,5 +46,5 @@ def write_sheet(plan: Plan, rows: list[tuple[str, list[Picture]]], out: Path, fa
     base = shipped.public_name(plan.recipe.base)
     write_png(page, path, {"prompt": " | ".join(plan.recipe.sample.prompts), "base": base, **facts})
     for label, pictures in rows:
-        write(plan, pictures, out / "samples" / f"final-{label}", facts if label != "base" else {})
+        write_samples(plan, pictures, out / "samples" / f"final-{label}", facts if label != "base" else {})
     return path

@@ -50,7 +50,7 @@ def grown(base: str, data: Path, grow: bool = True, **changes: object) -> Bench:
 
 
 def read(b: Bench) -> AdapterState:
-    return adapters.read(components(b.family))
+    return adapters.read_changes(components(b.family))
 
 
 def test_it_is_a_table_of_the_recipe_and_a_method() -> None:
@@ -108,7 +108,7 @@ def test_the_peft_directory_is_the_lossless_master_and_pefts_own_reader_agrees(d
     b = grown("pocket", data)
     live = read(b)
     layouts.write_peft(live, tmp_path / "peft", {})
-    again = layouts.read(tmp_path / "peft", live.keys(), "sd")
+    again = layouts.read_adapter(tmp_path / "peft", live.keys(), "sd")
     assert (again.problems, again.unused) == ((), ()) and again.modules.keys() == live.keys()
     for name, change in live.items():
         torch.testing.assert_close(again.modules[name].tensors(), change.tensors(), rtol=0, atol=0)
@@ -128,7 +128,7 @@ def test_a_configuration_that_says_dora_of_a_lora_is_a_problem(data: Path, tmp_p
     layouts.write_peft(read(b), tmp_path, {})
     file = tmp_path / "unet" / peft.PEFT_WEIGHTS
     save_file({k: t for k, t in load_file(file).items() if "magnitude" not in k}, file)
-    found = layouts.read(tmp_path, read(b).keys(), "sd")
+    found = layouts.read_adapter(tmp_path, read(b).keys(), "sd")
     assert found.problems and all("LoRA, but its configuration says DoRA" in p for p in found.problems)
 
 
@@ -158,7 +158,7 @@ def test_strangers_files_are_read_exactly_and_what_programs_do_with_them_is_told
     live = read(grown("pocket", data))
     save_file(lycoris(live), tmp_path / "a.safetensors")
     places = export.base_sites("pocket")
-    found = layouts.read(tmp_path / "a.safetensors", places, "sd")
+    found = layouts.read_adapter(tmp_path / "a.safetensors", places, "sd")
     assert found.problems == () and found.modules.keys() == live.keys()
     for name, change in live.items():
         weight = torch.randn(change.shape)
@@ -173,7 +173,7 @@ def test_magnitudes_of_columns_or_of_a_wrong_count_are_problems(tmp_path: Path) 
     plain = {f"{key}.lora_down.weight": torch.ones(2, 6), f"{key}.lora_up.weight": torch.ones(4, 2)}
     for scale, words in ((torch.ones(1, 6), "columns"), (torch.ones(5, 1), "5 magnitudes for 4 rows")):
         save_file({**plain, f"{key}.dora_scale": scale}, tmp_path / "a.safetensors")
-        found = layouts.read(tmp_path / "a.safetensors")
+        found = layouts.read_adapter(tmp_path / "a.safetensors")
         assert len(found.problems) == 1 and words in found.problems[0] and not found.modules
 
 

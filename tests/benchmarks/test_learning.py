@@ -64,9 +64,9 @@ def test_what_is_asked_was_not_trained_on():
 
 
 def test_shuffled_pictures_are_the_same_and_no_caption_is_its_own(tmp_path):
-    source = dataset.read(shipped.data_path(Path("example:style")))
+    source = dataset.read_dataset(shipped.data_path(Path("example:style")))
     learns.shuffle(source, tmp_path / "out")
-    made = dataset.read(tmp_path / "out")
+    made = dataset.read_dataset(tmp_path / "out")
     before, after = ({e.digest: e.caption for e in found.examples} for found in (source, made))
     assert before.keys() == after.keys() and sorted(before.values()) == sorted(after.values())
     assert all(before[digest] != after[digest] for digest in before)

@@ -112,7 +112,7 @@ def test_the_style_has_its_objects_and_others_to_test_with():
     shown, held_out = set(unseen.OBJECTS), set(unseen.HELD_OUT_OBJECTS)
     assert len(unseen.OBJECTS) == len(shown) == 16 and len(unseen.HELD_OUT_OBJECTS) == len(held_out) >= 20
     assert not shown & held_out and shown | held_out <= set(unseen.icons.OBJECTS)
-    shipped_ones = [e.caption for e in dataset.read(shipped.EXAMPLES / "style").examples]
+    shipped_ones = [e.caption for e in dataset.read_dataset(shipped.EXAMPLES / "style").examples]
     tuned = {caption.removesuffix(", sks style").split(" ", 1)[1] for caption in shipped_ones}
     assert not (shown | held_out) & tuned, "the shipped recipe was tuned on these"
 

@@ -212,7 +212,7 @@ def test_an_error_is_printed_with_its_hint_and_sets_the_exit_code(name, capsys, 
     def raising(*_):
         raise getattr(errors, name)("the thing is broken", "mend it")
 
-    monkeypatch.setattr(recipe, "find", raising)
+    monkeypatch.setattr(recipe, "find_recipe", raising)
     code, out, err = said(capsys, "recipes", "show", "x")
     assert (code, out, err) == (CODES[name], "", "error: the thing is broken\n  try: mend it\n")
 
@@ -222,7 +222,7 @@ def test_with_json_an_error_is_one_json_line_on_stderr(arguments, capsys, monkey
     def raising(*_):
         raise errors.VerifyError("the thing is broken", "mend it", errors.action("verify", file="a b", base="pocket"))
 
-    monkeypatch.setattr(recipe, "find", raising)
+    monkeypatch.setattr(recipe, "find_recipe", raising)
     code, out, err = said(capsys, *arguments)
     assert (code, out) == (5, "") and err.count("\n") == 1
     assert json.loads(err) == {
@@ -300,7 +300,7 @@ def test_an_error_without_a_hint_prints_no_empty_one(capsys, monkeypatch):
     def raising(*_):
         raise errors.RunError("the thing is broken")
 
-    monkeypatch.setattr(recipe, "find", raising)
+    monkeypatch.setattr(recipe, "find_recipe", raising)
     assert said(capsys, "recipes", "show", "x")[2] == "error: the thing is broken\n"
 
 
@@ -308,7 +308,7 @@ def test_ctrl_c_exits_130(capsys, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(recipe, "find", interrupted)
+    monkeypatch.setattr(recipe, "find_recipe", interrupted)
     code, _, err = said(capsys, "recipes", "show", "x")
     assert code == 130 and "Traceback" not in err
 
@@ -318,7 +318,7 @@ def test_what_is_no_error_of_the_tree_is_our_bug_and_keeps_its_traceback():
         "import sys; sys.argv[1:] = ['recipes', 'show', 'x']\n"
         "from finetune import cli; from finetune import recipe\n"
         "def raising(*_): raise ZeroDivisionError('a bug of ours')\n"
-        "recipe.find = raising\n"
+        "recipe.find_recipe = raising\n"
         "cli.main()"
     )
     done = ran(code=code)

@@ -24,7 +24,7 @@ class Name(str):
 
 def work(root: Path, names: list[str]) -> int:
     Name.work = 0
-    caption_files.find(root, [Name(name) for name in names])
+    caption_files.find_captions(root, [Name(name) for name in names])
     return Name.work
 
 
@@ -48,6 +48,6 @@ def test_four_times_the_files_are_four_times_the_work(folder, tmp_path: Path) ->
 
 def test_sidecars_and_pictures_are_told_apart_by_their_names(tmp_path: Path) -> None:
     names = with_sidecars(tmp_path, 3)
-    captions = caption_files.find(tmp_path, names)
+    captions = caption_files.find_captions(tmp_path, names)
     assert captions.texts == {f"{i}.jpg": f"mug {i}" for i in range(3)}
     assert captions.files == {"0.txt", "1.txt", "2.txt"} and not captions.orphans and not captions.problems

@@ -45,7 +45,7 @@ def finetune(*args: object) -> Result:
 
 
 def captions(root: Path, **options: object) -> list[str]:
-    return [e.caption for e in dataset.read(root, **options).examples]  # type: ignore[arg-type]
+    return [e.caption for e in dataset.read_dataset(root, **options).examples]  # type: ignore[arg-type]
 
 
 def state(root: Path) -> dict[str, tuple[str, int]]:
@@ -165,7 +165,7 @@ def test_without_captions_the_template_is_used(photos: Path) -> None:
 
 def test_nothing_to_write_captions_from_is_an_error_unless_allowed(photos: Path) -> None:
     with pytest.raises(DataError, match="there are no captions, and no words to write them with"):
-        dataset.read(photos)
+        dataset.read_dataset(photos)
     assert captions(photos, allow_uncaptioned=True) == [""] * 4
 
 
@@ -173,7 +173,7 @@ def test_captions_for_half_are_an_error_naming_the_other_half_unless_allowed(pho
     for i in (0, 2):
         (photos / f"{i}.txt").write_text("a mug")
     with pytest.raises(DataError, match=r"2 of 4 images have no caption: 1\.jpg, 3\.jpg"):
-        dataset.read(photos, trigger="sks", class_word="mug")
+        dataset.read_dataset(photos, trigger="sks", class_word="mug")
     assert (
         captions(photos, trigger="sks", class_word="mug", allow_uncaptioned=True)
         == [
@@ -189,28 +189,28 @@ def test_an_empty_caption_is_a_missing_one(blank: bytes, photos: Path) -> None:
     for i in range(4):
         (photos / f"{i}.txt").write_bytes(b"a mug" if i else blank)
     with pytest.raises(DataError, match=r"1 of 4 images have no caption: 0\.jpg"):
-        dataset.read(photos, trigger="sks")
+        dataset.read_dataset(photos, trigger="sks")
     for i in range(4):
         (photos / f"{i}.txt").write_bytes(blank)
     with pytest.raises(DataError, match="every caption is empty"):
-        dataset.read(photos, trigger="sks")
+        dataset.read_dataset(photos, trigger="sks")
 
 
 def test_two_sources_of_captions_are_an_error_naming_both(photos: Path) -> None:
     write_jsonl(photos / "metadata.jsonl", {f"{i}.jpg": "a mug" for i in range(4)})
     (photos / "0.txt").write_text("a mug")
     with pytest.raises(DataError, match=r"metadata\.jsonl and 0\.txt"):
-        dataset.read(photos)
+        dataset.read_dataset(photos)
     (photos / "0.txt").unlink()
     (photos / "metadata.csv").write_text("file_name,text\n0.jpg,a mug\n")
     with pytest.raises(DataError, match="two sources of captions"):
-        dataset.read(photos)
+        dataset.read_dataset(photos)
     for table in TABLES:
         (photos / table).unlink()
     (photos / "0.txt").write_text("a mug")
     (photos / "0.caption").write_text("a mug")
     with pytest.raises(DataError, match=r"two captions for 0\.jpg"):
-        dataset.read(photos, allow_uncaptioned=True)
+        dataset.read_dataset(photos, allow_uncaptioned=True)
 
 
 @pytest.mark.parametrize(
@@ -231,14 +231,14 @@ def test_a_wrong_row_is_named_with_its_line(line: str, said: str, photos: Path) 
     with (photos / "metadata.jsonl").open("a") as stream:
         stream.write(line + "\n")
     with pytest.raises(DataError, match=said):
-        dataset.read(photos)
+        dataset.read_dataset(photos)
 
 
 def test_a_caption_that_is_not_utf_8_is_named(photos: Path) -> None:
     for i in range(4):
         (photos / f"{i}.txt").write_bytes("tasse rayée".encode("latin-1" if i == 2 else "utf-8"))
     with pytest.raises(DataError, match=r"2\.txt is not UTF-8 text \(byte 9\)"):
-        dataset.read(photos)
+        dataset.read_dataset(photos)
 
 
 def test_a_name_that_a_mac_decomposed_finds_its_row(photos: Path) -> None:
@@ -305,12 +305,14 @@ def test_what_a_self_prior_preserves_keeps_the_class_word(photos: Path, tmp_path
         f'base = "pocket"\n[data]\npath = "{photos}"\ntrigger = "zwx mug"\nclass_word = "mug"\n'
         '[prior]\nmode = "own_prediction"\n'
     )
-    settled = plan.settle(recipe.load(tmp_path / "recipe.toml", ["data.caption_dropout=0"]))
+    settled = plan.resolve_plan(recipe.load(tmp_path / "recipe.toml", ["data.caption_dropout=0"]))
     assert {p.caption for p in look.prompts(settled)} == {"", "a photo of zwx mug", "a photo of mug"}
-    family = SimpleNamespace(latents=lambda _, noise: noise, process=SimpleNamespace(drawn=lambda levels, _: levels))
+    family = SimpleNamespace(
+        latents=lambda _, noise: noise, process=SimpleNamespace(sample_timesteps=lambda levels, _: levels)
+    )
     moments = dict.fromkeys([(w.example.name, w.crop) for w in look.wanted(settled)], Moments(*torch.zeros(2, 4, 8, 8)))
     maker = batches.Batches(settled, family, moments, Captions(family, {}, torch.device("cpu")))  # type: ignore[arg-type]
-    batch = maker.train(settled.train.schedule.micro(0))
+    batch = maker.train(settled.train.schedule.micro_batch(0))
     assert {(*batch.captions, *batch.preserve)} == {("a photo of zwx mug", "a photo of mug")}
 
 
@@ -335,7 +337,7 @@ def test_a_placeholder_without_a_trigger_is_an_error(photos: Path) -> None:
         (photos / f"{i}.txt").write_text("a {trigger} mug")
     assert captions(photos, trigger="sks") == ["a sks mug"] * 4
     with pytest.raises(DataError, match="no `trigger` is declared"):
-        dataset.read(photos)
+        dataset.read_dataset(photos)
 
 
 def test_a_trigger_written_twice_is_noted(photos: Path) -> None:
@@ -357,24 +359,24 @@ def test_blank_words_and_unknown_placeholders_are_refused(words: dict[str, str],
 def test_a_folder_without_images_says_so(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no images in"):
-        dataset.read(tmp_path / "empty")
+        dataset.read_dataset(tmp_path / "empty")
     (tmp_path / "empty" / "notes.md").write_text("hello")
     with pytest.raises(DataError, match=r"each of its 1 files was rejected(.|\n)*notes\.md"):
-        dataset.read(tmp_path / "empty")
+        dataset.read_dataset(tmp_path / "empty")
 
 
 def test_a_path_that_is_no_folder_says_what_is_there(tmp_path: Path, photos: Path) -> None:
     with pytest.raises(DataError, match="no folder") as caught:
-        dataset.read(tmp_path / "fotos")
+        dataset.read_dataset(tmp_path / "fotos")
     assert "photos" in caught.value.hint
     with pytest.raises(DataError, match="is a file"):
-        dataset.read(photos / "0.jpg")
+        dataset.read_dataset(photos / "0.jpg")
 
 
 def test_a_raw_folder_is_never_trained_on_less_one_file(photos: Path) -> None:
     (photos / "bad.jpg").write_bytes(b"")
     with pytest.raises(DataError, match=r"bad\.jpg: zero bytes") as caught:
-        dataset.read(photos, trigger="sks")
+        dataset.read_dataset(photos, trigger="sks")
     assert "prepare" in caught.value.hint
 
 
@@ -420,14 +422,14 @@ def test_a_prepared_dataset_reads_back_what_was_audited(photos: Path, tmp_path: 
     )
     assert made.prepared and made.coverage == (6, 6)
     assert made.card.changes == {"EXIF rotation applied": 1, "alpha composited on white": 1}
-    assert dataset.read(tmp_path / "a/b/mug", trigger="sks", class_word="mug").fingerprint == made.fingerprint
+    assert dataset.read_dataset(tmp_path / "a/b/mug", trigger="sks", class_word="mug").fingerprint == made.fingerprint
 
 
 def test_the_fingerprint_is_of_images_and_captions_only(photos: Path, tmp_path: Path) -> None:
-    raw = dataset.read(photos, trigger="sks")
+    raw = dataset.read_dataset(photos, trigger="sks")
     made = prepare(photos, tmp_path / "out", trigger="sks", license="CC0")
     assert raw.fingerprint == made.fingerprint
-    assert dataset.read(photos, trigger="zwx").fingerprint != raw.fingerprint
+    assert dataset.read_dataset(photos, trigger="zwx").fingerprint != raw.fingerprint
 
 
 def test_datasets_loads_a_prepared_folder_whole(photos: Path, tmp_path: Path) -> None:
@@ -485,7 +487,7 @@ def test_another_trigger_than_the_prepared_one_is_refused_naming_both(
     prepare(photos, tmp_path / "out", trigger="sks", class_word="mug")
     ((name, word),) = asked.items()
     with pytest.raises(DataError, match=f"'{word}'.*'{'sks' if name == 'trigger' else 'mug'}'"):
-        dataset.read(tmp_path / "out", **asked)  # type: ignore[arg-type]
+        dataset.read_dataset(tmp_path / "out", **asked)  # type: ignore[arg-type]
 
 
 def test_a_trigger_edited_out_of_every_caption_is_an_error_and_out_of_some_a_note(photos: Path, tmp_path: Path) -> None:
@@ -496,7 +498,7 @@ def test_a_trigger_edited_out_of_every_caption_is_an_error_and_out_of_some_a_not
     assert not found.problems and found.coverage == (1, 4) and len(found.notes) == 3
     write_jsonl(out / "metadata.jsonl", {f"images/{i}.jpg": "a photo of a mug" for i in range(4)})
     with pytest.raises(DataError, match=r"'sks'.*occurs in no caption"):
-        dataset.read(out)
+        dataset.read_dataset(out)
 
 
 def test_strays_and_missing_files_of_a_prepared_folder_are_named(photos: Path, tmp_path: Path) -> None:
@@ -504,19 +506,19 @@ def test_strays_and_missing_files_of_a_prepared_folder_are_named(photos: Path, t
     prepare(photos, out, trigger="sks")
     (out / "images" / "stray.jpg").write_bytes(encoded(picture(9), "JPEG"))
     with pytest.raises(DataError, match=r"1 images are not in metadata\.jsonl: images/stray\.jpg"):
-        dataset.read(out)
+        dataset.read_dataset(out)
     (out / "images" / "stray.jpg").rename(out / "images" / "0.jpg")
-    assert len(dataset.read(out).examples) == 4
+    assert len(dataset.read_dataset(out).examples) == 4
     (out / "images" / "0.jpg").unlink()
     with pytest.raises(DataError, match=r"images/0\.jpg"):
-        dataset.read(out)
+        dataset.read_dataset(out)
 
 
 @pytest.mark.parametrize("text", ["format = 2\n", "not toml", "format = 1\nunknown = 3\n"])
 def test_a_dataset_toml_that_is_not_ours_is_named(text: str, photos: Path) -> None:
     (photos / "dataset.toml").write_text(text)
     with pytest.raises(DataError, match=r"dataset\.toml"):
-        dataset.read(photos)
+        dataset.read_dataset(photos)
 
 
 def test_style_captions_speak_of_a_style(photos: Path, tmp_path: Path) -> None:
@@ -579,7 +581,7 @@ def test_the_command_that_check_tries_next_settles_its_one_problem(photos: Path,
     assert finetune(*command).exit_code == 0
     assert "keys of [data]" in result.exception.hint
     with pytest.raises(DataError) as trained:
-        dataset.read(spaced)
+        dataset.read_dataset(spaced)
     assert (trained.value.hint, trained.value.action) == (result.exception.hint, step)
 
 
@@ -592,7 +594,7 @@ def test_one_problem_in_the_folder_is_checked_again_with_the_same_words(photos: 
     rows = (made.root / TABLE).read_text().splitlines(keepends=True)
     (made.root / TABLE).write_text("".join(rows[:-1]))
     with pytest.raises(DataError, match="1 problem\n") as caught:
-        dataset.read(made.root)
+        dataset.read_dataset(made.root)
     assert caught.value.action == action("check", path=made.root)
 
 

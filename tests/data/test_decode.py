@@ -33,8 +33,8 @@ def test_every_exif_orientation_gives_the_upright_picture(orientation: int, form
     options = {"lossless": True} if form == "WEBP" else {}
     file = saved(tmp_path, f"a.{form.lower()}", turned(stored, orientation, form, **options))
     assert distance(decode.open_rgb(file), upright) == 0
-    assert decode.inspect(file).size == decode.inspect(file, decode=False).size == upright.size
-    assert decode.inspect(file).orientation == orientation
+    assert decode.read_info(file).size == decode.read_info(file, decode=False).size == upright.size
+    assert decode.read_info(file).orientation == orientation
 
 
 def test_a_damaged_exif_block_does_not_cost_the_picture(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_16_bits_keep_their_gradient(tmp_path: Path) -> None:
     assert distance(decode.open_rgb(file), picture(7).convert("L").convert("RGB")) == 0
     tiff = saved(tmp_path, "deep.tiff", encoded(sixteen_bit(7), "TIFF"))
     assert distance(decode.open_rgb(tiff), decode.open_rgb(file)) == 0
-    assert decode.inspect(file).bits == decode.inspect(tiff).bits == 16
+    assert decode.read_info(file).bits == decode.read_info(tiff).bits == 16
 
 
 def test_cmyk_becomes_the_colour_meant(tmp_path: Path) -> None:
@@ -78,20 +78,20 @@ def test_cmyk_becomes_the_colour_meant(tmp_path: Path) -> None:
 def test_a_colour_profile_is_converted_and_srgb_is_left_alone(tmp_path: Path) -> None:
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     file = saved(tmp_path, "srgb.png", encoded(picture(8), "PNG", icc_profile=srgb))
-    assert decode.needs_no_change(decode.inspect(file)) and distance(decode.open_rgb(file), picture(8)) == 0
+    assert decode.needs_no_change(decode.read_info(file)) and distance(decode.open_rgb(file), picture(8)) == 0
     swapped = bytearray(srgb)  # red and green primaries exchanged: a profile no one can mistake for sRGB
     red, green = swapped.index(b"rXYZ", 128), swapped.index(b"gXYZ", 128)
     swapped[red : red + 4], swapped[green : green + 4] = b"gXYZ", b"rXYZ"
     data = encoded(Image.new("RGB", (64, 64), (200, 0, 0)), "PNG", icc_profile=bytes(swapped))
     file = saved(tmp_path, "swapped.png", data)
-    info = decode.inspect(file)
+    info = decode.read_info(file)
     assert info.profile and not decode.needs_no_change(info)
     red_value, green_value, _ = decode.open_rgb(file).getpixel((5, 5))
     assert green_value > 150 > red_value
 
 
 def test_every_format_opens_in_a_fresh_process(tmp_path: Path) -> None:
-    formats = [*decode.FORMATS, "MPO"]
+    formats = [*decode.IMAGE_FORMATS, "MPO"]
     for form in formats:
         options = {"save_all": True, "append_images": [picture(2)]} if form == "MPO" else {}
         saved(tmp_path, form.lower(), encoded(picture(1), form, **options))
@@ -142,7 +142,7 @@ def test_random_damage_is_never_a_traceback(tmp_path: Path) -> None:
                 broken[spot] = rng.integers(0, 256)
             file = saved(tmp_path, "x", bytes(broken))
             try:
-                decode.inspect(file)
+                decode.read_info(file)
                 assert decode.open_rgb(file).mode == "RGB"
             except Unusable as e:
                 assert e.reason
@@ -163,7 +163,7 @@ def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     Image.new("F", (64, 64)).save(buffer, "TIFF")
     file = saved(tmp_path, "f.tiff", buffer.getvalue())
-    for look in (decode.inspect, decode.open_rgb):
+    for look in (decode.read_info, decode.open_rgb):
         with pytest.raises(Unusable, match="floating-point"):
             look(file)
 

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from finetune import families
 from finetune import resources as shipped
-from finetune.diffusion.process import Line, Process, Shift, betas, discrete
+from finetune.diffusion.process import Process, RectifiedFlow, Shift, betas, discrete
 
 TABLE = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 KINDS = pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def levels(count: int = 20000) -> torch.Tensor:
 
 
 def test_the_straight_path_and_its_target_are_diffusers() -> None:
-    flow = Process(Line(), "flow")
+    flow = Process(RectifiedFlow(), "flow")
     theirs = FlowMatchEulerDiscreteScheduler()
     x0, noise = torch.randn(2, 3, 4, 2, 2, generator=torch.Generator().manual_seed(0))
     t = theirs.sigmas[[100, 500, 900]]
@@ -98,35 +98,43 @@ def test_the_straight_path_and_its_target_are_diffusers() -> None:
 def test_logit_normal_times_have_the_papers_mean_and_more_mean_is_more_noise() -> None:
     """T14. logit(t) is normal: its mean and deviation over all levels are those asked for; the median is sigmoid(m)."""
     for mean, deviation in ((0.0, 1.0), (1.0, 0.5), (-1.0, 2.0)):
-        t = Line("logit_normal", mean, deviation).drawn(levels(), 64)
+        t = RectifiedFlow("logit_normal", mean, deviation).sample_timesteps(levels(), 64)
         logits = torch.logit(t.double())
         assert t.dtype == torch.float32 and 0 < t.min() and t.max() < 1
         assert logits.mean().item() == pytest.approx(mean, abs=2e-3)
         assert logits.std().item() == pytest.approx(deviation, rel=2e-3)
-    less, same, more = (Line("logit_normal", m).drawn(levels(), 64).mean().item() for m in (-1, 0, 1))
+    less, same, more = (
+        RectifiedFlow("logit_normal", m).sample_timesteps(levels(), 64).mean().item() for m in (-1, 0, 1)
+    )
     assert [less, same, more] == pytest.approx([0.30, 0.50, 0.70], abs=0.01)
-    assert torch.equal(Line("uniform").drawn(levels(), 64), levels().float())
-    assert Line().drawn(torch.zeros(1, dtype=torch.float64), 64).item() > 0  # chance may say exactly 0
+    assert torch.equal(RectifiedFlow("uniform").sample_timesteps(levels(), 64), levels().float())
+    assert (
+        RectifiedFlow().sample_timesteps(torch.zeros(1, dtype=torch.float64), 64).item() > 0
+    )  # chance may say exactly 0
 
 
 def test_the_shift_is_that_of_diffusers_scheduler() -> None:
     static = FlowMatchEulerDiscreteScheduler(shift=3.0)
-    ours = Line("uniform", shift=Shift(3.0)).drawn(torch.arange(1000, 0, -1, dtype=torch.float64) / 1000, 64)
+    ours = RectifiedFlow("uniform", shift=Shift(3.0)).sample_timesteps(
+        torch.arange(1000, 0, -1, dtype=torch.float64) / 1000, 64
+    )
     assert_close(ours, static.sigmas[:1000])
     dynamic = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
     for cells, mu in ((256 * 4, 0.5), (4096 * 4, 1.15), (1024 * 4, 0.63)):
         dynamic.set_timesteps(sigmas=[0.9, 0.5, 0.1], mu=mu)
-        drawn = Line("uniform", shift=FLUX).drawn(torch.tensor([0.9, 0.5, 0.1], dtype=torch.float64), cells)
+        drawn = RectifiedFlow("uniform", shift=FLUX).sample_timesteps(
+            torch.tensor([0.9, 0.5, 0.1], dtype=torch.float64), cells
+        )
         assert_close(drawn, dynamic.sigmas[:3], rtol=1e-5, atol=0)
 
 
 def test_a_recipes_word_changes_how_times_are_drawn_and_nothing_of_a_table() -> None:
-    flow = Process(Line(shift=FLUX), "flow")
-    assert flow.tuned(None, None, None, None) == flow
-    assert flow.tuned("uniform", None, None, 1.0).path == Line("uniform", shift=Shift(1.0))
-    assert flow.tuned(None, 0.5, 2.0, None).path == Line("logit_normal", 0.5, 2.0, FLUX)
+    flow = Process(RectifiedFlow(shift=FLUX), "flow")
+    assert flow.with_timestep_sampling(None, None, None, None) == flow
+    assert flow.with_timestep_sampling("uniform", None, None, 1.0).path == RectifiedFlow("uniform", shift=Shift(1.0))
+    assert flow.with_timestep_sampling(None, 0.5, 2.0, None).path == RectifiedFlow("logit_normal", 0.5, 2.0, FLUX)
     table, _ = both("epsilon", False)
-    assert table.tuned("uniform", 1.0, 1.0, 3.0) is table
+    assert table.with_timestep_sampling("uniform", 1.0, 1.0, 3.0) is table
 
 
 def test_min_snr_is_the_same_weight_on_x0_whatever_is_predicted() -> None:
@@ -140,7 +148,7 @@ def test_min_snr_is_the_same_weight_on_x0_whatever_is_predicted() -> None:
         found.append(process.min_snr(t, 5.0) * gain.square())
     assert_close(found[0], found[1], rtol=1e-3, atol=0)
     assert_close(found[0], table.snr(t).clamp(max=5.0), rtol=1e-3, atol=0, check_dtype=False)
-    flow, s = Process(Line(), "flow"), torch.tensor([0.1, 0.4, 0.6, 0.9])
+    flow, s = Process(RectifiedFlow(), "flow"), torch.tensor([0.1, 0.4, 0.6, 0.9])
     _, gain = off_by_one_in_x0(flow, s)
     assert_close((flow.min_snr(s, 5.0) * gain.square()).float(), flow.snr(s).clamp(max=5.0), rtol=1e-3, atol=0)
 

@@ -28,7 +28,7 @@ from finetune.errors import DataError, RunError
 from finetune.events import unheard
 from finetune.families.base import Family, Moments, components, read
 from finetune.planning import plan as planning
-from finetune.planning.schedule import Micro, View
+from finetune.planning.schedule import Micro, Visit
 from finetune.training import batches, look
 
 CPU = torch.device("cpu")
@@ -52,7 +52,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def wanted(data: Path, crop: Crop = STRAIGHT, bucket: Bucket = SQUARE) -> list[Wanted]:
-    return [Wanted(e, bucket, crop) for e in dataset.read(data, trigger="sks").examples]
+    return [Wanted(e, bucket, crop) for e in dataset.read_dataset(data, trigger="sks").examples]
 
 
 def misses(store: Store, family: Family, want: Sequence[Wanted] = (), captions: Sequence[str] = ()) -> int:
@@ -333,7 +333,7 @@ def test_clearing_what_is_not_there_is_no_error(tmp_path: Path) -> None:
 @pytest.fixture
 def made(data: Path, family: Family, store: Store) -> batches.Batches:
     loaded = short(data, family.base, data__resolution=64, data__crop="random", data__flip=True, train__steps=800)
-    plan = planning.settle(loaded)
+    plan = planning.resolve_plan(loaded)
     latents = unheard(encode_images(store, family, look.wanted(plan), CPU))
     texts = unheard(encode_texts(store, family, "text_encoder", look.prompts(plan)))
     return batches.Batches(plan, family, latents, Captions(family, {"text_encoder": texts}, CPU))
@@ -344,7 +344,7 @@ def test_each_visit_draws_afresh_from_the_distribution(made: batches.Batches) ->
     spread = {key: Moments(m.mean, torch.full_like(m.logvar, -2.0)) for key, m in made.latents.items()}
     one = {key: Moments(torch.ones_like(m.mean), m.logvar) for key, m in spread.items()}
     visits = batches.Batches(made.plan, made.family, one, made.texts)
-    seen = torch.stack([visits.train(Micro(0, (View(0, visit),))).latents[0] for visit in range(400)])
+    seen = torch.stack([visits.train(Micro(0, (Visit(0, visit),))).latents[0] for visit in range(400)])
     assert not torch.equal(seen[0], seen[1])
     scale = made.family.latents(Moments(torch.ones(1), torch.zeros(1)), torch.zeros(1)).item()
     sigma = torch.tensor(-1.0).exp().item()
@@ -360,7 +360,7 @@ def test_crops_and_flips_are_drawn_at_each_visit(made: batches.Batches, monkeypa
     visits = batches.Batches(made.plan, made.family, marked, made.texts)
     scale = made.family.latents(Moments(torch.ones(1), torch.zeros(1)), torch.zeros(1)).item()
     name = made.plan.train.placed[0].example.name
-    drawn = [keys[round(visits.train(Micro(0, (View(0, v),))).latents.mean().item() / scale)] for v in range(100)]
+    drawn = [keys[round(visits.train(Micro(0, (Visit(0, v),))).latents.mean().item() / scale)] for v in range(100)]
     assert {n for n, _ in drawn} == {name}
     assert {crop for _, crop in drawn} == set(EVERY_CROP)
     assert len({crop for _, crop in drawn[:6]}) > 1

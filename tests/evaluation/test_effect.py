@@ -85,7 +85,7 @@ def test_captions_are_used(trained: Bench) -> None:
 
 
 def test_the_relative_change_is_that_of_the_dense_weights(trained: Bench) -> None:
-    live, norms = adapters.read(components(trained.family)), adapters.movement(components(trained.family), {})
+    live, norms = adapters.read_changes(components(trained.family)), adapters.movement(components(trained.family), {})
     moved = torch.cat([delta(change).double().flatten() for change in live.values()])
     before = {name: layer.get_base_layer().weight for name, layer in adapters._layers(components(trained.family))}
     whole = torch.cat([before[name].detach().double().flatten() for name in live])

@@ -18,7 +18,7 @@ from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model
 
 from finetune.errors import BaseError
 from finetune.evaluation import similarity as likeness
-from finetune.evaluation.similarity import Eyes, Lens
+from finetune.evaluation.similarity import FeatureExtractor, ImageTransform
 
 try:
     from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil as BitProcessor
@@ -78,24 +78,24 @@ def test_clip_sees_and_reads_as_transformers_does(clip):
     ids = words(CAPTIONS, padding="max_length", max_length=77, truncation=True, return_tensors="pt")
     with torch.no_grad():
         expected = model(**ids, pixel_values=pixels)
-    eyes = Eyes.load(clip)
+    eyes = FeatureExtractor.load(clip)
     seen, read = eyes.of_pictures(PICTURES), eyes.of_captions(CAPTIONS)
     torch.testing.assert_close(seen, expected.image_embeds, rtol=0, atol=1e-6)
     torch.testing.assert_close(read, expected.text_embeds, rtol=0, atol=1e-6)
-    assert likeness.mutual(seen) < 0.999 and likeness.mutual(read) < 0.999, "the inputs must matter"
+    assert likeness.pairwise(seen) < 0.999 and likeness.pairwise(read) < 0.999, "the inputs must matter"
 
 
 def test_dinov2_sees_as_transformers_does(dinov2):
     pixels = BitProcessor.from_pretrained(dinov2)(PICTURES, return_tensors="pt").pixel_values
     with torch.no_grad():
         tokens = Dinov2Model.from_pretrained(dinov2)(pixels).last_hidden_state
-    seen = Eyes.load(dinov2).of_pictures(PICTURES)
+    seen = FeatureExtractor.load(dinov2).of_pictures(PICTURES)
     torch.testing.assert_close(seen, F.normalize(tokens[:, 0]), rtol=0, atol=1e-6)
-    assert likeness.mutual(seen) < 0.999
+    assert likeness.pairwise(seen) < 0.999
 
 
 def test_embeddings_are_unit_rows_whatever_the_batch(clip, monkeypatch):
-    eyes = Eyes.load(clip)
+    eyes = FeatureExtractor.load(clip)
     whole = eyes.of_pictures(PICTURES), eyes.of_captions(CAPTIONS)
     monkeypatch.setattr(likeness, "BATCH", 4)
     for one, other in zip(whole, (eyes.of_pictures(PICTURES), eyes.of_captions(CAPTIONS)), strict=True):
@@ -106,12 +106,12 @@ def test_embeddings_are_unit_rows_whatever_the_batch(clip, monkeypatch):
 
 def test_a_model_saved_in_half_precision_computes_in_single(clip, tmp_path):
     CLIPModel.from_pretrained(clip, dtype=torch.float16).save_pretrained(shutil.copytree(clip, tmp_path / "half"))
-    assert Eyes.load(tmp_path / "half").encoder.dtype == torch.float32
+    assert FeatureExtractor.load(tmp_path / "half").encoder.dtype == torch.float32
 
 
 def test_eyes_for_pictures_only_refuse_captions(dinov2):
     with pytest.raises(BaseError, match="cannot judge captions"):
-        Eyes.load(dinov2).of_captions(["a car"])
+        FeatureExtractor.load(dinov2).of_captions(["a car"])
 
 
 # --- the lens -------------------------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ LOOKS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("look", LOOKS)
 def test_the_lens_is_the_processor_bit_for_bit(look):
     kind = CLIPProcessor if look == "clip" else BitProcessor
-    lens = Lens.of(LOOKS[look])
+    lens = ImageTransform.of(LOOKS[look])
     for size in SIZES:
         expected = kind.from_dict(LOOKS[look])(picture(size), return_tensors="pt").pixel_values[0]
         torch.testing.assert_close(lens.through(picture(size)), expected, rtol=0, atol=0)
@@ -153,11 +153,11 @@ def test_the_lens_is_the_processor_bit_for_bit(look):
 def test_the_lens_is_the_processor_in_every_mode(mode):
     shown = picture((90, 70), mode)
     expected = CLIPProcessor.from_dict(CLIP_L)(shown, return_tensors="pt").pixel_values[0]
-    torch.testing.assert_close(Lens.of(CLIP_L).through(shown), expected, rtol=0, atol=0)
+    torch.testing.assert_close(ImageTransform.of(CLIP_L).through(shown), expected, rtol=0, atol=0)
 
 
 def test_white_is_behind_transparency():
-    lens, clear = Lens.of(CLIP_L), Image.new("RGBA", (64, 64), (200, 30, 30, 0))
+    lens, clear = ImageTransform.of(CLIP_L), Image.new("RGBA", (64, 64), (200, 30, 30, 0))
     assert torch.equal(lens.through(clear), lens.through(Image.new("RGB", (64, 64), "white")))
 
 
@@ -176,25 +176,25 @@ def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
 def test_the_measures_are_means_of_cosines(n, m):
     a, b = unit(n, 0), unit(m, 1)
     pairs = [cosine(a[i], a[j]) for i in range(n) for j in range(i + 1, n)]
-    assert likeness.mutual(a) == pytest.approx(sum(pairs) / len(pairs), abs=1e-6)
+    assert likeness.pairwise(a) == pytest.approx(sum(pairs) / len(pairs), abs=1e-6)
     assert likeness.diversity(a) == pytest.approx(1 - sum(pairs) / len(pairs), abs=1e-6)
     crossed = [cosine(x, y) for x in a for y in b]
-    assert likeness.between(a, b) == pytest.approx(sum(crossed) / len(crossed), abs=1e-6)
+    assert likeness.cross(a, b) == pytest.approx(sum(crossed) / len(crossed), abs=1e-6)
     matched = [cosine(x, y) for x, y in zip(a, a.roll(1, 0), strict=True)]
-    assert likeness.agreement(a, a.roll(1, 0)) == pytest.approx(sum(matched) / n, abs=1e-6)
+    assert likeness.clip_t(a, a.roll(1, 0)) == pytest.approx(sum(matched) / n, abs=1e-6)
 
 
 def test_copies_are_wholly_alike_and_opposites_not_at_all():
     a = unit(1, 0).repeat(3, 1)
-    assert likeness.mutual(a) == pytest.approx(1) and likeness.diversity(a) == pytest.approx(0, abs=1e-6)
-    assert likeness.between(a, -a) == pytest.approx(-1)
+    assert likeness.pairwise(a) == pytest.approx(1) and likeness.diversity(a) == pytest.approx(0, abs=1e-6)
+    assert likeness.cross(a, -a) == pytest.approx(-1)
 
 
 def test_one_picture_has_no_pairs_and_one_caption_does_not_stand_for_all():
     with pytest.raises(ZeroDivisionError):
-        likeness.mutual(unit(1, 0))
+        likeness.pairwise(unit(1, 0))
     with pytest.raises(RuntimeError):
-        likeness.agreement(unit(3, 0), unit(1, 1))
+        likeness.clip_t(unit(3, 0), unit(1, 1))
 
 
 # --- folders --------------------------------------------------------------------------------------------------------
@@ -275,18 +275,22 @@ def test_a_folder_that_is_no_whole_model_is_refused_by_name(clip, tmp_path, dama
     change, message = DAMAGES[damage]
     change(folder)
     with pytest.raises(BaseError, match=message) as refused:
-        Eyes.load(folder)
+        FeatureExtractor.load(folder)
     assert refused.value.hint
 
 
 def test_pickled_weights_beside_the_others_are_left_alone(clip, tmp_path):
     folder = shutil.copytree(clip, tmp_path / "clip")
     (folder / "pytorch_model.bin").write_bytes(b"never opened")
-    assert torch.equal(Eyes.load(folder).of_pictures(PICTURES), Eyes.load(clip).of_pictures(PICTURES))
+    assert torch.equal(
+        FeatureExtractor.load(folder).of_pictures(PICTURES), FeatureExtractor.load(clip).of_pictures(PICTURES)
+    )
 
 
 def test_the_numbers_of_positions_that_old_files_hold_do_no_harm(clip, tmp_path):
     folder = shutil.copytree(clip, tmp_path / "clip")
     towers = [f"{tower}.embeddings.position_ids" for tower in ("text_model", "vision_model")]
     tensors(lambda t: t.update({name: torch.arange(17)[None] for name in towers}))(folder)
-    assert torch.equal(Eyes.load(folder).of_captions(CAPTIONS), Eyes.load(clip).of_captions(CAPTIONS))
+    assert torch.equal(
+        FeatureExtractor.load(folder).of_captions(CAPTIONS), FeatureExtractor.load(clip).of_captions(CAPTIONS)
+    )

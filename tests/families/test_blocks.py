@@ -32,7 +32,7 @@ TRUE_SIZE = {
 def test_blocks_of_true_size_are_as_many_as_published_and_hold_nearly_all_weights(line: str) -> None:
     name, configs, count = TRUE_SIZE[line]
     family = families.family_class(name)
-    denoiser = family.skeleton(str(configs), families.detect("pocket"))[family.denoiser_name]  # it asks no fact
+    denoiser = family.on_meta(str(configs), families.detect("pocket"))[family.denoiser_name]  # it asks no fact
     blocks = block_names(denoiser, family.blocks)
     assert len(blocks) == len(set(blocks)) == count and all(block_names(denoiser, [p]) for p in family.blocks)
     inside = sum(p.numel() for block in blocks for p in denoiser.get_submodule(block).parameters())

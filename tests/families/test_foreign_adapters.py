@@ -19,7 +19,7 @@ from torch.testing import assert_close
 
 from finetune import families
 from finetune.adapters import attach as adapters
-from finetune.adapters.change import AdapterState, sites
+from finetune.adapters.change import AdapterState, target_shapes
 from finetune.adapters.lora import Lora, delta
 from finetune.files import layouts
 from finetune.proof import verify
@@ -33,17 +33,17 @@ class Base:
         self.path = str(path)
         self.family = families.family_class(families.detect(self.path).family)
         self.places = base_sites(self.path)
-        chosen = adapters.targets(self.skeleton(), self.family.presets["transformer"], "attention+ff")
+        chosen = adapters.targets(self.on_meta(), self.family.presets["transformer"], "attention+ff")
         self.modules = {
             f"transformer.{n}": random_lora(self.places[f"transformer.{n}"], i) for i, n in enumerate(chosen)
         }
 
-    def skeleton(self) -> torch.nn.Module:
-        return self.family.skeleton(self.path, families.detect(self.path))["transformer"]
+    def on_meta(self) -> torch.nn.Module:
+        return self.family.on_meta(self.path, families.detect(self.path))["transformer"]
 
     def read(self, tensors: Mapping[str, Tensor], folder: Path) -> layouts.AdapterFile:
         save_file({k: v.clone().contiguous() for k, v in tensors.items()}, folder / "other.safetensors")
-        return layouts.read(folder / "other.safetensors", self.places, self.family.name)
+        return layouts.read_adapter(folder / "other.safetensors", self.places, self.family.name)
 
 
 def random_lora(shape: tuple[int, ...], seed: int) -> Lora:
@@ -219,4 +219,4 @@ def same(found: AdapterState, expected: AdapterState) -> None:
 
 
 def test_the_names_of_places_and_modules_agree(base: Base) -> None:
-    assert base.modules.keys() <= sites({"transformer": base.skeleton()}).keys()
+    assert base.modules.keys() <= target_shapes({"transformer": base.on_meta()}).keys()

@@ -17,7 +17,7 @@ from finetune.families.base import components
 from finetune.files import layouts
 from finetune.files.metadata import About
 from finetune.proof import export, verify
-from finetune.proof.export import DTYPES
+from finetune.proof.export import FILE_DTYPES
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +32,7 @@ def made(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path, Ada
     base = tiny_base(tmp_path / "base", variant)
     b = bench(base, pictures(tmp_path / "data"), adapter__targets="attention+ff", train__precision="bf16")
     b.grow(0.05)
-    live = adapters.read(components(b.family))
+    live = adapters.read_changes(components(b.family))
     file = export.write_file(live, tmp_path / "a.safetensors", "universal", "float32", About.of(b.plan.facts))
     return str(base), file, live
 
@@ -77,7 +77,7 @@ def test_a_weight_off_by_a_hundredth_a_lost_module_and_nothing_at_all_are_found(
     lost = verify.verify(tmp_path / "c.safetensors", base, None, bits)
     assert any("expected, and not in the file" in problem for problem in lost.problems)
     nothing = {n: m._replace(up=torch.zeros_like(m.up)) for n, m in live.items()}
-    save_file(layouts.diffusers(nothing, DTYPES["float32"]), tmp_path / "d.safetensors")
+    save_file(layouts.diffusers(nothing, FILE_DTYPES["float32"]), tmp_path / "d.safetensors")
     idle = verify.verify(tmp_path / "d.safetensors", base, None, bits)
     assert any("changes nothing" in problem for problem in idle.problems)
 

@@ -145,5 +145,5 @@ def test_what_is_moved_to_encode_is_in_memory(tmp_path: Path, monkeypatch: pytes
         moved.extend(names)
 
     monkeypatch.setattr(parts.Parts, "to", watched)
-    unheard(begin.encode(plan, family, device))
+    unheard(begin.encode_dataset(plan, family, device))
     assert set(moved) == {"vae", "text_encoder", "text_encoder_2"}

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from finetune import families, recipe
 from finetune import tensors as weights
 from finetune.adapters import attach as adapters
-from finetune.adapters.change import sites
+from finetune.adapters.change import target_shapes
 from finetune.errors import RecipeError
 from finetune.families import quantised
 from finetune.families.base import Conditioning, Family, read
@@ -57,7 +57,7 @@ def test_blocks_are_held_in_4_bits_as_the_plan_counts_them(case: Case, tmp_path:
     assert {kind for n, kind in kinds.items() if "blocks." in n or n.startswith("layers.")} == {"Linear4bit"}
     assert {kind for n, kind in kinds.items() if n.count(".") < 2} <= {"Linear"}
     plan = settled(base, pictures(tmp_path / "data"), train__base_bits=4)
-    row = footprint.components(plan)[0]
+    row = footprint.component_footprints(plan)[0]
     assert held_bytes(module) == row.weight_bytes - 4 * row.trainable
     assert row.parameters == sum(p.numel() for p in whole.parts[whole.denoiser_name].parameters())
 
@@ -112,10 +112,10 @@ def test_sites_and_sizes_are_those_of_the_base_in_full(variant: Variant, tmp_pat
     small, whole = (bench(base, data, train__base_bits=bits) for bits in (4, None))
     name = whole.family.denoiser_name
     found, wanted = ({name: b.family.parts[name]} for b in (small, whole))
-    squares, others = adapters.base_squares(found), adapters.base_squares(wanted)
-    assert squares.keys() == others.keys()
-    assert all(squares[n] == pytest.approx(others[n], rel=0.1) and squares[n] != others[n] for n in others)
-    assert sites({name: families.load(str(base), base_bits=4).parts[name]}) == sites(
+    norms, others = ({n: norm for n, (_, norm) in adapters.movement(each, {}).items()} for each in (found, wanted))
+    assert norms.keys() == others.keys()
+    assert all(norms[n] == pytest.approx(others[n], rel=0.05) and norms[n] != others[n] for n in others)
+    assert target_shapes({name: families.load(str(base), base_bits=4).parts[name]}) == target_shapes(
         {name: families.load(str(base)).parts[name]}
     )
 

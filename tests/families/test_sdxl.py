@@ -20,7 +20,7 @@ from torch.testing import assert_close
 
 from finetune import families
 from finetune.adapters import attach as adapters
-from finetune.adapters.change import sites
+from finetune.adapters.change import target_shapes
 from finetune.data.buckets import Bucket, Size, fit, size_conditioning
 from finetune.errors import BaseError, RecipeError
 from finetune.families import single_file
@@ -63,7 +63,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def full() -> dict[str, torch.nn.Module]:
     """Of the published configs, at true size, without weights."""
     facts = families.detect("pocket")  # a skeleton asks no fact
-    return StableDiffusionXL.skeleton(str(CONFIGS / "sdxl"), facts)
+    return StableDiffusionXL.on_meta(str(CONFIGS / "sdxl"), facts)
 
 
 # -- text -------------------------------------------------------------------------------------------------------------
@@ -170,7 +170,7 @@ def test_the_true_size_is_the_published_one(full: dict[str, torch.nn.Module]) ->
 
 
 def test_modules_have_the_names_that_kohyas_files_have(full: dict[str, torch.nn.Module]) -> None:
-    places = sites(full)
+    places = target_shapes(full)
     assert GOLDEN.keys() <= places.keys()
     assert {name: StableDiffusionXL.kohya_name(name) for name in GOLDEN} == GOLDEN
     names = {StableDiffusionXL.kohya_name(name) for name in places}
@@ -221,7 +221,7 @@ def test_one_file_is_the_model_it_was_written_from(base: Path, one_file: Path) -
         assert expected.keys() == found.keys() and all(torch.equal(expected[n], found[n]) for n in expected), part
     assert_close(read(ours, CAPTIONS), read(theirs, CAPTIONS), rtol=0, atol=0)
     released_is_freed(ours)
-    assert sites(StableDiffusionXL.skeleton(str(one_file), facts)) == sites(components(theirs))
+    assert target_shapes(StableDiffusionXL.on_meta(str(one_file), facts)) == target_shapes(components(theirs))
 
 
 def test_one_file_says_that_it_predicts_v_and_ends_in_noise(one_file: Path) -> None:

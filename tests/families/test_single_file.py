@@ -191,14 +191,14 @@ class Reads:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seen = list[str]()
-        original = weights.load
+        original = weights.load_tensors
 
         def load(path: Path, wanted: Any = None) -> dict[str, Tensor]:
             found = original(path, wanted)
             self.seen += sorted({name.partition(".")[0] for name in found})
             return found
 
-        monkeypatch.setattr(weights, "load", load)
+        monkeypatch.setattr(weights, "load_tensors", load)
 
 
 def test_each_part_is_read_alone_and_only_when_it_is_asked_for(
@@ -207,7 +207,7 @@ def test_each_part_is_read_alone_and_only_when_it_is_asked_for(
     said = {"prediction_type": "epsilon"}
     path, reads = write(small.file, tmp_path / "base.safetensors", **said), Reads(monkeypatch)
     family = opened_family(small, path, monkeypatch)
-    family.skeleton(str(path), family.facts)
+    family.on_meta(str(path), family.facts)
     assert reads.seen == []
     for name, prefix in {"vae": "first_stage_model", "text_encoder": "cond_stage_model", "unet": "model"}.items():
         before = list(reads.seen)

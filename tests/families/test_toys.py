@@ -20,7 +20,7 @@ from finetune import families
 from finetune.data import dataset
 from finetune.data.dataset import Placed
 from finetune.data.example import Dataset, Example
-from finetune.diffusion.process import Line
+from finetune.diffusion.process import RectifiedFlow
 from finetune.evaluation.effect import losses
 from finetune.families import autoencoder
 from finetune.families.base import Conditioning, Prompt, read
@@ -47,7 +47,7 @@ def base_of(name: str, root: Path) -> Path:
 @pytest.fixture
 def controls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Each picture of a dataset has another one to be made from, as a data source of editing pairs would say it."""
-    folder, original = pictures(tmp_path / "before", seed=5), dataset.read
+    folder, original = pictures(tmp_path / "before", seed=5), dataset.read_dataset
 
     def with_controls(*given: Any, **more: Any) -> Dataset:
         found = original(*given, **more)
@@ -58,7 +58,7 @@ def controls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         assert len(paired) == len(found.examples)
         return dataclasses.replace(found, examples=tuple(paired))
 
-    monkeypatch.setattr(dataset, "read", with_controls)
+    monkeypatch.setattr(dataset, "read_dataset", with_controls)
     return folder
 
 
@@ -99,8 +99,8 @@ def test_clips_of_several_frames_train_and_count_all_their_positions(
     ))  # fmt: skip
     one = ToyVideo.facts_of
     monkeypatch.setattr(ToyVideo, "facts_of", lambda path: one(path)._replace(frames=2))
-    counted, drawn = list[int](), Line.drawn
-    monkeypatch.setattr(Line, "drawn", lambda self, u, cells: counted.append(cells) or drawn(self, u, cells))
+    counted, drawn = list[int](), RectifiedFlow.drawn
+    monkeypatch.setattr(RectifiedFlow, "drawn", lambda self, u, cells: counted.append(cells) or drawn(self, u, cells))
     b = bench(base_of("toy_video", tmp_path), pictures(tmp_path / "photos"), train__batch=2)
     [batch] = b.step()
     assert batch.latents.shape == (2, 16, 2, 16, 16) and counted[-1] == 2 * 16 * 16

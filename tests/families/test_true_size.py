@@ -15,9 +15,9 @@ from support.photos import pictures
 
 from finetune import families, recipe
 from finetune.adapters import attach as adapters
-from finetune.adapters.change import sites
+from finetune.adapters.change import target_shapes
 from finetune.adapters.lora import Lora
-from finetune.families.base import Facts
+from finetune.families.base import BaseInfo
 from finetune.files import layouts
 from finetune.planning import footprint
 from finetune.planning import plan as planning
@@ -85,7 +85,7 @@ GOLDEN = {
 
 def skeleton(line: str) -> dict[str, torch.nn.Module]:
     facts = families.detect("pocket")  # a skeleton asks no fact
-    return families.family_class(PUBLISHED[line][0].family).skeleton(str(PUBLISHED[line][1].configs), facts)
+    return families.family_class(PUBLISHED[line][0].family).on_meta(str(PUBLISHED[line][1].configs), facts)
 
 
 def test_the_keys_of_each_published_transformer_are_written_down() -> None:
@@ -128,8 +128,8 @@ def test_the_plan_counts_the_bytes_of_true_size_exactly(line: str, tmp_path: Pat
     plan = settled(tiny, pictures(tmp_path / "data"), adapter__targets="attention+ff", adapter__rank=16,
                    train__precision="bf16")  # fmt: skip
     real = _pretend(plan, line)
-    [row] = footprint.components(real)
-    shapes = sites(skeleton(line))
+    [row] = footprint.component_footprints(real)
+    shapes = target_shapes(skeleton(line))
     adapter = sum(16 * (shapes[name][0] + shapes[name][1]) for name in GOLDEN[line])
     assert (row.name, row.parameters, row.trainable) == ("transformer", PUBLISHED[line][1].parameters, adapter)
     assert row.weight_bytes == 2 * PUBLISHED[line][1].parameters + 4 * adapter
@@ -138,7 +138,7 @@ def test_the_plan_counts_the_bytes_of_true_size_exactly(line: str, tmp_path: Pat
 
 
 def _pretend(plan: planning.Plan, line: str) -> planning.Plan:
-    facts: Facts = plan.facts
+    facts: BaseInfo = plan.facts
     assert facts.family == PUBLISHED[line][0].family
     return dataclasses.replace(plan, recipe=recipe.replace(plan.recipe, base=str(PUBLISHED[line][1].configs)))
 

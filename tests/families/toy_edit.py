@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from finetune.families import flow, parts
-from finetune.families.base import Conditioning, Facts, Prompt, Text
+from finetune.families.base import BaseInfo, Conditioning, Prompt, Text
 from finetune.families.qwen_image import QwenImage
 
 SIDE, PATCH, MERGED = 56, 14, 2
@@ -26,7 +26,7 @@ class ToyEdit(QwenImage):
     PIPELINE = "ToyEditPipeline"
 
     @classmethod
-    def facts_of(cls, path: Path) -> Facts:
+    def facts_of(cls, path: Path) -> BaseInfo:
         return super().facts_of(path)._replace(family=cls.name, variant="toy-edit", resolution=128)
 
     @classmethod

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import T5EncoderModel, T5TokenizerFast
 
 from finetune.families import autoencoder, clip_t5, flow, folder, parts
-from finetune.families.base import Conditioning, Facts, Line, Moments, Prompt, Published, Text
+from finetune.families.base import BaseInfo, Conditioning, Labels, ModelLine, Moments, Prompt, Text
 from finetune.families.folder import Part
 
 TOKENS = 32
@@ -37,14 +37,14 @@ class ToyVideo(flow.FlowFolder):
     }
     TOKENIZERS: ClassVar = {"text_encoder": folder.t5_tokenizer("tokenizer")}
     blocks = ("blocks.*",)
-    lines = (Line("Toy Video", ("toy_video", "toy-video")),)
+    lines = (ModelLine("Toy Video", ("toy_video", "toy-video")),)
     encoders = ("text_encoder",)
     presets: ClassVar = flow.presets(
         ("ffn.net.0.proj", "ffn.net.2"), ("time_proj",), ("to_q", "to_k", "to_v", "to_out.0")
     )
 
     @classmethod
-    def facts_of(cls, path: Path) -> Facts:
+    def facts_of(cls, path: Path) -> BaseInfo:
         vae = parts.config(path / "vae" / "config.json")
         width = int(parts.config(path / "transformer" / "config.json")["text_dim"])
         return flow.facts(
@@ -57,8 +57,8 @@ class ToyVideo(flow.FlowFolder):
         return StillWan
 
     @classmethod
-    def published(cls, facts: Facts) -> Published:
-        return Published("Toy Video", "toy_video", "toy-video")
+    def published(cls, facts: BaseInfo) -> Labels:
+        return Labels("Toy Video", "toy_video", "toy-video")
 
     def encode_images(self, pixels: Tensor) -> Moments:
         """A picture is a clip of one frame."""
@@ -78,7 +78,7 @@ class ToyVideo(flow.FlowFolder):
         output: Tensor = denoiser(noisy.to(weight), t * 1000, text, return_dict=False)[0]
         return output
 
-    def painting(self, text: Text, negative: Text, guidance: float) -> dict[str, Any]:
+    def pipeline_inputs(self, text: Text, negative: Text, guidance: float) -> dict[str, Any]:
         return {
             "prompt_embeds": text.tokens, "negative_prompt_embeds": negative.tokens, "guidance_scale": guidance,
         }  # fmt: skip

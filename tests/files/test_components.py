@@ -59,7 +59,7 @@ def as_peft(modules: AdapterState, out: Path, family: str) -> Path:
 
 def as_file(modules: AdapterState, out: Path, family: str) -> Path:
     told = {"format": "pt", "finetune.family": family, layouts.MODULE_LIST: layouts.module_list(modules)}
-    weights.write(layouts.universal(modules, torch.float32, family), out / "a.safetensors", told)
+    weights.write_tensors(layouts.universal(modules, torch.float32, family), out / "a.safetensors", told)
     return out / "a.safetensors"
 
 
@@ -71,7 +71,7 @@ def test_every_component_of_the_family_is_read_back(
     modules = adapter(*components)
     where = write(modules, tmp_path, family)
     for names in (shapes(modules), None):  # with a base at hand, and by what the file says
-        found = layouts.read(where, names, family if names else "")
+        found = layouts.read_adapter(where, names, family if names else "")
         assert (found.problems, found.unused) == ((), ())
         assert found.modules.keys() == modules.keys()
         for name, lora in modules.items():
@@ -92,7 +92,7 @@ def test_a_component_that_the_base_has_not_is_a_problem_with_its_name(
     modules = adapter("transformer", component)
     where = write(modules, tmp_path, "qwen_image")
     base = {name: (8, 8) for name in adapter("transformer")}
-    found = layouts.read(where, base, "qwen_image")
+    found = layouts.read_adapter(where, base, "qwen_image")
     assert found.modules.keys() == base.keys()
     named = [problem for problem in found.problems if component in problem or "base has no such module" in problem]
     assert len(named) >= len(PATHS) and any(component in problem for problem in named), found.problems
@@ -101,7 +101,7 @@ def test_a_component_that_the_base_has_not_is_a_problem_with_its_name(
 
 def test_a_folder_of_an_unknown_component_is_a_problem_without_a_base(tmp_path: Path) -> None:
     where = as_peft(adapter("transformer", "transformer_2"), tmp_path, "qwen_image")
-    found = layouts.read(where)
+    found = layouts.read_adapter(where)
     assert found.problems == ("transformer_2: qwen_image has no such component, only transformer, text_encoder",)
     assert inspect(where).components == {"transformer": 2, "transformer_2": 2}
 
@@ -113,7 +113,7 @@ def test_of_two_denoisers_a_strangers_name_means_the_first(tmp_path: Path) -> No
         stem = "lora_transformer_" + name.partition(".")[2].replace(".", "_")
         tensors |= {f"{stem}.lora_down.weight": modules[name].down, f"{stem}.lora_up.weight": modules[name].up}
     save_file(tensors, tmp_path / "b.safetensors")
-    found = layouts.read(tmp_path / "b.safetensors", shapes(modules), "two")
+    found = layouts.read_adapter(tmp_path / "b.safetensors", shapes(modules), "two")
     assert found.problems == () and found.modules.keys() == adapter("transformer").keys()
 
 
@@ -122,7 +122,9 @@ def test_a_text_encoder_that_no_adapter_changes_is_named(tmp_path: Path) -> None
     lora = random_lora((8, 8), 2, 1.0, 0)
     key = "text_encoder_3.encoder.block.0.layer.0.SelfAttention.q"
     save_file({f"{key}.lora_A.weight": lora.down, f"{key}.lora_B.weight": lora.up}, tmp_path / "a.safetensors")
-    found = layouts.read(tmp_path / "a.safetensors", {"transformer.transformer_blocks.0.attn.to_q": (8, 8)}, "sd3")
+    found = layouts.read_adapter(
+        tmp_path / "a.safetensors", {"transformer.transformer_blocks.0.attn.to_q": (8, 8)}, "sd3"
+    )
     assert found.problems == (f"{key}: the base has no such module",) and not found.modules
 
 
@@ -133,10 +135,10 @@ def test_a_peft_directory_beside_its_own_checkpoints_is_read_alone(tmp_path: Pat
     later = tmp_path / "checkpoint-500"
     later.mkdir()
     (later / layouts.PEFT_CONFIG).write_text(json.dumps({"peft_type": "LOHA"}))
-    found = layouts.read(tmp_path, {name: (8, 8) for name in adapter("transformer")}, "qwen_image")
+    found = layouts.read_adapter(tmp_path, {name: (8, 8) for name in adapter("transformer")}, "qwen_image")
     assert found.problems == () and len(found.modules) == len(PATHS)
 
 
 def test_components_are_those_that_families_train() -> None:
-    assert layouts.components("two") == ("transformer", "transformer_2", *QwenImage.encoders)
-    assert {"prior", "unet", "text_encoder_2", *StableDiffusion.presets} <= set(layouts.components(""))
+    assert layouts.possible_components("two") == ("transformer", "transformer_2", *QwenImage.encoders)
+    assert {"prior", "unet", "text_encoder_2", *StableDiffusion.presets} <= set(layouts.possible_components(""))

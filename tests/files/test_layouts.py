@@ -22,7 +22,7 @@ from support.kohya import kohya_file
 from torch import Tensor, nn
 
 from finetune import tensors as weights
-from finetune.adapters.change import AdapterState, canonical_name, live_name, sites
+from finetune.adapters.change import AdapterState, canonical_name, live_name, target_shapes
 from finetune.adapters.lora import Lora, delta, norm
 from finetune.errors import BaseError, VerifyError
 from finetune.families.sd import StableDiffusion
@@ -50,7 +50,9 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     path = tiny_base(tmp_path_factory.mktemp("base") / request.param, request.param)
     pipeline = StableDiffusionPipeline.from_pretrained(path)
     pipeline.set_progress_bar_config(disable=True)
-    return Base(request.param, path, pipeline, sites({"unet": pipeline.unet, "text_encoder": pipeline.text_encoder}))
+    return Base(
+        request.param, path, pipeline, target_shapes({"unet": pipeline.unet, "text_encoder": pipeline.text_encoder})
+    )
 
 
 # a third of the attention modules: PEFT's injection takes the time of these tests
@@ -161,7 +163,7 @@ def test_every_reader_of_the_universal_file_applies_what_was_trained(
 ) -> None:
     modules = trained(base.places, components, case)
     file = tmp_path / "a.safetensors"
-    weights.write(layouts.universal(modules, torch.float32, "sd"), file, {})
+    weights.write_tensors(layouts.universal(modules, torch.float32, "sd"), file, {})
     for reader in (plain_kohya, lycoris, stock_diffusers):
         wanted = dense(modules)
         if reader is stock_diffusers and Version(version("diffusers")) < Version("0.42"):
@@ -175,7 +177,7 @@ def test_the_peft_directory_is_lossless(base: Base, tmp_path: Path, components: 
     modules = trained(base.places, components, case)
     layouts.write_peft(modules, tmp_path, {})
     assert_same(peft(base, tmp_path), dense(modules))
-    again = layouts.read(tmp_path, base.places)
+    again = layouts.read_adapter(tmp_path, base.places)
     assert (again.problems, again.layout, again.modules.keys()) == ((), "peft", modules.keys())
     for name, lora in modules.items():
         assert torch.equal(again.modules[name].down, lora.down) and torch.equal(again.modules[name].up, lora.up)
@@ -186,7 +188,7 @@ def test_the_peft_directory_is_lossless(base: Base, tmp_path: Path, components: 
 def test_stock_diffusers_reads_the_diffusers_file(base: Base, tmp_path: Path, components: str, case: str) -> None:
     modules = trained(base.places, components, case)
     file = tmp_path / "a.safetensors"
-    weights.write(layouts.diffusers(modules, torch.float32), file, {})
+    weights.write_tensors(layouts.diffusers(modules, torch.float32), file, {})
     assert_same(stock_diffusers(base, file), dense(modules))
 
 
@@ -195,14 +197,14 @@ def test_text_encoder_targets_that_break_diffusers_are_completed(base: Base, tmp
     names = [n for n in base.places if re.fullmatch(rf"text_encoder\..*layers\.1\..*({targets})", n)]
     modules = {n: random_lora(base.places[n], 3, 0.5, i) for i, n in enumerate(names)}
     for tensors in (layouts.universal(modules, torch.float32, "sd"), layouts.diffusers(modules, torch.float32)):
-        weights.write(tensors, tmp_path / "a.safetensors", {})
+        weights.write_tensors(tensors, tmp_path / "a.safetensors", {})
         assert_same(stock_diffusers(base, tmp_path / "a.safetensors"), dense(modules))
 
 
 def test_half_precision_files_stay_within_their_rounding(base: Base, tmp_path: Path) -> None:
     modules = trained(base.places, "both", "mixed ranks and alphas")
     for dtype, tolerance in ((torch.float16, 1e-3), (torch.bfloat16, 8e-3)):
-        weights.write(layouts.universal(modules, dtype, "sd"), tmp_path / "a.safetensors", {})
+        weights.write_tensors(layouts.universal(modules, dtype, "sd"), tmp_path / "a.safetensors", {})
         assert_same(plain_kohya(base, tmp_path / "a.safetensors"), dense(modules), tolerance)
         alphas = [t for k, t in load_file(tmp_path / "a.safetensors").items() if k.endswith(".alpha")]
         assert all(alpha.dtype == torch.float32 for alpha in alphas)
@@ -331,7 +333,7 @@ def test_strangers_files_are_read_exactly(
 ) -> None:
     modules = trained(base.places, "both", "mixed ranks and alphas")
     save_file(made(modules), tmp_path / "a.safetensors")
-    found = layouts.read(tmp_path / "a.safetensors", base.places)
+    found = layouts.read_adapter(tmp_path / "a.safetensors", base.places)
     assert (found.layout, found.problems, found.unused) == (layout, (), ())
     assert_same({n: delta(m).double() for n, m in found.modules.items()}, dense(modules))
 
@@ -347,7 +349,7 @@ def test_lora_adapter_metadata_is_honoured(base: Base, tmp_path: Path) -> None:
     flat = {"unet.r": 4, "unet.lora_alpha": 3, "unet.use_rslora": True}
     flat |= {"text_encoder.r": 4, "text_encoder.lora_alpha": 2, "text_encoder.alpha_pattern": {odd: 8}}
     save_file(tensors, tmp_path / "a.safetensors", {"lora_adapter_metadata": json.dumps(flat)})
-    found = layouts.read(tmp_path / "a.safetensors", base.places)
+    found = layouts.read_adapter(tmp_path / "a.safetensors", base.places)
     assert found.problems == ()
     scales = {n: m.scale for n, m in found.modules.items()}
     assert scales.pop(f"text_encoder.text_model.{odd}") == 2
@@ -363,7 +365,7 @@ def test_a_strangers_peft_directory_is_read_exactly(base: Base, tmp_path: Path) 
     )  # fmt: skip
     model = get_peft_model(base.fresh().unet, config)
     model.save_pretrained(tmp_path)
-    found = layouts.read(tmp_path, base.places)
+    found = layouts.read_adapter(tmp_path, base.places)
     assert found.problems == ()
     merged = changes(base.pipeline.unet, model.merge_and_unload(), "unet")
     assert_same({n: delta(m).double() for n, m in found.modules.items()}, merged)
@@ -374,7 +376,7 @@ def test_a_tucker_convolution_is_read_exactly(tmp_path: Path) -> None:
     key = "lora_unet_conv_in"
     tensors = {f"{key}.lora_down.weight": down, f"{key}.lora_mid.weight": mid, f"{key}.lora_up.weight": up}
     save_file(tensors | {f"{key}.alpha": torch.tensor(1.5)}, tmp_path / "a.safetensors")
-    found = layouts.read(tmp_path / "a.safetensors", ["unet.conv_in"]).modules["unet.conv_in"]
+    found = layouts.read_adapter(tmp_path / "a.safetensors", ["unet.conv_in"]).modules["unet.conv_in"]
     x = torch.randn(1, 8, 6, 6)
     steps = nn.functional.conv2d(nn.functional.conv2d(nn.functional.conv2d(x, down), mid, padding=1), up) * 0.5
     torch.testing.assert_close(nn.functional.conv2d(x, delta(found), padding=1), steps, rtol=1e-4, atol=1e-4)
@@ -400,7 +402,7 @@ def test_what_is_no_plain_lora_is_named(base: Base, tmp_path: Path) -> None:
     }
     for name, (tensor, said) in foreign.items():
         save_file(tensors | {name: tensor}, tmp_path / "a.safetensors")
-        found = layouts.read(tmp_path / "a.safetensors", base.places)
+        found = layouts.read_adapter(tmp_path / "a.safetensors", base.places)
         assert len(found.problems) == 1 and said in found.problems[0] and name in found.unused
 
 
@@ -411,9 +413,9 @@ def test_a_peft_directory_of_another_method_is_refused_by_name(base: Base, tmp_p
     for change, said in (({"peft_type": "LOHA"}, "LOHA"), ({"r": "four"}, "'four'")):
         file.write_text(json.dumps(written | change))
         with pytest.raises(BaseError, match=said):
-            layouts.read(tmp_path, base.places)
+            layouts.read_adapter(tmp_path, base.places)
 
 
 def test_a_folder_without_an_adapter_is_named(tmp_path: Path) -> None:
     with pytest.raises(BaseError, match="no adapter in"):
-        layouts.read(tmp_path)
+        layouts.read_adapter(tmp_path)

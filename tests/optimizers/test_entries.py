@@ -98,13 +98,13 @@ def test_an_entry_trains_resumes_and_is_counted(trained: tuple[Bench, Bench], tm
     steps = one.train(3)
     assert all(math.isfinite(step.loss) and not step.skipped for step in steps)
     assert all(not torch.equal(before[name], held) for name, held in one.weights().items() if "lora_B" in name)
-    rows = footprint.components(one.plan)
+    rows = footprint.component_footprints(one.plan)
     assert sum(row.optimizer_bytes for row in rows) == _held_bytes(one)
 
-    checkpoint.save(tmp_path / "checkpoints", one.state, {}, 1)
+    checkpoint.save_checkpoint(tmp_path / "checkpoints", one.state, {}, 1)
     found = checkpoint.newest(tmp_path / "checkpoints")[0]
     assert found is not None
-    checkpoint.load(found, other.state)
+    checkpoint.load_checkpoint(found, other.state)
     assert [s.loss for s in other.train(6)] == [s.loss for s in one.train(6)]
     assert all(torch.equal(held, other.weights()[name]) for name, held in one.weights().items())
 

@@ -115,12 +115,12 @@ def whole(state: State) -> dict[str, object]:
 @pytest.mark.parametrize("name", BUILT)
 def test_a_resumed_optimizer_is_the_unbroken_one_to_the_byte(name: str, tmp_path: Path) -> None:
     state = step(fresh(name), 5)
-    checkpoint.save(tmp_path, state, IDENTITY, 1)
+    checkpoint.save_checkpoint(tmp_path, state, IDENTITY, 1)
     found, damage = checkpoint.newest(tmp_path)
     assert found is not None and not damage
     again = fresh(name, seed=1)
     assert whole(again) != whole(state)
-    checkpoint.load(found, again)
+    checkpoint.load_checkpoint(found, again)
     assert whole(again) == whole(state)
     assert whole(step(again, 6)) == whole(step(state, 6))
     assert whole(step(again, 1)) != whole(state), "a step changes nothing: the test sees nothing"
@@ -169,7 +169,7 @@ def test_what_cannot_be_held_is_refused_by_name_and_nothing_is_written(
     state = fresh("sgd, bare")
     state.optimizer = Refused([{"params": state.parameters, "name": "unet"}], held, where)
     with pytest.raises(RunError, match="Refused cannot be saved") as caught:
-        checkpoint.save(tmp_path / "checkpoints", state, IDENTITY, 1)
+        checkpoint.save_checkpoint(tmp_path / "checkpoints", state, IDENTITY, 1)
     assert path in caught.value.problem and what in caught.value.problem and caught.value.hint
     assert not (tmp_path / "checkpoints").exists()
 
@@ -178,16 +178,16 @@ def test_two_tensors_of_one_name_are_refused_rather_than_one_of_them_lost(tmp_pa
     state = fresh("sgd, bare")
     state.optimizer.param_groups[0] |= {"a/b": torch.zeros(1), "a": {"b": torch.ones(1)}}
     with pytest.raises(RunError, match="another of that name"):
-        checkpoint.save(tmp_path, state, IDENTITY, 1)
+        checkpoint.save_checkpoint(tmp_path, state, IDENTITY, 1)
 
 
 def test_a_checkpoint_of_another_format_is_refused_before_anything_changes(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(checkpoint, "FORMAT", 1)
-    checkpoint.save(tmp_path, step(fresh("adamw"), 1), IDENTITY, 1)
+    checkpoint.save_checkpoint(tmp_path, step(fresh("adamw"), 1), IDENTITY, 1)
     monkeypatch.undo()
     found, again = checkpoint.newest(tmp_path)[0], fresh("adamw", seed=1)
     before = whole(again)
     assert found is not None
     with pytest.raises(RunError, match="another version of finetune"):
-        checkpoint.load(found, again)
+        checkpoint.load_checkpoint(found, again)
     assert whole(again) == before

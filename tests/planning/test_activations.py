@@ -36,7 +36,7 @@ def test_the_bytes_are_those_that_a_real_forward_pass_keeps(variant: Variant, ba
         kept[tensor.untyped_storage()._cdata] = tensor
         return tensor
 
-    channels, cells = b.plan.facts.channels, 256 // b.plan.facts.cell
+    channels, cells = b.plan.facts.channels, 256 // b.plan.facts.vae_scale_factor
     noisy, size = torch.randn(batch, channels, cells, cells), torch.ones(batch, 6)
     t = b.family.process.at(torch.full((batch,), 0.5))
     text = read(b.family, ["a cup"] * batch)
@@ -71,7 +71,7 @@ def test_recomputing_loads_nothing_that_was_let_go(tmp_path: Path) -> None:
     base, data = tiny_base(tmp_path / "base", "sdxl"), pictures(tmp_path / "data")
     plan = settled(base, data, train__gradient_checkpointing=True)
     family, device = begin.open_base(plan), begin.open_machine("fp32")
-    begin.attach(plan, family, device)
+    begin.attach_adapter(plan, family, device)
     assert family.parts.loaded().keys() == {"unet"}
     assert family.parts["unet"].is_gradient_checkpointing
 
@@ -102,7 +102,7 @@ def test_a_plan_and_its_memory_are_known_without_reading_a_weight(
         file |= dict(vae_to_ldm(k, v) for k, v in whole.parts["vae"].state_dict().items())
         file |= clip_to_ldm(dict(whole.parts["text_encoder"].state_dict()))
         save_file({k: v.contiguous() for k, v in file.items()}, base)
-    for module, reader in ((weights, "load"), (parts, "from_pretrained"), (parts, "fingerprint")):
+    for module, reader in ((weights, "load_tensors"), (parts, "from_pretrained"), (parts, "fingerprint")):
         monkeypatch.setattr(module, reader, lambda *a, **_: pytest.fail(f"read weights: {a}"))
     plan = settled(base, pictures(tmp_path / "data"))
-    assert memory.activation_bytes(plan) and all(row.parameters for row in footprint.components(plan))
+    assert memory.activation_bytes(plan) and all(row.parameters for row in footprint.component_footprints(plan))

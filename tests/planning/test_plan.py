@@ -21,7 +21,7 @@ from finetune.families.base import components
 from finetune.machine import DTYPES
 from finetune.planning import footprint
 from finetune.planning import plan as planning
-from finetune.planning.footprint import Component
+from finetune.planning.footprint import ComponentFootprint
 from finetune.planning.plan import Plan
 from finetune.planning.resolve import precision
 from finetune.training.preflight import Measured
@@ -51,7 +51,7 @@ def album(folder: Path, sizes: list[tuple[int, int]], caption: str = "picture {}
 def planned(folder: Path, *sets: str, world: int = 1, text: str = "") -> Plan:
     path = folder.parent / "recipe.toml"
     path.write_text(text or f'base = "pocket"\n[data]\npath = "{folder}"\n')
-    return planning.settle(recipe.load(path, sets), world)
+    return planning.resolve_plan(recipe.load(path, sets), world)
 
 
 # --- where each value came from --------------------------------------------------------------------------------------
@@ -77,7 +77,7 @@ def test_the_screen_answers_first_then_shows_every_setting_and_wraps_only_values
     monkeypatch.setenv("COLUMNS", str(columns))
     prompts = 'sample.prompts=["a very long prompt of a mug on a wooden table", "another one [bold]in brackets[/bold]"]'
     plan = planned(photos, "train.batch=2", prompts, "data.trigger=sks")
-    plan_view.show(plan, footprint.components(plan), None, 5 << 30)
+    plan_view.show(plan, footprint.component_footprints(plan), None, 5 << 30)
     shown = capsys.readouterr().out
     rest, _, table = shown.partition("setting ")
     answers = [line.split()[0] for line in shown.partition("size in px")[0].splitlines() if line[:1].strip()]
@@ -96,7 +96,9 @@ def test_the_screen_answers_first_then_shows_every_setting_and_wraps_only_values
 def test_the_tables_of_the_largest_numbers_fit_80_columns(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     gib = 1 << 30
-    row = Component("text_encoder_2", 12_345_678_901, 234_567_890, 999, 123 * gib, 123 * gib, 123 * gib, 123 * gib)
+    row = ComponentFootprint(
+        "text_encoder_2", 12_345_678_901, 234_567_890, 999, 123 * gib, 123 * gib, 123 * gib, 123 * gib
+    )
     plan_view.Console().print(plan_view._memory([row]))
     header, line = capsys.readouterr().out.splitlines()
     assert header.split() == ["component", "parameters", "trained", "weights", "gradients", "optimizer", "EMA"]
@@ -107,7 +109,7 @@ def test_the_tables_of_the_largest_numbers_fit_80_columns(capsys, monkeypatch):
 def test_the_verdict_holds_what_is_needed_against_what_is_free(photos, monkeypatch, free, verdict):
     monkeypatch.setattr(plan_view, "device_memory", lambda: ("a test GPU", free))
     plan = planned(photos)
-    told = plan_view.answers(plan, footprint.components(plan), None, 5 << 30)["verdict"]
+    told = plan_view.answers(plan, footprint.component_footprints(plan), None, 5 << 30)["verdict"]
     assert told.startswith(verdict) and f"{free >> 30}.00 GiB free on a test GPU" in told
 
 
@@ -124,7 +126,7 @@ def test_a_resolved_recipe_plans_the_same_run_again(photos, tmp_path):
     first = planned(photos, "train.epochs=3", "train.batch=2", "data.trigger=sks", "data.class_word=mug")
     path = tmp_path / "resolved.toml"
     path.write_text(recipe.dumps(first.recipe))
-    again = planning.settle(recipe.load(path))
+    again = planning.resolve_plan(recipe.load(path))
     assert again.recipe == first.recipe and again.train == first.train and again.steps == first.steps
 
 
@@ -215,7 +217,7 @@ WEIGHED = [
 @pytest.mark.parametrize("variant, sets", WEIGHED, ids=[f"{v}-{len(s)}-{'.'.join(s)[-30:]}" for v, s in WEIGHED])
 def test_bytes_are_those_of_the_real_objects(variant, sets, bases, photos):
     plan = planned(photos, f"base={bases[variant]}", "data.resolution=128", *sets)
-    rows = {row.name: row for row in footprint.components(plan)}
+    rows = {row.name: row for row in footprint.component_footprints(plan)}
     config = plan.recipe
     family = families.load(config.base, DTYPES[config.train.precision])
     assert rows.keys() == components(family).keys()
@@ -248,7 +250,7 @@ def test_bytes_are_those_of_the_real_objects(variant, sets, bases, photos):
 def test_a_rank_for_modules_that_are_no_targets_is_refused(photos, bases):
     plan = planned(photos, f"base={bases['sd15']}", 'adapter.ranks={"ff.net.2" = 4}')
     with pytest.raises(RecipeError, match=r"'ff\.net\.2' match no module that adapter\.targets chooses"):
-        footprint.components(plan)
+        footprint.component_footprints(plan)
 
 
 # --- what it refuses -------------------------------------------------------------------------------------------------
@@ -369,7 +371,7 @@ def test_the_command_says_it_as_json_and_measures_one_real_step(bases, tmp_path,
         "activation_bytes", "encoder_bytes", "measured", "needed_bytes", "device",
     }  # fmt: skip
     assert found["identity"]["global_batch"] == 2 and found["base"]["family"] == "sd"
-    assert [c.keys() for c in found["components"]] == [set(Component._fields)] * 2
+    assert [c.keys() for c in found["components"]] == [set(ComponentFootprint._fields)] * 2
     assert found["bytes"] == sum(c[k] for c in found["components"] for k in c if k.endswith("_bytes"))
     measured = found["measured"]
     assert measured.keys() == {*Measured._fields, "eta_seconds"}

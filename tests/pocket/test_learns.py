@@ -72,10 +72,10 @@ def backgrounds(pictures: list[Image.Image]) -> list[str]:
 
 def fidelity(pictures: list[Image.Image]) -> float:
     """Similarity to the real pictures of the product, over their own."""
-    eyes = likeness.Eyes.load(shipped.EYES)
-    real = dataset.read(shipped.EXAMPLES / "product").examples
+    eyes = likeness.FeatureExtractor.load(shipped.EYES)
+    real = dataset.read_dataset(shipped.EXAMPLES / "product").examples
     features = eyes.of_pictures([Image.open(one.path) for one in real])
-    return likeness.between(eyes.of_pictures(pictures), features) / likeness.mutual(features)
+    return likeness.cross(eyes.of_pictures(pictures), features) / likeness.pairwise(features)
 
 
 def test_the_product_stands_on_backgrounds_it_was_not_trained_on(product):

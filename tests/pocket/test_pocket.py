@@ -15,7 +15,7 @@ from transformers import CLIPTokenizer
 
 from finetune import families
 from finetune import resources as shipped
-from finetune.evaluation.similarity import Eyes, agreement
+from finetune.evaluation.similarity import FeatureExtractor, clip_t
 from finetune.sampling.session import Session
 
 MEGABYTE = 1_000_000
@@ -93,11 +93,11 @@ def test_the_referee_would_notice_other_pictures(verdicts: list[Verdict]) -> Non
 
 
 def test_the_eyes_find_the_caption_that_a_picture_was_painted_from(painted: list[Image.Image]) -> None:
-    eyes = Eyes.load(shipped.EYES)
+    eyes = FeatureExtractor.load(shipped.EYES)
     pictures, captions = eyes.of_pictures(painted), eyes.of_captions([prompt(*pair) for pair in ASKED])
     best = (pictures @ captions.T).argmax(1).tolist()
     assert sum(b == i for i, b in enumerate(best)) >= 9
-    assert agreement(pictures, captions) > agreement(pictures, captions.roll(1, 0)) + 0.3
+    assert clip_t(pictures, captions) > clip_t(pictures, captions.roll(1, 0)) + 0.3
 
 
 def test_a_word_nobody_has_read_leaves_the_picture_alone() -> None:

@@ -158,7 +158,7 @@ def test_the_base_is_named_in_kohyas_and_modelspecs_words(
     variant: str, prediction: str, version: str, architecture: str
 ) -> None:
     facts = families.detect("pocket")._replace(variant=variant, prediction=prediction)
-    told = metadata.build(About.of(facts), {"unet.x": Lora(torch.ones(1, 2), torch.ones(2, 1), 1.0)}, "x", {})
+    told = metadata.make_metadata(About.of(facts), {"unet.x": Lora(torch.ones(1, 2), torch.ones(2, 1), 1.0)}, "x", {})
     assert (told["ss_base_model_version"], told["modelspec.architecture"]) == (version, architecture)
 
 
@@ -200,11 +200,11 @@ def test_the_header_of_a_full_size_adapter_stays_under_1_mib() -> None:
     modules = {name.format(n): Lora(torch.ones(1, 1), torch.ones(1, 1), 0.3) for n in range(380)}
     tensors = layouts.universal(modules, torch.float32, "sd")
     about = replace(ABOUT, recipe="x" * 5000)
-    told = metadata.build(about, modules, NAME, tensors)
+    told = metadata.make_metadata(about, modules, NAME, tensors)
     header = json.dumps({k: {"dtype": "F32", "shape": [1280, 1280], "data_offsets": [10**9, 10**9]} for k in tensors})
     assert len(header) + len(json.dumps(told)) < 1 << 20
     with pytest.raises(RunError, match="1 MiB"):
-        metadata.build(replace(about, recipe="x" * (1 << 20)), modules, NAME, tensors)
+        metadata.make_metadata(replace(about, recipe="x" * (1 << 20)), modules, NAME, tensors)
 
 
 def test_the_payload_hash_does_not_depend_on_the_metadata(file: Path, tmp_path: Path, modules: AdapterState) -> None:
@@ -387,7 +387,7 @@ def test_a_strangers_file_of_many_alphas_is_read_right_and_its_failing_in_diffus
 ) -> None:
     stranger = tmp_path / "theirs.safetensors"
     save_file(kohya_file(modules), stranger, {"ss_base_model_version": "sd_v1"})
-    read = layouts.read(stranger, places)
+    read = layouts.read_adapter(stranger, places)
     assert read.layout == "kohya" and not read.problems
     for name, change in dense(modules).items():
         found = read.modules[name]
@@ -461,7 +461,7 @@ def test_every_layout_converts_into_every_other_and_back(run: Path, tmp_path: Pa
         for other in ("diffusers", "peft", "universal"):
             out = tmp_path / f"{number}{layout}-{other}"
             assert convert(source, other, out) < 1e-6
-            again = layouts.read(out)
+            again = layouts.read_adapter(out)
             assert set(modules) <= set(again.modules) and not again.problems
             assert metadata.about(again.metadata) == ABOUT
 

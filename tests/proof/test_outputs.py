@@ -71,7 +71,7 @@ def proved(
     b: Bench, base: str, out: Path, live: AdapterState | None = None, dtype: export.Dtype = "float32"
 ) -> verify.Report:
     """The end of a run: read, write, keep the outputs, let go, verify."""
-    live = live or adapters.read(components(b.family))
+    live = live or adapters.read_changes(components(b.family))
     file = export.write_file(live, out, "universal", dtype, About.of(b.plan.facts))
     settings = b.plan.recipe.train
     kept = outputs.reference(b.family, b.captions.known, DTYPES[settings.precision], settings.base_bits, False)
@@ -85,7 +85,7 @@ def test_what_is_trained_and_not_read_is_refused_by_name(
     method, name = OVERLOOKED[what]
     b = trained(data, "pocket", method, monkeypatch)
     with pytest.raises(VerifyError, match=rf"of \d+ trained tensors are not in what is exported, unet\..*{name}"):
-        adapters.check_read(b.state.trainable, adapters.read(components(b.family)))
+        adapters.check_read(b.state.trainable, adapters.read_changes(components(b.family)))
 
 
 @pytest.mark.parametrize("what", OVERLOOKED)
@@ -116,7 +116,7 @@ def test_a_run_does_not_call_a_file_verified_that_lacks_what_was_trained(
 def test_a_tensor_counts_once_and_to_the_bit(data: Path) -> None:
     b = bench("pocket", data, data__resolution=64)
     b.grow()
-    read = adapters.read(components(b.family))
+    read = adapters.read_changes(components(b.family))
     adapters.check_read(b.state.trainable, read)
     name = next(iter(read))
     for wrong in (read[name].down + 1e-7, read[name].up.mT, torch.zeros_like(read[name].down)):
@@ -126,7 +126,7 @@ def test_a_tensor_counts_once_and_to_the_bit(data: Path) -> None:
         adapters.check_read(b.state.trainable, {n: one for n, one in read.items() if n != name})
 
 
-@pytest.mark.parametrize("dtype", export.DTYPES)
+@pytest.mark.parametrize("dtype", export.FILE_DTYPES)
 @pytest.mark.parametrize(
     ("base", "settings"),
     [
@@ -146,18 +146,18 @@ def test_a_right_file_computes_what_the_trained_model_did(
     report = proved(b, where, tmp_path / "a.safetensors", dtype=dtype)
     assert report.ok, report.problems
     assert report.outputs is not None
-    assert report.outputs < outputs.LIMIT[export.DTYPES[dtype]]
+    assert report.outputs < outputs.LIMIT[export.FILE_DTYPES[dtype]]
     assert dtype == "float32" or report.outputs > 1e-5
 
 
-@pytest.mark.parametrize("dtype", export.DTYPES)
+@pytest.mark.parametrize("dtype", export.FILE_DTYPES)
 def test_a_file_that_is_off_by_a_little_more_than_its_dtype_is_refused(
     dtype: export.Dtype, data: Path, tmp_path: Path
 ) -> None:
     b = bench("pocket", data, data__resolution=64)
     b.grow()
-    factor = 1 + 3 * outputs.LIMIT[export.DTYPES[dtype]]
-    off = {n: one._replace(scale=one.scale * factor) for n, one in adapters.read(components(b.family)).items()}
+    factor = 1 + 3 * outputs.LIMIT[export.FILE_DTYPES[dtype]]
+    off = {n: one._replace(scale=one.scale * factor) for n, one in adapters.read_changes(components(b.family)).items()}
     report = proved(b, "pocket", tmp_path / "a.safetensors", off, dtype)
     assert [p for p in report.problems if "the outputs differ from the trained model's by" in p], report
     assert report.live == pytest.approx(0, abs=4e-3)
@@ -171,7 +171,7 @@ def test_of_a_large_base_a_wrong_file_is_seen_in_bf16(
     base = str(tiny_base(tmp_path / "base", "flux"))
     b = bench(base, data, train__precision="bf16", adapter__targets="all")
     b.grow(0.2)
-    live = adapters.read(components(b.family))
+    live = adapters.read_changes(components(b.family))
     kept = outputs.reference(b.family, b.captions.known, torch.bfloat16, None, True)
     half = {n: one._replace(scale=one.scale / 2) for n, one in live.items()}
     for modules, right in ((live, True), (half, False)):

@@ -53,7 +53,7 @@ class Place:
         place = next(n for n in export.base_sites(str(root / "one")) if n.endswith("attn1.to_q"))
         out, inside = export.base_sites(str(root / "one"))[place]
         tensors = layouts.universal({place: Lora(torch.ones(2, inside), torch.ones(out, 2), 0.1)}, torch.float32, "sd")
-        weights.write(tensors, root / "start.safetensors", {})
+        weights.write_tensors(tensors, root / "start.safetensors", {})
         images = {"a.png": (64, 64), "b.png": (128, 64), "c.png": (64, 150)}
         for folder in ("photos", "half"):
             for i, (name, size) in enumerate(images.items()):
@@ -68,7 +68,7 @@ class Place:
         return recipe.load(path, [item.replace("ROOT", str(self.root)) for item in sets])
 
     def plan(self, sets: list[str]) -> Plan:
-        return planning.settle(self.load(sets))
+        return planning.resolve_plan(self.load(sets))
 
     def family(self, plan: Plan) -> Family:
         bits = (plan.recipe.data.text_encoder_bits, plan.recipe.train.base_bits)
@@ -108,7 +108,7 @@ def what_is_planned(place: Place, sets: list[str]) -> object:
 
 
 def what_is_trained(place: Place, sets: list[str]) -> object:
-    return [row._replace(optimizer_bytes=0) for row in footprint.components(place.plan(sets))]
+    return [row._replace(optimizer_bytes=0) for row in footprint.component_footprints(place.plan(sets))]
 
 
 def what_is_asked_of_the_sampler(place: Place, sets: list[str]) -> object:
@@ -152,7 +152,7 @@ def what_is_allowed(place: Place, sets: list[str]) -> object:
 
 
 def what_the_running_mean_is(place: Place, sets: list[str]) -> object:
-    return place.begin(place.plan([*sets, FEW])).state.mean is not None
+    return place.begin(place.plan([*sets, FEW])).state.ema is not None
 
 
 def after_how_many_bad_steps_it_stops(place: Place, sets: list[str]) -> object:
@@ -185,7 +185,7 @@ def what_is_written(place: Place, sets: list[str]) -> object:
     family = place.family(plan)
     trained = {n: family.parts[n] for n in adapters.component_names(plan.recipe.adapter, "unet")}
     adapters.attach(trained, family.presets, plan.recipe.adapter, 0)
-    modules = {n: m._replace(up=m.up + 0.01) for n, m in adapters.read(components(family)).items()}
+    modules = {n: m._replace(up=m.up + 0.01) for n, m in adapters.read_changes(components(family)).items()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(finish, "verify", lambda *_: None)
         patch.setattr(finish, "_passed", lambda *_: None)

@@ -54,7 +54,7 @@ def data(tmp_path_factory) -> dict[str, Path]:
     made = {}
     for kind in ("product", "style"):
         raw = tmp_path_factory.mktemp(kind)
-        found = dataset.read(shipped.EXAMPLES / kind)
+        found = dataset.read_dataset(shipped.EXAMPLES / kind)
         for example in found.examples[:2]:
             with Image.open(example.path) as image:
                 image.save(raw / Path(example.name).name)
@@ -115,13 +115,13 @@ def test_a_recipe_fits_the_gpu_that_it_names(name, bases, tmp_path, monkeypatch)
     for i in range(2):
         Image.new("RGB", (1024, 1024), (i, i, i)).save(photos / f"{i}.png")
     sets = [f"base={base}", f"data.path={photos}", "data.trigger=sks", "data.class_word=mug", "train.precision=bf16"]
-    shown = plan.settle(recipe.load(Path(name), sets))
-    [row] = [row for row in footprint.components(shown) if row.name == part]
+    shown = plan.resolve_plan(recipe.load(Path(name), sets))
+    [row] = [row for row in footprint.component_footprints(shown) if row.name == part]
     assert float(size) == pytest.approx((row.weight_bytes - 4 * row.trainable) / 1e9, abs=0.06)
     reading = _reading(line, shown, monkeypatch) / 2**30
     activations = memory.activation_bytes(shown) or case.guessed_activations
     assert activations is not None
-    training = (sum(r.bytes for r in footprint.components(shown) if r.trainable) + activations) / 2**30
+    training = (sum(r.bytes for r in footprint.component_footprints(shown) if r.trainable) + activations) / 2**30
     painting = row.weight_bytes / 2**30 + case.decoding_gib  # what CUDA itself takes is a guess
     assert max(reading, training, painting) * 9 / 8 + 1 <= int(gpu), (reading, training, painting)
 
@@ -146,7 +146,7 @@ def test_a_shipped_recipe_begins_with_a_sentence_and_explains_what_to_change(nam
 
 @pytest.mark.parametrize("name", [n for n in ADAPTERS if n.startswith("pocket")])
 def test_a_pocket_recipe_plans_as_it_is(name):
-    found = plan.settle(recipe.load(Path(name)))
+    found = plan.resolve_plan(recipe.load(Path(name)))
     assert found.steps * found.recipe.train.batch == found.samples
     assert found.recipe.data.trigger and len(found.recipe.sample.prompts) >= 4
     assert min(found.visits().values()) >= 20
@@ -162,8 +162,8 @@ def test_a_shipped_recipe_plans_trains_exports_and_verifies(name, bases, data, t
         "optimizer.warmup_steps=0", 'sample.prompts=["a {trigger}"]', "sample.guidance=1.0",
     ]  # fmt: skip
     loaded = recipe.load(Path(name), sets)
-    shown = plan.settle(loaded)
-    rows = footprint.components(shown)
+    shown = plan.resolve_plan(loaded)
+    rows = footprint.component_footprints(shown)
     trained = {row.name for row in rows if row.trainable}
     denoiser = families.family_class(shown.facts.family).denoiser_name
     assert trained == {denoiser if c == "denoiser" else c for c in loaded.recipe.adapter.components}
@@ -202,7 +202,7 @@ def _peaks(shown: plan.Plan, trained: set[str]) -> dict[str, float]:
     return {c: text if c.startswith("text_encoder") else config.learning_rate for c in trained}
 
 
-def _holds_what_was_trained(file: Path, rows: list[footprint.Component], shown: plan.Plan) -> None:
+def _holds_what_was_trained(file: Path, rows: list[footprint.ComponentFootprint], shown: plan.Plan) -> None:
     """Each trained module with a change in it, and the metadata of the recipe."""
     with safe_open(file, "pt") as opened:
         metadata = opened.metadata()
@@ -219,7 +219,7 @@ def _holds_what_was_trained(file: Path, rows: list[footprint.Component], shown: 
 
 def _can_be_repeated(folder: Path, shown: plan.Plan) -> None:
     """The run's own recipe plans the same run."""
-    again = plan.settle(recipe.load(folder / "recipe.toml"))
+    again = plan.resolve_plan(recipe.load(folder / "recipe.toml"))
     assert again.recipe == shown.recipe and again.micros == shown.micros
     assert json.loads((folder / "run.json").read_text())["outcome"] == "done"
     assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["step-000002"]
@@ -239,7 +239,7 @@ def test_a_shipped_recipe_finds_its_targets_in_the_published_base(name):
     """On the real structure, without its weights."""
     variant, component, count = PUBLISHED[name]
     found, family = recipe.load(Path(name)).recipe, families.family_class("sd")
-    modules = family.skeleton(str(single_file.CONFIGS / variant), None)
+    modules = family.on_meta(str(single_file.CONFIGS / variant), None)
     assert (
         sum(p.numel() for p in modules["unet"].parameters())
         == OF_RECIPE[name.partition("-")[0]].published[0].parameters

@@ -14,7 +14,7 @@ from support.bases import tiny_base
 from finetune import cli, families
 from finetune import tensors as weights
 from finetune.adapters import lora
-from finetune.adapters.change import AdapterState, live_name, sites
+from finetune.adapters.change import AdapterState, live_name, target_shapes
 from finetune.adapters.lora import Lora
 from finetune.errors import InputError, VerifyError, action
 from finetune.families.base import components
@@ -81,7 +81,7 @@ def adapter(seed: int, rank: int = 2) -> AdapterState:
 def files(tmp_path_factory) -> list[Path]:
     folder = tmp_path_factory.mktemp("adapters")
     for seed in (1, 2):
-        weights.write(layouts.universal(adapter(seed), torch.float32, "sd"), folder / f"{seed}.safetensors", {})
+        weights.write_tensors(layouts.universal(adapter(seed), torch.float32, "sd"), folder / f"{seed}.safetensors", {})
     return sorted(folder.glob("*.safetensors"))
 
 
@@ -201,7 +201,7 @@ def test_an_adapter_for_another_base_is_refused(tiny, tmp_path):
     absent = {"unet.nowhere.to_v": Lora(torch.ones(1, 32), torch.ones(32, 1), 1.0)}
     for i, modules in enumerate((wrong, absent)):
         file = tmp_path / f"{i}.safetensors"
-        weights.write(layouts.diffusers(modules, torch.float32), file, {})
+        weights.write_tensors(layouts.diffusers(modules, torch.float32), file, {})
         with pytest.raises(VerifyError, match=str(file)) as caught:
             adapted(tiny, [AdapterWeight(file)])
         assert caught.value.action == action("verify", file=file, base=tiny)
@@ -409,13 +409,13 @@ def test_a_large_base_is_sampled_in_few_bits_and_its_text_encoder_is_let_go_firs
 
 
 def test_a_large_base_wears_an_adapter_in_few_bits_and_merged_in_bf16(flux, tmp_path, capsys):
-    places = sites({"transformer": families.load(str(flux)).parts["transformer"]})
+    places = target_shapes({"transformer": families.load(str(flux)).parts["transformer"]})
     generator = torch.Generator().manual_seed(0)
     changes = {
         name: Lora(torch.randn(2, shape[1], generator=generator), torch.randn(shape[0], 2, generator=generator), 0.1)
         for name, shape in places.items() if name.endswith(("to_q", "to_v"))
     }  # fmt: skip
-    weights.write(layouts.universal(changes, torch.float32, "flux"), tmp_path / "a.safetensors", {})
+    weights.write_tensors(layouts.universal(changes, torch.float32, "flux"), tmp_path / "a.safetensors", {})
     order = ("--base", flux, "--prompt", "a cup", "--steps", 1, "--size", "64x64", "--precision", "bf16")
     wearing = ("--adapter", tmp_path / "a.safetensors")
     drawn = {}

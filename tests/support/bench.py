@@ -12,7 +12,7 @@ from finetune import recipe
 from finetune.encoding.text import Captions
 from finetune.evaluation import effect as evaluate
 from finetune.families.base import Family
-from finetune.machine import Machine
+from finetune.machine import Device
 from finetune.planning import plan as planning
 from finetune.recipe import Loaded, Recipe
 from finetune.training import loop as trainer
@@ -28,7 +28,7 @@ class Bench(NamedTuple):
     family: Family
     state: State
     batches: Batches
-    machine: Machine
+    machine: Device
     latents: evaluate.Latents
     captions: Captions
 
@@ -77,4 +77,4 @@ def settled(base: str | Path, data: str | Path, world: int = 1, **changes: objec
     few = {"adapter__targets": ("to_q", "to_v"), "adapter__text_encoder_targets": ("q_proj", "out_proj")}
     changes = few | {"data__caption_dropout": 0.0, "adapter__rank": 4} | changes
     wanted = Recipe.model_validate({"base": str(base), "data": {"path": str(data)}})
-    return planning.settle(Loaded(recipe.replace(wanted, **changes), {}, Path("recipe.toml")), world)
+    return planning.resolve_plan(Loaded(recipe.replace(wanted, **changes), {}, Path("recipe.toml")), world)

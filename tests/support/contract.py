@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from finetune import families
 from finetune.adapters import attach as adapters
-from finetune.adapters.change import sites
+from finetune.adapters.change import target_shapes
 from finetune.data.buckets import Bucket
 from finetune.families.base import Conditioning, Family, components, read, save
 from finetune.files.metadata import About
@@ -50,8 +50,8 @@ def facts_agree_with_the_weights(base: str, family: Family) -> None:
     alpha, _ = family.process.path.scales(family.process.at(ENDS))
     assert (float(alpha[-1]) == 0.0) == facts.zero_snr
     assert family.denoiser_name in components(family)
-    skeleton = type(family).skeleton(base, facts)
-    assert sites(skeleton) == sites(components(family))
+    skeleton = type(family).on_meta(base, facts)
+    assert target_shapes(skeleton) == target_shapes(components(family))
     assert all(p.is_meta for module in skeleton.values() for p in module.parameters())
     for component in components(family).values():
         assert not component.training and not any(p.requires_grad for p in component.parameters())
@@ -152,7 +152,7 @@ def the_pipeline_draws(family: Family) -> None:
     shot = SampleRequest("a cup", 3, steps=2, width=side, height=side)
     pictures = [Session(family).generate(shot).image for _ in range(2)]
     assert pictures[0].size == (side, side) and pictures[0].tobytes() == pictures[1].tobytes()
-    asked = family.painting(read(family, [shot.prompt]), read(family, [shot.negative]), shot.guidance)
+    asked = family.pipeline_inputs(read(family, [shot.prompt]), read(family, [shot.negative]), shot.guidance)
     chance = torch.Generator().manual_seed(shot.seed)
     stock = family.pipeline()(**asked, num_inference_steps=2, width=side, height=side, generator=chance).images[0]
     ours, theirs = (torch.frombuffer(bytearray(p.tobytes()), dtype=torch.uint8).int() for p in (pictures[0], stock))
@@ -170,7 +170,7 @@ def two_steps_train_and_every_layout_holds_them(base: str, out: Path) -> None:
     changed = {n.partition(".")[0] for n, w in b.weights().items() if not torch.equal(w, before[n])}
     assert changed == set(b.state.trainable)
     b.grow(0.1)  # as after long training: two steps are hardly seen in a picture
-    live = adapters.read(components(b.family))
+    live = adapters.read_changes(components(b.family))
     about = About.of(b.plan.facts)
     done = export.export(live, out / "adapter", "two", ("universal", "diffusers", "merged"), "float32", about, base)
     for file in (done.universal, done.diffusers, done.peft):

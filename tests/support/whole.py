@@ -14,12 +14,12 @@ STARTS = {
     "support.bases.tiny_base",
     "support.command.ran",
     "finetune.families.load",
-    "finetune.families.single_file.load_checkpoint",
+    "finetune.families.single_file.SingleFile",
     "finetune.families.single_file.open_checkpoint",
     "finetune.training.run.run",
     "finetune.training.loop.train",
     "finetune.cli.training_view.train",
-    "finetune.evaluation.similarity.Eyes",
+    "finetune.evaluation.similarity.FeatureExtractor",
 }
 """what a whole test reaches; a process of its own counts, as it may train"""
 

@@ -62,7 +62,7 @@ def names(folder: Path) -> list[str]:
 def reload(folder: Path, state: State) -> State:
     found, damage = checkpoint.newest(folder)
     assert found is not None and not damage
-    checkpoint.load(found, state)
+    checkpoint.load_checkpoint(found, state)
     return state
 
 
@@ -73,24 +73,24 @@ def reload(folder: Path, state: State) -> State:
 def test_what_is_loaded_goes_on_like_what_was_saved(name: str, tmp_path: Path) -> None:
     state = step(fresh(name), 3)
     state.bad_steps = 2
-    checkpoint.save(tmp_path, state, IDENTITY, 2)
+    checkpoint.save_checkpoint(tmp_path, state, IDENTITY, 2)
     again = reload(tmp_path, fresh(name, seed=1))
     assert (again.step, again.bad_steps) == (3, 2)
     assert_close(values(again), values(state), rtol=0, atol=0)
     # the two need not agree on how state is laid out in memory, but on what comes of it
     assert_close(values(step(again, 4)), values(step(state, 4)), rtol=0, atol=0)
-    saved = [checkpoint.save(tmp_path / n, s, IDENTITY, 2) for n, s in (("a", state), ("b", again))]
+    saved = [checkpoint.save_checkpoint(tmp_path / n, s, IDENTITY, 2) for n, s in (("a", state), ("b", again))]
     assert len({weights.payload_sha256(path / "optimizer.safetensors") for path in saved}) == 1
 
 
 def test_a_running_mean_is_kept_beside_the_weights_and_missed_when_it_is_gone(tmp_path: Path) -> None:
     state = step(fresh(), 2)
-    state.mean = [p.detach() + 1 for p in state.parameters]
-    path = checkpoint.save(tmp_path, state, IDENTITY, 1)
+    state.ema = [p.detach() + 1 for p in state.parameters]
+    path = checkpoint.save_checkpoint(tmp_path, state, IDENTITY, 1)
     again = fresh(seed=1)
     again.mean = [torch.zeros_like(p) for p in again.parameters]
     reload(tmp_path, again)
-    assert_close(again.mean, state.mean, rtol=0, atol=0)
+    assert_close(again.mean, state.ema, rtol=0, atol=0)
     assert_close(values(again), values(state), rtol=0, atol=0)
     (path / "mean.safetensors").unlink()
     found, damage = checkpoint.newest(tmp_path)
@@ -99,7 +99,7 @@ def test_a_running_mean_is_kept_beside_the_weights_and_missed_when_it_is_gone(tm
 
 def test_saving_and_loading_change_neither_rates_nor_groups(tmp_path: Path) -> None:
     state = step(fresh())
-    checkpoint.save(tmp_path, state, IDENTITY, 1)
+    checkpoint.save_checkpoint(tmp_path, state, IDENTITY, 1)
     again = fresh()
     for group in again.optimizer.param_groups:
         group["lr"] = 0.5  # a resumed run may have another length, and so other rates
@@ -112,7 +112,7 @@ def test_the_scale_of_half_precision_is_kept(tmp_path: Path) -> None:
     state.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     state.scaler.scale(torch.ones(1))
     state.scaler.update(512.0)
-    checkpoint.save(tmp_path, state, IDENTITY, 1)
+    checkpoint.save_checkpoint(tmp_path, state, IDENTITY, 1)
     again = fresh()
     again.scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
     reload(tmp_path, again)
@@ -120,7 +120,7 @@ def test_the_scale_of_half_precision_is_kept(tmp_path: Path) -> None:
 
 
 def test_it_is_safetensors_and_json_and_says_what_the_run_was(tmp_path: Path) -> None:
-    path = checkpoint.save(tmp_path, step(fresh(), 2), IDENTITY, 1)
+    path = checkpoint.save_checkpoint(tmp_path, step(fresh(), 2), IDENTITY, 1)
     assert path.name == "step-000002"
     assert names(path) == ["manifest.json", "optimizer.safetensors", "state.json", "trainable.safetensors"]
     found, _ = checkpoint.newest(tmp_path)
@@ -128,13 +128,13 @@ def test_it_is_safetensors_and_json_and_says_what_the_run_was(tmp_path: Path) ->
 
 
 def test_other_parameters_are_refused_and_nothing_is_changed(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path, step(fresh()), IDENTITY, 1)
+    checkpoint.save_checkpoint(tmp_path, step(fresh()), IDENTITY, 1)
     found, _ = checkpoint.newest(tmp_path)
     assert found is not None
     other = fresh(side=81)
     before = [p.clone() for p in values(other)]
     with pytest.raises(RunError, match="other parameters"):
-        checkpoint.load(found, other)
+        checkpoint.load_checkpoint(found, other)
     assert_close(values(other), before, rtol=0, atol=0)
 
 
@@ -153,7 +153,7 @@ def test_the_last_so_many_are_kept_also_beyond_a_million_steps(tmp_path: Path) -
     state = step(fresh())
     for number in (999_998, 999_999, 1_000_000, 1_000_001):
         state.step = number
-        checkpoint.save(tmp_path, state, IDENTITY, 2)
+        checkpoint.save_checkpoint(tmp_path, state, IDENTITY, 2)
         found, _ = checkpoint.newest(tmp_path)
         assert found is not None and found.step == number
     assert names(tmp_path) == ["step-1000000", "step-1000001"]
@@ -163,12 +163,12 @@ def test_a_new_one_is_kept_beside_newer_ones_that_are_damaged(tmp_path: Path) ->
     state = step(fresh())
     for number in (2, 4, 6):
         state.step = number
-        checkpoint.save(tmp_path, state, IDENTITY, 3)
+        checkpoint.save_checkpoint(tmp_path, state, IDENTITY, 3)
     for damaged in ("step-000004", "step-000006"):
         (tmp_path / damaged / "state.json").unlink()
     again = reload_oldest(tmp_path)
     again.step = 3
-    checkpoint.save(tmp_path, again, IDENTITY, 1)
+    checkpoint.save_checkpoint(tmp_path, again, IDENTITY, 1)
     found, damage = checkpoint.newest(tmp_path)
     assert found is not None and found.step == 3
     assert len(damage) == 2
@@ -178,23 +178,23 @@ def reload_oldest(folder: Path) -> State:
     found, _ = checkpoint.newest(folder)
     assert found is not None and found.step == 2
     state = fresh()
-    checkpoint.load(found, state)
+    checkpoint.load_checkpoint(found, state)
     return state
 
 
 def test_saving_a_step_again_replaces_a_damaged_one(tmp_path: Path) -> None:
     state = step(fresh())
-    path = checkpoint.save(tmp_path, state, IDENTITY, 2)
+    path = checkpoint.save_checkpoint(tmp_path, state, IDENTITY, 2)
     (path / "manifest.json").unlink()
     assert checkpoint.newest(tmp_path)[0] is None
-    checkpoint.save(tmp_path, state, IDENTITY, 2)
+    checkpoint.save_checkpoint(tmp_path, state, IDENTITY, 2)
     assert checkpoint.newest(tmp_path) == ((path, 1, IDENTITY), [])
 
 
 def test_what_is_not_a_checkpoint_is_neither_read_nor_removed(tmp_path: Path) -> None:
     (tmp_path / "step-mine").mkdir()
     (tmp_path / "notes").write_text("mine")
-    checkpoint.save(tmp_path, step(fresh()), IDENTITY, 1)
+    checkpoint.save_checkpoint(tmp_path, step(fresh()), IDENTITY, 1)
     found, damage = checkpoint.newest(tmp_path)
     assert found is not None and not damage
     assert names(tmp_path) == ["notes", "step-000001", "step-mine"]
@@ -218,7 +218,7 @@ def test_cut_at_any_moment_a_save_leaves_the_old_one_or_the_new_one(
     call: str, nth: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = step(fresh(), 2)
-    checkpoint.save(tmp_path, state, IDENTITY, 1)
+    checkpoint.save_checkpoint(tmp_path, state, IDENTITY, 1)
     step(state, 2)
     home = {"open": Path, "replace": Path, "rename": Path, "fsync": os, "rmtree": shutil}[call]
     own, calls = getattr(home, call), iter(range(100))
@@ -230,11 +230,11 @@ def test_cut_at_any_moment_a_save_leaves_the_old_one_or_the_new_one(
 
     with monkeypatch.context() as patched, pytest.raises(Cut):
         patched.setattr(home, call, cut)
-        checkpoint.save(tmp_path, state, IDENTITY, 1)
+        checkpoint.save_checkpoint(tmp_path, state, IDENTITY, 1)
     found, damage = checkpoint.newest(tmp_path)
     assert found is not None and not damage
     assert found.step == (4 if call == "rmtree" or (call, nth) == ("fsync", 4) else 2)
-    checkpoint.save(tmp_path, state, IDENTITY, 1)
+    checkpoint.save_checkpoint(tmp_path, state, IDENTITY, 1)
     assert names(tmp_path) == ["step-000004"]
 
 
@@ -247,7 +247,7 @@ def test_a_damaged_one_is_named_and_the_one_before_is_found(name: str, damage: s
     state = step(fresh(side=4))
     for number in (5, 10):
         state.step = number
-        checkpoint.save(tmp_path, state, IDENTITY, 2)
+        checkpoint.save_checkpoint(tmp_path, state, IDENTITY, 2)
     file = tmp_path / "step-000010" / name
     content = bytearray(file.read_bytes())
     if damage == "missing":
@@ -263,7 +263,7 @@ def test_a_damaged_one_is_named_and_the_one_before_is_found(name: str, damage: s
 
 
 def test_a_manifest_of_another_shape_is_damage(tmp_path: Path) -> None:
-    path = checkpoint.save(tmp_path, step(fresh(side=4)), IDENTITY, 1)
+    path = checkpoint.save_checkpoint(tmp_path, step(fresh(side=4)), IDENTITY, 1)
     for content in (json.dumps([]), json.dumps("text"), "\0", "\udcff"):
         (path / "manifest.json").write_bytes(content.encode("utf-8", "surrogateescape"))
         assert checkpoint.newest(tmp_path)[0] is None
@@ -286,10 +286,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def same(one: Path, other: Path) -> None:
-    names = {n: () for n in layouts.read(other).modules}
-    assert names and layouts.read(one, names).modules.keys() == names.keys()
-    for name, change in layouts.read(other, names).modules.items():
-        found = layouts.read(one, names).modules[name]
+    names = {n: () for n in layouts.read_adapter(other).modules}
+    assert names and layouts.read_adapter(one, names).modules.keys() == names.keys()
+    for name, change in layouts.read_adapter(other, names).modules.items():
+        found = layouts.read_adapter(one, names).modules[name]
         assert (found.rank, found.scale) == (change.rank, change.scale) == (8, 0.5)
         assert_close(found.tensors(), change.tensors(), rtol=0, atol=0)
 
@@ -319,17 +319,17 @@ def test_its_files_are_those_that_export_writes(trained: Path) -> None:
 def test_a_checkpoint_is_exported_verified_and_gone_on_from(trained: Path, tmp_path: Path) -> None:
     last = trained / "checkpoints" / "step-000004"
     assert convert(last, "universal", tmp_path / "a.safetensors", "pocket") < 1e-5
-    names = layouts.read(trained / "adapter" / "peft").modules
-    exported = layouts.read(next((trained / "adapter").glob("*.safetensors")), names)
-    for name, change in layouts.read(tmp_path / "a.safetensors", names).modules.items():
+    names = layouts.read_adapter(trained / "adapter" / "peft").modules
+    exported = layouts.read_adapter(next((trained / "adapter").glob("*.safetensors")), names)
+    for name, change in layouts.read_adapter(tmp_path / "a.safetensors", names).modules.items():
         assert_close(change.delta(torch.empty(0)), exported.modules[name].delta(torch.empty(0)), rtol=0, atol=0)
     report = verify(last, "pocket")
     assert report.ok and report.alphas == {"4": report.hit}, report.problems
     second = bench("pocket", pictures(tmp_path / "data"), data__resolution=64, adapter__rank=8, adapter__init_from=last,
                    adapter__components=("denoiser", "text_encoder"), adapter__targets=("attn2.to_q", "attn2.to_v"),
                    adapter__text_encoder_targets="attention")  # fmt: skip
-    begun = adapters.read(components(second.family))
-    for name, change in layouts.read(trained / "adapter" / "peft", names).modules.items():
+    begun = adapters.read_changes(components(second.family))
+    for name, change in layouts.read_adapter(trained / "adapter" / "peft", names).modules.items():
         before = change.delta(torch.empty(0))
         assert_close(begun[name].delta(torch.empty(0)), before, rtol=0, atol=1e-7)
 
@@ -339,12 +339,12 @@ def test_a_loose_file_with_pefts_names_in_memory_and_no_alpha_is_refused(trained
     file = trained / "checkpoints" / "step-000004" / "unet" / layouts.PEFT_WEIGHTS
     stem = "base_model.model."
     old = {"unet." + k.removeprefix(stem).replace(".weight", ".default.weight"): t for k, t in load_file(file).items()}
-    weights.write(old, tmp_path / "trainable.safetensors", {})
-    found = layouts.read(tmp_path / "trainable.safetensors")
+    weights.write_tensors(old, tmp_path / "trainable.safetensors", {})
+    found = layouts.read_adapter(tmp_path / "trainable.safetensors")
     assert not found.modules and found.problems and all("its strength is not known" in p for p in found.problems)
     raw = sorted({k.partition(".lora_")[0] for k in old})
-    weights.write(old | {f"{r}.alpha": torch.tensor(4.0) for r in raw}, tmp_path / "b.safetensors", {})
-    told = layouts.read(tmp_path / "b.safetensors")
+    weights.write_tensors(old | {f"{r}.alpha": torch.tensor(4.0) for r in raw}, tmp_path / "b.safetensors", {})
+    told = layouts.read_adapter(tmp_path / "b.safetensors")
     assert told.problems == () and {change.scale for change in told.modules.values()} == {0.5}
 
 
@@ -352,12 +352,12 @@ def test_a_checkpoint_of_the_format_before_is_resumed(tmp_path: Path) -> None:
     data = pictures(tmp_path / "data")
     one, other = (bench("pocket", data, data__resolution=64, train__ema=0.5) for _ in range(2))
     one.train(1)
-    path = checkpoint.save(tmp_path / "checkpoints", one.state, IDENTITY, 1)
+    path = checkpoint.save_checkpoint(tmp_path / "checkpoints", one.state, IDENTITY, 1)
     shutil.rmtree(path / "unet")
     shutil.rmtree(path / "ema")
     named = one.named()
-    weights.write(named, path / "trainable.safetensors", {})
-    weights.write(dict(zip(named, one.state.mean or (), strict=True)), path / "mean.safetensors", {})
+    weights.write_tensors(named, path / "trainable.safetensors", {})
+    weights.write_tensors(dict(zip(named, one.state.ema or (), strict=True)), path / "mean.safetensors", {})
     content = json.loads((path / "state.json").read_text()) | {"format": 2}
     (path / "state.json").write_text(json.dumps(content))
     written = ("trainable.safetensors", "mean.safetensors", "optimizer.safetensors", "state.json")
@@ -365,7 +365,7 @@ def test_a_checkpoint_of_the_format_before_is_resumed(tmp_path: Path) -> None:
     (path / "manifest.json").write_text(json.dumps(manifest))
     reload(tmp_path / "checkpoints", other.state)
     assert_close(other.weights(), one.weights(), rtol=0, atol=0)
-    assert_close(other.state.mean, one.state.mean, rtol=0, atol=0)
+    assert_close(other.state.ema, one.state.ema, rtol=0, atol=0)
     assert [s.loss for s in other.train()] == [s.loss for s in one.train()]
 
 
@@ -373,7 +373,7 @@ def test_an_adapter_of_other_parameters_is_refused(tmp_path: Path) -> None:
     data = pictures(tmp_path / "data")
     one = bench("pocket", data, data__resolution=64)
     for changes in ({"adapter__targets": ("to_q",)}, {"adapter__rank": 2}):
-        checkpoint.save(tmp_path / "checkpoints", one.state, IDENTITY, 1)
+        checkpoint.save_checkpoint(tmp_path / "checkpoints", one.state, IDENTITY, 1)
         other = bench("pocket", data, data__resolution=64, **changes)
         with pytest.raises(RunError, match="other parameters"):
             reload(tmp_path / "checkpoints", other.state)

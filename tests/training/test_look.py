@@ -32,7 +32,7 @@ CHOICES = {"data__crop": "random", "data__flip": True, "data__caption_dropout": 
 def taken(plan: Plan) -> list[Look]:
     """By every micro-batch of the run, one after the other."""
     pools = [plan.train, *([plan.prior] if plan.prior else [])]
-    micros = [(pool, pool.schedule.micro(m)) for pool in pools for m in range(plan.micros)]
+    micros = [(pool, pool.schedule.micro_batch(m)) for pool in pools for m in range(plan.micros)]
     return [look.look(plan, pool.placed[v.sample], v.visit) for pool, micro in micros for v in micro.views]
 
 

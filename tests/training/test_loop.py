@@ -251,7 +251,7 @@ def one_rank(base: str, data: str, classes: str, out: Path, accumulate: int) -> 
               adapter__dropout=0.1, optimizer__schedule="cosine", optimizer__warmup_steps=1,
               optimizer__learning_rate=1e-3)  # fmt: skip
     rank = b.machine.ranks.rank
-    assert b.machine.ranks.world == world
+    assert b.machine.ranks.world_size == world
     out.mkdir(exist_ok=True)
     if rank == 0:
         save_file(b.weights(), out / "start.safetensors")
@@ -293,7 +293,7 @@ def test_written_out_or_fused_attention_gives_the_same_gradients(sd15: Path, dat
     made = bench(sd15, data)
     made.grow()
     fused = made.gradients()
-    with trainer.attention(made.batches.step(0, made.machine.ranks)):
+    with trainer.attention_backend(made.batches.step(0, made.machine.ranks)):
         assert not torch.backends.cuda.flash_sdp_enabled()
         assert_close(made.gradients(), fused, rtol=1e-4, atol=1e-7)
 
@@ -311,8 +311,8 @@ def test_the_running_mean_is_the_weighted_sum_of_all_the_weights_that_were(sd15:
     assert kept[0] < kept[2] < kept[3] == 0.35
     share = [float(np.prod(kept[k:])) * (1 - kept[k - 1] if k else 1) for k in range(5)]
     assert sum(share) == pytest.approx(1)
-    assert made.state.mean is not None
-    for (name, last), mean in zip(made.weights().items(), made.state.mean, strict=True):
+    assert made.state.ema is not None
+    for (name, last), mean in zip(made.weights().items(), made.state.ema, strict=True):
         assert_close(mean, sum(w[name] * s for w, s in zip(seen, share, strict=True)), rtol=1e-5, atol=1e-7)
         assert not torch.equal(mean, last)
 
@@ -320,9 +320,9 @@ def test_the_running_mean_is_the_weighted_sum_of_all_the_weights_that_were(sd15:
 def test_the_running_mean_takes_the_place_of_the_weights_and_gives_it_back(sd15: Path, data: Path) -> None:
     made = bench(sd15, data, train__steps=2, train__ema=0.5, optimizer__learning_rate=1e-2)
     made.train()
-    assert made.state.mean is not None
-    last, mean = made.weights(), [m.clone() for m in made.state.mean]
-    with trainer.averaged(made.state):
+    assert made.state.ema is not None
+    last, mean = made.weights(), [m.clone() for m in made.state.ema]
+    with trainer.ema_weights(made.state):
         assert_close(list(made.weights().values()), mean, rtol=0, atol=0)
     assert_close(made.weights(), last, rtol=0, atol=0)
-    assert_close(made.state.mean, mean, rtol=0, atol=0)
+    assert_close(made.state.ema, mean, rtol=0, atol=0)

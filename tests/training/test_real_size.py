@@ -123,7 +123,7 @@ def write_denoiser(base: Path, configs: Path) -> Path:
         (base / part / "config.json").write_bytes((configs / part / "config.json").read_bytes())
     AutoencoderKL.from_config(json.loads((base / "vae" / "config.json").read_text())).save_pretrained(base / "vae")
     facts = families.detect(str(base))
-    [(name, module)] = families.family_class(facts.family).skeleton(str(base), facts).items()
+    [(name, module)] = families.family_class(facts.family).on_meta(str(base), facts).items()
     (base / name / "diffusion_pytorch_model.safetensors").unlink()
     noise = (torch.randn(1 << 26) * 0.02).bfloat16()
     shard, number, places = dict[str, torch.Tensor](), 0, dict[str, str]()

@@ -199,7 +199,7 @@ def test_killed_at_five_steps_and_while_saving_a_run_ends_with_the_same_bytes(ki
         whole / "adapter" / "mug.safetensors"
     )
     assert saved_bytes(resumed, LENGTH) == saved_bytes(whole, LENGTH)
-    assert len(planning.settle(everything(killed, components)).train.schedule.buckets) == 3
+    assert len(planning.resolve_plan(everything(killed, components)).train.schedule.buckets) == 3
 
 
 @pytest.mark.parametrize("components", COMPONENTS)
@@ -243,7 +243,7 @@ KINDS: dict[str, dict[str, object]] = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_resumed_run_equals_an_unbroken_one(kind: str, data: Path, tmp_path: Path) -> None:
     loaded = short(data, **KINDS[kind])
-    last = planning.settle(loaded).steps
+    last = planning.resolve_plan(loaded).steps
     unbroken = begin(loaded, tmp_path / "whole", last)
     lose(loaded, tmp_path / "lost", last - 1 if last % 2 == 0 else last)
     # as the printed command does: by the recipe in the run's folder

@@ -36,7 +36,7 @@ from finetune.evaluation import effect as evaluate
 from finetune.events import Event, Finished, Note, Sampled, Stage, Stepped, Validated
 from finetune.families.base import Family, Moments, components
 from finetune.families.sd import StableDiffusion
-from finetune.machine import Machine, Ranks
+from finetune.machine import Device, Ranks
 from finetune.planning import plan as planning
 from finetune.planning.plan import Plan
 from finetune.proof import export
@@ -361,13 +361,13 @@ def spoil(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[int, float]]:
 def states(monkeypatch: pytest.MonkeyPatch) -> list[State]:
     """The state of each run that is begun."""
     found: list[State] = []
-    attach = beginning.attach
+    attach = beginning.attach_adapter
 
-    def kept(plan: Plan, family: Family, device: Machine) -> State:
+    def kept(plan: Plan, family: Family, device: Device) -> State:
         found.append(attach(plan, family, device))
         return found[-1]
 
-    monkeypatch.setattr(beginning, "attach", kept)
+    monkeypatch.setattr(beginning, "attach_adapter", kept)
     return found
 
 
@@ -453,7 +453,7 @@ def test_a_run_that_changed_nothing_fails(adapter: Adapter, data: Path, tmp_path
 def test_a_part_that_gets_no_gradient_is_named_before_the_first_step(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    attach, dead = beginning.attach, []
+    attach, dead = beginning.attach_adapter, []
 
     def with_a_dead_part(*a: object) -> State:
         state = attach(*a)  # type: ignore[arg-type]
@@ -462,7 +462,7 @@ def test_a_part_that_gets_no_gradient_is_named_before_the_first_step(
         dead.append(f"unet: 1 of {len(outer)} trained parts get no gradient, {outer[2]} first")
         return state
 
-    monkeypatch.setattr(beginning, "attach", with_a_dead_part)
+    monkeypatch.setattr(beginning, "attach_adapter", with_a_dead_part)
     error = refused(short(data), tmp_path / "out", TrainError)
     assert error.exit_code == 4
     assert dead == [error.problem] and "adapter.targets" in error.hint
@@ -471,14 +471,14 @@ def test_a_part_that_gets_no_gradient_is_named_before_the_first_step(
 def test_an_adapter_that_changes_the_base_before_its_first_step_is_refused(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    attach = beginning.attach
+    attach = beginning.attach_adapter
 
     def disturbed(*a: object) -> State:
         state = attach(*a)  # type: ignore[arg-type]
         next(p for n, p in state.trainable["unet"].items() if "lora_B" in n).data += 0.1
         return state
 
-    monkeypatch.setattr(beginning, "attach", disturbed)
+    monkeypatch.setattr(beginning, "attach_adapter", disturbed)
     assert "before its first step" in refused(short(data), tmp_path / "out", TrainError).problem
 
 
@@ -590,7 +590,7 @@ def test_sampling_and_validation_do_not_disturb_training(
 def test_a_sampler_that_fails_does_not_cost_the_steps_before_it(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    draw = pictures.draw
+    draw = pictures.draw_samples
     monkeypatch.setattr(
         pictures, "draw", lambda *a: no_device_memory() if calls.append(1) or len(calls) > 1 else draw(*a)
     )
@@ -634,8 +634,8 @@ def test_the_final_adapter_row_is_drawn_from_the_exported_file(finished: Done, t
     file = tmp_path / "adapter" / "mug.safetensors"
     file.parent.mkdir()
     tensors = {n: t * 3 if n.endswith("lora_up.weight") else t for n, t in load_file(finished.result.path).items()}
-    weights.write(tensors, file, {})
-    plan = planning.settle(finished.loaded)
+    weights.write_tensors(tensors, file, {})
+    plan = planning.resolve_plan(finished.loaded)
     final_sheet(plan, file, tmp_path)
     shown = pixels(tmp_path / "samples" / "final-mug" / "00.png")
     assert not np.array_equal(shown, pixels(finished.out / "samples" / "final-mug" / "00.png"))
@@ -660,7 +660,7 @@ def test_all_of_a_denoiser_is_trained_saved_as_a_pipeline_and_read_back_equal(da
     assert not [p for p in result.path.rglob("*.json") if str(tmp_path) in p.read_text(encoding="utf-8")]
     text_file = result.path / "text_encoder" / "model.safetensors"
     # as transformers >= 5.6 writes an encoder that was made under it
-    weights.write({n.removeprefix("text_model."): t for n, t in load_file(text_file).items()}, text_file, {})
+    weights.write_tensors({n.removeprefix("text_model."): t for n, t in load_file(text_file).items()}, text_file, {})
     export.for_others(result.path)
     assert all(name.startswith("text_model.") for name in load_file(text_file))
     assert not any(torch.equal(own[n], t) for n, t in again.items() if t.ndim > 1)

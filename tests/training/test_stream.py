@@ -23,7 +23,7 @@ from finetune.events import (
     Validated,
     Verified,
 )  # fmt: skip
-from finetune.machine import Machine, Ranks, open_machine
+from finetune.machine import Device, Ranks, open_machine
 from finetune.recipe import Loaded
 from finetune.training import checkpoint, run
 from finetune.training import loop as trainer
@@ -130,7 +130,7 @@ def test_a_reader_who_leaves_can_use_the_modules_that_were_trained(data: Path, t
     saved = checkpoint.newest(tmp_path / "out" / "checkpoints")[0]
     assert saved is not None
     mine = [p.detach().clone() for p in one.state.parameters]
-    checkpoint.load(saved, one.state)
+    checkpoint.load_checkpoint(saved, one.state)
     assert all(torch.equal(a, b) for a, b in zip(mine, one.state.parameters, strict=True))
     assert next(trainer.train(one.state, one.data.batches, one.plan.recipe, one.device)).number == 3
 
@@ -169,9 +169,9 @@ class Apart(Ranks):
 def test_a_rank_beside_the_first_trains_in_silence_and_writes_nothing(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    taken, save = list[int](), run.save
+    taken, save = list[int](), run.save_step
 
-    def second(precision: str) -> Machine:
+    def second(precision: str) -> Device:
         return open_machine(precision)._replace(ranks=Apart(1, 2))
 
     def noted(one: Run) -> object:
@@ -180,6 +180,6 @@ def test_a_rank_beside_the_first_trains_in_silence_and_writes_nothing(
 
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(run, "open_machine", second)
-    monkeypatch.setattr(run, "save", noted)
+    monkeypatch.setattr(run, "save_step", noted)
     assert list(run.run(watched(data), tmp_path / "out")) == []
     assert taken == [4] and not (tmp_path / "out").exists()

@@ -83,7 +83,7 @@ def test_alpha_over_rank_is_what_the_model_does_and_what_the_files_say(sd15: Pat
     """T15. At alpha != rank, live output = base + alpha / rank * up @ down = the exported file in stock diffusers."""
     b = bench(sd15, data, adapter__rank=4, adapter__alpha=1.0, adapter__components=BOTH, adapter__ranks={"to_q": 2})
     b.grow(0.2)
-    live = adapters.read(components(b.family))
+    live = adapters.read_changes(components(b.family))
     assert {(change.rank, change.scale) for change in live.values()} == {(4, 0.25), (2, 0.25)}
     noise, t = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([500])
 
@@ -113,7 +113,7 @@ def test_the_share_lost_by_merging_into_half_precision_is_told_as_measured(
     """T17. The small change of short training: much of it is lost in bf16, none in fp32."""
     b = bench(sd15, data, optimizer__learning_rate=1e-3)
     b.train()
-    live = adapters.read(components(b.family))
+    live = adapters.read_changes(components(b.family))
     lost = {}
     before = StableDiffusionPipeline.from_pretrained(sd15).unet.state_dict()
     for dtype in ("float32", "bfloat16"):
@@ -182,7 +182,7 @@ def shown(b: Bench) -> Iterator[tuple[Batch, list[draws.Draw]]]:
     """Every batch of the run, with what chance decides for each of its views."""
     config = b.plan.recipe
     for m in range(b.plan.micros):
-        micro = b.plan.train.schedule.micro(m)
+        micro = b.plan.train.schedule.micro_batch(m)
         batch = b.batches.train(micro)
         drawn = []
         for name, view in zip(batch.names, micro.views, strict=True):
@@ -501,13 +501,13 @@ def test_a_checkpoint_carries_step_scale_and_moments_and_the_rate_goes_on(
     first.train(3)
     first.state.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     first.state.scaler.scale(torch.ones(()))
-    path = checkpoint.save(tmp_path, first.state, {}, keep_last=1)
+    path = checkpoint.save_checkpoint(tmp_path, first.state, {}, keep_last=1)
     assert json.loads((path / "state.json").read_text())["step"] == 3
     second = bench(sd15, data, **changes)
     second.state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
     found, _ = checkpoint.newest(tmp_path)
     assert found is not None
-    checkpoint.load(found, second.state)
+    checkpoint.load_checkpoint(found, second.state)
     assert second.state.step == 3 and second.state.scaler.get_scale() == 1024.0
     second.state.scaler = None
     rest = second.train()
