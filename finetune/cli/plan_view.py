@@ -200,7 +200,7 @@ def _padded(plan: Plan) -> str:
 
 
 def _steps(plan: Plan) -> str:
-    train, world = plan.recipe.train, plan.train.schedule.world
+    train, world = plan.recipe.train, plan.train.schedule.world_size
     batch = train.batch * plan.train.schedule.micro_batches_per_step
     whole, rest = divmod(plan.samples, batch)
     factors = [f"batch {train.batch}"]

@@ -77,10 +77,10 @@ class Shift:
 class RectifiedFlow:
     """The straight path of flow matching: alpha = 1 - t, sigma = t, and t is drawn in float64, kept in float32."""
 
-    density: Density = "logit_normal"
-    mean: float = 0.0
-    """of logit(t) before the shift; above 0: towards noise"""
-    deviation: float = 1.0
+    timestep_density: Density = "logit_normal"
+    logit_mean: float = 0.0
+    """Mean of logit(t) before the shift; above 0: towards noise."""
+    logit_std: float = 1.0
     shift: Shift = Shift()
 
     def at(self, levels: Tensor) -> Tensor:
@@ -88,9 +88,9 @@ class RectifiedFlow:
 
     def sample_timesteps(self, levels: Tensor, cells: int) -> Tensor:
         x = levels.double()
-        if self.density == "logit_normal":
+        if self.timestep_density == "logit_normal":
             inside = x.clamp(2**-32, 1 - 2**-32)  # chance may say 0, whose quantile is infinite
-            x = torch.sigmoid(self.mean + self.deviation * torch.special.ndtri(inside))
+            x = torch.sigmoid(self.logit_mean + self.logit_std * torch.special.ndtri(inside))
         m = self.shift.factor(cells)
         return (m * x / (1 + (m - 1) * x)).float()
 
@@ -152,15 +152,15 @@ class Process:
         return snr.clamp(max=gamma) / (snr + 1)
 
     def with_timestep_sampling(
-        self, density: Density | None, mean: float | None, deviation: float | None, shift: float | None
+        self, density: Density | None, logit_mean: float | None, logit_std: float | None, shift: float | None
     ) -> "Process":
         """A flow whose times are drawn otherwise; None leaves a choice as it is."""
         if not isinstance(self.path, RectifiedFlow):
             return self
-        line = self.path
+        own = self.path
         return replace(self, path=RectifiedFlow(
-            density or line.density, line.mean if mean is None else mean,
-            line.deviation if deviation is None else deviation, line.shift if shift is None else Shift(shift),
+            density or own.timestep_density, own.logit_mean if logit_mean is None else logit_mean,
+            own.logit_std if logit_std is None else logit_std, own.shift if shift is None else Shift(shift),
         ))  # fmt: skip
 
     def _scales(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:

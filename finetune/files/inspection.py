@@ -80,7 +80,7 @@ def inspect(file: Path) -> Inspection:
         recipe=told.get("finetune.recipe", ""),
         payload_sha256=weights.payload_sha256(files[0]) if len(files) == 1 else "",
         stated_sha256=told.get("sshs_model_hash", ""),
-        problems=(*adapter.problems, *adapter.doubts),
+        problems=(*adapter.problems, *adapter.warnings),
         metadata=told,
     )
 

@@ -1,7 +1,7 @@
 """Any adapter file, PEFT directory or run folder -> what it changes, and all that keeps it from being read whole.
 
 What each reader of these files does was measured with its own loading code (diffusers, ComfyUI, kohya, LyCORIS, A1111,
-Forge); the doubts below are where they do not agree.
+Forge); the warnings below are where they do not agree.
 """
 
 import json
@@ -30,7 +30,7 @@ class AdapterFile(NamedTuple):
     metadata: dict[str, str]
     problems: tuple[str, ...]
     """what keeps the file from being read whole: each names its key"""
-    doubts: tuple[str, ...]
+    warnings: tuple[str, ...]
     """read here, but refused, dropped or read otherwise by a program that people use"""
     unused: tuple[str, ...]
     """keys that nothing was made of"""
@@ -130,14 +130,14 @@ def _parse(
                 problems.append(f"{raw}: {change.shape[0]} rows, where the base has {meant[-1].stop}")
                 break
             modules[meaning.name] = change.rows(meaning.start, meaning.stop) if len(meant) > 1 else change
-    doubts = _doubts(found, meanings)
+    warnings = _warnings(found, meanings)
     if DIFFUSERS_CONFIG in metadata and any(m.layout == "kohya" for m in found.values()):
-        doubts.append("lora_adapter_metadata beside kohya names: diffusers refuses the file")
+        warnings.append("lora_adapter_metadata beside kohya names: diffusers refuses the file")
     problems += _partly_without_alpha(found)
     layout = _layout(found, modules)
     if layout == "mixed":
-        doubts.append("several naming schemes in one file: diffusers drops all but one of them without a word")
-    return AdapterFile(modules, layout, dict(metadata), tuple(problems), tuple(doubts), tuple(sorted(set(unused))))
+        warnings.append("several naming schemes in one file: diffusers drops all but one of them without a word")
+    return AdapterFile(modules, layout, dict(metadata), tuple(problems), tuple(warnings), tuple(sorted(set(unused))))
 
 
 def _group(tensors: Mapping[str, Tensor]) -> tuple[dict[str, _Tensors], list[str]]:
@@ -187,21 +187,21 @@ def _change(name: str, module: _Tensors, config_of: Callable[[str], PeftConfig |
     return method.of_tensors(roles, float(alpha) / rank) if alpha.numel() == 1 else "its .alpha is not one number"
 
 
-def _doubts(found: Mapping[str, _Tensors], index: Mapping[str, Sequence[Meaning]]) -> list[str]:
+def _warnings(found: Mapping[str, _Tensors], index: Mapping[str, Sequence[Meaning]]) -> list[str]:
     kohya = [raw for raw, module in found.items() if module.layout == "kohya"]
     unets = [raw for raw in kohya if raw not in index or not index[raw][0].name.startswith("transformer")]
     misspelt = [raw for raw in unets if raw in index and raw != index[raw][0].right]
-    doubts = []
+    warnings = []
     if misspelt:
         right = index[misspelt[0]][0].right
-        doubts.append(f"{len(misspelt)} modules named like {misspelt[0]}: kohya and LyCORIS know it as {right} only")
+        warnings.append(f"{len(misspelt)} modules named like {misspelt[0]}: kohya and LyCORIS know it as {right} only")
     if unets and not any("alpha" in found[raw].roles for raw in unets):
-        doubts.append("no .alpha on any module: taken as alpha = rank here, LyCORIS refuses the file")
+        warnings.append("no .alpha on any module: taken as alpha = rank here, LyCORIS refuses the file")
     if any("magnitude" in found[raw].roles for raw in kohya):
-        doubts.append("DoRA as dora_scale: right in LyCORIS; diffusers and kohya drop it, ComfyUI, Forge misapply it")
+        warnings.append("DoRA as dora_scale: right in LyCORIS; diffusers and kohya drop it, ComfyUI, Forge misapply it")
     if any("alpha" in m.roles for m in found.values() if m.layout != "kohya"):
-        doubts.append("an .alpha beside dotted names: diffusers refuses the file")
-    return doubts
+        warnings.append("an .alpha beside dotted names: diffusers refuses the file")
+    return warnings
 
 
 def _partly_without_alpha(found: Mapping[str, _Tensors]) -> list[str]:
@@ -244,15 +244,15 @@ def _read_folder(folder: Path, names: Collection[str] | None, family: str) -> Ad
     )
     files = [*own, *(_read_peft(child, names, family, child.name) for child in inner)]
     modules = {n: change for file in files for n, change in file.modules.items()}
-    problems, doubts, unused = (
-        tuple(x for f in files for x in getattr(f, k)) for k in ("problems", "doubts", "unused")
+    problems, warnings, unused = (
+        tuple(x for f in files for x in getattr(f, k)) for k in ("problems", "warnings", "unused")
     )
     family = family or files[0].metadata.get("finetune.family", "")
     strange = [child.name for child in inner if family and child.name not in possible_components(family)]
     problems += tuple(
         f"{name}: {family} has no such component, only {', '.join(possible_components(family))}" for name in strange
     )
-    return AdapterFile(modules, "peft", files[0].metadata, problems, doubts, unused)
+    return AdapterFile(modules, "peft", files[0].metadata, problems, warnings, unused)
 
 
 def adapter_in(folder: Path) -> Path:

@@ -33,14 +33,14 @@ class Schedule:
     batch: int
     accumulate: int
     seed: int
-    world: int = 1
+    world_size: int = 1
     _orders: dict[tuple[int, ...], list[int]] = field(default_factory=dict, compare=False, repr=False)
     _turns: dict[int, list[int]] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def micro_batches_per_step(self) -> int:
         """Micro-batches an optimizer step, over all ranks."""
-        return self.accumulate * self.world
+        return self.accumulate * self.world_size
 
     @property
     def micros_per_epoch(self) -> int:
@@ -70,7 +70,7 @@ class Schedule:
         """This rank's micro-batches of step k, from 0; `total` ends the run inside the last group."""
         first = k * self.micro_batches_per_step
         last = first + self.micro_batches_per_step if total is None else min(first + self.micro_batches_per_step, total)
-        return [self.micro_batch(m) for m in range(first + rank, last, self.world)]
+        return [self.micro_batch(m) for m in range(first + rank, last, self.world_size)]
 
     def visits(self, micros: int) -> Counter[int]:
         """sample -> how often it is seen in the first so many micro-batches."""

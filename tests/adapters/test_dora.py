@@ -163,7 +163,7 @@ def test_strangers_files_are_read_exactly_and_what_programs_do_with_them_is_told
     for name, change in live.items():
         weight = torch.randn(change.shape)
         torch.testing.assert_close(found.modules[name].delta(weight), change.delta(weight), rtol=0, atol=1e-6)
-    assert any("dora_scale" in doubt and "LyCORIS" in doubt for doubt in found.doubts)
+    assert any("dora_scale" in doubt and "LyCORIS" in doubt for doubt in found.warnings)
     worst = export.convert(tmp_path / "a.safetensors", "diffusers", tmp_path / "b.safetensors", "pocket")
     assert worst < 1e-5
 

@@ -30,7 +30,7 @@ def run(plan: Schedule, epochs: int) -> list[list[list[Micro]]]:
     """[step][rank] -> micro-batches."""
     total = epochs * plan.micros_per_epoch
     steps = range(plan.steps_for(epochs))
-    return [[plan.step(k, rank, total) for rank in range(plan.world)] for k in steps]
+    return [[plan.step(k, rank, total) for rank in range(plan.world_size)] for k in steps]
 
 
 def views(micros: list[Micro]) -> Counter[int]:
@@ -41,7 +41,7 @@ def test_every_image_is_seen_at_least_once_an_epoch() -> None:
     for plan in table():
         for epoch in range(3):
             n = plan.micros_per_epoch
-            seen = views([plan.micro(m) for m in range(epoch * n, (epoch + 1) * n)])
+            seen = views([plan.micro_batch(m) for m in range(epoch * n, (epoch + 1) * n)])
             assert set(seen) == set(range(plan.images)), plan
 
 
@@ -61,7 +61,7 @@ def test_visits_is_what_counting_gives_at_any_length() -> None:
         counted: Counter[int] = Counter()
         for m in range(2 * plan.micros_per_epoch + 2):
             assert plan.visits(m) == counted, (plan, m)
-            counted.update(v.sample for v in plan.micro(m).views)
+            counted.update(v.sample for v in plan.micro_batch(m).views)
 
 
 def test_the_visits_of_a_sample_are_numbered_0_1_2() -> None:
@@ -70,7 +70,7 @@ def test_the_visits_of_a_sample_are_numbered_0_1_2() -> None:
         numbers: dict[int, list[int]] = {s: [] for s in range(plan.images)}
         for epoch in range(4):
             for m in range(epoch * plan.micros_per_epoch, (epoch + 1) * plan.micros_per_epoch):
-                for view in plan.micro(m).views:
+                for view in plan.micro_batch(m).views:
                     numbers[view.sample].append(view.visit)
             for found in numbers.values():
                 assert sorted(found) == list(range(len(found))), plan
@@ -79,7 +79,7 @@ def test_the_visits_of_a_sample_are_numbered_0_1_2() -> None:
 def test_a_micro_batch_is_full_and_of_one_bucket() -> None:
     for plan in table():
         for m in range(plan.micros_per_epoch):
-            micro = plan.micro(m)
+            micro = plan.micro_batch(m)
             assert len(micro.views) == plan.batch
             assert {v.sample for v in micro.views} <= set(plan.buckets[micro.bucket])
 
@@ -92,14 +92,14 @@ def test_planned_is_counted() -> None:
         assert len(micros) == epochs * plan.micros_per_epoch
         assert views(micros) == plan.visits(len(micros))
         assert views(micros).total() == len(micros) * plan.batch
-        assert len(steps) == -(-len(micros) // (plan.accumulate * plan.world))
-        assert sum(len(r) for r in steps[-1]) == len(micros) - (len(steps) - 1) * plan.group > 0
+        assert len(steps) == -(-len(micros) // (plan.accumulate * plan.world_size))
+        assert sum(len(r) for r in steps[-1]) == len(micros) - (len(steps) - 1) * plan.micro_batches_per_step > 0
 
 
 def test_ranks_have_equally_many_batches_except_in_a_short_last_group() -> None:
     for plan in table():
         *whole, last = run(plan, 2)
-        assert all([len(rank) for rank in step] == [plan.accumulate] * plan.world for step in whole)
+        assert all([len(rank) for rank in step] == [plan.accumulate] * plan.world_size for step in whole)
         counts = [len(rank) for rank in last]
         assert max(counts) - min(counts) <= 1 and counts == sorted(counts, reverse=True)
 
@@ -109,7 +109,7 @@ def test_a_step_has_the_same_batches_however_they_are_spread(sizes: tuple[int, .
     """Four ranks, two ranks that accumulate, and one: the same samples at the same visits, step by step."""
     spread = [schedule(sizes, 2, 4 // world, world) for world in (1, 2, 4)]
     for k in range(9):
-        one, two, four = (sorted(m for rank in range(s.world) for m in s.step(k, rank)) for s in spread)
+        one, two, four = (sorted(m for rank in range(s.world_size) for m in s.step(k, rank)) for s in spread)
         assert one == two == four
 
 
@@ -127,17 +127,17 @@ def test_a_step_is_a_function_of_its_number() -> None:
 
 def test_epochs_differ_in_order_and_so_do_seeds() -> None:
     plan = schedule((16,), 4, 1, 1)
-    epochs = [[[v.sample for v in plan.micro(m).views] for m in range(e * 4, e * 4 + 4)] for e in range(4)]
+    epochs = [[[v.sample for v in plan.micro_batch(m).views] for m in range(e * 4, e * 4 + 4)] for e in range(4)]
     assert all(a != b for a, b in itertools.combinations(epochs, 2))
     company = [{frozenset(batch) for batch in epoch} for epoch in epochs]
     assert all(a != b for a, b in itertools.combinations(company, 2))
     other = schedule((16,), 4, 1, 1, seed=1)
-    assert [plan.micro(m) for m in range(4)] != [other.micro(m) for m in range(4)]
+    assert [plan.micro_batch(m) for m in range(4)] != [other.micro_batch(m) for m in range(4)]
 
 
 def test_buckets_are_mixed_within_an_epoch() -> None:
     plan = schedule((8, 8), 1, 1, 1)
-    kinds = [plan.micro(m).bucket for m in range(plan.micros_per_epoch)]
+    kinds = [plan.micro_batch(m).bucket for m in range(plan.micros_per_epoch)]
     assert kinds != sorted(kinds) and kinds != sorted(kinds, reverse=True)
 
 
@@ -157,7 +157,7 @@ def test_the_order_is_the_one_that_runs_have_had() -> None:
     digest = hashlib.sha256()
     for plan in table():
         for m in range(3 * plan.micros_per_epoch):
-            digest.update(repr(tuple(plan.micro(m))).encode())
+            digest.update(repr(tuple(plan.micro_batch(m))).encode())
     assert digest.hexdigest()[:16] == "a43817c9d2dbc05d"
 
 
@@ -171,6 +171,6 @@ def test_no_list_of_samples_is_searched_for_one_of_them(monkeypatch: pytest.Monk
         def __contains__(self, _: object) -> bool:
             raise AssertionError("searched")
 
-    plain = [schedule((7, 3), 4, 1, 1).micro(m) for m in range(12)]
+    plain = [schedule((7, 3), 4, 1, 1).micro_batch(m) for m in range(12)]
     monkeypatch.setattr(planned, "permutation", lambda *a: Order(permutation(*a)))
-    assert [schedule((7, 3), 4, 1, 1).micro(m) for m in range(12)] == plain
+    assert [schedule((7, 3), 4, 1, 1).micro_batch(m) for m in range(12)] == plain
