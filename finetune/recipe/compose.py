@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from finetune import resources as shipped
-from finetune.errors import RecipeError
+from finetune.errors import RecipeError, action
 from finetune.recipe.schema import Recipe
 from finetune.recipe.tables import members, tagged
 
@@ -91,7 +91,8 @@ def _named(path: Path, name: str) -> Path:
     if found is None:
         raise RecipeError(
             f"{path} extends {name!r}: no such file beside it, and no shipped recipe",
-            "`recipes list` names the shipped ones",
+            "see the shipped ones",
+            action("recipes list"),
         )
     return found
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from finetune import resources as shipped
-from finetune.errors import RecipeError
+from finetune.errors import Action, RecipeError, action
 from finetune.recipe import rules
 from finetune.recipe.compose import parsed, whole_text
 from finetune.recipe.explain import sentences
@@ -56,7 +56,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
     except ValidationError as e:
         problems += sentences(e)
     if problems or recipe is None:
-        raise _refusal(origin, problems, _where_to_mend(origin, overrides))
+        raise _refusal(origin, problems, *_where_to_mend(origin, overrides))
     return Loaded(recipe, sources, origin, tuple(dict.fromkeys(notices)))
 
 
@@ -70,14 +70,17 @@ def find_recipe(path: Path) -> Path:
         return path
     if path.is_dir():
         inside = sorted(path.glob("*.toml"))
-        hint = f"did you mean {inside[0]}?" if inside else "`recipes list` names the shipped ones"
-        raise RecipeError(f"{path} is a folder, not a recipe", hint)
+        raise RecipeError(f"{path} is a folder, not a recipe", *_perhaps(inside))
     names = {p.stem: p for p in sorted(shipped.RECIPES.glob("*.toml"))}
     if str(path) in names:
         return names[str(path)]
     near = difflib.get_close_matches(path.stem, names, 1)
-    hint = f"did you mean {near[0]}?" if near else "`recipes list` names the shipped ones"
-    raise RecipeError(f"no recipe {path}: not a file, not a shipped recipe", hint)
+    raise RecipeError(f"no recipe {path}: not a file, not a shipped recipe", *_perhaps(near))
+
+
+def _perhaps(near: Sequence[object]) -> tuple[str, Action | None]:
+    """What was meant; else where the shipped recipes are listed."""
+    return (f"did you mean {near[0]}?", None) if near else ("see the shipped ones", action("recipes list"))
 
 
 def replace(recipe: R, **changes: object) -> R:
@@ -125,16 +128,17 @@ def dumps(recipe: Recipe) -> str:
     return tomlkit.dumps(tables)
 
 
-def _where_to_mend(origin: Path, overrides: Sequence[str]) -> str:
+def _where_to_mend(origin: Path, overrides: Sequence[str]) -> tuple[str, Action | None]:
     """The recipe in hand, or the override that changed it."""
     if shipped.RECIPES in origin.parents:
-        return f"correct the override; `recipes show {origin.stem}` shows the recipe that it changes"
-    return f"correct {origin}{' or the override' if overrides else ''}; docs/recipes.md lists every key and its values"
+        return "correct the override; see the recipe that it changes", action("recipes show", name=origin.stem)
+    where = f"{origin}{' or the override' if overrides else ''}"
+    return f"correct {where}; docs/recipes.md lists every key and its values", None
 
 
-def _refusal(origin: Path | str, problems: Sequence[str], hint: str) -> RecipeError:
+def _refusal(origin: Path | str, problems: Sequence[str], hint: str, step: Action | None = None) -> RecipeError:
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    return RecipeError(f"{origin}: {count}\n  " + "\n  ".join(problems), hint)
+    return RecipeError(f"{origin}: {count}\n  " + "\n  ".join(problems), hint, step)
 
 
 def _override(raw: dict[str, Any], item: str, problems: list[str]) -> str:

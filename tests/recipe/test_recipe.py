@@ -619,5 +619,6 @@ def test_the_hint_points_at_the_recipe_in_hand(tmp_path):
     path = written(tmp_path, SOUND + "zzz = 1")
     assert refused(path).hint == f"correct {path}; docs/recipes.md lists every key and its values"
     assert refused(path, "train.steps=1").hint.startswith(f"correct {path} or the override;")
-    hint = refused(Path("pocket-style"), "train.stepz=1").hint
-    assert hint == "correct the override; `recipes show pocket-style` shows the recipe that it changes"
+    shipped_one = refused(Path("pocket-style"), "train.stepz=1")
+    assert shipped_one.hint == "correct the override; see the recipe that it changes"
+    assert shipped_one.action is not None and shipped_one.action.arguments == {"name": "pocket-style"}
