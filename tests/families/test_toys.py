@@ -99,8 +99,10 @@ def test_clips_of_several_frames_train_and_count_all_their_positions(
     ))  # fmt: skip
     one = ToyVideo.facts_of
     monkeypatch.setattr(ToyVideo, "facts_of", lambda path: one(path)._replace(frames=2))
-    counted, drawn = list[int](), RectifiedFlow.drawn
-    monkeypatch.setattr(RectifiedFlow, "drawn", lambda self, u, cells: counted.append(cells) or drawn(self, u, cells))
+    counted, drawn = list[int](), RectifiedFlow.sample_timesteps
+    monkeypatch.setattr(
+        RectifiedFlow, "sample_timesteps", lambda self, u, cells: counted.append(cells) or drawn(self, u, cells)
+    )
     b = bench(base_of("toy_video", tmp_path), pictures(tmp_path / "photos"), train__batch=2)
     [batch] = b.step()
     assert batch.latents.shape == (2, 16, 2, 16, 16) and counted[-1] == 2 * 16 * 16

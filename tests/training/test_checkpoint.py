@@ -88,9 +88,9 @@ def test_a_running_mean_is_kept_beside_the_weights_and_missed_when_it_is_gone(tm
     state.ema = [p.detach() + 1 for p in state.parameters]
     path = checkpoint.save_checkpoint(tmp_path, state, IDENTITY, 1)
     again = fresh(seed=1)
-    again.mean = [torch.zeros_like(p) for p in again.parameters]
+    again.ema = [torch.zeros_like(p) for p in again.parameters]
     reload(tmp_path, again)
-    assert_close(again.mean, state.ema, rtol=0, atol=0)
+    assert_close(again.ema, state.ema, rtol=0, atol=0)
     assert_close(values(again), values(state), rtol=0, atol=0)
     (path / "mean.safetensors").unlink()
     found, damage = checkpoint.newest(tmp_path)

@@ -204,9 +204,9 @@ def test_the_shares_of_two_ranks_sum_to_the_step_of_one(sd15: Path, tmp_path: Pa
 
 
 def test_ranks_encode_their_own_share_first_and_all_of_it_in_the_end() -> None:
-    turned = [Ranks(rank, 3).turned(range(8)) for rank in range(3)]
-    assert [list(some)[:3] for some in turned] == [[0, 1, 2], [2, 3, 4], [5, 6, 7]]
-    assert all(sorted(some) == list(range(8)) for some in turned) and Ranks().turned("ab") == ["a", "b"]
+    rotated = [Ranks(rank, 3).rotated(range(8)) for rank in range(3)]
+    assert [list(some)[:3] for some in rotated] == [[0, 1, 2], [2, 3, 4], [5, 6, 7]]
+    assert all(sorted(some) == list(range(8)) for some in rotated) and Ranks().rotated("ab") == ["a", "b"]
 
 
 @pytest.mark.slow

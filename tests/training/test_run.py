@@ -592,7 +592,7 @@ def test_a_sampler_that_fails_does_not_cost_the_steps_before_it(
 ) -> None:
     draw = pictures.draw_samples
     monkeypatch.setattr(
-        pictures, "draw", lambda *a: no_device_memory() if calls.append(1) or len(calls) > 1 else draw(*a)
+        pictures, "draw_samples", lambda *a: no_device_memory() if calls.append(1) or len(calls) > 1 else draw(*a)
     )
     calls: list[int] = []
     with pytest.raises(MemoryShortage):
