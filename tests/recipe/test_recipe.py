@@ -337,7 +337,7 @@ def test_a_byte_order_mark_is_no_problem(tmp_path):
 def test_a_recipe_that_is_not_there_is_answered_with_the_nearest_one(tmp_path):
     error = refused(Path("pocket-prodcut"))
     assert "not a file, not a shipped recipe" in error.problem and error.hint == "did you mean pocket-product?"
-    assert "recipes list" in refused(Path("qqqq")).hint
+    assert "recipes list" in refused(Path("qqqq")).advice
     assert f"{tmp_path} is a folder" in refused(tmp_path).problem
     inside = written(tmp_path, SOUND)
     assert refused(tmp_path).hint == f"did you mean {inside}?"
