@@ -57,7 +57,8 @@ def inspect(file: Path) -> Inspection:
     """Raises BaseError when the file cannot be read at all."""
     adapter = layouts.read_adapter(file)
     where = file if file.is_file() else layouts.adapter_in(file)
-    files = [where] if where.is_file() else sorted(where.rglob("*.safetensors"))
+    # a checkpoint's optimizer lies beside its adapter
+    files = [where] if where.is_file() else sorted(where.rglob(layouts.PEFT_WEIGHTS))
     headers = [weights.read_header(path) for path in files]
     told = adapter.metadata
     parts = tuple(_part(name, change) for name, change in sorted(adapter.modules.items()))

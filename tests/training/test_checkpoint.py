@@ -294,13 +294,18 @@ def same(one: Path, other: Path) -> None:
         assert_close(found.tensors(), change.tensors(), rtol=0, atol=0)
 
 
-def test_a_checkpoint_is_read_as_the_adapter_that_a_run_exports_at_its_true_strength(trained: Path) -> None:
+def test_a_checkpoint_is_read_as_the_adapter_that_a_run_exports_at_its_true_strength(
+    trained: Path, tmp_path: Path
+) -> None:
     last = trained / "checkpoints" / "step-000004"
     same(last, trained / "adapter" / "peft")  # the running mean
     assert layouts.adapter_in(last) == last / "ema"
     inspected = inspect(last)
     assert (inspected.problems, inspected.layout, inspected.ranks) == ((), "peft", {"8": len(inspected.modules)})
     assert {part.scale for part in inspected.modules} == {0.5}
+    bare = Path(shutil.copytree(last, tmp_path / "without"))
+    shutil.rmtree(bare / "ema")
+    assert inspect(bare).tensors == 2 * len(inspected.modules)  # none is the optimizer's, which lies beside
 
 
 def test_its_files_are_those_that_export_writes(trained: Path) -> None:
