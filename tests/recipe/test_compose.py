@@ -141,7 +141,7 @@ def test_what_cannot_be_extended_is_said_with_what_to_do(text: str, tmp_path: Pa
     with pytest.raises(RecipeError) as caught:
         recipe.load(path)
     problem, hint = BAD[text]
-    assert problem in caught.value.problem and hint in caught.value.hint
+    assert problem in caught.value.problem and hint in caught.value.advice
 
 
 def test_a_typo_in_a_recipe_that_extends_others_is_named_in_that_recipe(tmp_path: Path) -> None:
