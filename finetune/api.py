@@ -6,13 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from finetune.choices import Dtype, Layout, Precision
+from finetune.choices import CaptionsFrom, Dtype, Layout, Precision
 from finetune.silence import silence
 
 if TYPE_CHECKING:
-    from finetune.data.captions import DatasetKind
     from finetune.data.decode import Colour
     from finetune.data.example import Dataset
+    from finetune.data.wording import DatasetKind
     from finetune.events import Event
     from finetune.files.inspection import Inspection
     from finetune.planning.plan import Plan
@@ -45,12 +45,14 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> "Recipe":
 def prepare(
     source: Path | str, out: Path | str, *, trigger: str | None = None, class_word: str | None = None,
     kind: "DatasetKind" = "", template: str | None = None, license: str = "", source_note: str = "",
-    background: "Colour" = (255, 255, 255), allow_uncaptioned: bool = False,
+    background: "Colour" = (255, 255, 255), captions_from: CaptionsFrom = "auto", allow_uncaptioned: bool = False,
 ) -> "Dataset":  # fmt: skip
     """Make a dataset at `out` from a folder of photos, which is only read: upright, RGB, each with its final caption.
 
     trigger: a rare word that will stand for the product or style. class_word: what it is, in one common word.
-    kind: "product" or "style". template: caption of images that have none; allow_uncaptioned: although others have one.
+    kind: "product" or "style"; a class word says product, a trigger alone style. captions_from: of captions that nobody
+    wrote: "auto" from file names that are words, else from varied templates; "filename" only, or "none" of these.
+    template: the one caption instead; allow_uncaptioned: although others have one, or a style is not described.
     license, source_note: recorded in the dataset. background: RGB in 0..255 behind transparent pixels. What was left
     out, and why, is in the result's `card.rejected`.
 
@@ -63,7 +65,8 @@ def prepare(
     with silence():
         return preparing.prepare(
             Path(source), Path(out), trigger=trigger, class_word=class_word, kind=kind, template=template,
-            license=license, source_note=source_note, background=background, allow_uncaptioned=allow_uncaptioned,
+            license=license, source_note=source_note, background=background, captions_from=captions_from,
+            allow_uncaptioned=allow_uncaptioned,
         )  # fmt: skip
 
 
