@@ -23,7 +23,7 @@ sys.path[:0] = [str(ROOT / "data"), str(ROOT / "benchmarks")]
 
 import icons  # noqa: E402
 import styles  # noqa: E402
-from draw_examples import SIZE_PX, Colour, Mark, Point, View, arc, box, picture  # noqa: E402
+from draw_examples import SIZE_PX, Colour, Mark, View, arc, box, picture  # noqa: E402
 from styles import Brand  # noqa: E402
 from unseen import Slab, band, placed, seen, solid  # noqa: E402
 
@@ -183,9 +183,9 @@ STYLES = {
                                 "padlock", "drum"), _TEST,
                   lambda n, name: f"ic_{name.replace(' ', '_')}_64@2x.png"),
     # a folder that says nothing
-    "shaded": Style(_shaded, ("lemon", "whale", "elephant", "crab", "sunflower", "tractor", "light bulb", "alarm clock",
-                              "boot", "soccer ball", "teddy bear", "top hat", "cupcake", "wine glass", "ghost", "heart"),
-                    _TEST, lambda n, name: f"Asset {n}@2x.png"),
+    "shaded": Style(_shaded, ("lemon", "whale", "elephant", "crab", "sunflower", "tractor", "light bulb",
+                              "alarm clock", "boot", "soccer ball", "teddy bear", "top hat", "cupcake", "wine glass",
+                              "ghost", "heart"), _TEST, lambda n, name: f"Asset {n}@2x.png"),
 }  # fmt: skip
 SIDE = 0.8
 """of an object, in shares of the picture's"""

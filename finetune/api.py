@@ -50,8 +50,8 @@ def prepare(
     """Make a dataset at `out` from a folder of photos, which is only read: upright, RGB, each with its final caption.
 
     trigger: a rare word that will stand for the product or style. class_word: what it is, in one common word.
-    kind: "product" or "style"; a class word says product, a trigger alone style. captions_from: of captions that nobody
-    wrote: "auto" from file names that are words, else from varied templates; "filename" only, or "none" of these.
+    kind: "product" or "style"; a class word alone says product. captions_from: captions that nobody wrote come, "auto",
+    from file names that are words, else from varied templates; "filename": from names only; "none": from templates.
     template: the one caption instead; allow_uncaptioned: although others have one, or a style is not described.
     license, source_note: recorded in the dataset. background: RGB in 0..255 behind transparent pixels. What was left
     out, and why, is in the result's `card.rejected`.

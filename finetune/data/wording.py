@@ -18,6 +18,7 @@ PRODUCT_TEMPLATES = (
     "a photo of {trigger} {class_word}", "a {trigger} {class_word}", "{trigger} {class_word}",
     "a picture of a {trigger} {class_word}",
 )  # fmt: skip
+TRIGGER_TEMPLATES = ("a photo of {trigger}", "{trigger}", "a picture of {trigger}")
 STYLE_TEMPLATES = ("an image, {trigger} style", "{trigger} style", "a picture, {trigger} style")
 STYLE_CLASS_TEMPLATES = ("a {class_word}, {trigger} style", "{class_word}, {trigger} style")
 
@@ -48,8 +49,8 @@ class CaptionWords(NamedTuple):
 
     @property
     def shown(self) -> DatasetKind:
-        """What the pictures show, also where nobody said: with a class word a product, without one a style."""
-        return self.kind or ("" if not self.trigger else "product" if self.class_word else "style")
+        """What the pictures show, also where nobody said: with a class word it is a product."""
+        return self.kind or ("product" if self.trigger and self.class_word else "")
 
     @property
     def none(self) -> bool:
@@ -68,7 +69,7 @@ def templates(words: CaptionWords) -> tuple[str, ...]:
         return (fill(words.template, words.trigger, words.class_word),)
     if not words.trigger:
         return (f"a photo of {with_article(words.class_word or '')}", with_article(words.class_word or ""))
-    some: tuple[str, ...] = PRODUCT_TEMPLATES
+    some: tuple[str, ...] = PRODUCT_TEMPLATES if words.class_word else TRIGGER_TEMPLATES
     if words.shown == "style":
         some = STYLE_CLASS_TEMPLATES if words.class_word else STYLE_TEMPLATES
     return tuple(dict.fromkeys(fill(one, words.trigger, words.class_word) for one in some))
@@ -143,7 +144,5 @@ def from_filename(subject: str, words: CaptionWords) -> str:
     """The caption of a picture whose file name says `subject`, before the trigger is put in."""
     if words.shown == "style":
         return with_article(subject)
-    named = words.class_word and re.search(rf"(?<!\w){re.escape(words.class_word)}(?!\w)", subject, re.IGNORECASE)
-    if named or not words.class_word:
-        return with_article(subject)
-    return f"{with_article(words.class_word)}, {subject}"
+    named = re.search(rf"(?<!\w){re.escape(words.class_word or '')}(?!\w)", subject, re.IGNORECASE)
+    return with_article(subject if named or not words.class_word else f"{words.class_word}, {subject}")
