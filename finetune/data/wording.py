@@ -16,8 +16,11 @@ CaptionOrigin = Literal["written", "filename", "model", "template"]
 
 PRODUCT_TEMPLATES = (
     "a photo of {trigger} {class_word}", "a {trigger} {class_word}", "{trigger} {class_word}",
-    "a picture of a {trigger} {class_word}",
+    "a {trigger} {class_word} on a background", "{trigger} {class_word}, background",
+    "a {trigger} {class_word} in front of a background", "a picture of a {trigger} {class_word} on a background",
 )  # fmt: skip
+"""Half of them name a background, whichever: a model that was shown the subject in short captions only does not find it
+in a prompt that goes on, such as "... on a beach" (docs/log.md, "Captions nobody wrote")."""
 TRIGGER_TEMPLATES = ("a photo of {trigger}", "{trigger}", "a picture of {trigger}")
 STYLE_TEMPLATES = ("an image, {trigger} style", "{trigger} style", "a picture, {trigger} style")
 STYLE_CLASS_TEMPLATES = ("a {class_word}, {trigger} style", "{class_word}, {trigger} style")

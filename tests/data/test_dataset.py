@@ -19,8 +19,9 @@ from finetune.cli.wording import written
 from finetune.data import dataset, decode
 from finetune.data.audit import audit
 from finetune.data.caption_files import TABLE, TABLES
-from finetune.data.captions import fill, inject, without_trigger
+from finetune.data.captions import inject, without_trigger
 from finetune.data.prepare import prepare
+from finetune.data.wording import fill
 from finetune.encoding.text import Captions
 from finetune.errors import DataError, RunError, action
 from finetune.families.base import Moments
