@@ -99,7 +99,8 @@ def fill(template: str, trigger: str | None, class_word: str | None) -> str:
         r"\b([Aa])n? \{(\w+)\}",
         lambda found: f"{_article(found, trigger if found[2] == 'trigger' else spoken)} {{{found[2]}}}", template,
     )  # fmt: skip
-    return " ".join(fitted.replace("{trigger}", trigger or "").replace("{class_word}", spoken).split())
+    filled = " ".join(fitted.replace("{trigger}", trigger or "").replace("{class_word}", spoken).split())
+    return re.sub(r"\s+([,.;:!?])", r"\1", filled)
 
 
 def _article(found: re.Match[str], word: str | None) -> str:

@@ -51,6 +51,7 @@ def test_a_template_takes_the_article_that_fits():
     assert fill("a {trigger} {class_word}", "ohwx", "mug") == "an ohwx mug"
     assert fill("an {class_word} and a {class_word}", None, "umbrella") == "an umbrella and an umbrella"
     assert fill("a photo of a {trigger} {class_word}", "zwx mug", "mug") == "a photo of a zwx mug"
+    assert fill("{trigger} {class_word}, outside", "zwx mug", "mug") == "zwx mug, outside"
 
 
 def test_templates_vary_with_and_without_a_photo_of():
