@@ -219,7 +219,9 @@ def shows_not(name: str, seed: str, count: int) -> list[Image.Image]:
     brands = [styles.any_brand(f"{seed}/{n}") for n in range(count // 4)]
     some = [styles.stylised(icons.Placed(chance.choice([known or "star", *icons.OBJECTS]), 0.8, 0.5, 0.5), b, 64)
             for b in brands]  # fmt: skip
-    others = [one for other in (*PRODUCTS, *STYLES) if other != name for one in shows(other, f"{seed}/not", count // 16)]
+    others = [
+        one for other in (*PRODUCTS, *STYLES) if other != name for one in shows(other, f"{seed}/not", count // 16)
+    ]
     return [*(Image.fromarray(one) for one in [*icon, *some]), *others]
 
 
