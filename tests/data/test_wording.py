@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from support.nasty_folder import encoded, picture, write_jsonl
 
-from finetune.data import dataset
+from finetune.data import caption_checks, dataset
 from finetune.data.audit import audit
 from finetune.data.prepare import prepare
 from finetune.data.wording import CaptionWords, fill, templates, with_article, wordings, words_of
@@ -181,3 +181,23 @@ def test_wordings_take_turns_by_seed_sample_and_visit(tmp_path):
     assert shown(0, 0) != shown(0, 1)
     assert Counter(shown(0, 0)).keys() == set(examples[0].wordings)
     assert max(Counter(shown(0, 0)).values()) < 25
+
+
+def test_equal_captions_of_a_product_are_remarked_where_one_checks_and_where_one_plans(tmp_path):
+    root = folder(tmp_path / "photos", "1.png", "2.png", "3.png")
+    write_jsonl(root / "metadata.jsonl", dict.fromkeys(["1.png", "2.png", "3.png"], "a photo of a mug"))
+    said = "all 3 captions are 'a photo of a sks mug': what differs from picture to picture"
+    assert [said in n.text for n in audit(root, trigger="sks", class_word="mug").notes][-1]
+    planned = plan.resolve_plan(
+        Loaded(Recipe(base="pocket", data={"path": root, "trigger": "sks", "class_word": "mug"}))
+    )
+    assert [said in notice for notice in planned.notices] == [True]
+    write_jsonl(root / "metadata.jsonl", {"1.png": "a mug", "2.png": "a mug outside", "3.png": "a mug inside"})
+    assert not caption_checks.remarks(audit(root, trigger="sks", class_word="mug").used, CaptionWords("sks", "mug"))
+
+
+def test_a_style_with_few_different_captions_is_remarked(tmp_path):
+    root = folder(tmp_path / "icons", *(f"{i}.png" for i in range(5)))
+    write_jsonl(root / "metadata.jsonl", {f"{i}.png": "a star" if i else "a house" for i in range(5)})
+    notes = audit(root, trigger="sks", kind="style").notes
+    assert any("only 2 different captions for 5 pictures of a style" in n.text for n in notes)
