@@ -188,9 +188,7 @@ def test_equal_captions_of_a_product_are_remarked_where_one_checks_and_where_one
     write_jsonl(root / "metadata.jsonl", dict.fromkeys(["1.png", "2.png", "3.png"], "a photo of a mug"))
     said = "all 3 captions are 'a photo of a sks mug': what differs from picture to picture"
     assert [said in n.text for n in audit(root, trigger="sks", class_word="mug").notes][-1]
-    planned = plan.resolve_plan(
-        Loaded(Recipe(base="pocket", data={"path": root, "trigger": "sks", "class_word": "mug"}))
-    )
+    planned = finetune.plan(finetune.Recipe(base="pocket", data={"path": root, "trigger": "sks", "class_word": "mug"}))
     assert [said in notice for notice in planned.notices] == [True]
     write_jsonl(root / "metadata.jsonl", {"1.png": "a mug", "2.png": "a mug outside", "3.png": "a mug inside"})
     assert not caption_checks.remarks(audit(root, trigger="sks", class_word="mug").used, CaptionWords("sks", "mug"))
