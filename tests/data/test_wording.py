@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from support.nasty_folder import encoded, picture, write_jsonl
 
+import finetune
 from finetune.data import caption_checks, dataset
 from finetune.data.audit import audit
 from finetune.data.prepare import prepare
