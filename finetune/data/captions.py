@@ -195,7 +195,7 @@ def _lack(
             "there are no captions, and no words to write them with; declare `trigger` and `class_word` "
             f"({_IN_A_RECIPE}), or {allow} trains on empty captions"
         ]
-    if mute and not (words.shown or words.template or words.class_word):
+    if not (words.shown or words.template or words.class_word or words.none):
         return [
             f"there are no captions, and nothing says what {words.trigger!r} is; give the "
             "`class_word` of a product, such as mug, or the `kind` style"
