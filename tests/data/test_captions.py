@@ -255,7 +255,7 @@ def test_a_trigger_written_twice_is_noted(photos: Path) -> None:
     for i in range(4):
         (photos / f"{i}.txt").write_text("sks mug, sks")
     notes = audit(photos, trigger="sks").notes
-    assert {n.text for n in notes} == {"the caption has the trigger 'sks' more than once"}
+    assert {n.text for n in notes if n.file} == {"the caption has the trigger 'sks' more than once"}
 
 
 @pytest.mark.parametrize("words", [{"trigger": " "}, {"class_word": ""}, {"template": "a {subject}"}])
