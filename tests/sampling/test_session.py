@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from drawn import GUIDANCE, STEPS, draw
+from families.cases import USUAL, small_base
 from PIL import Image
 from support.bases import tiny_base
 
@@ -23,6 +24,7 @@ from finetune.families.sd import StableDiffusion
 from finetune.families.unet import SCHEDULERS
 from finetune.files import layouts
 from finetune.sampling import grid
+from finetune.sampling import session as session_module
 from finetune.sampling.request import AdapterWeight, SampleRequest, SessionOptions
 from finetune.sampling.session import Picture, Session
 
@@ -246,9 +248,11 @@ def test_a_prompt_that_was_not_foreseen_makes_the_same_picture(flux):
 
 def test_an_encoder_that_stays_reads_each_prompt_once_too(tiny, encoded):
     session = Session(families.load(tiny))
-    for seed in (1, 2):
-        session.generate(SMALL._replace(seed=seed))
-    assert sorted(encoded) == [("text_encoder", ""), ("text_encoder", SMALL.prompt)]
+    session.generate(SMALL)
+    list(
+        session.generate_many([SMALL._replace(seed=seed, prompt=p) for p in (SMALL.prompt, "a jar") for seed in (1, 2)])
+    )
+    assert sorted(encoded) == [("text_encoder", p) for p in ("", "a jar", SMALL.prompt)]
 
 
 def test_an_adapter_of_the_text_encoder_changes_prompts_that_were_read_before(tiny, files):
@@ -265,18 +269,71 @@ def test_stock_diffusers_and_our_strict_reader_load_the_same_adapter(tiny, files
     assert (pixels(stock.generate(SMALL)) == drawn(tiny, [AdapterWeight(files[0])])).all()
 
 
-@pytest.mark.parametrize("variant", ["sd15", "sdxl", "sd35", "flux", "zimage", "qwen", "klein"])
-def test_pictures_of_one_batch_are_those_made_one_by_one(variant, tmp_path):
-    session = Session(families.load(str(tiny_base(tmp_path / variant, variant))))
-    requests = [
-        SMALL._replace(prompt=p, seed=s, steps=2, guidance=3.0) for p, s in (("a cup", 1), ("a longer prompt", 2))
-    ]
-    together, alone = session.generate_together(requests), [session.generate(request) for request in requests]
+@pytest.mark.parametrize("case", USUAL, ids=lambda case: case.name)
+def test_pictures_of_one_batch_are_those_made_one_by_one(case, tmp_path):
+    """Of every family, with captions that its large encoder read ahead, by it and by the encoders that stay."""
+    family = families.load(str(small_base(case, tmp_path / "base")))
+    said = ("a cup", "a longer prompt of many words", "a cup")
+    session = Session.of(family, [*said, ""], CPU)
+    requests = [SMALL._replace(prompt=p, seed=s, steps=2, guidance=3.0) for s, p in enumerate(said)]
+    together, alone = list(session.generate_many(requests)), [session.generate(request) for request in requests]
     for one, other in zip(together, alone, strict=True):
         assert abs(pixels(one) - pixels(other)).max() <= 1
-    assert abs(pixels(together[0]) - pixels(together[1])).max() > 1
+    for a, b in ((0, 1), (0, 2)):  # another prompt, another seed
+        assert abs(pixels(together[a]) - pixels(together[b])).max() > 1
     with pytest.raises(InputError, match="differ in steps, guidance or size"):
         session.generate_together([SMALL, SMALL._replace(steps=3)])
+
+
+@pytest.mark.parametrize("name", ["euler_a", "ddpm"])
+def test_a_scheduler_that_draws_noise_on_the_way_draws_it_from_each_pictures_own_seed(name, tiny):
+    session = Session(families.load(tiny), options=SessionOptions(scheduler=name))
+    requests = [SMALL._replace(seed=seed, steps=3) for seed in (1, 2, 3)]
+    for one, other in zip(session.generate_many(requests), map(session.generate, requests), strict=True):
+        assert abs(pixels(one) - pixels(other)).max() <= 1
+
+
+@pytest.fixture
+def batches(monkeypatch) -> list[list[SampleRequest]]:
+    """Every batch that sessions generate, as it comes."""
+    seen, generate = [], Session.generate_together
+
+    def noted(session, requests):
+        seen.append(list(requests))
+        return generate(session, requests)
+
+    monkeypatch.setattr(Session, "generate_together", noted)
+    return seen
+
+
+def test_batches_hold_as_many_pixels_as_fit_in_the_order_of_the_requests(tiny, batches, monkeypatch):
+    monkeypatch.setattr(session_module, "BATCH_PX", {"cpu": 3 * 64**2})
+    small = [SMALL._replace(seed=seed, prompt=f"cup {seed}", negative="x" * (seed % 2)) for seed in range(4)]
+    large, other = SMALL._replace(width=128, height=128), SMALL._replace(steps=2)
+    asked = [*small, large, large, other, SMALL]
+    pictures = Session(families.load(tiny)).generate_many(asked)
+    assert not batches and next(pictures).image.size == (64, 64) and len(batches) == 1  # they come as they are made
+    assert [p.image.width for p in pictures] == [64, 64, 64, 128, 128, 64, 64]
+    assert batches == [small[:3], small[3:], [large], [large], [other], [SMALL]]
+
+
+def test_in_a_batch_each_picture_has_its_own_word_of_the_safety_checker(safe):
+    session = Session(families.load(safe), options=SessionOptions())
+    checker = session.pipeline.safety_checker
+    answers = iter([False, True, False])
+    checker.forward = lambda images, clip_input: (images * (not (bad := next(answers))), [bad])
+    made = list(session.generate_many([SMALL._replace(seed=seed) for seed in range(3)]))
+    assert [p.blocked for p in made] == [False, True, False]
+    assert [bool(pixels(p).any()) for p in made] == [True, False, True]
+
+
+def test_the_command_generates_its_set_in_batches(tiny, tmp_path, capsys, batches):
+    order = ("--base", tiny, "--steps", 1, "--size", "64x64", "--count", 2, "--out", tmp_path / "out")
+    code, said = sampled(capsys, *order, "--prompt", "a cup", "--prompt", "a jar")
+    assert code == 0, said
+    assert [[(r.prompt, r.seed) for r in batch] for batch in batches] == [
+        [("a cup", 0), ("a jar", 0), ("a cup", 1), ("a jar", 1)]
+    ]
 
 
 def test_the_benchmarks_pictures_are_stock_diffusers_own():
@@ -387,15 +444,15 @@ def test_what_cannot_be_sampled_is_refused_before_a_picture_is_made(option, valu
 
 def test_a_large_base_is_sampled_in_few_bits_and_its_text_encoder_is_let_go_first(flux, tmp_path, capsys, monkeypatch):
     held = []
-    generate = Session.generate
+    generate = Session.generate_together
 
-    def watched(session, request):
+    def watched(session, requests):
         parts = session.family.parts
         kinds = {type(m).__name__ for m in parts["transformer"].modules()}
         held.append((set(parts.loaded()), "Linear4bit" in kinds, parts["transformer"].dtype))
-        return generate(session, request)
+        return generate(session, requests)
 
-    monkeypatch.setattr(Session, "generate", watched)
+    monkeypatch.setattr(Session, "generate_together", watched)
     order = ("--base", flux, "--prompt", "a cup", "--steps", 1, "--size", "64x64", "--seed", 3)
     code, said = sampled(capsys, *order, "--out", tmp_path / "few", "--precision", "bf16", "--base-bits", 4,
                          "--text-encoder-bits", 8)  # fmt: skip
@@ -453,7 +510,7 @@ def test_precision_and_bits_that_cannot_be_are_refused(flux, tiny, files, tmp_pa
 
 def test_a_merged_base_is_merged_in_float32_and_painted_in_the_precision(tiny, files, tmp_path, capsys, monkeypatch):
     seen = []
-    for name in ("load_adapters", "generate"):
+    for name in ("load_adapters", "generate_together"):
         monkeypatch.setattr(Session, name, noting(getattr(Session, name), seen))
     code, said = sampled(capsys, "--base", tiny, "--prompt", "a cup", "--steps", 1, "--size", "64x64", "--merged",
                          "--adapter", files[0], "--out", tmp_path / "out", "--precision", "bf16")  # fmt: skip
