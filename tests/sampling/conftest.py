@@ -9,6 +9,8 @@ from support.bases import tiny_base
 
 from finetune import tensors as weights
 from finetune.files import layouts
+from finetune.sampling.request import SampleRequest
+from finetune.sampling.session import Session
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +31,16 @@ def files(tmp_path_factory) -> list[Path]:
             layouts.universal(small_adapter(seed), torch.float32, "sd"), folder / f"{seed}.safetensors", {}
         )
     return sorted(folder.glob("*.safetensors"))
+
+
+@pytest.fixture
+def batches(monkeypatch) -> list[list[SampleRequest]]:
+    """Every batch that sessions generate, as it comes."""
+    seen, generate = [], Session.generate_together
+
+    def noted(session, requests):
+        seen.append(list(requests))
+        return generate(session, requests)
+
+    monkeypatch.setattr(Session, "generate_together", noted)
+    return seen
