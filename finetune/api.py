@@ -107,7 +107,7 @@ def sample(
 ) -> "list[Written]":  # fmt: skip
     """Generate a picture of each prompt at `count` seeds from `seed` on, and a grid of them all, as PNG files in `out`.
 
-    adapters: (file or PEFT folder, weight) pairs; weight 1 is as trained. negative: what pictures should not show.
+    adapters: (file, PEFT folder or RUN@STEP, weight); weight 1 is as trained. negative: what pictures should not show.
     steps: denoising steps. guidance and size (width, height in px): the base's usual when None. scheduler: "" is the
     base's own. merged: adapters are merged into the weights first. precision: of the computation; "auto" is bf16 or
     fp16 on a GPU, fp32 on a CPU. base_bits, text_encoder_bits: the denoiser in 4 bits, a large text encoder in 8 or 4.
@@ -118,12 +118,13 @@ def sample(
         VerifyError: an adapter cannot be read whole for this base.
     """
     with silence():
+        from finetune import references
         from finetune.sampling import folder
         from finetune.sampling.request import AdapterWeight, SampleSet, SessionOptions
 
         wanted = SampleSet(prompts, negative, seed, count, steps, guidance, size)
         options = SessionOptions(precision, base_bits, text_encoder_bits, scheduler, safety_checker, merged)
-        weighted = [AdapterWeight(Path(file), weight) for file, weight in adapters]
+        weighted = [AdapterWeight(references.adapter_path(file), weight) for file, weight in adapters]
         return list(folder.sample(str(base), wanted, Path(out), weighted, options))
 
 
@@ -132,23 +133,26 @@ def verify(
 ) -> "Report":  # fmt: skip
     """Load an adapter file, from any trainer, into a fresh base: is every weight used, and does stock diffusers agree?
 
-    base: when empty, the one that the file names. run: folder of the run that trained the file, to compare it with.
-    base_bits: 4 loads the denoiser in 4 bits. The result's `ok` is the answer, `problems` says why not.
+    file: may also be a PEFT folder, a run folder, or a step of a run (RUN@500). base: when empty, the one that the file
+    names. run: folder of the run that trained the file, to compare it with. base_bits: 4 loads the denoiser in 4 bits.
+    The result's `ok` is the answer, `problems` says why not.
 
     Raises:
         BaseError: the file or the base cannot be read at all.
     """
     with silence():
+        from finetune import references
         from finetune.files import layouts
         from finetune.proof.verify import verify as check
 
-        file, folder = Path(file), Path(run) if run else None
+        file, folder = references.adapter_path(file), Path(run) if run else None
         trained = layouts.read_adapter(folder / "adapter" / "peft").modules if folder else None
         return check(file, str(base) or base_of(file, folder), trained, base_bits)
 
 
 def inspect(file: Path | str) -> "Inspection":
-    """What an adapter file, PEFT folder or run folder holds: layout, modules, ranks, metadata. No base is needed.
+    """What an adapter file, PEFT folder, run folder or step of a run (RUN@500) holds: layout, modules, ranks, metadata.
+    No base is needed.
 
     Raises:
         BaseError: it cannot be read at all.
@@ -174,7 +178,8 @@ def export(
     source: Path | str, layout: Layout = "universal", out: Path | str | None = None, base: Path | str = "",
     dtype: Dtype = "float32",
 ) -> Converted:  # fmt: skip
-    """Convert a LoRA file, PEFT folder or run folder, from any trainer, to another layout, and read it back.
+    """Convert a LoRA file, PEFT folder or run folder, from any trainer, to another layout, and read it back; RUN@500 is
+    step 500 of a run.
 
     layout: "universal" is one file for every program, "diffusers" one for diffusers, "peft" a folder, "merged" a whole
     pipeline. out: NAME-LAYOUT in the current folder when None. base: verify the result in it; a merged pipeline needs
@@ -186,13 +191,14 @@ def export(
         VerifyError: something in the source has no place; or the result is not the source.
     """
     with silence():
+        from finetune import references
         from finetune.proof.export import convert
 
-        source, base = Path(source), str(base)
-        if layout == "merged" and not base:
-            base = _run_base(source)
+        source, base = references.adapter_path(source), str(base)
+        if layout == "merged" and not base and (run := references.run_of(source)):
+            base = _run_base(run)
         suffix = ".safetensors" if layout in ("universal", "diffusers") else ""
-        name = f"{source.resolve().name.removesuffix('.safetensors')}-{layout}{suffix}"
+        name = f"{references.name_of(source)}-{layout}{suffix}"
         target = Path(out) if out else Path(name)
         return Converted(target, convert(source, layout, target, base, dtype), bool(base))
 
@@ -203,11 +209,12 @@ def base_of(file: Path, run: Path | None) -> str:
     Raises:
         BaseError: none of them names one.
     """
+    from finetune import references
     from finetune.errors import BaseError
     from finetune.files import layouts
 
-    for folder in ([run] if run else []) + [file.parent.parent, file]:
-        if (folder / "recipe.toml").is_file():
+    for folder in (run, references.run_of(file)):
+        if folder and (folder / "recipe.toml").is_file():
             return _run_base(folder)
     said = layouts.read_adapter(file).metadata.get("finetune.base", "")
     if not said:

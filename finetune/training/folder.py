@@ -5,7 +5,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
@@ -102,11 +102,12 @@ class RunFolder:
         finally:
             self._curves.close()
 
-    def save(self, state: State, keep_last: int) -> Saved | None:
-        """A checkpoint of the state; None when it is written already. Raises OSError."""
+    def save(self, state: State, keep_last: int, told: Mapping[str, str]) -> Saved | None:
+        """A checkpoint of the state, whose adapter says of itself what is told; None when it is written already.
+        Raises OSError."""
         if self.saved == state.step:
             return None
-        path = checkpoint.save_checkpoint(self.path / "checkpoints", state, self.identity, keep_last)
+        path = checkpoint.save_checkpoint(self.path / "checkpoints", state, self.identity, keep_last, told)
         self.saved = state.step
         return Saved(state.step, path)
 
@@ -135,7 +136,7 @@ class Unwritten(RunFolder):
         unheard(events)
         yield from ()
 
-    def save(self, state: State, keep_last: int) -> None:
+    def save(self, state: State, keep_last: int, told: Mapping[str, str]) -> None:
         return None
 
 

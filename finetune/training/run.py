@@ -11,10 +11,11 @@ from finetune.evaluation import effect as evaluate
 from finetune.events import Note, Resumed, Sampled, Saved, Stage, Stepped, Validated, Warned
 from finetune.machine import CPU, Device, open_machine
 from finetune.planning import plan as planning
+from finetune.planning.candidates import is_candidate
 from finetune.planning.plan import Plan
-from finetune.recipe import Loaded
+from finetune.recipe import Loaded, LowRank
 from finetune.sampling.session import Session
-from finetune.training import checkpoint, preflight
+from finetune.training import candidates, checkpoint, preflight
 from finetune.training import loop as trainer
 from finetune.training import samples as pictures
 from finetune.training.begin import Run, begin, beginning
@@ -52,7 +53,7 @@ def _stages(plan: Plan, device: Device, folder: RunFolder, resume: bool, stop: I
     run = yield from beginning(plan, device, folder)
     if resume:
         yield from restore(run)
-    folder.begin(run.plan)
+    yield from first(run, stop)
     yield from loop(run, stop)
     if folder.writes:
         with trainer.ema_weights(run.state):
@@ -103,14 +104,28 @@ def measure_plan(plan: Plan) -> preflight.Measured:
     return preflight.measure(run.state, run.data.batches, plan.recipe, run.device)
 
 
+def first(run: Run, stop: Interruption) -> Events:
+    """One real step, put back; then the run's folder is begun: what is refused here leaves nothing in it but its log.
+
+    Raises:
+        TrainError, MemoryShortage, RunError: it cannot be trained, or its file would name this machine.
+    """
+    candidates.told(run)
+    measured = None
+    if run.state.step < run.plan.steps:
+        measured = preflight.measure(run.state, run.data.batches, run.plan.recipe, run.device)
+    run.folder.begin(run.plan)
+    stop.begun = True
+    stop.base = run.plan.recipe.base if isinstance(run.plan.recipe.adapter, LowRank) else ""
+    if measured:
+        yield Note(f"pre-flight: loss {measured.loss:.4f}, {measured.seconds:.2f} s a step at the largest bucket, "
+                   f"peak memory {measured.peak_bytes / 2**30:.2f} GiB")  # fmt: skip
+
+
 def loop(run: Run, stop: Interruption) -> Events:
     """Train to the last step; save, then validate and sample, as the recipe says."""
     config, state, steps = run.plan.recipe, run.state, run.plan.steps
     run.folder.saved = state.step
-    if state.step < steps:
-        measured = preflight.measure(state, run.data.batches, config, run.device)
-        yield Note(f"pre-flight: loss {measured.loss:.4f}, {measured.seconds:.2f} s a step at the largest bucket, "
-                   f"peak memory {measured.peak_bytes / 2**30:.2f} GiB")  # fmt: skip
     if state.step == 0:
         yield from observe(run, 0)
     yield Stage("training", steps)
@@ -142,21 +157,30 @@ def save_step(run: Run) -> Generator[Saved, None, None]:
         RunError: the disk is full, or gone.
     """
     try:
-        saved = run.folder.save(run.state, run.plan.recipe.train.keep_last)
+        saved = run.folder.save(run.state, run.plan.recipe.train.keep_last, candidates.told(run))
     except OSError as e:
-        out = run.folder.path
-        raise RunError(
-            f"cannot save step {run.state.step} in {out}: {e.strerror}", "free some space, then resume", resuming(out)
-        ) from e
+        raise unsaved(run, e) from e
     if saved:
         yield saved
 
 
+def unsaved(run: Run, error: OSError) -> RunError:
+    """The step just taken could not be written."""
+    out = run.folder.path
+    said = f"cannot save step {run.state.step} in {out}: {error.strerror}"
+    return RunError(said, "free some space, then resume", resuming(out))
+
+
 def observe(run: Run, step: int) -> Events:
-    """Held-out losses and samples that are due at this step. Changes nothing."""
+    """Held-out losses, the adapter's file and samples that are due at this step. Changes nothing."""
     plan, config, family = run.plan, run.plan.recipe, run.family
     if not run.folder.writes:
         return
+    if is_candidate(plan, step):
+        try:
+            yield from candidates.write_candidate(run)
+        except OSError as e:
+            raise unsaved(run, e) from e
     if plan.held_out and step % config.validation.every == 0:
         found = evaluate.losses(plan.held_out, run.data.latents, run.data.captions, run.device.autocast)
         yield Validated(step, found.mean, found.bands)
