@@ -82,12 +82,13 @@ def plan(recipe: "Recipe | Path | str", gpus: int = 1) -> "Plan":
         return planning.resolve_plan(_loaded(recipe), gpus)
 
 
-def train(recipe: "Recipe | Path | str", out: Path | str, resume: bool = False) -> "Events":
+def train(recipe: "Recipe | Path | str | None", out: Path | str, resume: bool = False) -> "Events":
     """Train an adapter into the folder `out`, export and verify it: an iterator of `finetune.events`.
 
     The run goes as far as it is read; `out/events.jsonl` and TensorBoard logs are written as it goes. The last event is
     Finished, with the path of the proved file. Leaving the loop (`break`, Ctrl-C) saves the last step;
-    resume: go on from there, bit for bit.
+    resume: go on from there, bit for bit, by the run's own recipe, when recipe is None. Of a file only what was edited
+    since the run began changes that recipe; a `Recipe` takes its place. What is changed is told, or refused.
 
     Raises, while it is read:
         InputError: recipe, data, base or folder cannot be used.
@@ -237,10 +238,19 @@ def _loaded(recipe: "Recipe | Path | str") -> "Loaded":
     return recipes.Loaded(recipe, {}, Path())
 
 
-def _run(recipe: "Recipe | Path | str", out: Path | str, resume: bool) -> "Events":
+def _run(recipe: "Recipe | Path | str | None", out: Path | str, resume: bool) -> "Events":
+    from finetune.errors import RunError
     from finetune.training import run
+    from finetune.training.resume import own_recipe
 
-    return run.run(_loaded(recipe), Path(out), resume)
+    given = Path(recipe) if isinstance(recipe, Path | str) else recipe
+    if resume and (given is None or isinstance(given, Path)):
+        loaded = own_recipe(Path(out), given)
+    elif given is None:
+        raise RunError("a new run needs a recipe", "name a file, a shipped recipe, or make a Recipe")
+    else:
+        loaded = _loaded(given)
+    return run.run(loaded, Path(out), resume)
 
 
 def _quietly(begin: "Callable[[], Events]") -> "Events":

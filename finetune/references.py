@@ -21,7 +21,7 @@ def adapter_path(written: Path | str) -> Path:
     text = str(written)
     run, at, word = text.rpartition("@")
     if Path(text).exists() or not (at and Path(run).is_dir()):
-        return Path(text)
+        return _file_in(Path(text))
     found = steps(Path(run))
     if not found:
         raise BaseError(
@@ -39,8 +39,8 @@ def adapter_path(written: Path | str) -> Path:
 def steps(run: Path) -> dict[int, Path]:
     """step -> where its adapter is: the file of a sampled step, else the folder of its checkpoint; in order."""
     saved = {step_of(path): path for path in step_folders(run / CHECKPOINTS)}
-    sampled = {step_of(path): sorted(path.glob("*.safetensors")) for path in step_folders(run / CANDIDATES)}
-    return dict(sorted((saved | {step: files[0] for step, files in sampled.items() if files}).items()))
+    sampled = {step_of(path): _file_in(path) for path in step_folders(run / CANDIDATES)}
+    return dict(sorted((saved | {step: path for step, path in sampled.items() if path.is_file()}).items()))
 
 
 def listed(run: Path) -> str:
@@ -84,6 +84,11 @@ def fault(checkpoint: Path, needed: tuple[str, ...] = ()) -> str:
         if tensors.file_sha256(checkpoint / name) != manifest.get(name):
             return f"{name} is not what was written"
     return ""
+
+
+def _file_in(path: Path) -> Path:
+    """The file in a candidate's folder; any other path as it is."""
+    return next(iter(sorted(path.glob("*.safetensors"))), path) if path.parent.name == CANDIDATES else path
 
 
 def _check(text: str, checkpoint: Path) -> None:

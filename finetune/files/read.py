@@ -50,6 +50,8 @@ MODULE_LIST = "finetune.modules"
 DIFFUSERS_CONFIG = "lora_adapter_metadata"
 EMA_FOLDER = "ema"
 """of a checkpoint: where the running mean is"""
+ASSUMED = "PEFT's names without alpha: taken as alpha = rank"
+"""a warning: the strength of such a file is not known"""
 PEFT_PICKLED = "adapter_model.bin"
 _SCALES = frozenset({"alpha", "mid"})
 """roles that a change of any method may have"""
@@ -79,7 +81,7 @@ def read_adapter(path: Path, names: Collection[str] | None = None, family: str =
             f"{path} has no {PEFT_CONFIG} beside it, where PEFT keeps alpha: its strength is not known",
             f"put the {PEFT_CONFIG} that came with it beside it, or name the folder that it was in",
         )
-    return found._replace(warnings=(*found.warnings, "PEFT's names without alpha: taken as alpha = rank"))
+    return found._replace(warnings=(*found.warnings, ASSUMED))
 
 
 def _alpha_is_elsewhere(keys: Collection[str]) -> bool:

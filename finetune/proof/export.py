@@ -93,7 +93,8 @@ def convert(source: Path, layout: Layout, out: Path, base: str = "", dtype: Dtyp
     source = references.adapter_path(source)
     names = base_sites(base) if base else None
     adapter = layouts.read_adapter(source, names, families.detect(base).family if base else "")
-    problems = [*adapter.problems, *(shape_mismatches(adapter.modules, names) if names else ())]
+    unknown = [warning for warning in adapter.warnings if warning == layouts.ASSUMED]
+    problems = [*adapter.problems, *unknown, *(shape_mismatches(adapter.modules, names) if names else ())]
     if problems or not adapter.modules:
         more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
         raise VerifyError(

@@ -123,12 +123,6 @@ def load_checkpoint(found: Found, state: State) -> None:
     state.step, state.bad_steps = content["step"], content["bad_steps"]
 
 
-def differences(saved: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """What is not the same, in words."""
-    return [f"{k}: was {saved.get(k, 'absent')}, now {now.get(k, 'absent')}" for k in sorted({*saved, *now})
-            if saved.get(k) != now.get(k)]  # fmt: skip
-
-
 def _named(state: State) -> dict[str, Tensor]:
     return {f"{c}.{n}": p for c, parameters in state.trainable.items() for n, p in parameters.items()}
 

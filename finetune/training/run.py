@@ -1,11 +1,12 @@
 """One training run, from a recipe to a proved file: a stream of events. Reads top to bottom as the procedure."""
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import torch
 
+from finetune import optimizers
 from finetune.errors import RunError
 from finetune.evaluation import effect as evaluate
 from finetune.events import Note, Resumed, Sampled, Saved, Stage, Stepped, Validated, Warned
@@ -22,6 +23,7 @@ from finetune.training.begin import Run, begin, beginning
 from finetune.training.finish import finish
 from finetune.training.folder import RunFolder, Unwritten
 from finetune.training.loop import Step
+from finetune.training.resume import record, refuse_changes, resumed
 from finetune.training.stop import Events, Interruption, resuming
 
 
@@ -41,9 +43,11 @@ def run(loaded: Loaded, out: Path, resume: bool = False) -> Events:
 def _procedure(loaded: Loaded, out: Path, resume: bool, stop: Interruption) -> Events:
     with preflight.out_of_memory():
         plan = planning.resolve_plan(loaded, int(os.environ.get("WORLD_SIZE", "1")))
+        plan = resumed(plan, out) if resume else plan
         device = open_machine(plan.recipe.train.precision)
         folder = RunFolder(out) if device.ranks.rank == 0 else Unwritten(out)
         folder.open(plan, resume)
+        folder.file = loaded.file
         yield from folder.recorded(_stages(plan, device, folder, resume, stop))
 
 
@@ -77,18 +81,13 @@ def restore(run: Run) -> Events:
     found, damage = checkpoint.newest(out / "checkpoints")
     for sentence in damage:
         yield Warned(f"checkpoint left aside: {sentence}")
+    before = record(out)
+    refuse_changes(out, found.identity if found else before.get("identity", {}), run.folder.identity)
     if found is None:
         if damage:
             raise RunError(f"{out}: no whole checkpoint is left ({damage[0]})", "start again with another `out`")
         yield Note("no checkpoint yet: starting at step 0")
         return
-    changed = checkpoint.differences(found.identity, run.folder.identity)
-    if changed:
-        raise RunError(
-            f"{out} cannot be resumed: it was another run\n  " + "\n  ".join(changed),
-            "go on with its own recipe",
-            resuming(out),
-        )
     if found.step > run.plan.steps:
         raise RunError(
             f"train.steps = {run.plan.steps}, and {found.step} steps are done: {found.path}",
@@ -96,6 +95,18 @@ def restore(run: Run) -> Events:
         )
     checkpoint.load_checkpoint(found, run.state)
     yield Resumed(run.state.step, found.path)
+    yield from schedule_changes(run, int(before.get("steps", run.plan.steps)))
+
+
+def schedule_changes(run: Run, before: int) -> Iterator[Warned]:
+    """A learning rate that falls to the end of a run is another one when the end is moved."""
+    config, step, steps = run.plan.recipe.optimizer, run.state.step, run.plan.steps
+    was, now = (optimizers.factor(config, step, length) for length in (before, steps))
+    if was != now and step < steps:
+        yield Warned(
+            f"train.steps is {steps}, and was {before}: from step {step + 1} on the learning rate is that of a run of "
+            f"{steps} steps, now {now:.0%} of its peak instead of {was:.0%}; the steps before are kept as they were"
+        )
 
 
 def measure_plan(plan: Plan) -> preflight.Measured:
