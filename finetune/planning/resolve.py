@@ -10,7 +10,7 @@ from finetune.data.example import Dataset
 from finetune.errors import RecipeError
 from finetune.families.base import BaseInfo, large_encoders
 from finetune.machine import has_gpu
-from finetune.recipe import AnyAdapter, LowRank, Recipe
+from finetune.recipe import AnyAdapter, Evaluate, LowRank, Recipe
 from finetune.recipe.resolved import (
     ResolvedData,
     ResolvedObjective,
@@ -38,6 +38,7 @@ def resolve(wanted: Recipe, facts: BaseInfo, data: Dataset, captions: Sequence[s
             resolution=written.resolution or facts.resolution,
         ),
         adapter=_adapter(wanted.adapter),
+        evaluate=_evaluate(wanted.evaluate),
         objective=ResolvedObjective.of(
             objective, prediction=facts.prediction, timestep_density=_density(facts, wanted),
             guidance=1.0 if facts.guided and objective.guidance is None else objective.guidance,
@@ -55,6 +56,10 @@ def _adapter(adapter: AnyAdapter) -> AnyAdapter:
     if isinstance(adapter, LowRank) and adapter.init_from is not None:
         return type(adapter).of(adapter, init_from=adapter.init_from.resolve())
     return adapter
+
+
+def _evaluate(evaluate: Evaluate) -> Evaluate:
+    return evaluate if evaluate.judge is None else Evaluate.of(evaluate, judge=evaluate.judge.resolve())
 
 
 def _bundled(path: Path) -> bool:
