@@ -56,8 +56,16 @@ def prompt_set(data: Dataset, pocket: bool, count: int, written: Sequence[str] =
     other = [one for one in named if one not in calling]
     calling = calling or _with_trigger(data, aim, said, pocket)
     other = other or _without_trigger(data, aim, said, pocket)
-    fewer = max(_FEWEST, round(count * _SHARE_WITHOUT))
-    return PromptSet(aim, _asked(calling, count, _SEED, data), _asked(other, fewer, _SEED + count, data))
+    return PromptSet(aim, _asked(calling, count, _SEED, data), _asked(other, _without(count), _SEED + count, data))
+
+
+def pictures_for(count: int) -> int:
+    """All that are painted for so many with the trigger: those without it as well, and both from the base, too."""
+    return 2 * (count + _without(count))
+
+
+def _without(count: int) -> int:
+    return max(_FEWEST, round(count * _SHARE_WITHOUT))
 
 
 def aim_of(data: Dataset) -> Aim:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from finetune.data import captions
 from finetune.data.example import Dataset
+from finetune.errors import TrainError
 from finetune.evaluation.prompts import Aim, PromptSet
 from finetune.evaluation.scores import Likeness
 from finetune.events import Evaluated, Score, TrainingEffect
@@ -44,6 +45,8 @@ class Thresholds(NamedTuple):
 
 
 LIMITS = Thresholds()
+ASKED_FOR: dict[Aim, str] = {"product": "the setting", "style": "the object"}
+"""what a prompt with the trigger asks for beside it"""
 FEW_VISITS = 40
 """looks at each training picture below which a run was short: shipped recipes take 100 to 200"""
 LITTLE_CHANGE = 0.05
@@ -84,11 +87,20 @@ def judge(path: Path, asked: PromptSet, found: Measures, training: Training, lim
     return Evaluated(path, learnt, told, found.scores, reasons, sentence(asked.aim, seen, found, near, limits))
 
 
+def not_learnt(told: Evaluated) -> TrainError:
+    """A verdict as the error that a run ends with; the file stays."""
+    return TrainError(
+        f"not learnt: {told.text}; the file is kept: {told.path}",
+        told.reasons[0] if told.reasons else "look at the pictures",
+    )
+
+
 def sentence(aim: Aim, seen: int, found: Measures, near: bool, limits: Thresholds = LIMITS) -> str:
     """Such as "the product is seen in 9 of 10 prompts; as like its pictures as they are to each other (0.93); ..."."""
     parts = [f"the {aim} is seen in {seen} of {len(found.to_real.each)} prompts", _nearness(found, near, limits)]
     if (prompt := found.scores.get("prompt")) is not None:
-        parts.append(f"{prompt.value:.0%} of the pictures show what was asked for")
+        count = len(found.to_real.each)
+        parts.append(f"{ASKED_FOR[aim]} asked for is there in {round(prompt.value * count)} of {count}")
     return "; ".join([*parts, _change(found.scores["drift"].value, limits)])
 
 
