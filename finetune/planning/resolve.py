@@ -120,6 +120,11 @@ def check_compatible(facts: BaseInfo, wanted: Recipe) -> None:
     asked = [key for key, bits in fewer.items() if bits]
     if asked and find_spec("bitsandbytes") is None:
         raise RecipeError(f"{asked[0]} needs bitsandbytes, which is not installed", "pip install bitsandbytes")
+    judge = wanted.evaluate.judge
+    if judge is not None and not (judge / "config.json").is_file():
+        raise RecipeError(
+            f"evaluate.judge: no model in {judge}", "the folder of a CLIP or DINOv2 in transformers' layout"
+        )
     start = wanted.adapter.init_from
     if start is not None and not start.exists():
         raise RecipeError(f"adapter.init_from: no {start}", "a LoRA file, a PEFT directory or a run folder")

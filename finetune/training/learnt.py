@@ -34,7 +34,7 @@ def judged(plan: Plan, file: Path, out: Path, effect: TrainingEffect | None) -> 
     if judge is None:
         yield Note(": ".join(subject.unjudged(plan.recipe.base)))
         return
-    told = yield from evaluate(_subject(plan, file, out, judge, effect))
+    told = yield from evaluate(subject_of(plan, file, out, judge, effect))
     if not told.learnt:
         raise not_learnt(told)
 
@@ -52,7 +52,8 @@ def affordable(plan: Plan) -> int:
     return max((n for n in counts if pictures_for(n) <= pictures), default=subject.FEWEST)
 
 
-def _subject(plan: Plan, file: Path, out: Path, judge: Path, effect: TrainingEffect | None) -> Subject:
+def subject_of(plan: Plan, file: Path, out: Path, judge: Path, effect: TrainingEffect | None) -> Subject:
+    """What the verdict on a run of this plan is asked about."""
     config = plan.recipe
     training = subject.training_of(recipe.dumps(config), plan.data)
     return Subject(
