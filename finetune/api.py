@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from finetune.data.decode import Colour
     from finetune.data.example import Dataset
     from finetune.data.wording import DatasetKind
-    from finetune.events import Event
+    from finetune.events import Evaluated, Event
     from finetune.files.inspection import Inspection
     from finetune.planning.plan import Plan
     from finetune.proof.verify import Report
@@ -132,6 +132,30 @@ def sample(
         return list(folder.sample(str(base), wanted, Path(out), weighted, options))
 
 
+def evaluate(
+    what: Path | str, *, base: Path | str = "", data: Path | str | None = None, judge: Path | str | None = None,
+    count: int | None = None,
+) -> "Evaluated":  # fmt: skip
+    """Was it learnt? Generate fixed prompts with an adapter and with its base, at the same seeds, and compare both with
+    the training pictures.
+
+    what: a run's folder, or an adapter file. base, data: the base and the folder of training pictures, where `what`
+    does not say. judge: folder of a CLIP or DINOv2 in transformers' layout; the pocket base has its own. count:
+    pictures with the trigger. The result's `learnt` is the answer, `text` says it in words, `reasons` why not,
+    `scores` has each measure with its interval. Pictures are kept beside `what`, and not generated twice.
+
+    Raises:
+        InputError: something must be named, or cannot be read.
+        VerifyError: the adapter cannot be read whole for this base.
+    """
+    with silence():
+        from finetune.evaluation.evaluate import evaluate as judged
+        from finetune.evaluation.subject import of_path
+        from finetune.events import unheard
+
+        return unheard(judged(of_path(Path(what), str(base), _folder(data), _folder(judge), count)))
+
+
 def verify(
     file: Path | str, base: Path | str = "", run: Path | str | None = None, base_bits: int | None = None
 ) -> "Report":  # fmt: skip
@@ -231,6 +255,10 @@ def _run_base(run: Path) -> str:
 
     file = run / "recipe.toml"
     return recipe.load(file).recipe.base if file.is_file() else ""
+
+
+def _folder(path: Path | str | None) -> Path | None:
+    return Path(path) if path else None
 
 
 def _loaded(recipe: "Recipe | Path | str") -> "Loaded":

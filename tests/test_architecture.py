@@ -27,7 +27,7 @@ IMPORTERS = {
     "huggingface_hub": ("families",),
     "rich": ("reporting.", "cli."),
     "typer": ("cli",),
-    "PIL": ("data.buckets", "data.decode", "evaluation.similarity", "sampling."),
+    "PIL": ("data.buckets", "data.decode", "evaluation.", "sampling."),
     "pydantic": ("recipe", "data.audit", "data.example"),
     "tomlkit": ("recipe", "data.prepare"),
     "psutil": ("doctor",),

@@ -10,7 +10,7 @@ from finetune.data.example import Dataset
 from finetune.errors import BaseError, RecipeError
 from finetune.families.base import BaseInfo, large_encoders
 from finetune.machine import has_gpu
-from finetune.recipe import AnyAdapter, LowRank, Recipe
+from finetune.recipe import AnyAdapter, Evaluate, LowRank, Recipe
 from finetune.recipe.resolved import (
     ResolvedData,
     ResolvedObjective,
@@ -38,6 +38,7 @@ def resolve(wanted: Recipe, facts: BaseInfo, data: Dataset, captions: Sequence[s
             resolution=written.resolution or facts.resolution,
         ),
         adapter=_adapter(wanted.adapter),
+        evaluate=_evaluate(wanted.evaluate),
         objective=ResolvedObjective.of(
             objective, prediction=facts.prediction, timestep_density=_density(facts, wanted),
             guidance=1.0 if facts.guided and objective.guidance is None else objective.guidance,
@@ -67,6 +68,10 @@ def _start_of(adapter: AnyAdapter) -> Path | None:
     if not start.exists():
         raise RecipeError(f"adapter.init_from: no {start}", "a LoRA file, a PEFT directory, a run folder or RUN@STEP")
     return start
+
+
+def _evaluate(evaluate: Evaluate) -> Evaluate:
+    return evaluate if evaluate.judge is None else Evaluate.of(evaluate, judge=evaluate.judge.resolve())
 
 
 def _bundled(path: Path) -> bool:
@@ -127,6 +132,11 @@ def check_compatible(facts: BaseInfo, wanted: Recipe) -> None:
     asked = [key for key, bits in fewer.items() if bits]
     if asked and find_spec("bitsandbytes") is None:
         raise RecipeError(f"{asked[0]} needs bitsandbytes, which is not installed", "pip install bitsandbytes")
+    judge = wanted.evaluate.judge
+    if judge is not None and not (judge / "config.json").is_file():
+        raise RecipeError(
+            f"evaluate.judge: no model in {judge}", "the folder of a CLIP or DINOv2 in transformers' layout"
+        )
     _start_of(wanted.adapter)
 
 

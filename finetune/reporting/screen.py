@@ -21,6 +21,7 @@ from rich.text import Text
 from finetune.events import (
     Advanced,
     Candidate,
+    Evaluated,
     Event,
     Finished,
     Note,
@@ -76,6 +77,10 @@ class Screen:
                 self._say(f"[dim]pictures: {escape(str(paths[0] if len(paths) == 1 else paths[0].parent))}[/]")
             case TrainingEffect():
                 self._say(_effect(event))
+            case Evaluated():
+                self._say(escape(f"{'learnt' if event.learnt else 'not learnt'}: {event.text}"))
+                for reason in event.reasons:
+                    self._say(f"[yellow]perhaps:[/] {escape(reason)}")
             case Verified():
                 self._say(escape(_verified(event)))
             case Finished():

@@ -20,11 +20,14 @@ from finetune.sampling.session import Session
 from finetune.training import samples as pictures
 from finetune.training.begin import Run, open_base, start_of
 from finetune.training.candidates import about_run, name_of
+from finetune.training.learnt import judged
 from finetune.training.stop import Events
 
 
 def finish(run: Run) -> Events:
-    """Measure the change, write the file, open it again in a fresh base, and prove it. The last event is Finished."""
+    """Measure the change, write the file, open it again in a fresh base, prove it, and judge what was learnt. The last
+    event is Finished.
+    """
     yield Stage("proving", 0)
     if isinstance(run.plan.recipe.adapter, recipe.LowRank):
         effect = yield from judge_training(run)
@@ -36,6 +39,7 @@ def finish(run: Run) -> Events:
     else:
         run.family.parts.to(CPU)
         finished = yield from export_pipeline(run)
+    yield from judged(run.plan, finished.path, run.folder.path, finished.effect)
     run.folder.end(run.plan)
     yield finished
 

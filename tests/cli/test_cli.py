@@ -51,6 +51,7 @@ COMMANDS = {
     "export": ("--from", "--layout", "--out", "--base", "--dtype", "--json"),
     "verify": ("FILE", "--base", "--run", "--base-bits", "--json", "--quiet"),
     "inspect": ("FILE", "--json"),
+    "evaluate": ("RUN|FILE", "--base", "--data", "--judge", "--count", "--json", "--quiet"),
     "sample": (
         *("--base", "--adapter", "--prompt", "--prompts", "--negative", "--seed", "--steps", "--guidance"),
         *("--scheduler", "--size", "--count", "--out", "--merged", "--no-safety-checker"),
@@ -195,7 +196,8 @@ def test_the_library_speaks_of_no_flags_and_no_commands():
 # --- quiet and JSON ---------------------------------------------------------------------------------------------------
 
 RUN = ("--set", "train.steps=2", "--set", "sample.every=0", "--set", "sample.steps=1", "--set", "data.resolution=64",
-       "--set", "adapter.components=['denoiser']", "--set", "optimizer.learning_rate=1e-2")  # fmt: skip
+       "--set", "adapter.components=['denoiser']", "--set", "optimizer.learning_rate=1e-2",
+       "--set", "evaluate.count=0")  # fmt: skip
 
 
 @pytest.fixture
