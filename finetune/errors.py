@@ -92,6 +92,10 @@ class TrainError(FinetuneError):
     exit_code = 4
 
 
+class NotLearnt(TrainError):
+    """The file is proved and kept, but what it was trained for is not in its pictures."""
+
+
 class VerifyError(FinetuneError):
     exit_code = 5
 

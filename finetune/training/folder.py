@@ -16,7 +16,7 @@ import torch
 from finetune import __version__, recipe, references
 from finetune import tensors as weights
 from finetune.adapters.attach import Trainable
-from finetune.errors import FinetuneError, Interrupted, RunError
+from finetune.errors import FinetuneError, Interrupted, NotLearnt, RunError
 from finetune.events import Event, Saved, unheard
 from finetune.families.base import Family
 from finetune.files import layouts
@@ -33,6 +33,8 @@ from finetune.training.resume import compared, no_run, record, settings
 _LOG = "events.jsonl"
 _TRACES = {_LOG, "run.json", "recipe.toml", "tensorboard", "samples", references.CHECKPOINTS, references.CANDIDATES}
 """what a run leaves that ended before it saved a step"""
+_OUTCOMES: dict[type[FinetuneError], str] = {Interrupted: "interrupted", NotLearnt: "not learnt"}
+"""what run.json says of a run that ended in an error, of other errors "failed"; else it says running or done"""
 _SURPLUS_BYTES = 64 << 20
 
 
@@ -103,7 +105,7 @@ class RunFolder:
             self._note("interrupted", "left by its reader")
             raise
         except FinetuneError as e:
-            self._note("interrupted" if isinstance(e, Interrupted) else "failed", str(e))
+            self._note(_OUTCOMES.get(type(e), "failed"), str(e))
             raise
         finally:
             self._curves.close()
