@@ -166,7 +166,7 @@ class Session:
             ).images  # fmt: skip
         latents = self.family.unpack_latents(output, first.width, first.height).to(self.device)
         # one at a time: decoding takes far more memory than denoising. In float32: half overflows some autoencoders
-        return [self._shown(self.family.decode_latents(one)) for one in latents.split(1)]
+        return [self._shown(self.family.decode_latents(one)) for one in torch.split(latents, 1)]
 
     def _encoded(self, prompts: Sequence[str]) -> Text:
         read = {e: {p: self._text(e, p) for p in prompts} for e in self.family.encoders}
