@@ -58,9 +58,9 @@ def judge_training(run: Run) -> Generator[Event, None, TrainingEffect]:
     Raises:
         TrainError: nothing measurable changed.
     """
-    data = run.data
+    data, px = run.data, evaluate.at_once_px(run.plan)
     effect = evaluate.measure_effect(
-        moved(run), run.plan.train.placed, data.latents, data.captions, run.device.autocast
+        moved(run), run.plan.train.placed, data.latents, data.captions, run.device.autocast, px
     )
     if effect.output < evaluate.NO_EFFECT:
         raise TrainError(

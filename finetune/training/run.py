@@ -193,7 +193,8 @@ def observe(run: Run, step: int) -> Events:
         except OSError as e:
             raise unsaved(run, e) from e
     if plan.held_out and step % config.validation.every == 0:
-        found = evaluate.losses(plan.held_out, run.data.latents, run.data.captions, run.device.autocast)
+        px = evaluate.at_once_px(plan)
+        found = evaluate.losses(plan.held_out, run.data.latents, run.data.captions, run.device.autocast, px=px)
         yield Validated(step, found.mean, found.bands)
     if config.sample.every and step % config.sample.every == 0:
         folder = run.folder.path / "samples" / f"step-{step:06d}"
