@@ -44,7 +44,7 @@ class Losses(NamedTuple):
     """level -> mean over images"""
 
 
-class Asked(NamedTuple):
+class Judged(NamedTuple):
     """One prediction: of an image, with a caption, at a level."""
 
     placed: Placed
@@ -119,11 +119,11 @@ def measure_effect(
     return TrainingEffect(before, after, _fit(rivals, base), _fit(rivals, adapted), moved, output)
 
 
-def _at_every_level(placed: Sequence[Placed], prompts: Sequence[Prompt]) -> list[Asked]:
-    return [Asked(p, c, level) for level in LEVELS for p, c in zip(placed, prompts, strict=True)]
+def _at_every_level(placed: Sequence[Placed], prompts: Sequence[Prompt]) -> list[Judged]:
+    return [Judged(p, c, level) for level in LEVELS for p, c in zip(placed, prompts, strict=True)]
 
 
-def _losses(asked: Sequence[Asked], errors: Errors) -> Losses:
+def _losses(asked: Sequence[Judged], errors: Errors) -> Losses:
     bands = {}
     for level in LEVELS:
         found = [errors[one.key] for one in asked if one.level == level]
@@ -131,7 +131,7 @@ def _losses(asked: Sequence[Asked], errors: Errors) -> Losses:
     return Losses(sum(bands.values()) / len(bands), bands)
 
 
-def _rivals(placed: Sequence[Placed]) -> list[list[list[Asked]]]:
+def _rivals(placed: Sequence[Placed]) -> list[list[list[Judged]]]:
     """For each image tried: its own caption, then a few of the others', each at some levels and the same noise; nothing
     without two captions."""
     said = list({(prompt := Prompt.of(p.example)).key: prompt for p in placed}.values())
@@ -142,11 +142,11 @@ def _rivals(placed: Sequence[Placed]) -> list[list[list[Asked]]]:
         own = Prompt.of(placed[i].example)
         order = draws.permutation(len(said), "others", i)
         another = [said[n] for n in order if said[n].key != own.key][:TRIED_CAPTIONS]
-        found.append([[Asked(placed[i], prompt, level) for level in LEVELS[1:]] for prompt in [own, *another]])
+        found.append([[Judged(placed[i], prompt, level) for level in LEVELS[1:]] for prompt in [own, *another]])
     return found
 
 
-def _fit(rivals: list[list[list[Asked]]], errors: Errors) -> CaptionFit | None:
+def _fit(rivals: list[list[list[Judged]]], errors: Errors) -> CaptionFit | None:
     """Each image's own caption against the others'; None without two captions."""
     if not rivals:
         return None
@@ -194,7 +194,7 @@ def output_change(
 
 
 @torch.no_grad()
-def errors(asked: Sequence[Asked], latents: Latents, captions: Captions, autocast: Autocast, px: int) -> Errors:
+def errors(asked: Sequence[Judged], latents: Latents, captions: Captions, autocast: Autocast, px: int) -> Errors:
     """Mean squared error of each prediction, at noise that belongs to its image and level: each is made once, in
     batches of up to so many px, and is the same up to rounding whatever else is asked."""
     found: dict[tuple[str, str, float], float] = {}
@@ -205,7 +205,7 @@ def errors(asked: Sequence[Asked], latents: Latents, captions: Captions, autocas
     return found
 
 
-def _batches(asked: Iterable[Asked], px: int) -> Iterator[list[Asked]]:
+def _batches(asked: Iterable[Judged], px: int) -> Iterator[list[Judged]]:
     """Of one bucket each; one prompt's in a row, so that it is read seldom."""
     ordered = sorted(asked, key=lambda one: (one.placed.bucket, one.prompt.key))
     for bucket, alike in groupby(ordered, lambda one: one.placed.bucket):
@@ -214,7 +214,7 @@ def _batches(asked: Iterable[Asked], px: int) -> Iterator[list[Asked]]:
             yield batch
 
 
-def _errors(batch: Sequence[Asked], latents: Latents, captions: Captions) -> Tensor:
+def _errors(batch: Sequence[Judged], latents: Latents, captions: Captions) -> Tensor:
     """(b,), float32."""
     family, device = captions.family, captions.device
     t = _at(captions, [one.level for one in batch])
@@ -239,7 +239,7 @@ def _at(captions: Captions, levels: Sequence[float]) -> Tensor:
     return captions.family.process.at(torch.tensor(levels, dtype=torch.float64)).to(captions.device)
 
 
-def _noise(asked: Asked, latents: Latents) -> Tensor:
+def _noise(asked: Judged, latents: Latents) -> Tensor:
     name = asked.placed.example.name
     return draws.normal(tuple(latents[name, STRAIGHT].mean.shape), draws.key("held out", name, str(asked.level)))
 

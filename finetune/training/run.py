@@ -121,7 +121,7 @@ def first(run: Run, stop: Interruption) -> Events:
     Raises:
         TrainError, MemoryShortage, RunError: it cannot be trained, or its file would name this machine.
     """
-    candidates.told(run)
+    candidates.described(run)
     measured = None
     if run.state.step < run.plan.steps:
         measured = preflight.measure(run.state, run.data.batches, run.plan.recipe, run.device)
@@ -168,7 +168,7 @@ def save_step(run: Run) -> Generator[Saved, None, None]:
         RunError: the disk is full, or gone.
     """
     try:
-        saved = run.folder.save(run.state, run.plan.recipe.train.keep_last, candidates.told(run))
+        saved = run.folder.save(run.state, run.plan.recipe.train.keep_last, candidates.described(run))
     except OSError as e:
         raise unsaved(run, e) from e
     if saved:
