@@ -126,7 +126,7 @@ def test_an_untrained_adapter_is_seen_to_have_learnt_nothing(trained: Bench, tmp
 def test_a_caption_fits_where_it_predicts_its_image_better_than_others_do(
     own: float, others: float, share: float, trained: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def errors(asked: list[evaluate.Asked], *_: object) -> dict[tuple[str, str, float], float]:
+    def errors(asked: list[evaluate.Judged], *_: object) -> dict[tuple[str, str, float], float]:
         return {a.key: own if a.prompt.caption == a.placed.example.caption else others for a in asked}
 
     monkeypatch.setattr(evaluate, "errors", errors)
