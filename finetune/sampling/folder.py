@@ -75,7 +75,8 @@ def _try_out(out: Path, names: Sequence[str]) -> None:
         RunError: they cannot, or some are there.
     """
     if there := [name for name in names if (out / name).exists()]:
-        free = next(p for n in range(2, 10**6) if not (p := out.with_name(f"{out.resolve().name}-{n}")).exists())
+        place = out if out.name else out.resolve()
+        free = next(p for n in range(2, 10**6) if not (p := place.with_name(f"{place.name}-{n}")).exists())
         raise RunError(
             f"{out} holds pictures of an earlier call: {first_three(there)}", f"choose another `out`, such as {free}"
         )
