@@ -85,7 +85,7 @@ def plan(
     from finetune.planning import plan as planning
 
     settled = planning.resolve_plan(loaded, gpus)
-    for notice in () if as_json else settled.notices:
+    for notice in settled.notices:
         typer.echo(f"note: {notice}", err=True)
     rows, kept = footprint.component_footprints(settled), memory.activation_bytes(settled)
     measured = None
