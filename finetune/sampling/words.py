@@ -96,7 +96,8 @@ def _filled(prompt: NamedPrompt, wanted: SampleSet, adapters: Sequence[AdapterIn
     words = {name: _word(name, prompt, wanted, adapters) for name in WORD_NAMES if f"{{{name}}}" in prompt.text}
     trigger, class_word = words.get("trigger"), words.get("class_word")
     if lacking := missing_word(prompt.text, trigger, class_word):
-        who = f"{' and '.join(a.file.name for a in adapters)} names no" if adapters else "there is no adapter to name a"
+        files = " and ".join(adapter.file.name for adapter in _meant(wanted, adapters))
+        who = f"{files} names no" if files else "there is no adapter to name a"
         raise InputError(
             f'{prompt.where}, "{prompt.text}": {who} {WORD_NAMES[lacking]}', f"name it: `{lacking}`, or write the word"
         )
@@ -104,18 +105,26 @@ def _filled(prompt: NamedPrompt, wanted: SampleSet, adapters: Sequence[AdapterIn
 
 
 def _word(name: str, prompt: NamedPrompt, wanted: SampleSet, adapters: Sequence[AdapterInUse]) -> str:
-    """The word for a placeholder: asked for, or that of the adapters; a trigger asked for names its adapter."""
+    """The word for a placeholder: asked for, or that of the adapters; a trigger asked for names its adapter.
+
+    Raises InputError: the adapters name several.
+    """
     said: str | None = getattr(wanted, name)
     if said:
         return said
-    own = [adapter for adapter in adapters if wanted.trigger and adapter.trigger == wanted.trigger] or adapters
-    found = {getattr(adapter, name): adapter.file.name for adapter in own if getattr(adapter, name)}
+    own = [(getattr(adapter, name), adapter.file.name) for adapter in _meant(wanted, adapters)]
+    found = {word: file for word, file in own if word}
     if len(found) > 1:
         each = ", ".join(f"{word!r} of {file}" for word, file in found.items())
         raise InputError(
             f'{prompt.where}, "{prompt.text}": {{{name}}} may be {each}', f"say which: `{name}`, or write the words"
         )
     return next(iter(found), "")
+
+
+def _meant(wanted: SampleSet, adapters: Sequence[AdapterInUse]) -> Sequence[AdapterInUse]:
+    """Those that have the trigger that was asked for; all, if none has it or none was asked for."""
+    return [a for a in adapters if wanted.trigger and a.trigger == wanted.trigger] or adapters
 
 
 def _words(path: Path) -> tuple[str, str]:

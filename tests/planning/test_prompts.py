@@ -44,8 +44,9 @@ WORDS = ("data.trigger=sks", "data.class_word=umbrella")
 def test_the_words_of_the_dataset_stand_in_every_prompt_of_the_recipe(photos, tmp_path):
     others = album(tmp_path / "others")
     plan = planned(
-        photos, *WORDS, 'sample.prompts=["a {trigger} {class_word}", "a {class_word}"]', "sample.negative=a {class_word}",
-        "prior.mode=images", f"prior.path={others}", "prior.prompt=a picture of a {class_word}",
+        photos, *WORDS, 'sample.prompts=["a {trigger} {class_word}", "a {class_word}"]',
+        "sample.negative=a {class_word}", "prior.mode=images", f"prior.path={others}",
+        "prior.prompt=a picture of a {class_word}",
     )  # fmt: skip
     assert plan.recipe.sample.prompts == ("a sks umbrella", "an umbrella")
     assert plan.recipe.sample.negative == "an umbrella"
@@ -60,7 +61,7 @@ def test_the_words_of_the_dataset_stand_in_every_prompt_of_the_recipe(photos, tm
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("sample.prompts", '["a mug", "a {trigger}"]', "sample.prompts, item 2, \"a {trigger}\": the dataset has no trigger"),
+        ("sample.prompts", '["a mug", "a {trigger}"]', "prompts, item 2, \"a {trigger}\": the dataset has no trigger"),
         ("sample.prompts", '["a photo of a {class_word}"]', "the dataset has no class word"),
         ("sample.negative", "a {class_word}", "sample.negative, "),
     ],

@@ -35,8 +35,8 @@ def tiny(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def files(tiny, tmp_path_factory) -> dict[str, Path]:
-    """Adapters: a mug `sks`, a style `zwx` without a class word, one of another trainer that says its trigger alone, one
-    that says nothing."""
+    """Adapters: a mug `sks`, a style `zwx` without a class word, one of another trainer that says its trigger alone,
+    one that says nothing."""
     folder, family = tmp_path_factory.mktemp("adapters"), families.load(tiny)
     name = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_v"
     out, width = target_shapes(components(family))[name]
@@ -101,7 +101,7 @@ def test_two_adapters_with_two_triggers_need_a_word_on_which(files):
 
 
 def test_a_trigger_asked_for_decides_whose_class_word_is_meant(files):
-    with pytest.raises(InputError, match="brand names no class word|names no class word"):
+    with pytest.raises(InputError, match=r": brand\.safetensors names no class word"):
         written("a {trigger} {class_word}", files, "mug", "brand", trigger="zwx")
     assert written("a {trigger} {class_word}", files, "mug", "brand", trigger="sks") == "a sks mug"
 
