@@ -24,7 +24,7 @@ def sample(
     prompts: Annotated[Path | None, typer.Option(help="Text file with one prompt a line.")] = None,
     adapter: Annotated[
         list[str] | None,
-        typer.Option(help="Adapter as FILE or FILE:weight, such as mug.safetensors:0.8. May be repeated."),
+        typer.Option(help="Adapter as FILE or FILE:weight, such as mug.safetensors:0.8 or RUN@500. May be repeated."),
     ] = None,
     trigger: Annotated[
         str | None, typer.Option(help="What {trigger} in a prompt stands for.", show_default="the adapter's own")

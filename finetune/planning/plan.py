@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from finetune import families, recipe
 from finetune import resources as shipped
-from finetune.data import dataset
+from finetune.data import caption_checks, dataset
 from finetune.data.buckets import Bucket, plan_buckets
 from finetune.data.dataset import Placed
 from finetune.data.example import Dataset
@@ -88,5 +88,5 @@ def resolve_plan(loaded: Loaded, world: int = 1) -> Plan:
     resolved = resolve(wanted, facts, data, [p.example.caption for p in training], steps)
     sources = {**dict.fromkeys(recipe.derived(wanted, resolved), "derived"), **loaded.sources}
     prompts = prompt_notices(wanted.base, facts, resolved.sample.prompts, resolved.sample.negative, data.trigger)
-    notices = (*loaded.notices, *prompts)
+    notices = (*loaded.notices, *caption_checks.remarks(data.examples, data.words), *prompts)
     return Plan(resolved, sources, facts, data, train, prior, tuple(held_out), micros, notices)

@@ -20,6 +20,8 @@ from rich.text import Text
 
 from finetune.events import (
     Advanced,
+    Candidate,
+    Evaluated,
     Event,
     Finished,
     Note,
@@ -67,12 +69,18 @@ class Screen:
                 self._say(f"held out at step {step}: {loss:.4f}   by noise level  {levels}")
             case Saved(step, path):
                 self._say(f"[dim]saved step {step}: {escape(str(path))}[/]")
+            case Candidate(step, path):
+                self._say(f"[dim]adapter of step {step}: {escape(str(path))}[/]")
             case Resumed(step, path):
                 self._say(f"resumed after step {step} from {escape(str(path))}")
             case Sampled(_, paths):
                 self._say(f"[dim]pictures: {escape(str(paths[0] if len(paths) == 1 else paths[0].parent))}[/]")
             case TrainingEffect():
                 self._say(_effect(event))
+            case Evaluated():
+                self._say(escape(f"{'learnt' if event.learnt else 'not learnt'}: {event.text}"))
+                for reason in event.reasons:
+                    self._say(f"[yellow]perhaps:[/] {escape(reason)}")
             case Verified():
                 self._say(escape(_verified(event)))
             case Finished():

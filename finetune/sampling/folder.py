@@ -51,10 +51,11 @@ def sample(
     session = Session.open(base, [*wanted.prompts, wanted.negative], adapters, options, info)
     triggers = ", ".join(f"{adapter.file.name}: {adapter.trigger}" for adapter in used if adapter.trigger)
     facts, shown = {**session.made_with, "triggers": triggers}, []
+    pictures = session.generate_many([request for row in rows for request in row])
     for row in rows:
         images = []
         for n, request in enumerate(row):
-            picture = session.generate(request)
+            picture = next(pictures)
             path = out / _name(n, request)
             _write(picture.image, path, {**request.described(), **facts, "blanked": "yes" if picture.blocked else ""})
             images.append(picture.image)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from finetune import references
 from finetune.choices import Precision
 from finetune.errors import BaseError, InputError
 from finetune.recipe import Sample
@@ -81,7 +82,11 @@ class AdapterWeight(NamedTuple):
 
     @staticmethod
     def of(text: str) -> "AdapterWeight":
-        """From `FILE` or `FILE:weight`. Raises BaseError: there is no such file, or the weight is not finite."""
+        """From `FILE`, `FILE:weight` or `RUN@STEP:weight`.
+
+        Raises:
+            BaseError: there is no such file or step, or the weight is no finite number.
+        """
         path, colon, number = text.rpartition(":")
         weight = 1.0
         if colon and not Path(text).exists():
@@ -89,11 +94,12 @@ class AdapterWeight(NamedTuple):
                 text, weight = path, float(number)
             except ValueError:
                 pass
-        if not Path(text).exists():
+        found = references.adapter_path(text)
+        if not found.exists():
             raise BaseError(f"no adapter file {text}", "write FILE, or FILE:weight, such as mug.safetensors:0.8")
         if not math.isfinite(weight):
             raise BaseError(f"the weight of {text} is {weight}", "write a number, such as mug.safetensors:0.8")
-        return AdapterWeight(Path(text), weight)
+        return AdapterWeight(found, weight)
 
 
 class SessionOptions(NamedTuple):

@@ -14,10 +14,12 @@ from PIL import Image
 from support.bases import tiny_base
 
 from finetune import recipe
+from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.adapters import attach as adapters
 from finetune.adapters.lora import Lora
 from finetune.errors import FinetuneError, RecipeError, TrainError
+from finetune.evaluation import subject
 from finetune.events import Sampled, Saved, Validated, unheard
 from finetune.families.base import Family, Moments, components
 from finetune.files import layouts
@@ -25,7 +27,7 @@ from finetune.planning import footprint
 from finetune.planning import plan as planning
 from finetune.planning.plan import Plan
 from finetune.proof import export
-from finetune.training import batches, begin, finish, preflight
+from finetune.training import batches, begin, finish, learnt, preflight
 from finetune.training import loop as trainer
 from finetune.training import samples as pictures
 from finetune.training.begin import Run, open_base
@@ -113,6 +115,12 @@ def what_is_trained(place: Place, sets: list[str]) -> object:
 
 def what_is_asked_of_the_sampler(place: Place, sets: list[str]) -> object:
     return pictures.requests(place.plan(sets))
+
+
+def what_a_verdict_is_asked(place: Place, sets: list[str]) -> object:
+    plan = place.plan(sets)
+    judge = subject.judge_for(plan.recipe.base, plan.recipe.evaluate.judge)
+    return judge and learnt.subject_of(plan, place.root / "mug.safetensors", place.root, judge, None)
 
 
 def how_the_model_is_set_up(place: Place, sets: list[str]) -> object:
@@ -214,6 +222,7 @@ class Case(NamedTuple):
 FLOW = ("base=ROOT/flux",)
 SELF = ("prior.mode=own_prediction", "data.trigger=sks")
 IMAGES = ("prior.mode=images", "prior.path=ROOT/mugs", "data.class_word=mug")
+JUDGED = (f"evaluate.judge={shipped.EYES}",)
 CASES = {
     "name": Case("name=other", what_is_written),
     "base": Case("base=ROOT/other"),
@@ -284,6 +293,9 @@ CASES = {
     "sample.steps": Case("sample.steps=3", what_is_asked_of_the_sampler),
     "sample.guidance": Case("sample.guidance=2", what_is_asked_of_the_sampler),
     "sample.seed": Case("sample.seed=9", what_is_asked_of_the_sampler),
+    "evaluate.prompts": Case('evaluate.prompts=["a {trigger}"]', what_a_verdict_is_asked, JUDGED),
+    "evaluate.judge": Case(JUDGED[0], what_a_verdict_is_asked),
+    "evaluate.count": Case("evaluate.count=7", what_a_verdict_is_asked, JUDGED),
     "export.dtype": Case("export.dtype=float16", what_is_written),
     "export.layouts": Case('export.layouts=["diffusers"]', what_is_written),
     "export.title": Case("export.title=My mug", what_is_written),
