@@ -296,7 +296,7 @@ class Sample(Table):
     prompts: Annotated[tuple[Annotated[str, CheckedPrompt], ...], Loose] = ()
     """Prompts of the sample pictures. {trigger} and {class_word} stand for the dataset's own words: "a photo of
     {trigger} {class_word} in the snow". Add one without the trigger, to see what else has changed. Default: those of
-    `goals/product` or `goals/style`, by the kind that the prepared dataset names; else the first captions."""
+    `goals/product` or `goals/style`, by what the dataset shows; else the first captions."""
     negative: Annotated[str, CheckedPrompt] = ""
     """Negative prompt: what the sample pictures should not show; placeholders as in `prompts`. It needs a guidance
     above 1."""

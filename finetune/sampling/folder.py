@@ -1,5 +1,6 @@
 """A set of pictures written into a folder, each with its metadata, and a grid of all of them."""
 
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -40,11 +41,11 @@ def sample(
         VerifyError: an adapter cannot be read whole for this base.
     """
     used = adapters_in_use(adapters)
-    if options.merged and not used:
-        raise InputError("`merged`: there is no adapter to merge", "name one: `adapter`, or leave `merged` out")
     wanted, info = written_out(wanted, used), families.detect(base)
     rows = wanted.requests(info)
     check_options(base, info, options)
+    if options.merged and not used:
+        raise InputError("`merged`: there is no adapter to merge", "name one: `adapter`, or leave `merged` out")
     _try_out(out, [*(_name(n, request) for row in rows for n, request in enumerate(row)), GRID])
     yield from (Note(text) for text in [stacked(used)] if text)
     yield from (Warned(text) for text in word_notices(wanted, base, info, used))
@@ -75,13 +76,13 @@ def _try_out(out: Path, names: Sequence[str]) -> None:
     Raises:
         RunError: they cannot, or some are there.
     """
-    if there := [name for name in names if (out / name).exists()]:
+    if there := [name for name in names if os.path.lexists(out / name)]:
         place = out if out.name else out.resolve()
         free = next(p for n in range(2, 10**6) if not (p := place.with_name(f"{place.name}-{n}")).exists())
         raise RunError(
             f"{out} holds pictures of an earlier call: {first_three(there)}", f"choose another `out`, such as {free}"
         )
-    missing = [folder for folder in (out, *out.parents) if not folder.exists()]
+    missing = [folder for folder in (out, *out.parents) if not os.path.lexists(folder)]
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
@@ -89,8 +90,8 @@ def _try_out(out: Path, names: Sequence[str]) -> None:
     except OSError as e:
         raise RunError(f"cannot write into {out}: {e.strerror}", "choose another `out`") from e
     finally:
-        with suppress(OSError):
-            for folder in missing:
+        for folder in missing:
+            with suppress(OSError):
                 folder.rmdir()
 
 

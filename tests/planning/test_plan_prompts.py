@@ -42,7 +42,7 @@ WORDS = ("data.trigger=sks", "data.class_word=umbrella")
 
 
 def test_the_words_of_the_dataset_stand_in_every_prompt_of_the_recipe(photos, tmp_path):
-    others = album(tmp_path / "others")
+    others = album(tmp_path / "class images")
     plan = planned(
         photos, *WORDS, 'sample.prompts=["a {trigger} {class_word}", "a {class_word}"]',
         "sample.negative=a {class_word}", "prior.mode=images", f"prior.path={others}",
@@ -79,7 +79,7 @@ def test_a_placeholder_without_its_word_says_how_to_declare_it(photos, tmp_path,
 
 
 def test_a_prior_prompt_that_becomes_the_trigger_is_refused(photos, tmp_path):
-    others = album(tmp_path / "others")
+    others = album(tmp_path / "class images")
     with pytest.raises(RecipeError, match="holds the trigger"):
         planned(photos, *WORDS, "prior.mode=images", f"prior.path={others}", "prior.prompt=a {trigger}")
 
