@@ -56,15 +56,16 @@ def prompt_notices(base: str, facts: BaseInfo, prompts: Sequence[str], negative:
 
 
 def unlike_captions(prompts: Sequence[str], data: Dataset) -> Iterator[str]:
-    """A sentence on the first prompt that uses the trigger as no caption does: `a sks bag` beside `a sks handbag`."""
+    """A sentence on the first prompt that uses the trigger as no caption does: `a sks bag` beside `a sks handbag`.
+    Captions that have the trigger by itself, too, allow for every phrase."""
     captions = [wording for e in data.examples for wording in (e.wordings or (e.caption,))]
     said = {phrase for caption in captions if (phrase := _around(caption, data.trigger))}
     for prompt in prompts:
-        phrase = _around(prompt, data.trigger)
-        if phrase and said and phrase not in said:
+        phrase = _around(prompt, data.trigger) if said else ""
+        if phrase and said.isdisjoint({phrase, (data.trigger or "").lower()}):
             yield (
-                f'the prompt "{prompt}" says {phrase!r}, and captions say {min(said)!r}: what is trained answers to the '
-                "wording of the captions"
+                f'the prompt "{prompt}" says {phrase!r}, and captions say {min(said)!r}: what is trained answers to '
+                "the wording of the captions"
             )
             return
 

@@ -152,7 +152,8 @@ def strange(plan: Plan) -> list[str]:
     return [notice for notice in plan.notices if "captions say" in notice]
 
 
-def test_a_prompt_that_says_the_trigger_as_no_caption_does_is_named(photos):
+def test_a_prompt_that_says_the_trigger_as_no_caption_does_is_named(tmp_path):
+    photos = album(tmp_path / "mugs", "a sks mug, view {}")
     words = ("data.trigger=sks", "data.class_word=mug")
     assert not strange(planned(photos, *words, 'sample.prompts=["a sks mug on a beach", "a cup", "SKS mug"]'))
     [told] = strange(planned(photos, *words, 'sample.prompts=["a sks mug", "a sks cup on a beach"]'))
