@@ -5,7 +5,7 @@ from pathlib import Path
 
 from finetune import recipe
 from finetune.evaluation import subject
-from finetune.evaluation.evaluate import DENOISING_STEPS, evaluate
+from finetune.evaluation.evaluate import DENOISING_STEPS, asked_of, evaluate
 from finetune.evaluation.prompts import pictures_for
 from finetune.evaluation.subject import Subject
 from finetune.evaluation.verdict import not_learnt
@@ -37,6 +37,15 @@ def judged(plan: Plan, file: Path, out: Path, effect: TrainingEffect | None) -> 
     told = yield from evaluate(subject_of(plan, file, out, judge, effect))
     if not told.learnt:
         raise not_learnt(told)
+
+
+def evaluation_prompts(plan: Plan) -> list[str]:
+    """What the trained model is asked to paint on the way; nothing where it is evaluated at the end only."""
+    judge = subject.judge_for(plan.recipe.base, plan.recipe.evaluate.judge)
+    if plan.recipe.evaluate.every == 0 or judge is None:
+        return []
+    asked = asked_of(subject_of(plan, Path(), Path(), judge, None))
+    return [one.prompt for one in (*asked.with_trigger, *asked.without)]
 
 
 def affordable(plan: Plan) -> int:
