@@ -46,10 +46,11 @@ def test_the_words_of_the_dataset_stand_in_every_prompt_of_the_recipe(photos, tm
     plan = planned(
         photos, *WORDS, 'sample.prompts=["a {trigger} {class_word}", "a {class_word}"]',
         "sample.negative=a {class_word}", "prior.mode=images", f"prior.path={others}",
-        "prior.prompt=a picture of a {class_word}",
+        "prior.prompt=a picture of a {class_word}", 'evaluate.prompts=["a {trigger} {class_word}", "a {class_word}"]',
     )  # fmt: skip
     assert plan.recipe.sample.prompts == ("a sks umbrella", "an umbrella")
     assert plan.recipe.sample.negative == "an umbrella"
+    assert plan.recipe.evaluate.prompts == ("a sks umbrella", "an umbrella")
     assert isinstance(plan.recipe.prior, ClassImages) and plan.recipe.prior.prompt == "a picture of an umbrella"
     assert plan.prior is not None and {p.example.caption for p in plan.prior.placed} == {"a picture of an umbrella"}
     assert plan_view.answers(plan, [], None)["prompts"] == "a sks umbrella\nan umbrella"
@@ -64,6 +65,7 @@ def test_the_words_of_the_dataset_stand_in_every_prompt_of_the_recipe(photos, tm
         ("sample.prompts", '["a mug", "a {trigger}"]', "prompts, item 2, \"a {trigger}\": the dataset has no trigger"),
         ("sample.prompts", '["a photo of a {class_word}"]', "the dataset has no class word"),
         ("sample.negative", "a {class_word}", "sample.negative, "),
+        ("evaluate.prompts", '["a {class_word}"]', "evaluate.prompts, item 1, "),
     ],
 )  # fmt: skip
 def test_a_placeholder_without_its_word_says_how_to_declare_it(photos, tmp_path, key, value, words):
