@@ -50,7 +50,7 @@ def evaluate(subject: Subject) -> Generator[Event, None, Evaluated]:
     data = subject.training.data
     asked = prompt_set(data, is_pocket(subject.base), subject.count, subject.prompts)
     wanted = _requests(subject, [*asked.with_trigger, *asked.without])
-    ours, theirs = yield from Gallery(subject.folder, subject.base, subject.path, subject.options).paint(wanted, wanted)
+    ours, theirs = yield from Gallery(subject.folder, subject.base, subject.path, subject.opened).paint(wanted, wanted)
     yield Stage("judging", 0)
     eyes = FeatureExtractor.load(subject.judge)
     found = measure_pictures(eyes, asked, _split(ours, asked), _split(theirs, asked), data)

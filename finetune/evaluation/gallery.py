@@ -11,6 +11,7 @@ from finetune import families
 from finetune.errors import RunError
 from finetune.events import Advanced, Event, Stage
 from finetune.files import layouts
+from finetune.planning.resolve import precision
 from finetune.sampling.png import write_png
 from finetune.sampling.request import AdapterWeight, SampleRequest, SessionOptions
 from finetune.sampling.session import Session
@@ -31,6 +32,7 @@ class Gallery:
 
     def __init__(self, folder: Path, base: str, adapter: Path, options: SessionOptions) -> None:
         self.folder, self.base, self.adapter, self.options = folder, base, adapter, options
+        self._precision = precision(options.precision, "`precision`")  # what `auto` is here changes pictures
         self._base_id = files_id(Path(families.locate(base)))
         self._row_id = content_id(adapter)
 
@@ -71,7 +73,7 @@ class Gallery:
                         yield
 
     def _path(self, row: str, request: SampleRequest) -> Path:
-        told = [_VERSION, self._base_id, row, request, self.options]
+        told = [_VERSION, self._base_id, row, request, self.options, self._precision]
         return self.folder / f"{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:24]}.png"
 
     def _kept(self, row: str, request: SampleRequest) -> Image.Image | None:

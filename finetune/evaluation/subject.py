@@ -23,7 +23,11 @@ RECIPE = "recipe.toml"
 """in a run's folder: what was trained, with every value"""
 COUNT, FEWEST = 10, 4
 """pictures with the trigger: so many where time allows, and at least so many"""
-_UNCHECKED = SessionOptions(safety_checker=False)
+
+
+def options(base_bits: int | None = None, text_encoder_bits: int | None = None) -> SessionOptions:
+    """How the base is opened for a verdict: the same at the end of a run and by command, so that pictures are shared."""
+    return SessionOptions(base_bits=base_bits, text_encoder_bits=text_encoder_bits, safety_checker=False)
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Subject:
     resolution: int | None = None
     """px; the base's own unless said"""
     guidance: float | None = None
-    options: SessionOptions = _UNCHECKED
+    opened: SessionOptions = SessionOptions(safety_checker=False)  # noqa: RUF009
 
 
 def of_path(
@@ -74,7 +78,7 @@ def of_path(
         run / EVALUATION if run else file.parent / f"{file.stem}-{EVALUATION}", seen_by,
         count or wanted.get("count") or COUNT, tuple(wanted.get("prompts", ())),
         said.get("data", {}).get("resolution"), said.get("sample", {}).get("guidance"),
-        _UNCHECKED._replace(base_bits=said.get("train", {}).get("base_bits")),
+        options(said.get("train", {}).get("base_bits"), said.get("data", {}).get("text_encoder_bits")),
     )  # fmt: skip
 
 

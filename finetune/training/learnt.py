@@ -11,7 +11,6 @@ from finetune.evaluation.subject import Subject
 from finetune.evaluation.verdict import not_learnt
 from finetune.events import Note, TrainingEffect
 from finetune.planning.plan import Plan
-from finetune.sampling.request import SessionOptions
 from finetune.training.stop import Events
 
 SHARE = 0.1
@@ -60,5 +59,5 @@ def subject_of(plan: Plan, file: Path, out: Path, judge: Path, effect: TrainingE
         file, config.base, dataclasses.replace(training, effect=effect), out / subject.EVALUATION, judge,
         affordable(plan) if config.evaluate.count is None else config.evaluate.count, config.evaluate.prompts,
         config.data.resolution, config.sample.guidance,
-        SessionOptions(config.train.precision, config.train.base_bits, config.data.text_encoder_bits, "", False),
+        subject.options(config.train.base_bits, config.data.text_encoder_bits),
     )  # fmt: skip
