@@ -6,13 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from finetune.choices import Dtype, Layout, Precision
+from finetune.choices import CaptionsFrom, Dtype, Layout, Precision
 from finetune.silence import silence
 
 if TYPE_CHECKING:
-    from finetune.data.captions import DatasetKind
     from finetune.data.decode import Colour
     from finetune.data.example import Dataset
+    from finetune.data.wording import DatasetKind
     from finetune.events import Evaluated, Event
     from finetune.files.inspection import Inspection
     from finetune.planning.plan import Plan
@@ -45,12 +45,14 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> "Recipe":
 def prepare(
     source: Path | str, out: Path | str, *, trigger: str | None = None, class_word: str | None = None,
     kind: "DatasetKind" = "", template: str | None = None, license: str = "", source_note: str = "",
-    background: "Colour" = (255, 255, 255), allow_uncaptioned: bool = False,
+    background: "Colour" = (255, 255, 255), captions_from: CaptionsFrom = "auto", allow_uncaptioned: bool = False,
 ) -> "Dataset":  # fmt: skip
     """Make a dataset at `out` from a folder of photos, which is only read: upright, RGB, each with its final caption.
 
     trigger: a rare word that will stand for the product or style. class_word: what it is, in one common word.
-    kind: "product" or "style". template: caption of images that have none; allow_uncaptioned: although others have one.
+    kind: "product" or "style"; a class word alone says product. captions_from: captions that nobody wrote come, "auto",
+    from file names that are words, else from varied templates; "filename": from names only; "none": from templates.
+    template: the one caption instead; allow_uncaptioned: although others have one, or a style is not described.
     license, source_note: recorded in the dataset. background: RGB in 0..255 behind transparent pixels. What was left
     out, and why, is in the result's `card.rejected`.
 
@@ -63,7 +65,8 @@ def prepare(
     with silence():
         return preparing.prepare(
             Path(source), Path(out), trigger=trigger, class_word=class_word, kind=kind, template=template,
-            license=license, source_note=source_note, background=background, allow_uncaptioned=allow_uncaptioned,
+            license=license, source_note=source_note, background=background, captions_from=captions_from,
+            allow_uncaptioned=allow_uncaptioned,
         )  # fmt: skip
 
 
@@ -82,12 +85,13 @@ def plan(recipe: "Recipe | Path | str", gpus: int = 1) -> "Plan":
         return planning.resolve_plan(_loaded(recipe), gpus)
 
 
-def train(recipe: "Recipe | Path | str", out: Path | str, resume: bool = False) -> "Events":
+def train(recipe: "Recipe | Path | str | None", out: Path | str, resume: bool = False) -> "Events":
     """Train an adapter into the folder `out`, export and verify it: an iterator of `finetune.events`.
 
     The run goes as far as it is read; `out/events.jsonl` and TensorBoard logs are written as it goes. The last event is
     Finished, with the path of the proved file. Leaving the loop (`break`, Ctrl-C) saves the last step;
-    resume: go on from there, bit for bit.
+    resume: go on from there, bit for bit, by the run's own recipe, when recipe is None. Of a file only what was edited
+    since the run began changes that recipe; a `Recipe` takes its place. What is changed is told, or refused.
 
     Raises, while it is read:
         InputError: recipe, data, base or folder cannot be used.
@@ -107,7 +111,7 @@ def sample(
 ) -> "list[Written]":  # fmt: skip
     """Generate a picture of each prompt at `count` seeds from `seed` on, and a grid of them all, as PNG files in `out`.
 
-    adapters: (file or PEFT folder, weight) pairs; weight 1 is as trained. negative: what pictures should not show.
+    adapters: (file, PEFT folder or RUN@STEP, weight); weight 1 is as trained. negative: what pictures should not show.
     steps: denoising steps. guidance and size (width, height in px): the base's usual when None. scheduler: "" is the
     base's own. merged: adapters are merged into the weights first. precision: of the computation; "auto" is bf16 or
     fp16 on a GPU, fp32 on a CPU. base_bits, text_encoder_bits: the denoiser in 4 bits, a large text encoder in 8 or 4.
@@ -118,12 +122,13 @@ def sample(
         VerifyError: an adapter cannot be read whole for this base.
     """
     with silence():
+        from finetune import references
         from finetune.sampling import folder
         from finetune.sampling.request import AdapterWeight, SampleSet, SessionOptions
 
         wanted = SampleSet(prompts, negative, seed, count, steps, guidance, size)
         options = SessionOptions(precision, base_bits, text_encoder_bits, scheduler, safety_checker, merged)
-        weighted = [AdapterWeight(Path(file), weight) for file, weight in adapters]
+        weighted = [AdapterWeight(references.adapter_path(file), weight) for file, weight in adapters]
         return list(folder.sample(str(base), wanted, Path(out), weighted, options))
 
 
@@ -156,23 +161,26 @@ def verify(
 ) -> "Report":  # fmt: skip
     """Load an adapter file, from any trainer, into a fresh base: is every weight used, and does stock diffusers agree?
 
-    base: when empty, the one that the file names. run: folder of the run that trained the file, to compare it with.
-    base_bits: 4 loads the denoiser in 4 bits. The result's `ok` is the answer, `problems` says why not.
+    file: may also be a PEFT folder, a run folder, or a step of a run (RUN@500). base: when empty, the one that the file
+    names. run: folder of the run that trained the file, to compare it with. base_bits: 4 loads the denoiser in 4 bits.
+    The result's `ok` is the answer, `problems` says why not.
 
     Raises:
         BaseError: the file or the base cannot be read at all.
     """
     with silence():
+        from finetune import references
         from finetune.files import layouts
         from finetune.proof.verify import verify as check
 
-        file, folder = Path(file), Path(run) if run else None
+        file, folder = references.adapter_path(file), Path(run) if run else None
         trained = layouts.read_adapter(folder / "adapter" / "peft").modules if folder else None
         return check(file, str(base) or base_of(file, folder), trained, base_bits)
 
 
 def inspect(file: Path | str) -> "Inspection":
-    """What an adapter file, PEFT folder or run folder holds: layout, modules, ranks, metadata. No base is needed.
+    """What an adapter file, PEFT folder, run folder or step of a run (RUN@500) holds: layout, modules, ranks, metadata.
+    No base is needed.
 
     Raises:
         BaseError: it cannot be read at all.
@@ -198,7 +206,8 @@ def export(
     source: Path | str, layout: Layout = "universal", out: Path | str | None = None, base: Path | str = "",
     dtype: Dtype = "float32",
 ) -> Converted:  # fmt: skip
-    """Convert a LoRA file, PEFT folder or run folder, from any trainer, to another layout, and read it back.
+    """Convert a LoRA file, PEFT folder or run folder, from any trainer, to another layout, and read it back; RUN@500 is
+    step 500 of a run.
 
     layout: "universal" is one file for every program, "diffusers" one for diffusers, "peft" a folder, "merged" a whole
     pipeline. out: NAME-LAYOUT in the current folder when None. base: verify the result in it; a merged pipeline needs
@@ -210,13 +219,14 @@ def export(
         VerifyError: something in the source has no place; or the result is not the source.
     """
     with silence():
+        from finetune import references
         from finetune.proof.export import convert
 
-        source, base = Path(source), str(base)
-        if layout == "merged" and not base:
-            base = _run_base(source)
+        source, base = references.adapter_path(source), str(base)
+        if layout == "merged" and not base and (run := references.run_of(source)):
+            base = _run_base(run)
         suffix = ".safetensors" if layout in ("universal", "diffusers") else ""
-        name = f"{source.resolve().name.removesuffix('.safetensors')}-{layout}{suffix}"
+        name = f"{references.adapter_name(source)}-{layout}{suffix}"
         target = Path(out) if out else Path(name)
         return Converted(target, convert(source, layout, target, base, dtype), bool(base))
 
@@ -227,11 +237,12 @@ def base_of(file: Path, run: Path | None) -> str:
     Raises:
         BaseError: none of them names one.
     """
+    from finetune import references
     from finetune.errors import BaseError
     from finetune.files import layouts
 
-    for folder in ([run] if run else []) + [file.parent.parent, file]:
-        if (folder / "recipe.toml").is_file():
+    for folder in (run, references.run_of(file)):
+        if folder and (folder / "recipe.toml").is_file():
             return _run_base(folder)
     said = layouts.read_adapter(file).metadata.get("finetune.base", "")
     if not said:
@@ -258,10 +269,19 @@ def _loaded(recipe: "Recipe | Path | str") -> "Loaded":
     return recipes.Loaded(recipe, {}, Path())
 
 
-def _run(recipe: "Recipe | Path | str", out: Path | str, resume: bool) -> "Events":
+def _run(recipe: "Recipe | Path | str | None", out: Path | str, resume: bool) -> "Events":
+    from finetune.errors import RunError
     from finetune.training import run
+    from finetune.training.resume import own_recipe
 
-    return run.run(_loaded(recipe), Path(out), resume)
+    given = Path(recipe) if isinstance(recipe, Path | str) else recipe
+    if resume and (given is None or isinstance(given, Path)):
+        loaded = own_recipe(Path(out), given)
+    elif given is None:
+        raise RunError("a new run needs a recipe", "name a file, a shipped recipe, or make a Recipe")
+    else:
+        loaded = _loaded(given)
+    return run.run(loaded, Path(out), resume)
 
 
 def _quietly(begin: "Callable[[], Events]") -> "Events":

@@ -53,6 +53,13 @@ class Saved(NamedTuple):
     path: Path
 
 
+class Candidate(NamedTuple):
+    """The adapter of a sampled step was written as a whole file, which RUN@STEP names from now on."""
+
+    step: int
+    path: Path
+
+
 class Resumed(NamedTuple):
     step: int
     path: Path
@@ -150,8 +157,8 @@ class Finished(NamedTuple):
 
 
 Event = (
-    Note | Warned | Stage | Advanced | Stepped | Validated | Saved | Resumed | Sampled | TrainingEffect | Verified
-    | Evaluated | Finished
+    Note | Warned | Stage | Advanced | Stepped | Validated | Saved | Candidate | Resumed | Sampled | TrainingEffect
+    | Verified | Evaluated | Finished
 )  # fmt: skip
 Returned = TypeVar("Returned")
 

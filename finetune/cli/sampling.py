@@ -21,7 +21,7 @@ def sample(
     prompts: Annotated[Path | None, typer.Option(help="Text file with one prompt a line.")] = None,
     adapter: Annotated[
         list[str] | None,
-        typer.Option(help="Adapter as FILE or FILE:weight, such as mug.safetensors:0.8. May be repeated."),
+        typer.Option(help="Adapter as FILE or FILE:weight, such as mug.safetensors:0.8 or RUN@500. May be repeated."),
     ] = None,
     negative: Annotated[str, typer.Option(help="Negative prompt: what the picture should not show.")] = "",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first picture, then +1 for each further one.")] = 0,

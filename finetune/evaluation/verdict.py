@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from finetune.data import captions
 from finetune.data.example import Dataset
-from finetune.errors import TrainError
+from finetune.errors import NotLearnt
 from finetune.evaluation.prompts import Aim, PromptSet
 from finetune.evaluation.scores import Likeness
 from finetune.events import Evaluated, Score, TrainingEffect
@@ -87,9 +87,9 @@ def judge(path: Path, asked: PromptSet, found: Measures, training: Training, lim
     return Evaluated(path, learnt, told, found.scores, reasons, sentence(asked.aim, seen, found, near, limits))
 
 
-def not_learnt(told: Evaluated) -> TrainError:
+def not_learnt(told: Evaluated) -> NotLearnt:
     """A verdict as the error that a run ends with; the file stays."""
-    return TrainError(
+    return NotLearnt(
         f"not learnt: {told.text}; the file is kept: {told.path}",
         told.reasons[0] if told.reasons else "look at the pictures",
     )

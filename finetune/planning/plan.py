@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from finetune import families, recipe
 from finetune import resources as shipped
-from finetune.data import dataset
+from finetune.data import caption_checks, dataset
 from finetune.data.buckets import Bucket, plan_buckets
 from finetune.data.dataset import Placed
 from finetune.data.example import Dataset
@@ -85,5 +85,6 @@ def resolve_plan(loaded: Loaded, world: int = 1) -> Plan:
     prior = pools.prior_pool(wanted, data, buckets, world)
     micros, steps = pools.run_length(wanted, train.schedule)
     resolved = resolve(wanted, facts, data, [p.example.caption for p in training], steps)
+    notices = (*loaded.notices, *caption_checks.remarks(data.examples, data.words))
     sources = {**dict.fromkeys(recipe.derived(wanted, resolved), "derived"), **loaded.sources}
-    return Plan(resolved, sources, facts, data, train, prior, tuple(held_out), micros, loaded.notices)
+    return Plan(resolved, sources, facts, data, train, prior, tuple(held_out), micros, notices)

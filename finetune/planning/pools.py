@@ -80,7 +80,7 @@ def _class_examples(prior: ClassImages, data: Dataset) -> list[Example]:
         raise RecipeError("prior.prompt: missing, and there is no data.class_word to make it from")
     if mentions(prompt, data.trigger):
         raise RecipeError(f"prior.prompt {prompt!r} holds the trigger: it would preserve the subject", "leave it out")
-    classes = dataset.read_dataset(prior.path, template=prompt, allow_uncaptioned=True)
+    classes = dataset.read_dataset(prior.path, template=prompt, captions_from="none", allow_uncaptioned=True)
     named = [e.name for e in classes.examples if mentions(e.caption, data.trigger)]
     if named:
         raise DataError(

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from finetune import families
+from finetune import families, references
 from finetune import resources as shipped
 from finetune.data.example import Dataset
-from finetune.errors import RecipeError
+from finetune.errors import BaseError, RecipeError
 from finetune.families.base import BaseInfo, large_encoders
 from finetune.machine import has_gpu
 from finetune.recipe import AnyAdapter, Evaluate, LowRank, Recipe
@@ -53,9 +53,21 @@ def resolve(wanted: Recipe, facts: BaseInfo, data: Dataset, captions: Sequence[s
 
 
 def _adapter(adapter: AnyAdapter) -> AnyAdapter:
-    if isinstance(adapter, LowRank) and adapter.init_from is not None:
-        return type(adapter).of(adapter, init_from=adapter.init_from.resolve())
-    return adapter
+    start = _start_of(adapter)
+    return type(adapter).of(adapter, init_from=start.resolve()) if isinstance(adapter, LowRank) and start else adapter
+
+
+def _start_of(adapter: AnyAdapter) -> Path | None:
+    """Where adapter.init_from is. Raises RecipeError when it is not there."""
+    if adapter.init_from is None:
+        return None
+    try:
+        start = references.adapter_path(adapter.init_from)
+    except BaseError as e:
+        raise RecipeError(f"adapter.init_from: {e.problem}", e.hint) from e
+    if not start.exists():
+        raise RecipeError(f"adapter.init_from: no {start}", "a LoRA file, a PEFT directory, a run folder or RUN@STEP")
+    return start
 
 
 def _evaluate(evaluate: Evaluate) -> Evaluate:
@@ -125,9 +137,7 @@ def check_compatible(facts: BaseInfo, wanted: Recipe) -> None:
         raise RecipeError(
             f"evaluate.judge: no model in {judge}", "the folder of a CLIP or DINOv2 in transformers' layout"
         )
-    start = wanted.adapter.init_from
-    if start is not None and not start.exists():
-        raise RecipeError(f"adapter.init_from: no {start}", "a LoRA file, a PEFT directory or a run folder")
+    _start_of(wanted.adapter)
 
 
 def _has_components(facts: BaseInfo, wanted: Recipe) -> None:

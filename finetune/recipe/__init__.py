@@ -1,7 +1,7 @@
 """What the user wrote, typed and frozen: read from TOML and overrides, checked whole, torch never imported."""
 
 from finetune.recipe.compose import whole_text
-from finetune.recipe.load import Loaded, dumps, find_recipe, load, optimizer, replace, rewritten
+from finetune.recipe.load import Loaded, dumps, find_recipe, load, optimizer, replace, rewritten, written_in
 from finetune.recipe.resolved import ResolvedRecipe, derived, without_paths
 from finetune.recipe.schema import (
     Adafactor,
@@ -71,4 +71,5 @@ __all__ = [
     "value",
     "whole_text",
     "without_paths",
+    "written_in",
 ]

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from finetune.events import (
     Advanced,
+    Candidate,
     Evaluated,
     Event,
     Finished,
@@ -68,6 +69,8 @@ class Screen:
                 self._say(f"held out at step {step}: {loss:.4f}   by noise level  {levels}")
             case Saved(step, path):
                 self._say(f"[dim]saved step {step}: {escape(str(path))}[/]")
+            case Candidate(step, path):
+                self._say(f"[dim]adapter of step {step}: {escape(str(path))}[/]")
             case Resumed(step, path):
                 self._say(f"resumed after step {step} from {escape(str(path))}")
             case Sampled(_, paths):

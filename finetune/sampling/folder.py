@@ -35,11 +35,12 @@ def sample(
     info = families.detect(base)
     rows = wanted.requests(info)
     session = Session.open(base, [*wanted.prompts, wanted.negative], adapters, options, info)
+    pictures = session.generate_many([request for row in rows for request in row])
     shown = []
     for row in rows:
         images = []
         for n, request in enumerate(row):
-            picture = session.generate(request)
+            picture = next(pictures)
             path = out / f"{n:02d}-{request.seed}.png"
             blanked = {"blanked": "yes" if picture.blocked else ""}
             _write(picture.image, path, {**request.described(), **session.made_with, **blanked})

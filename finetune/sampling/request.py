@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from finetune import references
 from finetune.choices import Precision
 from finetune.errors import BaseError, InputError
 from finetune.recipe import Sample
@@ -72,7 +73,7 @@ class AdapterWeight(NamedTuple):
 
     @staticmethod
     def of(text: str) -> "AdapterWeight":
-        """From `FILE` or `FILE:weight`. Raises BaseError: there is no such file."""
+        """From `FILE`, `FILE:weight` or `RUN@STEP:weight`. Raises BaseError: there is no such file or step."""
         path, colon, number = text.rpartition(":")
         weight = 1.0
         if colon and not Path(text).exists():
@@ -80,9 +81,10 @@ class AdapterWeight(NamedTuple):
                 text, weight = path, float(number)
             except ValueError:
                 pass
-        if not Path(text).exists():
+        found = references.adapter_path(text)
+        if not found.exists():
             raise BaseError(f"no adapter file {text}", "write FILE, or FILE:weight, such as mug.safetensors:0.8")
-        return AdapterWeight(Path(text), weight)
+        return AdapterWeight(found, weight)
 
 
 class SessionOptions(NamedTuple):

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 from finetune.data.captions import without_trigger
 from finetune.data.dataset import Placed
-from finetune.diffusion.chance import Draw, draw
+from finetune.data.example import Example
+from finetune.diffusion.chance import Draw, choice, draw
 from finetune.encoding.images import CENTER, PLACES, STRAIGHT, Crop, Wanted
 from finetune.families.base import Prompt, as_prompts
 from finetune.planning.plan import Plan
@@ -30,8 +31,14 @@ def look(plan: Plan, placed: Placed, visit: int) -> Look:
     data, example = plan.recipe.data, placed.example
     chance = draw(plan.recipe.train.seed, example.name, visit, data.caption_dropout, data.flip)
     place = int(chance.place * len(PLACES)) if data.crop == "random" else CENTER
-    prompt = Prompt.of(example, "" if chance.drop_caption else None)
+    prompt = Prompt.of(example, "" if chance.drop_caption else _wording(plan.recipe.train.seed, example, visit))
     return Look(placed, Crop(place, chance.flip), prompt, _preserved(plan, prompt), chance)
+
+
+def _wording(seed: int, example: Example, visit: int) -> str:
+    """One of the wordings of a caption that no person wrote, drawn for the visit."""
+    some = example.wordings or (example.caption,)
+    return some[0] if len(some) == 1 else choice(seed, example.name, visit, "wording").choice(some)
 
 
 def looks(plan: Plan) -> Iterator[Look]:

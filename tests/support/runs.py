@@ -1,13 +1,18 @@
 """Short whole runs on `pocket`: their recipe, where they are stopped, and what they told and saved."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+import torch
 
 from finetune import recipe
 from finetune import tensors as weights
+from finetune.errors import FinetuneError
 from finetune.events import Event, Finished, Saved, Stepped
+from finetune.families.base import Family, components
 from finetune.recipe import Loaded, Recipe
 from finetune.training import run
 from finetune.training.stop import follow
@@ -83,3 +88,36 @@ def saved_bytes(out: Path, step: int) -> list[str]:
     """Digests of all that a checkpoint holds, the manifest and the identity excepted."""
     folder = out / "checkpoints" / f"step-{step:06d}"
     return [weights.payload_sha256(path) for path in sorted(folder.rglob("*.safetensors"))]
+
+
+class Done(NamedTuple):
+    """A run that came to its end."""
+
+    out: Path
+    result: Finished
+    events: list[Event]
+    loaded: Loaded
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def outcome(out: Path) -> str:
+    return str(json.loads((out / "run.json").read_text())["outcome"])
+
+
+def refused(loaded: Loaded, out: Path, kind: type[FinetuneError], resume: bool = False) -> FinetuneError:
+    """The error, when not one step was taken."""
+
+    def listen(event: Event) -> None:
+        assert not isinstance(event, Stepped)
+
+    with pytest.raises(kind) as found:
+        train(loaded, out, listen, resume)
+    return found.value
+
+
+def training_flags(family: Family) -> list[tuple[bool, bool, torch.dtype]]:
+    return [(m.training, p.requires_grad, p.dtype) for c in components(family).values() for m in c.modules()
+            for p in m.parameters(recurse=False)]  # fmt: skip

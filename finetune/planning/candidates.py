@@ -1,0 +1,40 @@
+"""Candidates: the steps of a run whose adapter is written as a whole file, known before it starts."""
+
+from collections.abc import Sequence
+
+from finetune.machine import DTYPES
+from finetune.planning.footprint import ComponentFootprint
+from finetune.planning.plan import Plan
+from finetune.recipe import LowRank
+
+_COMPLETE = ("attention", "attention+ff", "all")
+"""targets with which a text encoder's layers have all their projections; a file fills others up with zeros"""
+_HEADER_BYTES = 1 << 20
+"""the most that a file's header may take"""
+
+
+def is_candidate(plan: Plan, step: int) -> bool:
+    """Is the adapter of this step written? Where pictures of it are made, but for step 0, which has learnt nothing."""
+    every = _every(plan)
+    return every > 0 and step > 0 and step % every == 0
+
+
+def candidate_count(plan: Plan) -> int:
+    """Over the whole run."""
+    return plan.steps // every if (every := _every(plan)) else 0
+
+
+def candidate_bytes(plan: Plan, components: Sequence[ComponentFootprint]) -> int:
+    """Of one file, at most."""
+    config = plan.recipe.adapter
+    if not isinstance(config, LowRank):
+        return 0
+    ranks = (config.rank, *config.ranks.values())  # a file has one rank: the largest
+    text = 1 if config.text_encoder_targets in _COMPLETE else 4
+    numbers = sum(c.trainable * (text if c.name.startswith("text_encoder") else 1) for c in components)
+    return numbers * DTYPES[plan.recipe.export.dtype].itemsize * max(ranks) // min(ranks) + _HEADER_BYTES
+
+
+def _every(plan: Plan) -> int:
+    """0: none. Full fine-tuning has no adapter to write: each candidate would be a whole base."""
+    return plan.recipe.sample.every if isinstance(plan.recipe.adapter, LowRank) else 0
