@@ -19,8 +19,6 @@ from finetune.tensors import digest, file_sha256
 
 _VERSION = 1
 """counts up when pictures of the same request come out otherwise"""
-_BATCH, _BATCH_PX = 12, 12 * 128 * 128
-"""pictures at a time: no more, and no more pixels together"""
 PIPELINE = "model_index.json"
 """in a folder that holds a whole pipeline"""
 _BASE = ""
@@ -67,10 +65,9 @@ class Gallery:
             if session is not None and wanted:
                 if row != _BASE and not pipeline:
                     session.load_adapters([AdapterWeight(self.adapter)])
-                for batch in _batches(wanted):
-                    for request, picture in zip(batch, session.generate_together(batch), strict=True):
-                        self._keep(row, request, picture.image)
-                        yield
+                for request, picture in zip(wanted, session.generate_many(wanted), strict=True):
+                    self._keep(row, request, picture.image)
+                    yield
 
     def _path(self, row: str, request: SampleRequest) -> Path:
         told = [_VERSION, self._base_id, row, request, self.options, self._precision]
@@ -93,12 +90,6 @@ class Gallery:
     def _all(self, row: str, wanted: Sequence[SampleRequest]) -> list[Image.Image]:
         found = [self._kept(row, request) for request in wanted]
         return [image for image in found if image is not None]
-
-
-def _batches(wanted: Sequence[SampleRequest]) -> Iterator[Sequence[SampleRequest]]:
-    """As many at a time as fit; all of one size."""
-    size = max(1, min(_BATCH, _BATCH_PX // (wanted[0].width * wanted[0].height)))
-    return (wanted[start : start + size] for start in range(0, len(wanted), size))
 
 
 def content_id(adapter: Path) -> str:

@@ -16,7 +16,7 @@ import finetune
 from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.cli import app
-from finetune.errors import InputError, RecipeError, TrainError
+from finetune.errors import InputError, NotLearnt, RecipeError, TrainError
 from finetune.evaluation import gallery
 from finetune.evaluation.evaluate import evaluate
 from finetune.evaluation.prompts import pictures_for
@@ -43,7 +43,7 @@ def failed(tmp_path_factory: pytest.TempPathFactory) -> Failed:
     """A run of two steps, which learnt nothing."""
     out, events = tmp_path_factory.mktemp("verdict") / "run", list[Event]()
     loaded = short(PRODUCT, data__resolution=64, train__steps=2, evaluate__count=COUNT)
-    with pytest.raises(TrainError) as raised:
+    with pytest.raises(NotLearnt) as raised:
         follow(run.run(loaded, out), events.append)
     return Failed(out, events, raised.value)
 
@@ -55,7 +55,7 @@ def copy(failed: Failed, tmp_path: Path) -> Path:
 
 
 def painted(out: Path) -> set[str]:
-    return {path.name for path in (out / "evaluation").glob("*.png")} - {"sheet.png"}
+    return {path.name for path in (out / "evaluation").glob("*.png") if not path.name.startswith("sheet")}
 
 
 def opened(path: Path) -> Image.Image:
@@ -76,7 +76,7 @@ def test_a_run_that_learnt_nothing_ends_with_exit_code_4_and_keeps_its_file(fail
     assert failed.error.exit_code == 4 and "not learnt: the product is seen in 0 of 4 prompts" in failed.error.problem
     assert str(file) in failed.error.problem and finetune.verify(file).ok
     assert "each picture was looked at 0 times" in failed.error.hint
-    assert "not learnt" in json.loads((failed.out / "run.json").read_text())["outcome"]
+    assert json.loads((failed.out / "run.json").read_text())["outcome"] == "not learnt"
 
 
 def test_the_verdict_is_an_event_of_the_run_and_of_its_log(failed: Failed) -> None:
@@ -175,7 +175,7 @@ def test_the_command_shows_each_score_with_its_interval_and_the_likeliest_cause(
         "memorisation",
         " to ",
         "perhaps: each picture was looked at 0 times",
-        "sheet.png",
+        "sheet-mug.png",
     ):
         assert word in done.output, done.output
     assert not CliRunner().invoke(app, ["evaluate", str(failed.out), "--quiet"]).output
@@ -197,6 +197,15 @@ def test_a_file_alone_needs_the_training_pictures_and_is_then_judged_beside_itse
 def test_a_file_in_a_run_is_judged_as_the_run_is(failed: Failed) -> None:
     of_file, of_run = of_path(failed.out / "adapter" / "mug.safetensors"), of_path(failed.out)
     assert of_file == of_run and of_run.training.effect is not None
+
+
+def test_a_step_of_a_run_is_judged_with_the_bases_pictures_of_the_run(copy: Path) -> None:
+    subject = of_path(Path(f"{copy}@2"))
+    assert subject.path.parent.name == "checkpoints" and subject.training.visits == pytest.approx(2 / 6)
+    assert subject.training.effect is None, "that is of the run's end"
+    events = list(evaluate(subject))
+    assert todo(events) == [pictures_for(COUNT) // 2] and isinstance(events[-1], Evaluated)
+    assert events[-1].seen == "0/4" and events[-1].sheet == copy / "evaluation" / "sheet-step-000002.png"
 
 
 def test_a_judge_without_words_leaves_prompts_unjudged(failed: Failed, tmp_path: Path) -> None:
