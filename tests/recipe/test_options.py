@@ -179,6 +179,7 @@ def what_happens_in_the_loop(place: Place, sets: list[str]) -> object:
     out = place.root / f"run-{len(list(place.root.glob('run-*')))}"
     run = place.begin(plan)
     run.folder = RunFolder(out)
+    run.folder.identity = {"base": "0" * 64}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preflight, "measure", lambda *_: preflight.Measured(0.0, 0, 0.0))
         told = list(loop(run, Interruption(out)))
