@@ -13,8 +13,9 @@ from finetune import tensors as weights
 from finetune.data.dataset import read_dataset
 from finetune.data.example import Dataset
 from finetune.errors import BaseError, InputError
+from finetune.evaluation.held_out import HELD_OUT
 from finetune.evaluation.verdict import Training
-from finetune.events import CaptionFit, TrainingEffect
+from finetune.events import CaptionFit, Score, TrainingEffect
 from finetune.files import layouts
 from finetune.sampling.request import SessionOptions
 
@@ -157,17 +158,30 @@ def training_of(recipe_text: str, data: Dataset, run: Path | None = None, step: 
         tuple(adapter.get("components", ("denoiser",))) if said else (),
         said.get("optimizer", {}).get("learning_rate"),
         _effect(run) if step is None else None,
+        _held_out(run) if step is None else {},
     )
 
 
 def _effect(run: Path | None) -> TrainingEffect | None:
     """What the run itself measured, as its log has it."""
+    last = _last(run, "training_effect")
+    if last is None:
+        return None
+    base_fit, adapted_fit = (last[key] and CaptionFit(**last[key]) for key in ("base_fit", "adapted_fit"))
+    return TrainingEffect(last["base"], last["adapted"], base_fit, adapted_fit, last["weights"], last["output"])
+
+
+def _held_out(run: Path | None) -> dict[str, Score]:
+    """As the verdict at the run's end had them."""
+    scores = (_last(run, "evaluated") or {}).get("scores", {})
+    return {name: Score(**score) for name, score in scores.items() if name.startswith(HELD_OUT)}
+
+
+def _last(run: Path | None, event: str) -> dict[str, Any] | None:
+    """The last event of that name in a run's log."""
     file = run / "events.jsonl" if run else None
     if file is None or not file.is_file():
         return None
-    told = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if '"training_effect"' in line]
-    if not told:
-        return None
-    last = told[-1]
-    base_fit, adapted_fit = (last[key] and CaptionFit(**last[key]) for key in ("base_fit", "adapted_fit"))
-    return TrainingEffect(last["base"], last["adapted"], base_fit, adapted_fit, last["weights"], last["output"])
+    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if f'"{event}"' in line]
+    found = [told for told in map(json.loads, lines) if told["event"] == event]
+    return found[-1] if found else None

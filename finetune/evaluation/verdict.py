@@ -1,7 +1,7 @@
 """The verdict: was it learnt? The scores against thresholds, in plain words, with the likeliest cause first."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,6 +73,8 @@ class Training:
     components: tuple[str, ...] = ()
     learning_rate: float | None = None
     effect: TrainingEffect | None = None
+    held_out: Mapping[str, Score] = field(default_factory=dict)
+    """scores of held-out pictures, measured while the run had them encoded"""
 
 
 def judge(path: Path, asked: PromptSet, found: Measures, training: Training, limits: Thresholds = LIMITS) -> Evaluated:
@@ -84,7 +86,8 @@ def judge(path: Path, asked: PromptSet, found: Measures, training: Training, lim
     learnt = near and not (_ignored(found, limits) or _broken(found, limits) or _mixed_up(asked.aim, found, training))
     told = f"{seen}/{count}"
     reasons = tuple(causes(asked, found, training, near, limits))
-    return Evaluated(path, learnt, told, found.scores, reasons, sentence(asked.aim, seen, found, near, limits))
+    scores = {**found.scores, **training.held_out}
+    return Evaluated(path, learnt, told, scores, reasons, sentence(asked.aim, seen, found, near, limits))
 
 
 def not_learnt(told: Evaluated) -> NotLearnt:
@@ -156,6 +159,8 @@ def causes(
             f"pictures without the trigger have changed ({drift.value:.2f}): prior.mode = own_prediction, fewer "
             "train.steps, or a lower optimizer.learning_rate"
         )
+    if worse := [name for name, score in training.held_out.items() if score.low > 1]:
+        yield f"held-out pictures are predicted worse than by the base ({', '.join(worse)}): fewer train.steps"
     copies = found.scores["memorisation"]
     if copies.low > limits.copied:
         yield f"pictures repeat training pictures ({copies.value:.2f}): fewer train.steps, or more pictures"

@@ -42,7 +42,7 @@ class Failed(NamedTuple):
 def failed(tmp_path_factory: pytest.TempPathFactory) -> Failed:
     """A run of two steps, which learnt nothing."""
     out, events = tmp_path_factory.mktemp("verdict") / "run", list[Event]()
-    loaded = short(PRODUCT, data__resolution=64, train__steps=2, evaluate__count=COUNT)
+    loaded = short(PRODUCT, data__resolution=64, train__steps=2, validation__count=2, evaluate__count=COUNT)
     with pytest.raises(NotLearnt) as raised:
         follow(run.run(loaded, out), events.append)
     return Failed(out, events, raised.value)
@@ -84,7 +84,9 @@ def test_the_verdict_is_an_event_of_the_run_and_of_its_log(failed: Failed) -> No
     assert isinstance(verdict, Evaluated) and not verdict.learnt and verdict.seen == "0/4"
     last = json.loads((failed.out / "events.jsonl").read_text().splitlines()[-1])
     assert (last["event"], last["learnt"], last["seen"]) == ("evaluated", False, "0/4")
-    assert last["scores"].keys() == {"likeness", "drift", "diversity", "memorisation", "prompt"}
+    of_pictures = {"likeness", "drift", "diversity", "memorisation", "prompt"}
+    assert last["scores"].keys() == of_pictures | {f"held_out_{level}" for level in (0.1, 0.3, 0.5, 0.7, 0.9)}
+    assert 0.5 < last["scores"]["held_out_0.5"]["value"] != 1, "two steps changed little, but something"
     assert last["scores"]["likeness"].keys() == {"value", "low", "high"}
     assert last["reasons"] == list(verdict.reasons)
     assert verdict.sheet is not None and opened(verdict.sheet).width > 1000

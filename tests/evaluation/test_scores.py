@@ -89,5 +89,12 @@ def test_memorisation_is_1_of_copies_also_of_mirrored_ones_and_0_of_what_is_no_n
     assert scores.memorisation_score(far, real, views[:1]) == Score(0, 0, 0)
 
 
+def test_a_loss_is_told_as_a_share_of_the_bases_on_the_same_images():
+    base = torch.tensor([1.0, 4.0, 9.0])
+    found = scores.loss_score(base / 2, base)
+    assert found == pytest.approx(Score(0.5, 0.5, 0.5))  # each halved: nothing is left to chance
+    assert scores.loss_score(torch.tensor([2.0, 4, 9]), base).value == pytest.approx(15 / 14)
+
+
 def test_one_picture_has_an_interval_of_no_width():
     assert scores.bootstrap(lambda rows: torch.tensor([3.0], dtype=torch.float64)[rows].mean(1), 1) == Score(3, 3, 3)

@@ -111,6 +111,12 @@ def test_copies_are_named():
     assert any("repeat training pictures" in r for r in told(measures(*[0.9] * 10, memorisation=0.8)).reasons)
 
 
+def test_held_out_pictures_are_told_and_named_when_they_are_predicted_worse():
+    better, worse = {"held_out_0.5": Score(0.7, 0.6, 0.8)}, {"held_out_0.5": Score(1.3, 1.1, 1.5)}
+    assert told(SEEN, held_out=better).scores["held_out_0.5"].value == 0.7 and not told(SEEN, held_out=better).reasons
+    assert "predicted worse than by the base (held_out_0.5)" in told(SEEN, held_out=worse).reasons[0]
+
+
 CAUSES = {
     "equal captions": (UNSEEN, {"captions": ["a photo of sks cup"]}, "all 6 captions are the same"),
     "no trigger": (UNSEEN, {"captions": ["a cup on red", "a cup on blue"]}, "0 of 6 captions have the trigger 'sks'"),
