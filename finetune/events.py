@@ -1,6 +1,6 @@
 """What a run yields, for whoever reads it: the progress bar, events.jsonl, TensorBoard, a notebook, a test."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -123,6 +123,23 @@ class Score(NamedTuple):
     high: float
 
 
+class Scored(NamedTuple):
+    """The adapter of this step was evaluated on the way: what the verdict would be told."""
+
+    step: int
+    seen: str
+    """in how many prompts with the trigger the product or style is seen, such as 9/10"""
+    scores: Mapping[str, Score]
+    """name -> score; `finetune.evaluation.scores` says what each measures"""
+
+
+class Picked(NamedTuple):
+    """Which step's adapter the run exports, and why."""
+
+    step: int
+    reason: str
+
+
 class Evaluated(NamedTuple):
     """The verdict on an adapter: was its product or style learnt? Told by pictures painted from the exported file and
     from the base, at the same prompts and seeds."""
@@ -158,7 +175,7 @@ class Finished(NamedTuple):
 
 Event = (
     Note | Warned | Stage | Advanced | Stepped | Validated | Saved | Candidate | Resumed | Sampled | TrainingEffect
-    | Verified | Evaluated | Finished
+    | Verified | Scored | Picked | Evaluated | Finished
 )  # fmt: skip
 Returned = TypeVar("Returned")
 

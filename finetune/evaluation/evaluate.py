@@ -12,12 +12,12 @@ from finetune import families
 from finetune.data.decode import open_rgb
 from finetune.data.example import Dataset, Example
 from finetune.evaluation import scores, verdict
-from finetune.evaluation.gallery import Gallery
+from finetune.evaluation.gallery import Gallery, Painter
 from finetune.evaluation.prompts import Asked, PromptSet, bare_caption, prompt_set
 from finetune.evaluation.similarity import FeatureExtractor
 from finetune.evaluation.subject import Subject, is_pocket
 from finetune.evaluation.verdict import Measures
-from finetune.events import Evaluated, Event, Stage
+from finetune.events import Evaluated, Event, Scored, Stage
 from finetune.sampling.grid import grid
 from finetune.sampling.png import write_png
 from finetune.sampling.request import SampleRequest
@@ -47,17 +47,42 @@ def evaluate(subject: Subject) -> Generator[Event, None, Evaluated]:
         RunError: the folder cannot be written.
         VerifyError: the adapter cannot be read whole for this base.
     """
-    data = subject.training.data
-    asked = prompt_set(data, is_pocket(subject.base), subject.count, subject.prompts)
-    wanted = _requests(subject, [*asked.with_trigger, *asked.without])
-    ours, theirs = yield from Gallery(subject.folder, subject.base, subject.path, subject.opened).paint(wanted, wanted)
-    yield Stage("judging", 0)
-    eyes = FeatureExtractor.load(subject.judge)
-    found = measure_pictures(eyes, asked, _split(ours, asked), _split(theirs, asked), data)
+    asked = asked_of(subject)
+    found, ours, theirs = yield from _measured(subject, asked, None)
     sheet = _sheet(subject, asked, ours, theirs)
     told = verdict.judge(subject.path, asked, found, subject.training)._replace(sheet=sheet)
     yield told
     return told
+
+
+def score(subject: Subject, step: int, painter: Painter) -> Generator[Event, None, Scored]:
+    """The same of a run's candidate, painted by the model that is trained; the last event is Scored, which is returned.
+
+    Raises: as `evaluate`.
+    """
+    asked = asked_of(subject)
+    found, *_ = yield from _measured(subject, asked, painter)
+    told = Scored(step, verdict.seen(asked.aim, found), found.scores)
+    yield told
+    return told
+
+
+def asked_of(subject: Subject) -> PromptSet:
+    """What is painted for a verdict on it."""
+    return prompt_set(subject.training.data, is_pocket(subject.base), subject.count, subject.prompts)
+
+
+def _measured(
+    subject: Subject, asked: PromptSet, painter: Painter | None
+) -> Generator[Event, None, tuple[Measures, list[Image.Image], list[Image.Image]]]:
+    """What the judge makes of the pictures; the adapter's pictures, and the base's."""
+    wanted = _requests(subject, [*asked.with_trigger, *asked.without])
+    gallery = Gallery(subject.folder, subject.base, subject.path, subject.options, painter)
+    ours, theirs = yield from gallery.paint(wanted, wanted)
+    yield Stage("judging", 0)
+    eyes = FeatureExtractor.load(subject.judge)
+    found = measure_pictures(eyes, asked, _split(ours, asked), _split(theirs, asked), subject.training.data)
+    return found, ours, theirs
 
 
 def measure_pictures(

@@ -3,7 +3,9 @@
 import hashlib
 import json
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from PIL import Image
 
@@ -15,7 +17,7 @@ from finetune.planning.resolve import precision
 from finetune.sampling.png import write_png
 from finetune.sampling.request import AdapterWeight, SampleRequest, SessionOptions
 from finetune.sampling.session import Session
-from finetune.tensors import digest, file_sha256
+from finetune.tensors import digest, file_sha256, payload_sha256
 
 _VERSION = 1
 """counts up when pictures of the same request come out otherwise"""
@@ -25,12 +27,50 @@ _BASE = ""
 """the row of the base, in place of an adapter's digest"""
 
 
-class Gallery:
-    """One base and one adapter, or a whole pipeline in its place. Pictures that were painted once are read again."""
+class Painter(Protocol):
+    """Opens what paints a row: the base, then with the adapter."""
 
-    def __init__(self, folder: Path, base: str, adapter: Path, options: SessionOptions) -> None:
+    def base(self, prompts: Sequence[str]) -> AbstractContextManager[Session]: ...
+
+    def adapted(self, prompts: Sequence[str]) -> AbstractContextManager[Session]: ...
+
+
+class FromFile:
+    """One base, opened once, and an adapter file in it; or a whole pipeline in its place."""
+
+    def __init__(self, base: str, adapter: Path, options: SessionOptions) -> None:
+        self._base, self._adapter, self._options = base, adapter, options
+        self._session: Session | None = None
+
+    @contextmanager
+    def base(self, prompts: Sequence[str]) -> Iterator[Session]:
+        self._session = Session.open(self._base, prompts, (), self._options)
+        yield self._session
+
+    @contextmanager
+    def adapted(self, prompts: Sequence[str]) -> Iterator[Session]:
+        if (self._adapter / PIPELINE).is_file():
+            self._session = None
+            yield Session.open(str(self._adapter), prompts, (), self._options)
+            return
+        session = self._session or Session.open(self._base, prompts, (), self._options)
+        session.load_adapters([AdapterWeight(self._adapter)])
+        yield session
+
+
+class Gallery:
+    """A base and an adapter, or a whole pipeline in its place. Pictures that were painted once are read again.
+
+    painter: how the rows are opened; from the files unless said otherwise.
+    """
+
+    def __init__(
+        self, folder: Path, base: str, adapter: Path, options: SessionOptions, painter: Painter | None = None
+    ) -> None:
         self.folder, self.base, self.adapter, self.options = folder, base, adapter, options
         self._precision = precision(options.precision, "`precision`")  # what `auto` is here changes pictures
+        self._painter = painter or FromFile(base, adapter, options)
+        self._way = type(self._painter).__name__
         self._base_id = files_id(Path(families.locate(base)))
         self._row_id = content_id(adapter)
 
@@ -54,23 +94,17 @@ class Gallery:
 
     def _painted(self, due: dict[str, list[SampleRequest]]) -> Iterator[None]:
         prompts = [text for wanted in due.values() for r in wanted for text in (r.prompt, r.negative)]
-        pipeline = (self.adapter / PIPELINE).is_file()
-        session: Session | None = None
         for row, wanted in due.items():
-            if row != _BASE and pipeline:
-                session = None
-            if wanted and session is None:
-                where = self.base if row == _BASE or not pipeline else str(self.adapter)
-                session = Session.open(where, prompts, (), self.options)
-            if session is not None and wanted:
-                if row != _BASE and not pipeline:
-                    session.load_adapters([AdapterWeight(self.adapter)])
+            if not wanted:
+                continue
+            opened = self._painter.base(prompts) if row == _BASE else self._painter.adapted(prompts)
+            with opened as session:
                 for request, picture in zip(wanted, session.generate_many(wanted), strict=True):
                     self._keep(row, request, picture.image)
                     yield
 
     def _path(self, row: str, request: SampleRequest) -> Path:
-        told = [_VERSION, self._base_id, row, request, self.options, self._precision]
+        told = [_VERSION, self._base_id, row, request, self.options, self._way, self._precision]
         return self.folder / f"{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:24]}.png"
 
     def _kept(self, row: str, request: SampleRequest) -> Image.Image | None:
@@ -96,7 +130,9 @@ def content_id(adapter: Path) -> str:
     """Of an adapter file or a PEFT folder: what its weights are, wherever it lies; of a pipeline its files."""
     if (adapter / PIPELINE).is_file():
         return files_id(adapter)
-    files = [adapter] if adapter.is_file() else sorted(layouts.adapter_in(adapter).rglob("*.safetensors"))
+    if adapter.is_file():
+        return payload_sha256(adapter)
+    files = sorted(layouts.adapter_in(adapter).rglob("adapter_*"))  # alphas are in adapter_config.json
     return digest("".join(map(file_sha256, files)))
 
 

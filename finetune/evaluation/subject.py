@@ -28,12 +28,12 @@ COUNT, FEWEST = 10, 4
 """pictures with the trigger: so many where time allows, and at least so many"""
 
 
-def options(base_bits: int | None = None, text_encoder_bits: int | None = None) -> SessionOptions:
+def session_options(base_bits: int | None = None, text_encoder_bits: int | None = None) -> SessionOptions:
     """How the base is opened for a verdict: alike at the end of a run and by command, so that pictures are shared."""
     return SessionOptions(base_bits=base_bits, text_encoder_bits=text_encoder_bits, safety_checker=False)
 
 
-_OPENED = options()
+_OPENED = session_options()
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Subject:
     resolution: int | None = None
     """px; the base's own unless said"""
     guidance: float | None = None
-    opened: SessionOptions = _OPENED
+    options: SessionOptions = _OPENED
 
 
 def of_path(
@@ -85,7 +85,7 @@ def of_path(
         run / EVALUATION if run else file.parent / f"{file.stem}-{EVALUATION}", seen_by,
         count or wanted.get("count") or COUNT, tuple(wanted.get("prompts", ())),
         said.get("data", {}).get("resolution"), said.get("sample", {}).get("guidance"),
-        options(said.get("train", {}).get("base_bits"), said.get("data", {}).get("text_encoder_bits")),
+        session_options(said.get("train", {}).get("base_bits"), said.get("data", {}).get("text_encoder_bits")),
     )  # fmt: skip
 
 

@@ -85,14 +85,18 @@ class Training:
 def judge(path: Path, asked: PromptSet, found: Measures, training: Training, limits: Thresholds = LIMITS) -> Evaluated:
     """Learnt: seen in enough prompts, surely nearer to the training pictures than the base's pictures are, what is
     asked for still shown, and the base's other knowledge not lost."""
-    seen = int((found.to_real.each >= getattr(limits, asked.aim)).sum())
-    count = len(found.to_real.each)
-    near = found.to_real.score.low > limits.risen and seen >= limits.enough * count
+    told = seen(asked.aim, found, limits)
+    hits, count = map(int, told.split("/"))
+    near = found.to_real.score.low > limits.risen and hits >= limits.enough * count
     learnt = near and not (_ignored(found, limits) or _broken(found, limits) or _mixed_up(found, training, limits))
-    told = f"{seen}/{count}"
     reasons = tuple(causes(asked, found, training, near, limits))
     scores = {**found.scores, **training.held_out}
-    return Evaluated(path, learnt, told, scores, reasons, sentence(asked.aim, seen, found, near, limits))
+    return Evaluated(path, learnt, told, scores, reasons, sentence(asked.aim, hits, found, near, limits))
+
+
+def seen(aim: Aim, found: Measures, limits: Thresholds = LIMITS) -> str:
+    """In how many pictures with the trigger the product or style is seen, such as 9/10."""
+    return f"{int((found.to_real.each >= getattr(limits, aim)).sum())}/{len(found.to_real.each)}"
 
 
 def not_learnt(told: Evaluated) -> NotLearnt:
@@ -103,9 +107,9 @@ def not_learnt(told: Evaluated) -> NotLearnt:
     )
 
 
-def sentence(aim: Aim, seen: int, found: Measures, near: bool, limits: Thresholds = LIMITS) -> str:
+def sentence(aim: Aim, hits: int, found: Measures, near: bool, limits: Thresholds = LIMITS) -> str:
     """Such as "the product is seen in 9 of 10 prompts; as like its pictures as they are to each other (0.93); ..."."""
-    parts = [f"the {aim} is seen in {seen} of {len(found.to_real.each)} prompts", _nearness(found, near, limits)]
+    parts = [f"the {aim} is seen in {hits} of {len(found.to_real.each)} prompts", _nearness(found, near, limits)]
     if (prompt := found.scores.get("prompt")) is not None:
         count = len(found.to_real.each)
         parts.append(f"{ASKED_FOR[aim]} asked for is there in {round(prompt.value * count)} of {count}")
@@ -183,11 +187,11 @@ def _unlearnt(asked: PromptSet, found: Measures, training: Training) -> Iterator
 
 
 def _of_captions(asked: PromptSet, data: Dataset) -> Iterator[str]:
-    said = [e.caption for e in data.examples]
-    if len(said) > 1 and len(set(said)) == 1:
+    said = [wording for e in data.examples for wording in (e.wordings or (e.caption,))]
+    if len(data.examples) > 1 and len(set(said)) == 1:
         yield (
-            f'all {len(said)} captions are the same ("{said[0]}"): say in each what its picture shows beside the '
-            f"{asked.aim}"
+            f'all {len(data.examples)} captions are the same ("{said[0]}"): say in each what its picture shows '
+            f"beside the {asked.aim}"
         )
     having = captions.coverage(said, data.trigger)
     if data.trigger and having.having * 2 < having.of:

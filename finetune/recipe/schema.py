@@ -316,6 +316,27 @@ class Evaluate(Table):
     count: Count | None = None
     """How many pictures with the trigger the verdict is painted from, at the end of the run. 0 turns the verdict off.
     Default: 10, or fewer (at least 4) where these pictures would take more than a tenth of the run's time."""
+    every: Count = 0
+    """Steps between two evaluations on the way, each with as many pictures as the verdict; the adapter of every such
+    step is kept as a file (RUN@STEP). Usual: a tenth of train.steps. 0 evaluates the end of the run only."""
+    pick: Literal["last", "best"] = "last"
+    """Which step's adapter the run exports: `last`, or `best`, the one most like the training pictures among those
+    within max_drift, min_prompt and max_memorisation. Use `best` when you do not know how many steps are right; it
+    needs evaluate.every."""
+    stop: Literal["off", "auto"] = "off"
+    """`auto` ends the run when the likeness to the training pictures has not risen for `patience` evaluations while
+    drift or memorisation rises; it needs evaluate.every. Together with pick = "best" a run can be given far too many
+    steps without harm."""
+    patience: Positive = 2
+    """Evaluations without a gain after which `stop = "auto"` ends the run. Usual: 2 to 4; more waits longer."""
+    max_drift: Rate = 0.2
+    """Limit of `pick = "best"`: how far pictures without the trigger may have moved, from 0 (unchanged) to 1 (as far as
+    another prompt's picture). Lower it when other prompts must stay as they are."""
+    min_prompt: Share = 0.5
+    """Limit of `pick = "best"`: share of the pictures that must show what was asked for beside the product or style."""
+    max_memorisation: Rate = 0.5
+    """Limit of `pick = "best"`: how near pictures may come to single training pictures, from 0 (no nearer than these
+    are to each other) to 1 (copies)."""
 
 
 class Export(Table):

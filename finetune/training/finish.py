@@ -22,6 +22,7 @@ from finetune.training import samples as pictures
 from finetune.training.begin import Run, open_base, start_of
 from finetune.training.candidates import about_run, name_of
 from finetune.training.learnt import judged
+from finetune.training.pick import check_picked
 from finetune.training.stop import Events
 
 
@@ -103,7 +104,7 @@ def export_adapter(run: Run, live: AdapterState, trained: outputs.Reference) -> 
     plan, config, out = run.plan, run.plan.recipe.export, run.folder.path
     wanted = {layouts.main_layout(live), *(layout for layout in config.layouts if layout != "universal")}
     made = export.export(
-        live, out / "adapter", name_of(run), wanted, config.dtype, about_run(run, plan.steps), plan.recipe.base
+        live, out / "adapter", name_of(run), wanted, config.dtype, about_run(run, run.exported_step), plan.recipe.base
     )
     bits = plan.recipe.train.base_bits
     if bits and not is_large(export.base_sites(plan.recipe.base)):
@@ -115,11 +116,12 @@ def export_adapter(run: Run, live: AdapterState, trained: outputs.Reference) -> 
             yield verified
     file = made.universal or made.diffusers
     assert file is not None
+    check_picked(run, weights.payload_sha256(file))
     if made.merged:
         yield Note(f"merged: rounding to {config.dtype} lost {made.merged.lost:.2%} of the change")
     sheet = final_sheet(plan, file, out)
-    yield Sampled(plan.steps, (sheet,))
-    return Finished(run.state.step, "done", file, sheet, verified)
+    yield Sampled(run.exported_step, (sheet,))
+    return Finished(run.exported_step, "done", file, sheet, verified)
 
 
 def _passed(file: Path, report: Report, out: Path) -> Verified:

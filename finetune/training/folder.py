@@ -51,6 +51,8 @@ class RunFolder:
         """the step of the checkpoint that was written or read last"""
         self.file: Mapping[str, object] = {}
         """what the recipe file says, without overrides: by it edits are told from overrides when the run is resumed"""
+        self.picked: int | None = None
+        """the step whose adapter is exported, by evaluate.pick = "best"; None: the last one"""
         self._begun = False
         self._log: JsonLines | None = None
         self._curves = TensorBoard(path / "tensorboard")
@@ -123,7 +125,7 @@ class RunFolder:
         content = {
             "outcome": outcome,
             "reason": "",
-            "picked_step": None,
+            "picked_step": self.picked,
             "finetune": __version__,
             "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "steps": plan.steps,
@@ -139,7 +141,7 @@ class RunFolder:
 
     def _note(self, outcome: str, reason: str) -> None:
         if self._begun:  # what is refused before changes nothing
-            content = {**record(self.path), "outcome": outcome, "reason": reason}
+            content = {**record(self.path), "outcome": outcome, "reason": reason, "picked_step": self.picked}
             weights.write_bytes(json.dumps(content, indent=1).encode(), self.path / "run.json")
 
 

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from finetune import recipe
 from finetune.evaluation import subject
-from finetune.evaluation.evaluate import DENOISING_STEPS, evaluate
+from finetune.evaluation.evaluate import DENOISING_STEPS, asked_of, evaluate
 from finetune.evaluation.prompts import pictures_for
 from finetune.evaluation.subject import Subject
 from finetune.evaluation.verdict import not_learnt
@@ -47,6 +47,15 @@ def judged(
         raise not_learnt(told)
 
 
+def evaluation_prompts(plan: Plan) -> list[str]:
+    """What the trained model is asked to paint on the way; nothing where it is evaluated at the end only."""
+    judge = subject.judge_for(plan.recipe.base, plan.recipe.evaluate.judge)
+    if plan.recipe.evaluate.every == 0 or judge is None:
+        return []
+    asked = asked_of(subject_of(plan, Path(), Path(), judge, None))
+    return [one.prompt for one in (*asked.with_trigger, *asked.without)]
+
+
 def affordable(plan: Plan) -> int:
     """How many pictures with the trigger take no more than a tenth of the run's time, counted in passes of the
     denoiser, so that the same run asks for the same pictures on every machine."""
@@ -68,5 +77,5 @@ def subject_of(plan: Plan, file: Path, out: Path, judge: Path, effect: TrainingE
         file, config.base, dataclasses.replace(training, effect=effect), out / subject.EVALUATION, judge,
         affordable(plan) if config.evaluate.count is None else config.evaluate.count, config.evaluate.prompts,
         config.data.resolution, config.sample.guidance,
-        subject.options(config.train.base_bits, config.data.text_encoder_bits),
+        subject.session_options(config.train.base_bits, config.data.text_encoder_bits),
     )  # fmt: skip

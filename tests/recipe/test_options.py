@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,14 +20,14 @@ from finetune.adapters import attach as adapters
 from finetune.adapters.lora import Lora
 from finetune.errors import FinetuneError, RecipeError, TrainError
 from finetune.evaluation import subject
-from finetune.events import Sampled, Saved, Validated, unheard
+from finetune.events import Picked, Sampled, Saved, Score, Scored, Validated, unheard
 from finetune.families.base import Family, Moments, components
 from finetune.files import layouts
 from finetune.planning import footprint
 from finetune.planning import plan as planning
 from finetune.planning.plan import Plan
 from finetune.proof import export
-from finetune.training import batches, begin, finish, learnt, preflight
+from finetune.training import batches, begin, finish, learnt, pick, preflight
 from finetune.training import loop as trainer
 from finetune.training import samples as pictures
 from finetune.training.begin import Run, open_base
@@ -182,9 +182,19 @@ def what_happens_in_the_loop(place: Place, sets: list[str]) -> object:
     run.folder.identity = {"base": "0" * 64}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preflight, "measure", lambda *_: preflight.Measured(0.0, 0, 0.0))
-        told = list(loop(run, Interruption(out)))
-    at = [(type(e).__name__, e.step) for e in told if isinstance(e, Saved | Validated | Sampled)]
+        patch.setattr(pick, "score", scored_by_step)
+        told = [*loop(run, Interruption(out)), *pick.pick(run)]
+    at = [(type(e).__name__, e.step) for e in told if isinstance(e, Saved | Validated | Sampled | Scored | Picked)]
     return at, sorted(p.name for p in (out / "checkpoints").iterdir())
+
+
+def scored_by_step(subject: object, step: int, painter: object) -> Generator[Scored, None, Scored]:
+    """A little more alike at the second step, which may be chance, at a price that rises."""
+    values = {"likeness": min(0.6 + 0.1 * step, 0.8), "drift": 0.1 * step, "prompt": 1 - 0.2 * step,
+              "memorisation": 0.2 * step}  # fmt: skip
+    told = Scored(step, "1/4", {name: Score(v, v - 0.2, v + 0.2) for name, v in values.items()})
+    yield told
+    return told
 
 
 def what_is_written(place: Place, sets: list[str]) -> object:
@@ -224,6 +234,8 @@ FLOW = ("base=ROOT/flux",)
 SELF = ("prior.mode=own_prediction", "data.trigger=sks")
 IMAGES = ("prior.mode=images", "prior.path=ROOT/mugs", "data.class_word=mug")
 JUDGED = (f"evaluate.judge={shipped.EYES}",)
+STOPPED = (*JUDGED, "evaluate.every=1", "evaluate.stop=auto")
+PICKED = (*JUDGED, "evaluate.every=1", "evaluate.pick=best")
 CASES = {
     "name": Case("name=other", what_is_written),
     "base": Case("base=ROOT/other"),
@@ -297,6 +309,13 @@ CASES = {
     "evaluate.prompts": Case('evaluate.prompts=["a {trigger}"]', what_a_verdict_is_asked, JUDGED),
     "evaluate.judge": Case(JUDGED[0], what_a_verdict_is_asked),
     "evaluate.count": Case("evaluate.count=7", what_a_verdict_is_asked, JUDGED),
+    "evaluate.every": Case("evaluate.every=2", what_happens_in_the_loop, JUDGED),
+    "evaluate.pick": Case('evaluate.pick="best"', what_happens_in_the_loop, (*JUDGED, "evaluate.every=1")),
+    "evaluate.stop": Case("evaluate.stop=auto", what_happens_in_the_loop, STOPPED[:-1]),
+    "evaluate.patience": Case("evaluate.patience=1", what_happens_in_the_loop, STOPPED),
+    "evaluate.max_drift": Case("evaluate.max_drift=0.1", what_happens_in_the_loop, PICKED),
+    "evaluate.min_prompt": Case("evaluate.min_prompt=0.7", what_happens_in_the_loop, PICKED),
+    "evaluate.max_memorisation": Case("evaluate.max_memorisation=0.3", what_happens_in_the_loop, PICKED),
     "export.dtype": Case("export.dtype=float16", what_is_written),
     "export.layouts": Case('export.layouts=["diffusers"]', what_is_written),
     "export.title": Case("export.title=My mug", what_is_written),
