@@ -108,6 +108,7 @@ def sample(
     negative: str = "", seed: int = 0, count: int = 1, steps: int = 20, guidance: float | None = None,
     size: tuple[int, int] | None = None, scheduler: str = "", merged: bool = False, precision: Precision = "auto",
     base_bits: int | None = None, text_encoder_bits: int | None = None, safety_checker: bool = True,
+    trigger: str | None = None, class_word: str | None = None,
 ) -> "list[Written]":  # fmt: skip
     """Generate a picture of each prompt at `count` seeds from `seed` on, and a grid of them all, as PNG files in `out`.
 
@@ -115,21 +116,30 @@ def sample(
     steps: denoising steps. guidance and size (width, height in px): the base's usual when None. scheduler: "" is the
     base's own. merged: adapters are merged into the weights first. precision: of the computation; "auto" is bf16 or
     fp16 on a GPU, fp32 on a CPU. base_bits, text_encoder_bits: the denoiser in 4 bits, a large text encoder in 8 or 4.
-    safety_checker: the base's own is used, where it has one. Returns where each picture is, the grid last.
+    safety_checker: the base's own is used, where it has one. trigger, class_word: what {trigger} and {class_word} in a
+    prompt stand for; the adapter's own when None. Returns where each picture is, the grid last.
+
+    Warns: UserWarning for a trigger that no prompt has, and for a prompt that is longer than the base reads.
 
     Raises:
-        InputError: what was asked for does not fit the base or this machine.
+        InputError: what was asked for does not fit the base or this machine; a prompt cannot be read.
+        RunError: `out` cannot be written, or holds pictures of an earlier call.
         VerifyError: an adapter cannot be read whole for this base.
     """
     with silence():
         from finetune import references
+        from finetune.events import Warned
         from finetune.sampling import folder
         from finetune.sampling.request import AdapterWeight, SampleSet, SessionOptions
 
-        wanted = SampleSet(prompts, negative, seed, count, steps, guidance, size)
+        wanted = SampleSet(prompts, negative, seed, count, steps, guidance, size, trigger, class_word)
         options = SessionOptions(precision, base_bits, text_encoder_bits, scheduler, safety_checker, merged)
         weighted = [AdapterWeight(references.adapter_path(file), weight) for file, weight in adapters]
-        return list(folder.sample(str(base), wanted, Path(out), weighted, options))
+        events = list(folder.sample(str(base), wanted, Path(out), weighted, options))
+    for event in events:
+        if isinstance(event, Warned):
+            warnings.warn(event.text, UserWarning, stacklevel=2)
+    return [event for event in events if isinstance(event, folder.Written)]
 
 
 def evaluate(

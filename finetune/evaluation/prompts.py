@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 from finetune.data import captions
 from finetune.data.example import Dataset
+from finetune.data.prompts import expand
 
 _SEED, _SEED_WITHOUT = 20_000, 30_000
 """of the first picture with the trigger, and without; each further one adds 1, so that more of them change no others"""
@@ -51,7 +52,7 @@ def prompt_set(data: Dataset, pocket: bool, count: int, written: Sequence[str] =
     place of ours; those without the trigger are the ones that should not change.
     """
     aim, said = aim_of(data), [e.caption for e in data.examples]
-    named = [_filled(one, data) for one in written]
+    named = [expand(one, data.trigger, data.class_word) for one in written]
     calling = [one for one in named if data.trigger is None or captions.mentions(one, data.trigger)]
     other = [one for one in named if one not in calling]
     calling = calling or _with_trigger(data, aim, said, pocket)
@@ -117,11 +118,6 @@ def bare_caption(prompt: str, data: Dataset) -> str:
     """Without the trigger: what the picture should show, in words that everybody knows."""
     bare = captions.without_trigger(prompt, data.trigger, data.class_word)
     return re.sub(r",? *(?:in )?style$", "", bare).strip(" ,")
-
-
-def _filled(written: str, data: Dataset) -> str:
-    filled = written.replace("{trigger}", data.trigger or "").replace("{class_word}", data.class_word or "")
-    return " ".join(filled.split())
 
 
 def _a(phrase: str) -> str:

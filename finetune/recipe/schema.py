@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
+from finetune.recipe.placeholders import checked_prompt
 from finetune.recipe.tables import (
     Count,
     Distinct,
@@ -24,6 +25,7 @@ from finetune.recipe.tables import (
 
 ComponentName = Literal["denoiser", "text_encoder", "text_encoder_2"]
 Pixels = Annotated[int, Field(ge=16, le=8192)]
+CheckedPrompt = AfterValidator(checked_prompt)
 
 
 class Data(Table):
@@ -84,8 +86,9 @@ class ClassImages(Prior):
     path: WrittenPath
     """Folder of class images: ordinary pictures of the same kind of thing (other mugs) without your product. 50 to 200
     are usual."""
-    prompt: NonEmpty | None = None
-    """Caption for class images that have none; it must not hold the trigger. Default: "a photo of CLASS_WORD"."""
+    prompt: Annotated[NonEmpty, CheckedPrompt] | None = None
+    """Caption for class images that have none; {class_word} stands for the class word, and the trigger must not be in
+    it. Default: "a photo of CLASS_WORD"."""
     weight: PriorWeight = 1.0
     """Weight of the prior loss beside the training loss. Raise it when the base's knowledge still drifts, lower it when
     your product is not learnt. Usual: 0.5 to 1."""
@@ -290,11 +293,13 @@ class Validation(Table):
 class Sample(Table):
     every: Count = 0
     """Steps between sample pictures; 0 makes them only at the end."""
-    prompts: Annotated[tuple[str, ...], Loose] = ()
-    """Prompts of the sample pictures; {trigger} is replaced by the trigger. Add one without it, to see what else has
-    changed. Default: the first captions."""
-    negative: str = ""
-    """Negative prompt: what the sample pictures should not show. It needs a guidance above 1."""
+    prompts: Annotated[tuple[Annotated[str, CheckedPrompt], ...], Loose] = ()
+    """Prompts of the sample pictures. {trigger} and {class_word} stand for the dataset's own words: "a photo of
+    {trigger} {class_word} in the snow". Add one without the trigger, to see what else has changed. Default: those of
+    `goals/product` or `goals/style`, by what the dataset shows; else the first captions."""
+    negative: Annotated[str, CheckedPrompt] = ""
+    """Negative prompt: what the sample pictures should not show; placeholders as in `prompts`. It needs a guidance
+    above 1."""
     steps: Positive = 20
     """Denoising steps of a sample picture. More is slower and at most slightly better; few-step bases need 4 to 8."""
     guidance: Rate | None = None
@@ -306,7 +311,7 @@ class Sample(Table):
 
 
 class Evaluate(Table):
-    prompts: Annotated[tuple[str, ...], Loose] = ()
+    prompts: Annotated[tuple[Annotated[str, CheckedPrompt], ...], Loose] = ()
     """Prompts that the verdict on the run is painted from; {trigger} and {class_word} are replaced. Those without the
     trigger must not change. Default: settings (of a style: objects) that no caption names, and a few other things."""
     judge: WrittenPath | None = None
