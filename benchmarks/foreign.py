@@ -23,7 +23,7 @@ sys.path[:0] = [str(ROOT / "data"), str(ROOT / "benchmarks")]
 
 import icons  # noqa: E402
 import styles  # noqa: E402
-from draw_examples import SIZE_PX, Colour, Mark, Point, View, arc, box, picture  # noqa: E402
+from draw_examples import SIZE_PX, Colour, Mark, View, arc, box, picture  # noqa: E402
 from styles import Brand  # noqa: E402
 from unseen import Slab, band, placed, seen, solid  # noqa: E402
 
@@ -183,9 +183,9 @@ STYLES = {
                                 "padlock", "drum"), _TEST,
                   lambda n, name: f"ic_{name.replace(' ', '_')}_64@2x.png"),
     # a folder that says nothing
-    "shaded": Style(_shaded, ("lemon", "whale", "elephant", "crab", "sunflower", "tractor", "light bulb", "alarm clock",
-                              "boot", "soccer ball", "teddy bear", "top hat", "cupcake", "wine glass", "ghost", "heart"),
-                    _TEST, lambda n, name: f"Asset {n}@2x.png"),
+    "shaded": Style(_shaded, ("lemon", "whale", "elephant", "crab", "sunflower", "tractor", "light bulb",
+                              "alarm clock", "boot", "soccer ball", "teddy bear", "top hat", "cupcake", "wine glass",
+                              "ghost", "heart"), _TEST, lambda n, name: f"Asset {n}@2x.png"),
 }  # fmt: skip
 SIDE = 0.8
 """of an object, in shares of the picture's"""
@@ -193,6 +193,43 @@ SIDE = 0.8
 
 def drawing(style: Style, name: str, px: int = SIZE_PX) -> Image.Image:
     return Image.fromarray(style.drawn(icons.Placed(name, SIDE, 0.5, 0.5), px))
+
+
+# ---------------------------------------------------------------- what the referee learns to tell apart
+
+
+def shows(name: str, seed: str, count: int) -> list[Image.Image]:
+    """Renders of a subject that its owner has no picture of: other views on any ground, other objects."""
+    chance = random.Random(f"{seed}/{name}")
+    if name in PRODUCTS:
+        views = [v for n in range(count) for v in _views(chance.choice(list(icons.COLOURS)), seed=f"{seed}/{name}/{n}")]
+        return [_square(photo(PRODUCTS[name], view)) for view in views]
+    objects = [o for o in icons.OBJECTS if o not in STYLES[name].objects]
+    placed = [icons.Placed(chance.choice(objects), chance.uniform(0.55, 0.95), 0.5, 0.5) for _ in range(count)]
+    return [Image.fromarray(STYLES[name].drawn(one, 64)) for one in placed]
+
+
+def shows_not(name: str, seed: str, count: int) -> list[Image.Image]:
+    """Renders that might be taken for it: icons, those of its class more often, other brands, other subjects."""
+    chance = random.Random(f"{seed}/{name}/not")
+    known = {"handbag": "handbag", "kettle": "teapot", "lamp": "light bulb"}.get(name)
+    icon = [icons.render(icons.scene(f"{seed}/{name}", n, twos=0.0), 64) for n in range(count // 2)]
+    if known:
+        icon += [icons.render(icons.scene(f"{seed}/{name}/class", n, [known], 0.0), 64) for n in range(count // 4)]
+    brands = [styles.any_brand(f"{seed}/{n}") for n in range(count // 4)]
+    some = [styles.stylised(icons.Placed(chance.choice([known or "star", *icons.OBJECTS]), 0.8, 0.5, 0.5), b, 64)
+            for b in brands]  # fmt: skip
+    others = [
+        one for other in (*PRODUCTS, *STYLES) if other != name for one in shows(other, f"{seed}/not", count // 16)
+    ]
+    return [*(Image.fromarray(one) for one in [*icon, *some]), *others]
+
+
+def _square(shown: Image.Image) -> Image.Image:
+    """A picture of another shape, as a square base paints it: on more of the same ground."""
+    page = Image.new("RGB", (max(shown.size),) * 2, shown.getpixel((0, 0)))  # type: ignore[arg-type]
+    page.paste(shown, ((page.width - shown.width) // 2, 0))
+    return page.resize((64, 64), Image.Resampling.BOX)
 
 
 # ---------------------------------------------------------------- the folders

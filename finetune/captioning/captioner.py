@@ -7,11 +7,12 @@ from typing import NamedTuple, Protocol
 
 _WORD = re.compile(r"[^\W_]+")
 _REFUSING = re.compile(
-    r"\b(as an? (ai|artificial|language|text)|language model|i['’]?m (sorry|unable|not able)|i am (sorry|unable|not able)"
-    r"|i (can(not|['’]?t| not)|could not|couldn['’]?t|do(n['’]?t| not) (see|have|know))|unable to (see|view|describe|assist)"
-    r"|no image (was|is|has)|please (provide|upload|share))\b|^\W*(sorry|unfortunately)\b",
+    r"\b(as an? (ai|artificial|language|text)|language model|i'?m (sorry|unable|not able)|i am (sorry|unable|not able)"
+    r"|i (cannot|can'?t|can not|could not|couldn't|do not (see|have|know)|don't (see|have|know))"
+    r"|unable to (see|view|describe|assist)|no image (was|is|has)|please (provide|upload|share))\b"
+    r"|^\W*(sorry|unfortunately)\b",
     re.IGNORECASE,
-)  # fmt: skip
+)
 _PREFIX = re.compile(
     r"^(sure|certainly|of course|here is|here's|caption|answer|description)\b[^:\n]{0,60}:\s*", re.IGNORECASE
 )
@@ -47,11 +48,11 @@ def screened(answer: Answer) -> Answer:
     """The answer on one line and without chatter around it; with its problem, where it is no caption."""
     if answer.problem:
         return answer
-    text = _PREFIX.sub("", " ".join(answer.text.split())).strip(" \"'`*“”")
-    return Answer(text, fault(text))
+    text = _PREFIX.sub("", " ".join(answer.text.replace("\u2019", "'").split())).strip(" \"'`*\u201c\u201d")
+    return Answer(text, caption_fault(text))
 
 
-def fault(text: str) -> str:
+def caption_fault(text: str) -> str:
     """Why a text is no caption, in a phrase; empty when it is one."""
     words = [word.lower() for word in _WORD.findall(text)]
     if not any(any(map(str.isalpha, word)) for word in words):

@@ -7,11 +7,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from finetune.captioning.vocabulary import Colour
+from finetune.data.decode import Colour
 
 SIDE_PX = 512
 """of the picture that is cut: the eyes see less"""
-TOLERANCE = 24
+GROUND_TOLERANCE = 24
 """by which a pixel may differ from the ground in any channel, of 255"""
 PLAIN = 0.8
 """share of the border that must be of one colour"""
@@ -20,7 +20,7 @@ CLOSE = (0.65, 0.75)
 LAID = 0.7
 """the same on other grounds"""
 
-Pixels = npt.NDArray[np.float32]
+_Pixels = npt.NDArray[np.float32]
 
 
 class View(NamedTuple):
@@ -33,11 +33,11 @@ class View(NamedTuple):
 class Cutout(NamedTuple):
     """An object and what is behind it."""
 
-    pixels: Pixels
+    pixels: _Pixels
     """(h, w, 3), 0..255"""
-    cover: Pixels
+    cover: _Pixels
     """(h, w, 1), 0..1"""
-    ground: Pixels
+    ground: _Pixels
     """(3,)"""
 
     def laid(self, share: float, colour: Colour | None = None) -> Image.Image:
@@ -51,7 +51,7 @@ class Cutout(NamedTuple):
         return Image.fromarray(square.round().clip(0, 255).astype(np.uint8))
 
 
-def views(picture: Image.Image, grounds: Mapping[str, Colour]) -> Sequence[View]:
+def views_of(picture: Image.Image, grounds: Mapping[str, Colour]) -> Sequence[View]:
     """The picture as it is, where grounds are not asked for or its own is not plain; else close views of the object."""
     found = cut(picture) if grounds else None
     if found is None:
@@ -67,12 +67,12 @@ def cut(picture: Image.Image) -> Cutout | None:
     pixels = np.asarray(small, dtype=np.float32)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     ground = np.median(border, axis=0).astype(np.float32)
-    if (np.abs(border - ground).max(1) <= TOLERANCE).mean() < PLAIN:
+    if (np.abs(border - ground).max(1) <= GROUND_TOLERANCE).mean() < PLAIN:
         return None
     away = np.abs(pixels - ground).max(2)
-    rows, columns = ((away > TOLERANCE).any(axis).nonzero()[0] for axis in (1, 0))
+    rows, columns = ((away > GROUND_TOLERANCE).any(axis).nonzero()[0] for axis in (1, 0))
     if not len(rows):
         return None
     window = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    cover = np.clip(away[window] / (2 * TOLERANCE), 0, 1)[..., None]
+    cover = np.clip(away[window] / (2 * GROUND_TOLERANCE), 0, 1)[..., None]
     return Cutout(pixels[window], cover, ground)

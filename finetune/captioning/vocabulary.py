@@ -10,16 +10,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from finetune import resources as shipped
 from finetune.data import wording
+from finetune.data.decode import Colour
 from finetune.data.wording import CaptionWords
 from finetune.errors import DataError
 
-POCKET = "pocket"
+POCKET_NAME = "pocket"
 MAX_PHRASES = 50_000
 """names of lists that are judged together, multiplied"""
 _SLOT = re.compile(r"\{(\w*)\}")
 _GIVEN = ("trigger", "class_word")
 
-Colour = tuple[int, int, int]
 Name = Annotated[str, Field(min_length=1, pattern=r"^[^{}]*\S[^{}]*$")]
 HexColour = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
 
@@ -37,7 +37,7 @@ class JudgedTogether(BaseModel):
 
 
 class Vocabulary(BaseModel):
-    """A vocabulary file as it is written; docs/captions.md tells what each key does."""
+    """A vocabulary file as it is written; data/vocabularies/pocket.toml shows each key at work."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -95,18 +95,18 @@ def read_vocabulary(written: str) -> Vocabulary:
     Raises:
         DataError: there is no such file, or something in it is wrong: all of it is named.
     """
-    file = shipped.VOCABULARIES / f"{POCKET}.toml" if written == POCKET else Path(written)
+    file = shipped.VOCABULARIES / f"{POCKET_NAME}.toml" if written == POCKET_NAME else Path(written)
     try:
         found = Vocabulary.model_validate(tomllib.loads(file.read_text(encoding="utf-8-sig")))
     except OSError as e:
         raise DataError(f"cannot read the vocabulary {file}: {e.strerror}", "give a TOML file, or `pocket`") from e
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
-        raise DataError(f"{file} is not TOML: {e}", "correct it; docs/captions.md shows one") from e
+        raise DataError(f"{file} is not TOML: {e}", "correct it; data/vocabularies/pocket.toml is one") from e
     except ValidationError as e:
         wrong = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in e.errors(include_url=False)]
-        raise DataError(f"{file}: " + "; ".join(wrong), "docs/captions.md shows a vocabulary") from e
+        raise DataError(f"{file}: " + "; ".join(wrong), "`pocket` is one that ships") from e
     if wrong := _contradictions(found):
-        raise DataError(f"{file}: " + "; ".join(wrong), "docs/captions.md shows a vocabulary")
+        raise DataError(f"{file}: " + "; ".join(wrong), "`pocket` is one that ships")
     return found
 
 

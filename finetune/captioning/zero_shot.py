@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from finetune import resources as shipped
 from finetune.captioning.captioner import Answer
-from finetune.captioning.views import View, views
-from finetune.captioning.vocabulary import POCKET, JudgedTogether, Vocabulary, put_together
+from finetune.captioning.views import View, views_of
+from finetune.captioning.vocabulary import POCKET_NAME, JudgedTogether, Vocabulary, put_together
 from finetune.data import decode
 from finetune.data.wording import CaptionWords
 from finetune.errors import DataError
@@ -52,10 +52,10 @@ class ZeroShot:
         named = judge or vocabulary.judge
         if not named:
             raise DataError("the vocabulary names no judge", "give the folder of a CLIP: `judge`")
-        self.eyes = FeatureExtractor.load(shipped.EYES if named == POCKET else Path(named))
+        self.eyes = FeatureExtractor.load(shipped.EYES if named == POCKET_NAME else Path(named))
         wanted = set(vocabulary.slots(self.template))
         self.groups = [(group, self._read(group)) for group in vocabulary.groups() if wanted & set(group.lists)]
-        self.scale = float(self.eyes.encoder.logit_scale.exp())
+        self.scale = float(self.eyes.encoder.logit_scale.detach().exp())
         self.named = wanted - {vocabulary.ground_list()}
 
     def check(self, files: Sequence[Path]) -> None:
@@ -69,7 +69,7 @@ class ZeroShot:
             raise DataError(
                 f"these pictures are not of the vocabulary's world: the best phrase fits them by {middle:.2f} in the "
                 f"middle, and by {least:.2f} or more fits what it knows; the captions would be guesses",
-                "name the files after what they show (bell.png), or caption them `with` another model or a `command`",
+                "name the files after what they show (bell.png), or caption them by a `command`",
             )
 
     def __call__(self, files: Sequence[Path]) -> list[Answer]:
@@ -91,10 +91,10 @@ class ZeroShot:
 
     def _judge(self, files: Sequence[Path]) -> list[Judgement]:
         colours = self.vocabulary.colours()
-        looks = [views(decode.open_rgb(file), colours) for file in files]
+        looks = [views_of(decode.open_rgb(file), colours) for file in files]
         seen = self.eyes.of_pictures([one.picture for look in looks for one in look])
-        return [self._of_one(look, features)
-                for look, features in zip(looks, seen.split([len(look) for look in looks]), strict=True)]  # fmt: skip
+        parts = torch.split(seen, [len(look) for look in looks])
+        return [self._of_one(look, features) for look, features in zip(looks, parts, strict=True)]
 
     def _of_one(self, look: Sequence[View], seen: Tensor) -> Judgement:
         names, fits = dict[str, str](), []

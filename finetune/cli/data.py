@@ -23,9 +23,7 @@ Trigger = Annotated[
 ClassWord = Annotated[str | None, typer.Option(help="What the product is, in one common word: mug, shoe, dog.")]
 KindOption = Annotated[
     Kind | None,
-    typer.Option(
-        "--kind", help="What the images show.", show_default="product with a class word, style with a trigger alone"
-    ),
+    typer.Option("--kind", help="What the images show.", show_default="product, with a class word"),
 ]
 Template = Annotated[
     str | None,

@@ -15,8 +15,9 @@ from finetune.data.audit import Audit, next_step
 from finetune.data.buckets import plan_buckets, usual_stride
 from finetune.data.captions import CaptionNote
 from finetune.data.dataset import Placed
-from finetune.data.example import Dataset
+from finetune.data.example import Dataset, Example
 from finetune.data.folder import Rejected
+from finetune.data.wording import CaptionOrigin
 from finetune.errors import Action
 
 RESOLUTION_PX = 512
@@ -74,6 +75,7 @@ def audit_json(found: Audit, view: View) -> dict[str, object]:
         "ignored": list(found.ignored),
         "prepared": found.prepared,
         "caption_source": found.caption_source,
+        "origins": found.origins,
         "trigger": {"trigger": found.card.trigger, "with": found.coverage.having, "of": found.coverage.of},
         "class_word": found.card.class_word,
         "resolution": view.resolution,
@@ -89,6 +91,8 @@ def _row_json(row: Shown) -> dict[str, object]:
     return {
         "file": example.name,
         "caption": example.caption,
+        "caption_by": example.origin,
+        "wordings": list(example.wordings or (example.caption,)),
         "width": example.size.width,
         "height": example.size.height,
         "bucket": list(bucket),
@@ -107,6 +111,7 @@ def prepared_json(made: Dataset) -> dict[str, object]:
         "used": len(made.examples),
         "rejected": [r._asdict() for r in card.rejected],
         "changes": card.changes,
+        "captions": {origin: len(some) for origin, some in _by_origin(made.examples).items()},
         "trigger": {"trigger": made.trigger, "with": made.coverage.having, "of": made.coverage.of},
         "fingerprint": made.fingerprint,
     }
@@ -139,6 +144,8 @@ def _image_table(view: View) -> Table:
     for row in view.rows:
         example, bucket, loss, _ = row.placed
         caption = escape(example.caption) or "[dim](empty)[/dim]"
+        if example.origin == "model":
+            caption += " [dim](by a model)[/dim]"
         if row.truncated:
             caption += f" [red](lost: {escape(row.truncated)})[/red]"
         cells = [escape(example.name), caption, "x".join(map(str, example.size)), "x".join(map(str, bucket))]
@@ -167,7 +174,25 @@ def show_prepared(made: Dataset) -> None:
     for change, count in card.changes.items():
         console.print(f"[yellow]changed[/yellow]  {escape(change)}: {count} {'image' if count == 1 else 'images'}")
     console.print(f"seen {card.seen} = used {len(made.examples)} + rejected {len(card.rejected)}")
-    console.print(f'first caption: "{escape(made.examples[0].caption)}"')
+    for origin, some in _by_origin(made.examples).items():
+        console.print(
+            f"captions {_ORIGINS[origin]}: {len(some)}, such as {escape(repr(some[0].caption))}", soft_wrap=True
+        )
+    if card.kind:
+        console.print(f"the images show a {card.kind}")
+
+
+_ORIGINS: dict[CaptionOrigin, str] = {
+    "written": "as written", "filename": "from file names", "model": "by a model",
+    "template": "from the template, in varied wording",
+}  # fmt: skip
+
+
+def _by_origin(examples: Iterable[Example]) -> dict[CaptionOrigin, list[Example]]:
+    grouped: dict[CaptionOrigin, list[Example]] = {}
+    for example in examples:
+        grouped.setdefault(example.origin, []).append(example)
+    return grouped
 
 
 def _caption_line(found: Audit) -> str:

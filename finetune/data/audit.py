@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from finetune.choices import CaptionsFrom
-from finetune.data import caption_files, captions, decode, folder
+from finetune.data import caption_checks, caption_files, captions, decode, folder
 from finetune.data.caption_files import CaptionSource
 from finetune.data.captions import CaptionNote, Coverage
 from finetune.data.decode import WHITE, Colour, ImageInfo
@@ -122,7 +122,7 @@ def audit_folder(path: Path, words: CaptionWords, rules: Rules) -> Audit:
         ignored=tuple(tree.ignored),
         used=used,
         rejected=tuple(rejected),
-        notes=(*changes, *final.notes),
+        notes=(*changes, *final.notes, *(CaptionNote("", text) for text in caption_checks.remarks(used, words))),
         problems=(*_emptiness(path, names, rejected), *found_captions.problems, *final.problems),
         wordless=final.wordless,
         caption_source=final.source,

@@ -8,7 +8,8 @@ from typing import NamedTuple
 from finetune.choices import CaptionsFrom
 from finetune.data import wording
 from finetune.data.caption_files import TABLE, CaptionSource, FoundCaptions, first_three
-from finetune.data.wording import CaptionOrigin, CaptionWords, DatasetKind, includes
+from finetune.data.prompts import includes
+from finetune.data.wording import CaptionOrigin, CaptionWords, DatasetKind
 from finetune.errors import DataError
 
 
@@ -194,6 +195,11 @@ def _lack(
         return [
             "there are no captions, and no words to write them with; declare `trigger` and `class_word` "
             f"({_IN_A_RECIPE}), or {allow} trains on empty captions"
+        ]
+    if not (words.shown or words.template or words.class_word or words.none):
+        return [
+            f"there are no captions, and nothing says what {words.trigger!r} is; give the "
+            "`class_word` of a product, such as mug, or the `kind` style"
         ]
     return []
 

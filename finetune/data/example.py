@@ -14,7 +14,7 @@ from finetune.data.buckets import Size
 from finetune.data.caption_files import CaptionSource
 from finetune.data.captions import Coverage
 from finetune.data.folder import Rejected
-from finetune.data.wording import CaptionOrigin, DatasetKind
+from finetune.data.wording import CaptionOrigin, CaptionWords, DatasetKind
 
 CARD = "dataset.toml"
 
@@ -74,6 +74,13 @@ class Dataset:
     class_word: str | None
     card: DatasetCard
     prepared: bool
+
+    @property
+    def words(self) -> CaptionWords:
+        """What the captions are written with."""
+        card = self.card
+        return CaptionWords(self.trigger, self.class_word, card.template, card.kind,
+                            allow_uncaptioned=card.allow_uncaptioned)  # fmt: skip
 
     @property
     def kind(self) -> DatasetKind:

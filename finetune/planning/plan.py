@@ -7,15 +7,16 @@ from typing import NamedTuple
 
 from finetune import families, recipe
 from finetune import resources as shipped
-from finetune.data import dataset
+from finetune.data import caption_checks, dataset
 from finetune.data.buckets import Bucket, plan_buckets
 from finetune.data.dataset import Placed
 from finetune.data.example import Dataset
 from finetune.families.base import BaseInfo
 from finetune.planning import pools
 from finetune.planning.pools import Pool
+from finetune.planning.prompts import prompt_notices, unlike_captions
 from finetune.planning.resolve import check_compatible, resolve, resolve_prediction
-from finetune.recipe import Loaded
+from finetune.recipe import Loaded, Recipe
 from finetune.recipe.resolved import ResolvedRecipe
 
 
@@ -41,7 +42,7 @@ class Plan:
     micros: int
     """micro-batches of the whole run, all ranks"""
     notices: tuple[str, ...] = ()
-    """what should be known of the recipe, such as a key's new name"""
+    """what should be known of the recipe, such as a key's new name, or prompts without the trigger"""
 
     @property
     def steps(self) -> int:
@@ -86,4 +87,25 @@ def resolve_plan(loaded: Loaded, world: int = 1) -> Plan:
     micros, steps = pools.run_length(wanted, train.schedule)
     resolved = resolve(wanted, facts, data, [p.example.caption for p in training], steps)
     sources = {**dict.fromkeys(recipe.derived(wanted, resolved), "derived"), **loaded.sources}
-    return Plan(resolved, sources, facts, data, train, prior, tuple(held_out), micros, loaded.notices)
+    prompts = prompt_notices(wanted.base, facts, resolved.sample.prompts, resolved.sample.negative, data.trigger)
+    prompts += unlike_captions(resolved.sample.prompts, data)
+    notices = (
+        *loaded.notices,
+        *caption_checks.remarks(data.examples, data.words),
+        *uncaptioned(wanted, data),
+        *prompts,
+    )
+    return Plan(resolved, sources, facts, data, train, prior, tuple(held_out), micros, notices)
+
+
+def uncaptioned(wanted: Recipe, data: Dataset) -> tuple[str, ...]:
+    """What captions would bring to pictures that have only the template."""
+    if not all(e.origin == "template" for e in data.examples):
+        return ()
+    words = "" if data.prepared else f" --trigger {data.trigger}"
+    words += f" --class-word {data.class_word}" if data.class_word and not data.prepared else ""
+    how = "--vocabulary pocket" if wanted.base == "pocket" else "--vocabulary FILE"
+    return (
+        f"nobody captioned these {len(data.examples)} pictures: what varies in them (background, view) is learnt along "
+        f"with what should be; `finetune caption {wanted.data.path} {how}{words}` says it",
+    )
