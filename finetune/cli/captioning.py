@@ -31,7 +31,11 @@ def caption(
     class_word: ClassWord = None,
     kind: KindOption = None,
     captions_from: Annotated[
-        CaptionsFrom, typer.Option("--captions-from", help="none: file names of a raw folder are no captions.")
+        CaptionsFrom,
+        typer.Option(
+            "--captions-from",
+            help="Where captions of a raw folder come from; with none its file names are no captions.",
+        ),
     ] = "auto",
     again: Annotated[
         bool, typer.Option("--again", help="Also pictures that a model or a file's name captioned; never a person's.")

@@ -11,6 +11,7 @@ from finetune.data import caption_checks, dataset
 from finetune.data.buckets import Bucket, plan_buckets
 from finetune.data.dataset import Placed
 from finetune.data.example import Dataset
+from finetune.errors import action
 from finetune.families.base import BaseInfo
 from finetune.planning import pools
 from finetune.planning.pools import Pool
@@ -102,10 +103,10 @@ def uncaptioned(wanted: Recipe, data: Dataset) -> tuple[str, ...]:
     """What captions would bring to pictures that have only the template."""
     if not all(e.origin == "template" for e in data.examples):
         return ()
-    words = "" if data.prepared else f" --trigger {data.trigger}"
-    words += f" --class-word {data.class_word}" if data.class_word and not data.prepared else ""
-    how = "--vocabulary pocket" if wanted.base == "pocket" else "--vocabulary FILE"
+    own = {} if data.prepared else {"trigger": data.trigger, "class_word": data.class_word}
+    vocabulary = "pocket" if wanted.base == "pocket" else "FILE"
+    step = action("caption", path=wanted.data.path, vocabulary=vocabulary, **own)
     return (
         f"nobody captioned these {len(data.examples)} pictures: what varies in them (background, view) is learnt along "
-        f"with what should be; `finetune caption {wanted.data.path} {how}{words}` says it",
+        f"with what should be; {step} says it",
     )
