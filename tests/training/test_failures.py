@@ -23,9 +23,6 @@ from finetune.training import samples as pictures
 from finetune.training.batches import Batches, StepBatches
 from finetune.training.loop import State
 
-pytestmark = pytest.mark.usefixtures("quick_judgement")
-
-
 # --- numbers that are not finite ------------------------------------------------------------------------------------
 
 

@@ -41,9 +41,6 @@ from finetune.recipe import FullWeights, LoRA
 from finetune.training import checkpoint, run
 from finetune.training.finish import final_sheet
 
-pytestmark = pytest.mark.usefixtures("quick_judgement")
-
-
 # --- what it leaves -------------------------------------------------------------------------------------------------
 
 

@@ -32,8 +32,6 @@ from finetune.machine import Ranks
 from finetune.training import checkpoint, run
 from finetune.training.batches import Batches, StepBatches
 
-pytestmark = pytest.mark.usefixtures("quick_judgement")
-
 
 def ctrl_c(when: Callable[[Event], bool], number: int = signal.SIGINT) -> Listen:
     def listen(event: Event) -> None:
