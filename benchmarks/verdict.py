@@ -123,7 +123,7 @@ def spoil(work: Path, name: str) -> None:
 
 
 def recaptioned(found: Dataset, captions: Sequence[str], trigger: str | None, out: Path) -> None:
-    """The same pictures with other captions; as they are where `prepare` refuses them, so that the run does, too."""
+    """The same pictures with other captions; as a raw folder where `prepare` refuses such captions of a style."""
     with tempfile.TemporaryDirectory() as folder:
         for example, caption in zip(found.examples, captions, strict=True):
             target = Path(folder) / Path(example.name).name
