@@ -199,7 +199,7 @@ def export(
         if layout == "merged" and not base and (run := references.run_of(source)):
             base = _run_base(run)
         suffix = ".safetensors" if layout in ("universal", "diffusers") else ""
-        name = f"{references.name_of(source)}-{layout}{suffix}"
+        name = f"{references.stem_of(source)}-{layout}{suffix}"
         target = Path(out) if out else Path(name)
         return Converted(target, convert(source, layout, target, base, dtype), bool(base))
 

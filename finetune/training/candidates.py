@@ -58,7 +58,7 @@ def about_run(run: Run, step: int) -> About:
     )  # fmt: skip
 
 
-def told(run: Run) -> dict[str, str]:
+def about_checkpoint(run: Run) -> dict[str, str]:
     """What a checkpoint's adapter says of itself; nothing in full fine-tuning.
 
     Raises:

@@ -23,7 +23,7 @@ from finetune.training.begin import Run, begin, beginning
 from finetune.training.finish import finish
 from finetune.training.folder import RunFolder, Unwritten
 from finetune.training.loop import Step
-from finetune.training.resume import record, refuse_changes, resumed
+from finetune.training.resume import record, refuse_changes, resolve_resumed
 from finetune.training.stop import Events, Interruption, resuming
 
 
@@ -42,8 +42,8 @@ def run(loaded: Loaded, out: Path, resume: bool = False) -> Events:
 
 def _procedure(loaded: Loaded, out: Path, resume: bool, stop: Interruption) -> Events:
     with preflight.out_of_memory():
-        plan = planning.resolve_plan(loaded, int(os.environ.get("WORLD_SIZE", "1")))
-        plan = resumed(plan, out) if resume else plan
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        plan = resolve_resumed(loaded, out, world) if resume else planning.resolve_plan(loaded, world)
         device = open_machine(plan.recipe.train.precision)
         folder = RunFolder(out) if device.ranks.rank == 0 else Unwritten(out)
         folder.open(plan, resume)
@@ -121,7 +121,7 @@ def first(run: Run, stop: Interruption) -> Events:
     Raises:
         TrainError, MemoryShortage, RunError: it cannot be trained, or its file would name this machine.
     """
-    candidates.told(run)
+    candidates.about_checkpoint(run)
     measured = None
     if run.state.step < run.plan.steps:
         measured = preflight.measure(run.state, run.data.batches, run.plan.recipe, run.device)
@@ -168,7 +168,7 @@ def save_step(run: Run) -> Generator[Saved, None, None]:
         RunError: the disk is full, or gone.
     """
     try:
-        saved = run.folder.save(run.state, run.plan.recipe.train.keep_last, candidates.told(run))
+        saved = run.folder.save(run.state, run.plan.recipe.train.keep_last, candidates.about_checkpoint(run))
     except OSError as e:
         raise unsaved(run, e) from e
     if saved:

@@ -87,7 +87,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def outcome(out: Path) -> str:
-    return str(json.loads((out / "run.json").read_text())["outcome"])
+    """And why, where it did not end well."""
+    told = json.loads((out / "run.json").read_text())
+    assert told["picked_step"] is None and bool(told["reason"]) == (told["outcome"] in ("interrupted", "failed"))
+    return f"{told['outcome']} {told['reason']}".strip()
 
 
 def refused(loaded: Loaded, out: Path, kind: type[FinetuneError], resume: bool = False) -> FinetuneError:
@@ -207,7 +210,7 @@ def test_a_disk_that_fills_while_training_costs_no_checkpoint(
     assert "resume=True" in stopped.value.advice
     found, damage = checkpoint.newest(out / "checkpoints")
     assert found is not None and found.step == 2 and not damage
-    assert "cannot save step 4" in outcome(out)
+    assert outcome(out).startswith("failed cannot save step 4")
 
 
 # --- stopped by the user --------------------------------------------------------------------------------------------
@@ -255,7 +258,7 @@ def test_a_signal_in_the_loop_saves_the_step_and_says_how_to_go_on(data: Path, t
     assert words == ["finetune", "train", str(out / "recipe.toml"), "--out", str(out), "--resume"]
     found, _ = checkpoint.newest(out / "checkpoints")
     assert found is not None and found.step == 3
-    assert "stopped" in outcome(out)
+    assert outcome(out).startswith("interrupted stopped")
     begin(loaded, tmp_path / "whole", 6)
     begin(recipe.load(out / "recipe.toml"), out, 6, resume=True)
     assert saved_bytes(out, 6) == saved_bytes(tmp_path / "whole", 6)
@@ -328,7 +331,9 @@ def test_ctrl_c_at_the_command_exits_130_and_its_printed_command_ends_with_the_s
     found, _ = checkpoint.newest(out / "checkpoints")
     assert found is not None and found.step == 1
     assert said.startswith("error: stopped after step")
-    command = shlex.split(said.partition("try: ")[2])
+    command, _, other = said.partition("try: ")[2].partition("\n  or: its adapter so far: ")
+    assert shlex.split(other) == ["finetune", "export", "--from", f"{out}@1", "--base", "pocket"]
+    command = shlex.split(command)
     assert command[0] == "finetune"
     again = CliRunner().invoke(app, [*command[1:], "--set", f"train.steps={LENGTH}"])
     assert again.exit_code == 0, again.output
