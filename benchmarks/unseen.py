@@ -73,23 +73,27 @@ BOLT_SHAPE = [(4, -2), (-9.5, 14), (-2, 14), (-5.5, 25), (9.5, 9), (2, 9)]
 
 
 def backpack(view: View) -> list[Mark]:
-    """From the farthest part to the nearest, turned, rolled, scaled and put in its place."""
+    """From the farthest part to the nearest."""
     marks = []
     for side in (-1, 1):
         strap = [(side * (13 + 11 * math.sin(a)), -22 * math.cos(a), -13 - 12 * math.sin(a)) for a in _angles(0, 180)]
-        marks += _band(view, strap, 6)
-    marks += _band(view, [(7 * math.cos(a), -29 - 9 * math.sin(a), -4) for a in _angles(0, 180)], 4)
-    marks += _solid(view, BODY)
+        marks += band(view, strap, 6, STRAP, INK)
+    marks += band(view, [(7 * math.cos(a), -29 - 9 * math.sin(a), -4) for a in _angles(0, 180)], 4, STRAP, INK)
+    marks += solid(view, BODY, INK)
     seam = [(x, y, BODY.face) for x, y in arc((0, -14), 14, 10, 180, 360)]
-    marks.append(Mark(_seen(view, seam), LIME_DARK, 2.6))
-    marks += _solid(view, POCKET)
-    bolt = Mark(_seen(view, [(x, y, POCKET.face) for x, y in BOLT_SHAPE]), BOLT)
-    marks += [*bolt.outline(1.6, INK), bolt]
+    marks.append(Mark(seen(view, seam), LIME_DARK, 2.6))
+    marks += solid(view, POCKET, INK)
+    bolt = Mark(seen(view, [(x, y, POCKET.face) for x, y in BOLT_SHAPE]), BOLT)
+    return placed(view, [*marks, *bolt.outline(1.6, INK), bolt])
+
+
+def placed(view: View, marks: Sequence[Mark]) -> list[Mark]:
+    """Scaled, rolled and put in its place."""
     scaled = [Mark([(x * view.size, y * view.size) for x, y in m.points], m.colour, m.width * view.size) for m in marks]
     return [m.turned(view.roll, (0, 0)).moved(*view.centre) for m in scaled]
 
 
-def _solid(view: View, slab: Slab) -> list[Mark]:
+def solid(view: View, slab: Slab, ink: Colour) -> list[Mark]:
     """Slice before slice, all outlines first; the last third of the way to the face the slices shrink a little."""
     slices = []
     for k in range(SLICES + 1):
@@ -98,16 +102,16 @@ def _solid(view: View, slab: Slab) -> list[Mark]:
         middle = sum(y for _, y in slab.shape) / len(slab.shape)
         z = slab.back + share * (slab.face - slab.back)
         shape = [(x * inset, middle + (y - middle) * inset, z) for x, y in slab.shape]
-        slices.append(Mark(_seen(view, shape), slab.colour if k == SLICES else slab.side))
-    return [*(m for s in slices for m in s.outline(LINE, INK)), *slices]
+        slices.append(Mark(seen(view, shape), slab.colour if k == SLICES else slab.side))
+    return [*(m for s in slices for m in s.outline(LINE, ink)), *slices]
 
 
-def _band(view: View, line: Sequence[Solid], width: float) -> list[Mark]:
-    band = Mark(_seen(view, line), STRAP, width)
-    return [*band.outline(LINE, INK), band]
+def band(view: View, line: Sequence[Solid], width: float, colour: Colour, ink: Colour) -> list[Mark]:
+    drawn = Mark(seen(view, line), colour, width)
+    return [*drawn.outline(LINE, ink), drawn]
 
 
-def _seen(view: View, points: Sequence[Solid]) -> list[Point]:
+def seen(view: View, points: Sequence[Solid]) -> list[Point]:
     """Turned about the upright axis and seen from above, without perspective."""
     c, s = math.cos(math.radians(view.yaw)), math.sin(math.radians(view.yaw))
     upright = math.sqrt(1 - view.pitch**2)

@@ -6,14 +6,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from finetune.choices import Dtype, Layout, Precision
+from finetune.choices import CaptionsFrom, Dtype, Layout, Precision
 from finetune.silence import silence
 
 if TYPE_CHECKING:
-    from finetune.data.captions import DatasetKind
     from finetune.data.decode import Colour
     from finetune.data.example import Dataset
-    from finetune.events import Event
+    from finetune.data.wording import DatasetKind
+    from finetune.events import Evaluated, Event
     from finetune.files.inspection import Inspection
     from finetune.planning.plan import Plan
     from finetune.proof.verify import Report
@@ -45,12 +45,14 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> "Recipe":
 def prepare(
     source: Path | str, out: Path | str, *, trigger: str | None = None, class_word: str | None = None,
     kind: "DatasetKind" = "", template: str | None = None, license: str = "", source_note: str = "",
-    background: "Colour" = (255, 255, 255), allow_uncaptioned: bool = False,
+    background: "Colour" = (255, 255, 255), captions_from: CaptionsFrom = "auto", allow_uncaptioned: bool = False,
 ) -> "Dataset":  # fmt: skip
     """Make a dataset at `out` from a folder of photos, which is only read: upright, RGB, each with its final caption.
 
     trigger: a rare word that will stand for the product or style. class_word: what it is, in one common word.
-    kind: "product" or "style". template: caption of images that have none; allow_uncaptioned: although others have one.
+    kind: "product" or "style"; a class word alone says product. captions_from: captions that nobody wrote come, "auto",
+    from file names that are words, else from varied templates; "filename": from names only; "none": from templates.
+    template: the one caption instead; allow_uncaptioned: although others have one, or a style is not described.
     license, source_note: recorded in the dataset. background: RGB in 0..255 behind transparent pixels. What was left
     out, and why, is in the result's `card.rejected`.
 
@@ -63,7 +65,8 @@ def prepare(
     with silence():
         return preparing.prepare(
             Path(source), Path(out), trigger=trigger, class_word=class_word, kind=kind, template=template,
-            license=license, source_note=source_note, background=background, allow_uncaptioned=allow_uncaptioned,
+            license=license, source_note=source_note, background=background, captions_from=captions_from,
+            allow_uncaptioned=allow_uncaptioned,
         )  # fmt: skip
 
 
@@ -105,6 +108,7 @@ def sample(
     negative: str = "", seed: int = 0, count: int = 1, steps: int = 20, guidance: float | None = None,
     size: tuple[int, int] | None = None, scheduler: str = "", merged: bool = False, precision: Precision = "auto",
     base_bits: int | None = None, text_encoder_bits: int | None = None, safety_checker: bool = True,
+    trigger: str | None = None, class_word: str | None = None,
 ) -> "list[Written]":  # fmt: skip
     """Generate a picture of each prompt at `count` seeds from `seed` on, and a grid of them all, as PNG files in `out`.
 
@@ -112,21 +116,54 @@ def sample(
     steps: denoising steps. guidance and size (width, height in px): the base's usual when None. scheduler: "" is the
     base's own. merged: adapters are merged into the weights first. precision: of the computation; "auto" is bf16 or
     fp16 on a GPU, fp32 on a CPU. base_bits, text_encoder_bits: the denoiser in 4 bits, a large text encoder in 8 or 4.
-    safety_checker: the base's own is used, where it has one. Returns where each picture is, the grid last.
+    safety_checker: the base's own is used, where it has one. trigger, class_word: what {trigger} and {class_word} in a
+    prompt stand for; the adapter's own when None. Returns where each picture is, the grid last.
+
+    Warns: UserWarning for a trigger that no prompt has, and for a prompt that is longer than the base reads.
 
     Raises:
-        InputError: what was asked for does not fit the base or this machine.
+        InputError: what was asked for does not fit the base or this machine; a prompt cannot be read.
+        RunError: `out` cannot be written, or holds pictures of an earlier call.
         VerifyError: an adapter cannot be read whole for this base.
     """
     with silence():
         from finetune import references
+        from finetune.events import Warned
         from finetune.sampling import folder
         from finetune.sampling.request import AdapterWeight, SampleSet, SessionOptions
 
-        wanted = SampleSet(prompts, negative, seed, count, steps, guidance, size)
+        wanted = SampleSet(prompts, negative, seed, count, steps, guidance, size, trigger, class_word)
         options = SessionOptions(precision, base_bits, text_encoder_bits, scheduler, safety_checker, merged)
         weighted = [AdapterWeight(references.adapter_path(file), weight) for file, weight in adapters]
-        return list(folder.sample(str(base), wanted, Path(out), weighted, options))
+        events = list(folder.sample(str(base), wanted, Path(out), weighted, options))
+    for event in events:
+        if isinstance(event, Warned):
+            warnings.warn(event.text, UserWarning, stacklevel=2)
+    return [event for event in events if isinstance(event, folder.Written)]
+
+
+def evaluate(
+    what: Path | str, *, base: Path | str = "", data: Path | str | None = None, judge: Path | str | None = None,
+    count: int | None = None,
+) -> "Evaluated":  # fmt: skip
+    """Was it learnt? Generate fixed prompts with an adapter and with its base, at the same seeds, and compare both with
+    the training pictures.
+
+    what: a run's folder, or an adapter file. base, data: the base and the folder of training pictures, where `what`
+    does not say. judge: folder of a CLIP or DINOv2 in transformers' layout; the pocket base has its own. count:
+    pictures with the trigger. The result's `learnt` is the answer, `text` says it in words, `reasons` why not,
+    `scores` has each measure with its interval. Pictures are kept beside `what`, and not generated twice.
+
+    Raises:
+        InputError: something must be named, or cannot be read.
+        VerifyError: the adapter cannot be read whole for this base.
+    """
+    with silence():
+        from finetune.evaluation.evaluate import evaluate as judged
+        from finetune.evaluation.subject import of_path
+        from finetune.events import unheard
+
+        return unheard(judged(of_path(Path(what), str(base), _folder(data), _folder(judge), count)))
 
 
 def verify(
@@ -199,7 +236,7 @@ def export(
         if layout == "merged" and not base and (run := references.run_of(source)):
             base = _run_base(run)
         suffix = ".safetensors" if layout in ("universal", "diffusers") else ""
-        name = f"{references.stem_of(source)}-{layout}{suffix}"
+        name = f"{references.adapter_name(source)}-{layout}{suffix}"
         target = Path(out) if out else Path(name)
         return Converted(target, convert(source, layout, target, base, dtype), bool(base))
 
@@ -228,6 +265,10 @@ def _run_base(run: Path) -> str:
 
     file = run / "recipe.toml"
     return recipe.load(file).recipe.base if file.is_file() else ""
+
+
+def _folder(path: Path | str | None) -> Path | None:
+    return Path(path) if path else None
 
 
 def _loaded(recipe: "Recipe | Path | str") -> "Loaded":

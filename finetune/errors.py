@@ -7,7 +7,7 @@ FinetuneError
 │   ├── BaseError            the base model, or an adapter file, does not fit
 │   └── RunError             the output folder, disk, checkpoint or machine
 ├── MemoryShortage      3    the device has too little memory
-├── TrainError          4    the run diverged, or had no effect
+├── TrainError          4    the run diverged, had no effect, or what it was to learn is not seen
 ├── VerifyError         5    a file does not do what it should
 └── Interrupted       130    Ctrl-C or SIGTERM; the state was saved
 
@@ -90,6 +90,10 @@ class MemoryShortage(FinetuneError):
 
 class TrainError(FinetuneError):
     exit_code = 4
+
+
+class NotLearnt(TrainError):
+    """The file is proved and kept, but what it was trained for is not in its pictures."""
 
 
 class VerifyError(FinetuneError):

@@ -55,7 +55,7 @@ def run_of(path: Path) -> Path | None:
     return next((one for one in [path, *path.parents][:6] if (one / "run.json").is_file()), None)
 
 
-def stem_of(path: Path) -> str:
+def adapter_name(path: Path) -> str:
     """What to call what is made of an adapter: its file's or folder's name; of a checkpoint with its run's before."""
     name, run = path.resolve().name.removesuffix(".safetensors"), run_of(path.resolve())
     return f"{run.name}-{name}" if run and path.resolve().parent == run / CHECKPOINTS else name

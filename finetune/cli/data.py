@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from finetune.choices import Kind
+from finetune.choices import CaptionsFrom, Kind
 from finetune.cli.options import AsJson, Output, Quiet
 from finetune.errors import DataError
 from finetune.recipe import Data
@@ -21,12 +21,26 @@ Trigger = Annotated[
     str | None, typer.Option(help="A rare word that will stand for your product or style in prompts, such as sks.")
 ]
 ClassWord = Annotated[str | None, typer.Option(help="What the product is, in one common word: mug, shoe, dog.")]
+KindOption = Annotated[
+    Kind | None,
+    typer.Option("--kind", help="What the images show.", show_default="product, with a class word"),
+]
 Template = Annotated[
     str | None,
-    typer.Option(help="Caption for images that have none.", show_default="a photo of {trigger} {class_word}"),
+    typer.Option(help="The one caption for images that have none.", show_default="varied wordings, such as "
+                 "'a photo of {trigger} {class_word}'"),
+]  # fmt: skip
+CaptionsFromOption = Annotated[
+    CaptionsFrom,
+    typer.Option(
+        "--captions-from",
+        help="Captions that nobody wrote come from file names that are words (bell.png: 'a bell, sks style'), else "
+        "from the template.",
+    ),
 ]
 AllowUncaptioned = Annotated[
-    bool, typer.Option("--allow-uncaptioned", help="Give the template to images without a caption.")
+    bool,
+    typer.Option("--allow-uncaptioned", help="Give the template to images without a caption, and to all of a style."),
 ]
 
 
@@ -40,13 +54,14 @@ def prepare(
     out: Annotated[Path, typer.Option(help="Folder for the dataset; it must be new or empty.")],
     trigger: Trigger = None,
     class_word: ClassWord = None,
-    kind: Annotated[Kind | None, typer.Option(help="What the images show: one product, or a style.")] = None,
+    kind: KindOption = None,
     template: Template = None,
     license: Annotated[str, typer.Option(help="Licence of the images, recorded in the dataset.")] = "",
     source_note: Annotated[str, typer.Option("--source", help="Origin of the images, recorded in the dataset.")] = "",
     background: Annotated[
         str, typer.Option(help="Colour behind transparent pixels: white, black or #rrggbb.")
     ] = "white",
+    captions_from: CaptionsFromOption = "auto",
     allow_uncaptioned: AllowUncaptioned = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -68,6 +83,7 @@ def prepare(
         license=license,
         source_note=source_note,
         background=_colour(background),
+        captions_from=captions_from,
         allow_uncaptioned=allow_uncaptioned,
     )
     output = Output(as_json, quiet)
@@ -83,6 +99,8 @@ def check(
     trigger: Trigger = None,
     class_word: ClassWord = None,
     template: Template = None,
+    kind: KindOption = None,
+    captions_from: CaptionsFromOption = "auto",
     base: Annotated[
         str | None, typer.Option(help="Base model to check against: counts caption tokens and fits the sizes.")
     ] = None,
@@ -104,7 +122,10 @@ def check(
     from finetune.cli.wording import flags
     from finetune.data.audit import audit
 
-    found = audit(path, trigger=trigger, class_word=class_word, template=template, allow_uncaptioned=allow_uncaptioned)
+    found = audit(
+        path, trigger=trigger, class_word=class_word, template=template, kind=kind or "", captions_from=captions_from,
+        allow_uncaptioned=allow_uncaptioned,
+    )  # fmt: skip
     found = replace(found, problems=tuple(flags(problem, ctx.command) for problem in found.problems))
     output, view = Output(as_json, quiet), data_view.view(found, base, resolution, max_aspect)
     if output.details:

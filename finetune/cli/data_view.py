@@ -15,8 +15,9 @@ from finetune.data.audit import Audit, next_step
 from finetune.data.buckets import plan_buckets, usual_stride
 from finetune.data.captions import CaptionNote
 from finetune.data.dataset import Placed
-from finetune.data.example import Dataset
+from finetune.data.example import Dataset, Example
 from finetune.data.folder import Rejected
+from finetune.data.wording import CaptionOrigin
 from finetune.errors import Action
 
 RESOLUTION_PX = 512
@@ -89,6 +90,8 @@ def _row_json(row: Shown) -> dict[str, object]:
     return {
         "file": example.name,
         "caption": example.caption,
+        "caption_by": example.origin,
+        "wordings": list(example.wordings or (example.caption,)),
         "width": example.size.width,
         "height": example.size.height,
         "bucket": list(bucket),
@@ -107,6 +110,7 @@ def prepared_json(made: Dataset) -> dict[str, object]:
         "used": len(made.examples),
         "rejected": [r._asdict() for r in card.rejected],
         "changes": card.changes,
+        "captions": {origin: len(some) for origin, some in _by_origin(made.examples).items()},
         "trigger": {"trigger": made.trigger, "with": made.coverage.having, "of": made.coverage.of},
         "fingerprint": made.fingerprint,
     }
@@ -167,7 +171,25 @@ def show_prepared(made: Dataset) -> None:
     for change, count in card.changes.items():
         console.print(f"[yellow]changed[/yellow]  {escape(change)}: {count} {'image' if count == 1 else 'images'}")
     console.print(f"seen {card.seen} = used {len(made.examples)} + rejected {len(card.rejected)}")
-    console.print(f'first caption: "{escape(made.examples[0].caption)}"')
+    for origin, some in _by_origin(made.examples).items():
+        console.print(
+            f"captions {_ORIGINS[origin]}: {len(some)}, such as {escape(repr(some[0].caption))}", soft_wrap=True
+        )
+    if card.kind:
+        console.print(f"the images show a {card.kind}")
+
+
+_ORIGINS: dict[CaptionOrigin, str] = {
+    "written": "as written", "filename": "from file names", "model": "by a model",
+    "template": "from the template, in varied wording",
+}  # fmt: skip
+
+
+def _by_origin(examples: Iterable[Example]) -> dict[CaptionOrigin, list[Example]]:
+    grouped: dict[CaptionOrigin, list[Example]] = {}
+    for example in examples:
+        grouped.setdefault(example.origin, []).append(example)
+    return grouped
 
 
 def _caption_line(found: Audit) -> str:

@@ -84,9 +84,9 @@ def plan(
     from finetune.planning import footprint
     from finetune.planning import plan as planning
 
-    for notice in loaded.notices:
-        typer.echo(f"note: {notice}", err=True)
     settled = planning.resolve_plan(loaded, gpus)
+    for notice in settled.notices:
+        typer.echo(f"note: {notice}", err=True)
     rows, kept = footprint.component_footprints(settled), memory.activation_bytes(settled)
     measured = None
     if measure:

@@ -5,18 +5,21 @@ that belong to an image, the metadata tables and dataset.toml; `ignored` are hid
 """
 
 import tomllib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from finetune.data import caption_files, captions, decode, folder
+from finetune.choices import CaptionsFrom
+from finetune.data import caption_checks, caption_files, captions, decode, folder
 from finetune.data.caption_files import CaptionSource
-from finetune.data.captions import CaptionNote, CaptionWords, Coverage
+from finetune.data.captions import CaptionNote, Coverage
 from finetune.data.decode import WHITE, Colour, ImageInfo
 from finetune.data.example import CARD, DatasetCard, Example
 from finetune.data.folder import MAX_ASPECT, MIN_SIDE_PX, Rejected, Rules
+from finetune.data.wording import CaptionOrigin, CaptionWords, DatasetKind, wordings
 from finetune.errors import Action, DataError, action
 
 
@@ -49,6 +52,11 @@ class Audit:
         return self.files - self.captions - len(self.ignored)
 
     @property
+    def origins(self) -> dict[CaptionOrigin, int]:
+        """How many captions a person, a file's name, a model or the template gave."""
+        return dict(Counter(e.origin for e in self.used))
+
+    @property
     def coverage(self) -> Coverage:
         return captions.coverage([e.caption for e in self.used], self.card.trigger)
 
@@ -59,6 +67,8 @@ def audit(
     trigger: str | None = None,
     class_word: str | None = None,
     template: str | None = None,
+    kind: DatasetKind = "",
+    captions_from: CaptionsFrom = "auto",
     allow_uncaptioned: bool = False,
     min_side_px: int = MIN_SIDE_PX,
     max_aspect: float = MAX_ASPECT,
@@ -69,18 +79,20 @@ def audit(
     Raises:
         DataError: there is no such folder, or its dataset.toml is broken or contradicts the trigger or class word.
     """
-    words = captions.clean_words(trigger, class_word, template)
-    return audit_folder(path, words, allow_uncaptioned, Rules(min_side_px, max_aspect, background))
+    words = captions.clean_words(trigger, class_word, template, kind, captions_from, allow_uncaptioned)
+    return audit_folder(path, words, Rules(min_side_px, max_aspect, background))
 
 
-def audit_folder(path: Path, words: CaptionWords, allow_uncaptioned: bool, rules: Rules) -> Audit:
+def audit_folder(path: Path, words: CaptionWords, rules: Rules) -> Audit:
     """Audits a folder; an image is decoded in full where the rules say so."""
     root = folder.locate_images(path)
     card = _card(root)
     prepared = card is not None
     if card is not None:
         trigger = _agreed(path, "trigger", words.trigger, card.trigger)
-        words = CaptionWords(trigger, _agreed(path, "class word", words.class_word, card.class_word))
+        class_word = _agreed(path, "class word", words.class_word, card.class_word)
+        allowed = words.allow_uncaptioned or card.allow_uncaptioned
+        words = CaptionWords(trigger, class_word, card.template, card.kind, allow_uncaptioned=allowed)
     tree = folder.walk(root)
     found_captions = caption_files.find_captions(root, [name for name in tree.files if name != CARD])
     caption_carriers = found_captions.files | {r.file for r in found_captions.orphans} | {CARD}
@@ -90,11 +102,13 @@ def audit_folder(path: Path, words: CaptionWords, allow_uncaptioned: bool, rules
     if prepared:
         final = captions.final_captions(names, found_captions, words)
     else:
-        final = captions.compose(names, found_captions, words, allow_uncaptioned)
+        final = captions.compose(names, found_captions, words)
     used = tuple(
-        Example(root / name, name, final.captions[name], examined.digests[name], examined.infos[name].size)
+        Example(root / name, name, caption, examined.digests[name], examined.infos[name].size, origin=origin,
+                wordings=said if len(said := wordings(caption, origin, words)) > 1 else ())
         for name in names
-    )
+        for caption, origin in [(final.captions[name], final.origins[name])]
+    )  # fmt: skip
     changes = [
         CaptionNote(n, text)
         for n in names
@@ -108,12 +122,14 @@ def audit_folder(path: Path, words: CaptionWords, allow_uncaptioned: bool, rules
         ignored=tuple(tree.ignored),
         used=used,
         rejected=tuple(rejected),
-        notes=(*changes, *final.notes),
+        notes=(*changes, *final.notes, *(CaptionNote("", text) for text in caption_checks.remarks(used, words))),
         problems=(*_emptiness(path, names, rejected), *found_captions.problems, *final.problems),
         wordless=final.wordless,
         caption_source=final.source,
         infos=examined.infos,
-        card=described.model_copy(update={"trigger": words.trigger, "class_word": words.class_word}),
+        card=described.model_copy(
+            update={"trigger": words.trigger, "class_word": words.class_word, "kind": words.shown or described.kind}
+        ),
         prepared=prepared,
     )
 

@@ -7,11 +7,12 @@ import posixpath
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast, get_args
 
 from finetune.data.folder import Rejected
+from finetune.data.wording import CaptionOrigin
 
-CaptionSource = Literal["sidecars", "metadata.jsonl", "metadata.csv", "template", "none"]
+CaptionSource = Literal["sidecars", "metadata.jsonl", "metadata.csv", "file names", "template", "none"]
 
 TABLE = "metadata.jsonl"
 TABLES = (TABLE, "metadata.csv")
@@ -28,6 +29,8 @@ class FoundCaptions(NamedTuple):
     """The files that carry captions: sidecars that belong to an image, and tables."""
     orphans: list[Rejected]
     problems: list[str]
+    origins: dict[str, CaptionOrigin]
+    """Image -> who wrote its caption, where a table says so in its column `caption_by`."""
 
 
 def find_captions(root: Path, names: Sequence[str]) -> FoundCaptions:
@@ -42,14 +45,14 @@ def find_captions(root: Path, names: Sequence[str]) -> FoundCaptions:
     if tables and beside.files:
         problems.append(f"two sources of captions: {tables[0]} and {first_three(sorted(beside.files))}; keep one")
     chosen = listed if tables else beside
-    return FoundCaptions(chosen.source, chosen.texts, beside.files | listed.files, beside.orphans, problems)
+    return chosen._replace(files=beside.files | listed.files, orphans=beside.orphans, problems=problems)
 
 
 def _read_sidecars(root: Path, sidecars: Sequence[str], pictures: Sequence[str]) -> FoundCaptions:
     owners: dict[str, list[str]] = {}
     for picture in pictures:
         owners.setdefault(posixpath.splitext(picture)[0], []).append(picture)
-    captions = FoundCaptions("sidecars" if sidecars else "none", {}, set(), [], [])
+    captions = FoundCaptions("sidecars" if sidecars else "none", {}, set(), [], [], {})
     sidecar_of: dict[str, str] = {}
     for sidecar in sidecars:
         stem = posixpath.splitext(sidecar)[0]
@@ -69,20 +72,22 @@ def _read_sidecars(root: Path, sidecars: Sequence[str], pictures: Sequence[str])
 
 def _read_tables(root: Path, tables: Sequence[str], pictures: Sequence[str]) -> FoundCaptions:
     source: CaptionSource = "metadata.csv" if tables and tables[0].endswith(".csv") else "metadata.jsonl"
-    captions = FoundCaptions(source if tables else "none", {}, set(tables), [], [])
+    captions = FoundCaptions(source if tables else "none", {}, set(tables), [], [], {})
     by_name = {unicodedata.normalize("NFC", p): p for p in pictures}  # a Mac writes names decomposed
     homes = [posixpath.dirname(t) for t in tables]
     if len(set(homes)) < len(homes):
         captions.problems.append(f"two sources of captions: {tables[0]} and {tables[1]}; keep one")
     for table in tables:
         nowhere = []
-        for where, file_name, caption in _rows(root, table, captions.problems):
+        for where, file_name, caption, origin in _rows(root, table, captions.problems):
             path = posixpath.normpath(posixpath.join(posixpath.dirname(table), file_name.replace("\\", "/")))
             picture = by_name.get(unicodedata.normalize("NFC", path))
             if picture is None:
                 nowhere.append(f"{file_name!r} ({where})")
             elif captions.texts.setdefault(picture, caption) != caption:
                 captions.problems.append(f"{table} {where}: {file_name} has a second, different caption")
+            elif origin is not None:
+                captions.origins[picture] = origin
         if nowhere:
             captions.problems.append(f"{table} names {len(nowhere)} files that are not there: {first_three(nowhere)}")
     return captions
@@ -92,6 +97,7 @@ class _Row(NamedTuple):
     where: str
     file_name: str
     caption: str
+    origin: CaptionOrigin | None
 
 
 def _rows(root: Path, table: str, problems: list[str]) -> Iterator[_Row]:
@@ -106,7 +112,9 @@ def _rows(root: Path, table: str, problems: list[str]) -> Iterator[_Row]:
         elif not all(isinstance(c, str) for c in captions.values()) or len(set(map(str, captions.values()))) > 1:
             problems.append(f"{table} {where}: the row must have one caption, a string in `text` or `caption`")
         else:
-            yield _Row(where, file_name, str(next(iter(captions.values()), "")))
+            by = cells.get("caption_by")
+            origin = cast(CaptionOrigin, by) if by in get_args(CaptionOrigin) else None
+            yield _Row(where, file_name, str(next(iter(captions.values()), "")), origin)
 
 
 def _json_rows(table: str, text: str, problems: list[str]) -> Iterator[tuple[str, Mapping[str, object]]]:

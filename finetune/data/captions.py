@@ -1,14 +1,16 @@
 """Captions: the words that they are written with, the trigger in them, and what is trained on in the end."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from finetune import choices
+from finetune.choices import CaptionsFrom
+from finetune.data import wording
 from finetune.data.caption_files import TABLE, CaptionSource, FoundCaptions, first_three
+from finetune.data.prompts import includes
+from finetune.data.wording import CaptionOrigin, CaptionWords, DatasetKind
 from finetune.errors import DataError
-
-DatasetKind = choices.Kind | Literal[""]
 
 
 class CaptionNote(NamedTuple):
@@ -25,18 +27,11 @@ class Coverage(NamedTuple):
     of: int
 
 
-class CaptionWords(NamedTuple):
-    """The trigger, class word and template that captions are written with."""
-
-    trigger: str | None = None
-    class_word: str | None = None
-    template: str | None = None
-
-
 class FinalCaptions(NamedTuple):
     """The captions that are trained on, and the remarks and problems found while making them."""
 
     captions: dict[str, str]
+    origins: dict[str, CaptionOrigin]
     source: CaptionSource
     notes: list[CaptionNote]
     problems: list[str]
@@ -60,7 +55,7 @@ def inject(caption: str, trigger: str | None, class_word: str | None) -> str:
     spot = _word(class_word).search(caption) if class_word else None
     if spot is None:
         return f"{trigger}, {caption}" if caption else trigger
-    end = spot.end() if _includes(trigger, class_word) else spot.start()
+    end = spot.end() if includes(trigger, class_word) else spot.start()
     return f"{caption[: spot.start()]}{trigger}{' ' if end == spot.start() else ''}{caption[end:]}"
 
 
@@ -71,23 +66,10 @@ def without_trigger(caption: str, trigger: str | None, class_word: str | None = 
     """
     if not trigger:
         return caption
-    stays = class_word or "" if _includes(trigger, class_word) else ""
+    stays = class_word or "" if includes(trigger, class_word) else ""
     bare = _word(trigger).sub(lambda _: stays, caption)
     bare = re.sub(r"\s+([,.;:!?])", r"\1", re.sub(r"\s+", " ", bare))
     return re.sub(r"(,\s*)+,", ",", bare).strip(" ,")
-
-
-def fill(template: str, trigger: str | None, class_word: str | None) -> str:
-    """`a photo of {trigger} {class_word}` filled in; a class word that the trigger contains is not repeated."""
-    spoken = "" if _includes(trigger, class_word) else class_word or ""
-    return " ".join(template.replace("{trigger}", trigger or "").replace("{class_word}", spoken).split())
-
-
-def default_template(kind: DatasetKind, class_word: str | None) -> str:
-    """The template for images that have no caption."""
-    if kind == "style":
-        return f"{'{class_word}' if class_word else 'an image'} in {{trigger}} style"
-    return "a photo of {trigger} {class_word}"
 
 
 def mentions(caption: str, trigger: str | None) -> bool:
@@ -105,15 +87,14 @@ def _word(word: str) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE)
 
 
-def _includes(trigger: str | None, class_word: str | None) -> bool:
-    return bool(trigger and class_word and f" {class_word} ".lower() in f" {trigger} ".lower())
-
-
-def clean_words(trigger: str | None, class_word: str | None, template: str | None) -> CaptionWords:
+def clean_words(
+    trigger: str | None, class_word: str | None, template: str | None, kind: DatasetKind = "",
+    captions_from: CaptionsFrom = "auto", allow_uncaptioned: bool = False,
+) -> CaptionWords:  # fmt: skip
     """The words with tidy spaces.
 
     Raises:
-        DataError: one is blank, or the template has an unknown placeholder.
+        DataError: one is blank, or the template has an unknown placeholder, or one that no word is given for.
     """
     for name, word in (("trigger", trigger), ("class word", class_word), ("template", template)):
         if word is not None and not word.strip():
@@ -123,7 +104,15 @@ def clean_words(trigger: str | None, class_word: str | None, template: str | Non
         raise DataError(
             f"unknown placeholder {{{min(unknown)}}} in the template", "use {trigger} and {class_word} only"
         )
-    return CaptionWords(*(word and " ".join(word.split()) for word in (trigger, class_word, template)))
+    given = {"trigger": trigger, "class_word": class_word}
+    empty = [name for name, word in given.items() if not word and f"{{{name}}}" in (template or "")]
+    if empty:
+        raise DataError(
+            f"the template {template!r} asks for {{{empty[0]}}}, and there is no {empty[0].replace('_', ' ')}",
+            f"give `{empty[0]}`, or leave it out of the template",
+        )
+    tidy = [word and " ".join(word.split()) for word in (trigger, class_word, template)]
+    return CaptionWords(tidy[0], tidy[1], tidy[2], kind, captions_from, allow_uncaptioned)
 
 
 # --- what captions become -------------------------------------------------------------------------------------------
@@ -132,43 +121,113 @@ def clean_words(trigger: str | None, class_word: str | None, template: str | Non
 _IN_A_RECIPE = "keys of [data] in a recipe"
 
 
-def compose(
-    names: Sequence[str], captions: FoundCaptions, words: CaptionWords, allow_uncaptioned: bool
-) -> FinalCaptions:
-    """Captions of a raw folder: one line each, the template where there is none, the trigger in all."""
-    written = {n: " ".join(captions.texts.get(n, "").split()) for n in names}
+def compose(names: Sequence[str], found: FoundCaptions, words: CaptionWords) -> FinalCaptions:
+    """Captions of a raw folder: one line each, where there is none from the file's name or by the template, the trigger
+    in all."""
+    written = {n: " ".join(found.texts.get(n, "").split()) for n in names}
     lacking = [n for n in names if not written[n]]
-    template = words.template or default_template("", words.class_word)
-    nothing_to_say = not (words.trigger or words.class_word or words.template)
-    stand_in = "" if nothing_to_say else fill(template, words.trigger, words.class_word)
-    final = {n: inject(written[n] or stand_in, words.trigger, words.class_word) for n in names}
-    problems = [] if allow_uncaptioned else _lack(names, lacking, captions, nothing_to_say)
+    subjects = _subjects(lacking, words)
+    origins: dict[str, CaptionOrigin] = {
+        n: found.origins.get(n, "written") if written[n] else "filename" if n in subjects else "template" for n in names
+    }
+    stand_in = next(iter(wording.templates(words)), "")
+    final = {
+        n: with_trigger(wording.from_filename(subjects[n], words), words)
+        if n in subjects
+        else with_trigger(written[n], words)
+        if written[n]
+        else stand_in
+        for n in names
+    }
+    problems = [] if words.allow_uncaptioned else _lack(names, lacking, found, words, subjects)
+    problems += _alike(final, words)
     if not words.trigger and (braces := [n for n in names if "{trigger}" in written[n]]):
         problems.append(
             f"captions contain {{trigger}}, but no `trigger` is declared ({_IN_A_RECIPE}): {first_three(braces)}"
         )
-    source: CaptionSource = captions.source if len(lacking) < len(names) else "none" if nothing_to_say else "template"
-    wordless = nothing_to_say and bool(lacking) and not captions.files and not allow_uncaptioned
-    return FinalCaptions(final, source, _caption_notes(written, captions, final, words), problems, wordless)
+    wordless = words.none and len(subjects) < len(lacking) and not found.files and not words.allow_uncaptioned
+    notes = _caption_notes(written, found, final, words) + _origin_notes(final, origins)
+    return FinalCaptions(final, origins, _source(found, origins, words), notes, problems, wordless)
 
 
-def _lack(names: Sequence[str], lacking: Sequence[str], captions: FoundCaptions, nothing_to_say: bool) -> list[str]:
+def with_trigger(caption: str, words: CaptionWords) -> str:
+    """The caption with the trigger in it: of a style as `..., sks style`, else as `inject` puts it."""
+    if words.shown != "style" or not words.trigger or not caption or "{trigger}" in caption:
+        return inject(caption, words.trigger, words.class_word)
+    return caption if mentions(caption, words.trigger) else f"{caption.rstrip(' ,.')}, {words.trigger} style"
+
+
+def _subjects(lacking: Sequence[str], words: CaptionWords) -> dict[str, str]:
+    """What file names say, by picture; under `auto` nothing, unless most of them say something and not all the same."""
+    if words.captions_from == "none" or words.template:
+        return {}
+    said = {n: subject for n in lacking if (subject := wording.words_of(n)) and subject != words.class_word}
+    if words.captions_from == "auto" and (2 * len(said) < len(lacking) or len(set(said.values())) < min(len(said), 2)):
+        return {}
+    return said
+
+
+def _source(found: FoundCaptions, origins: Mapping[str, CaptionOrigin], words: CaptionWords) -> CaptionSource:
+    by = Counter(origins.values())
+    if found.source != "none" and (by["written"] or by["model"]):
+        return found.source
+    return "file names" if by["filename"] else "none" if words.none else "template"
+
+
+def _lack(
+    names: Sequence[str], lacking: Sequence[str], found: FoundCaptions, words: CaptionWords, subjects: Mapping[str, str]
+) -> list[str]:
+    """What is wrong with pictures that nobody captioned."""
     allow = "`allow_uncaptioned`"
+    mute = [n for n in lacking if n not in subjects]
     if not lacking:
         return []
+    if words.captions_from == "filename" and mute:
+        return [f"{len(mute)} of {len(names)} file names hold no words: {first_three(mute)}; rename or caption them"]
     if len(lacking) < len(names):
         return [
             f"{len(lacking)} of {len(names)} images have no caption: {first_three(lacking)}; write them, or {allow} "
             "gives them the template"
         ]
-    if captions.files:
-        return [f"{captions.source}: every caption is empty; write captions, or remove the files to use the template"]
-    if nothing_to_say:
+    if found.files:
+        return [f"{found.source}: every caption is empty; write captions, or remove the files to use the template"]
+    if words.none and mute:
         return [
             "there are no captions, and no words to write them with; declare `trigger` and `class_word` "
             f"({_IN_A_RECIPE}), or {allow} trains on empty captions"
         ]
+    if not (words.shown or words.template or words.class_word or words.none):
+        return [
+            f"there are no captions, and nothing says what {words.trigger!r} is; give the "
+            "`class_word` of a product, such as mug, or the `kind` style"
+        ]
     return []
+
+
+def _alike(final: Mapping[str, str], words: CaptionWords) -> list[str]:
+    """A style is what pictures have in common *beside* what they show: without words for that it cannot be told."""
+    if words.shown != "style" or words.allow_uncaptioned or len(final) < 2 or len(set(final.values())) > 1:
+        return []
+    caption = next(iter(final.values()))
+    return [
+        f"all {len(final)} captions are {caption!r}: a style is learnt only when captions say what each picture shows "
+        f'("a bell, {words.trigger} style"); caption the pictures, or name the files after what they show (bell.png)'
+    ]
+
+
+def _origin_notes(final: Mapping[str, str], origins: Mapping[str, CaptionOrigin]) -> list[CaptionNote]:
+    """Who wrote the captions, where it was not a person, with an example."""
+    notes = []
+    named = [n for n, origin in origins.items() if origin == "filename"]
+    if named:
+        notes.append(
+            CaptionNote("", f"{len(named)} of {len(final)} captions are made of file names, such as "
+                            f"{named[0].rpartition('/')[2]} -> {final[named[0]]!r}")
+        )  # fmt: skip
+    filled = [n for n, origin in origins.items() if origin == "template" and final[n]]
+    if filled:
+        notes.append(CaptionNote("", f"{len(filled)} of {len(final)} captions are the template, in varied wording"))
+    return notes
 
 
 def _caption_notes(
@@ -185,8 +244,6 @@ def _caption_notes(
     given = [n for n in own if words.trigger and not _word(words.trigger).search(written[n])]
     if given:
         notes.append(CaptionNote("", f"the trigger {words.trigger!r} was added to {len(given)} of {len(own)} captions"))
-    if own and len(own) < len(written):
-        notes.append(CaptionNote("", f"{len(written) - len(own)} of {len(written)} captions are the template"))
     if words.template and len(own) == len(written) > 0:
         notes.append(CaptionNote("", "the template is not used: every image has its caption"))
     return notes
@@ -209,4 +266,6 @@ def final_captions(names: Sequence[str], captions: FoundCaptions, words: Caption
         )
     else:
         notes = [CaptionNote(n, f"the caption lacks the trigger {words.trigger!r}") for n in lacking]
-    return FinalCaptions(final, captions.source, notes, problems)
+    problems += _alike(final, words)
+    origins = {n: captions.origins.get(n, "written") for n in names}
+    return FinalCaptions(final, origins, captions.source, notes + _origin_notes(final, origins), problems)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from finetune.choices import CaptionsFrom
 from finetune.data import captions, folder
 from finetune.data.audit import audit_folder, complaint
 from finetune.data.buckets import Bucket, choose_bucket, crop_loss, enlargement
@@ -29,6 +30,7 @@ def read_dataset(
     trigger: str | None = None,
     class_word: str | None = None,
     template: str | None = None,
+    captions_from: CaptionsFrom = "auto",
     allow_uncaptioned: bool = False,
 ) -> Dataset:
     """Reads a prepared folder (image headers and digests only), or audits a raw one in full.
@@ -37,8 +39,8 @@ def read_dataset(
         DataError: names every problem, and every file that cannot be used: none is left out in silence.
     """
     prepared = (folder.locate_images(path) / CARD).is_file()
-    words = captions.clean_words(trigger, class_word, template)
-    report = audit_folder(path, words, allow_uncaptioned, Rules(decode=not prepared))
+    words = captions.clean_words(trigger, class_word, template, "", captions_from, allow_uncaptioned)
+    report = audit_folder(path, words, Rules(decode=not prepared))
     if report.problems or report.rejected:
         raise DataError(*complaint(path, report))
     return Dataset(report.root, report.used, report.card.trigger, report.card.class_word, report.card, prepared)

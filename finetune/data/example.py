@@ -12,8 +12,9 @@ from finetune import __version__
 from finetune.data import captions
 from finetune.data.buckets import Size
 from finetune.data.caption_files import CaptionSource
-from finetune.data.captions import Coverage, DatasetKind
+from finetune.data.captions import Coverage
 from finetune.data.folder import Rejected
+from finetune.data.wording import CaptionOrigin, CaptionWords, DatasetKind
 
 CARD = "dataset.toml"
 
@@ -34,6 +35,9 @@ class Example(NamedTuple):
     weight: float = 1.0
     controls: "tuple[Example, ...]" = ()
     """The control images that an editing base reads beside the caption. Their names are unique in the dataset."""
+    origin: CaptionOrigin = "written"
+    wordings: tuple[str, ...] = ()
+    """The wordings that training shows by turns, the caption among them; empty where there is only the caption."""
 
 
 class DatasetCard(BaseModel):
@@ -49,7 +53,11 @@ class DatasetCard(BaseModel):
     license: str = ""
     source: str = ""
     background: str = "white"
+    template: str | None = None
+    """The person's own template, where one was given."""
     captions: CaptionSource = "none"
+    allow_uncaptioned: bool = False
+    """Captions that say nothing of the pictures were allowed."""
     images: int = 0
     seen: int = 0
     changes: dict[str, int] = {}
@@ -68,6 +76,13 @@ class Dataset:
     prepared: bool
 
     @property
+    def words(self) -> CaptionWords:
+        """What the captions are written with."""
+        card = self.card
+        return CaptionWords(self.trigger, self.class_word, card.template, card.kind,
+                            allow_uncaptioned=card.allow_uncaptioned)  # fmt: skip
+
+    @property
     def kind(self) -> DatasetKind:
         return self.card.kind
 
@@ -81,8 +96,8 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the sorted (digest, caption, controls...): the same images and captions, wherever they lie."""
-        pairs = sorted((e.digest, e.caption, *(c.digest for c in e.controls)) for e in self.examples)
+        """SHA-256 over the sorted (digest, captions, controls...): the same images and captions, wherever they lie."""
+        pairs = sorted((e.digest, e.caption, *e.wordings, *(c.digest for c in e.controls)) for e in self.examples)
         return hashlib.sha256(json.dumps(pairs, ensure_ascii=False).encode()).hexdigest()
 
     @property

@@ -10,15 +10,16 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from finetune.choices import CaptionsFrom
 from finetune.data import captions, decode, folder
 from finetune.data.audit import Audit, audit_folder, complaint
 from finetune.data.caption_files import TABLE
-from finetune.data.captions import DatasetKind
 from finetune.data.dataset import read_dataset
 from finetune.data.decode import WHITE, Colour, ImageInfo
 from finetune.data.diagnose import SUFFIXES
 from finetune.data.example import CARD, Dataset, DatasetCard
 from finetune.data.folder import MAX_ASPECT, MIN_SIDE_PX, Rules
+from finetune.data.wording import DatasetKind
 from finetune.errors import DataError, RunError
 
 SPLIT_WORDS = "training|train|validation|valid|val|dev|testing|test|evaluation|eval"
@@ -36,6 +37,7 @@ def prepare(
     license: str = "",
     source_note: str = "",
     background: Colour = WHITE,
+    captions_from: CaptionsFrom = "auto",
     allow_uncaptioned: bool = False,
     min_side_px: int = MIN_SIDE_PX,
     max_aspect: float = MAX_ASPECT,
@@ -50,13 +52,15 @@ def prepare(
         RunError: `out` cannot be written.
     """
     _refuse_out(folder.locate_images(source), out)
-    words = captions.clean_words(trigger, class_word, template or captions.default_template(kind, class_word))
-    report = audit_folder(source, words, allow_uncaptioned, Rules(min_side_px, max_aspect, background))
+    words = captions.clean_words(trigger, class_word, template, kind, captions_from, allow_uncaptioned)
+    report = audit_folder(source, words, Rules(min_side_px, max_aspect, background))
     if report.problems:
         raise DataError(*complaint(source, report))
     card = report.card.model_copy(
         update={
             "kind": kind or report.card.kind,
+            "template": words.template or report.card.template,
+            "allow_uncaptioned": allow_uncaptioned or report.card.allow_uncaptioned,
             "license": license or report.card.license,
             "source": source_note or report.card.source,
             "background": decode.colour_name(background),
@@ -98,7 +102,9 @@ def _fill_folder(report: Audit, card: DatasetCard, root: Path, background: Colou
             shutil.copyfile(example.path, target)
         else:
             decode.open_rgb(example.path, background).save(target, "PNG", compress_level=3)
-        rows.append({"file_name": names[example.name], "text": example.caption})
+        rows.append({"file_name": names[example.name], "text": example.caption, "caption_by": example.origin})
+    if all(row["caption_by"] == "written" for row in rows):
+        rows = [{k: v for k, v in row.items() if k != "caption_by"} for row in rows]
     (root / TABLE).write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
     card = card.model_copy(
         update={
@@ -111,7 +117,8 @@ def _fill_folder(report: Audit, card: DatasetCard, root: Path, background: Colou
     )
     tables = card.model_dump(mode="json", exclude_none=True)
     tables["rejected"] = [r._asdict() for r in report.rejected]
-    (root / CARD).write_text(tomlkit.dumps({k: v for k, v in tables.items() if v not in ([], {})}), encoding="utf-8")
+    said = {k: v for k, v in tables.items() if v not in ([], {}) and v is not False}
+    (root / CARD).write_text(tomlkit.dumps(said), encoding="utf-8")
 
 
 def _prepared_names(files: Sequence[tuple[str, ImageInfo]]) -> dict[str, str]:

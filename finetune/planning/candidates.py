@@ -14,14 +14,20 @@ _HEADER_BYTES = 1 << 20
 
 
 def is_candidate(plan: Plan, step: int) -> bool:
-    """Is the adapter of this step written? Where pictures of it are made, but for step 0, which has learnt nothing."""
-    every = _every(plan)
-    return every > 0 and step > 0 and step % every == 0
+    """Is the adapter of this step written? Where pictures of it are made or it is evaluated, but for step 0, which has
+    learnt nothing."""
+    return _has_file(plan) and (is_scored(plan, step) or _due(step, plan.recipe.sample.every))
+
+
+def is_scored(plan: Plan, step: int) -> bool:
+    """Is the adapter of this step evaluated on the way? At the last step, too: it may be the one to pick."""
+    every = plan.recipe.evaluate.every
+    return _has_file(plan) and (_due(step, every) or (every > 0 and step == plan.steps))
 
 
 def candidate_count(plan: Plan) -> int:
     """Over the whole run."""
-    return plan.steps // every if (every := _every(plan)) else 0
+    return sum(is_candidate(plan, step) for step in range(1, plan.steps + 1))
 
 
 def candidate_bytes(plan: Plan, components: Sequence[ComponentFootprint]) -> int:
@@ -35,6 +41,10 @@ def candidate_bytes(plan: Plan, components: Sequence[ComponentFootprint]) -> int
     return numbers * DTYPES[plan.recipe.export.dtype].itemsize * max(ranks) // min(ranks) + _HEADER_BYTES
 
 
-def _every(plan: Plan) -> int:
-    """0: none. Full fine-tuning has no adapter to write: each candidate would be a whole base."""
-    return plan.recipe.sample.every if isinstance(plan.recipe.adapter, LowRank) else 0
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step > 0 and step % every == 0
+
+
+def _has_file(plan: Plan) -> bool:
+    """Full fine-tuning has no adapter to write: each candidate would be a whole base."""
+    return isinstance(plan.recipe.adapter, LowRank)

@@ -7,13 +7,14 @@ from typing import NamedTuple
 
 from finetune import families, recipe
 from finetune import resources as shipped
-from finetune.data import dataset
+from finetune.data import caption_checks, dataset
 from finetune.data.buckets import Bucket, plan_buckets
 from finetune.data.dataset import Placed
 from finetune.data.example import Dataset
 from finetune.families.base import BaseInfo
 from finetune.planning import pools
 from finetune.planning.pools import Pool
+from finetune.planning.prompts import prompt_notices
 from finetune.planning.resolve import check_compatible, resolve, resolve_prediction
 from finetune.recipe import Loaded
 from finetune.recipe.resolved import ResolvedRecipe
@@ -41,7 +42,7 @@ class Plan:
     micros: int
     """micro-batches of the whole run, all ranks"""
     notices: tuple[str, ...] = ()
-    """what should be known of the recipe, such as a key's new name"""
+    """what should be known of the recipe, such as a key's new name, or prompts without the trigger"""
 
     @property
     def steps(self) -> int:
@@ -86,4 +87,6 @@ def resolve_plan(loaded: Loaded, world: int = 1) -> Plan:
     micros, steps = pools.run_length(wanted, train.schedule)
     resolved = resolve(wanted, facts, data, [p.example.caption for p in training], steps)
     sources = {**dict.fromkeys(recipe.derived(wanted, resolved), "derived"), **loaded.sources}
-    return Plan(resolved, sources, facts, data, train, prior, tuple(held_out), micros, loaded.notices)
+    prompts = prompt_notices(wanted.base, facts, resolved.sample.prompts, resolved.sample.negative, data.trigger)
+    notices = (*loaded.notices, *caption_checks.remarks(data.examples, data.words), *prompts)
+    return Plan(resolved, sources, facts, data, train, prior, tuple(held_out), micros, notices)

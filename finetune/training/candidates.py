@@ -52,13 +52,13 @@ def about_run(run: Run, step: int) -> About:
     public = recipe.without_paths(config, data.root.name, shipped.public_name(config.base))
     return About.of(
         plan.facts, config.data.resolution, base=public.base, base_fingerprint=identity["base"],
-        trigger=data.trigger or "", title=config.export.title or name_of(run), license=config.export.license,
-        recipe=recipe.dumps(public), steps=step, dataset_fingerprint=data.fingerprint,
+        trigger=data.trigger or "", class_word=data.class_word or "", title=config.export.title or name_of(run),
+        license=config.export.license, recipe=recipe.dumps(public), steps=step, dataset_fingerprint=data.fingerprint,
         dataset_images=len(plan.train.placed), dataset_license=data.license, parent=identity.get("start", ""),
     )  # fmt: skip
 
 
-def about_checkpoint(run: Run) -> dict[str, str]:
+def described(run: Run) -> dict[str, str]:
     """What a checkpoint's adapter says of itself; nothing in full fine-tuning.
 
     Raises:

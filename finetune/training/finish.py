@@ -20,11 +20,15 @@ from finetune.sampling.session import Session
 from finetune.training import samples as pictures
 from finetune.training.begin import Run, open_base, start_of
 from finetune.training.candidates import about_run, name_of
+from finetune.training.learnt import judged
+from finetune.training.pick import check_picked
 from finetune.training.stop import Events
 
 
 def finish(run: Run) -> Events:
-    """Measure the change, write the file, open it again in a fresh base, and prove it. The last event is Finished."""
+    """Measure the change, write the file, open it again in a fresh base, prove it, and judge what was learnt. The last
+    event is Finished.
+    """
     yield Stage("proving", 0)
     if isinstance(run.plan.recipe.adapter, recipe.LowRank):
         effect = yield from judge_training(run)
@@ -36,6 +40,7 @@ def finish(run: Run) -> Events:
     else:
         run.family.parts.to(CPU)
         finished = yield from export_pipeline(run)
+    yield from judged(run.plan, finished.path, run.folder.path, finished.effect)
     run.folder.end(run.plan)
     yield finished
 
@@ -54,9 +59,9 @@ def judge_training(run: Run) -> Generator[Event, None, TrainingEffect]:
     Raises:
         TrainError: nothing measurable changed.
     """
-    data = run.data
+    data, px = run.data, evaluate.at_once_px(run.plan)
     effect = evaluate.measure_effect(
-        moved(run), run.plan.train.placed, data.latents, data.captions, run.device.autocast
+        moved(run), run.plan.train.placed, data.latents, data.captions, run.device.autocast, px
     )
     if effect.output < evaluate.NO_EFFECT:
         raise TrainError(
@@ -94,7 +99,7 @@ def export_adapter(run: Run, live: AdapterState, trained: outputs.Reference) -> 
     plan, config, out = run.plan, run.plan.recipe.export, run.folder.path
     wanted = {layouts.main_layout(live), *(layout for layout in config.layouts if layout != "universal")}
     made = export.export(
-        live, out / "adapter", name_of(run), wanted, config.dtype, about_run(run, plan.steps), plan.recipe.base
+        live, out / "adapter", name_of(run), wanted, config.dtype, about_run(run, run.exported_step), plan.recipe.base
     )
     bits = plan.recipe.train.base_bits
     if bits and not is_large(export.base_sites(plan.recipe.base)):
@@ -106,11 +111,12 @@ def export_adapter(run: Run, live: AdapterState, trained: outputs.Reference) -> 
             yield verified
     file = made.universal or made.diffusers
     assert file is not None
+    check_picked(run, weights.payload_sha256(file))
     if made.merged:
         yield Note(f"merged: rounding to {config.dtype} lost {made.merged.lost:.2%} of the change")
     sheet = final_sheet(plan, file, out)
-    yield Sampled(plan.steps, (sheet,))
-    return Finished(run.state.step, "done", file, sheet, verified)
+    yield Sampled(run.exported_step, (sheet,))
+    return Finished(run.exported_step, "done", file, sheet, verified)
 
 
 def _passed(file: Path, report: Report, out: Path) -> Verified:

@@ -16,7 +16,7 @@ import torch
 from finetune import __version__, recipe, references
 from finetune import tensors as weights
 from finetune.adapters.attach import Trainable
-from finetune.errors import FinetuneError, Interrupted, RunError
+from finetune.errors import FinetuneError, Interrupted, NotLearnt, RunError
 from finetune.events import Event, Saved, unheard
 from finetune.families.base import Family
 from finetune.files import layouts
@@ -33,6 +33,8 @@ from finetune.training.resume import compared, no_run, record, settings
 _LOG = "events.jsonl"
 _TRACES = {_LOG, "run.json", "recipe.toml", "tensorboard", "samples", references.CHECKPOINTS, references.CANDIDATES}
 """what a run leaves that ended before it saved a step"""
+_OUTCOMES: dict[type[FinetuneError], str] = {Interrupted: "interrupted", NotLearnt: "not learnt"}
+"""what run.json says of a run that ended in an error, of other errors "failed"; else it says running or done"""
 _SURPLUS_BYTES = 64 << 20
 
 
@@ -49,6 +51,8 @@ class RunFolder:
         """the step of the checkpoint that was written or read last"""
         self.file: Mapping[str, object] = {}
         """what the recipe file says, without overrides: by it edits are told from overrides when the run is resumed"""
+        self.picked: int | None = None
+        """the step whose adapter is exported, by evaluate.pick = "best"; None: the last one"""
         self._begun = False
         self._log: JsonLines | None = None
         self._curves = TensorBoard(path / "tensorboard")
@@ -103,7 +107,7 @@ class RunFolder:
             self._note("interrupted", "left by its reader")
             raise
         except FinetuneError as e:
-            self._note("interrupted" if isinstance(e, Interrupted) else "failed", str(e))
+            self._note(_OUTCOMES.get(type(e), "failed"), str(e))
             raise
         finally:
             self._curves.close()
@@ -121,7 +125,7 @@ class RunFolder:
         content = {
             "outcome": outcome,
             "reason": "",
-            "picked_step": None,
+            "picked_step": self.picked,
             "finetune": __version__,
             "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "steps": plan.steps,
@@ -137,7 +141,7 @@ class RunFolder:
 
     def _note(self, outcome: str, reason: str) -> None:
         if self._begun:  # what is refused before changes nothing
-            content = {**record(self.path), "outcome": outcome, "reason": reason}
+            content = {**record(self.path), "outcome": outcome, "reason": reason, "picked_step": self.picked}
             weights.write_bytes(json.dumps(content, indent=1).encode(), self.path / "run.json")
 
 

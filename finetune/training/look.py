@@ -5,10 +5,12 @@ from typing import NamedTuple
 
 from finetune.data.captions import without_trigger
 from finetune.data.dataset import Placed
-from finetune.diffusion.chance import Draw, draw
+from finetune.data.example import Example
+from finetune.diffusion.chance import Draw, choice, draw
 from finetune.encoding.images import CENTER, PLACES, STRAIGHT, Crop, Wanted
 from finetune.families.base import Prompt, as_prompts
 from finetune.planning.plan import Plan
+from finetune.training.learnt import evaluation_prompts
 
 
 class Look(NamedTuple):
@@ -30,8 +32,14 @@ def look(plan: Plan, placed: Placed, visit: int) -> Look:
     data, example = plan.recipe.data, placed.example
     chance = draw(plan.recipe.train.seed, example.name, visit, data.caption_dropout, data.flip)
     place = int(chance.place * len(PLACES)) if data.crop == "random" else CENTER
-    prompt = Prompt.of(example, "" if chance.drop_caption else None)
+    prompt = Prompt.of(example, "" if chance.drop_caption else _wording(plan.recipe.train.seed, example, visit))
     return Look(placed, Crop(place, chance.flip), prompt, _preserved(plan, prompt), chance)
+
+
+def _wording(seed: int, example: Example, visit: int) -> str:
+    """One of the wordings of a caption that no person wrote, drawn for the visit."""
+    some = example.wordings or (example.caption,)
+    return some[0] if len(some) == 1 else choice(seed, example.name, visit, "wording").choice(some)
 
 
 def looks(plan: Plan) -> Iterator[Look]:
@@ -48,7 +56,7 @@ def prompts(plan: Plan) -> list[Prompt]:
     """Every prompt that training shows, that it is judged by, or that its samples are drawn from."""
     own = [Prompt.of(p.example) for p in (*plan.train.placed, *plan.held_out)]
     shown = [prompt for one in looks(plan) for prompt in (one.prompt, one.preserved) if prompt is not None]
-    samples = as_prompts(["", *plan.recipe.sample.prompts, plan.recipe.sample.negative])
+    samples = as_prompts(["", *plan.recipe.sample.prompts, plan.recipe.sample.negative, *evaluation_prompts(plan)])
     return list({prompt.key: prompt for prompt in [*samples, *own, *shown]}.values())
 
 

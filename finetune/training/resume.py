@@ -17,8 +17,17 @@ MAY_CHANGE = (
     "name", "train.steps", "train.epochs", "train.checkpoint_every", "train.keep_last", "train.patience",
     "train.compile", "validation.every",
 )  # fmt: skip
-"""recipe keys a resumed run may change, beside sample and export"""
-_NOT_COMPARED = ("sample.", "export.", "data.path", "data.cache", "base", "prior.path", "adapter.init_from")
+"""recipe keys a resumed run may change, beside sample, evaluate and export"""
+_NOT_COMPARED = (
+    "sample.",
+    "evaluate.",
+    "export.",
+    "data.path",
+    "data.cache",
+    "base",
+    "prior.path",
+    "adapter.init_from",
+)
 """free to change, or compared by content"""
 
 

@@ -12,7 +12,7 @@ from finetune.evaluation import effect as evaluate
 from finetune.events import Note, Resumed, Sampled, Saved, Stage, Stepped, Validated, Warned
 from finetune.machine import CPU, Device, open_machine
 from finetune.planning import plan as planning
-from finetune.planning.candidates import is_candidate
+from finetune.planning.candidates import is_candidate, is_scored
 from finetune.planning.plan import Plan
 from finetune.recipe import Loaded, LowRank
 from finetune.sampling.session import Session
@@ -23,6 +23,7 @@ from finetune.training.begin import Run, begin, beginning
 from finetune.training.finish import finish
 from finetune.training.folder import RunFolder, Unwritten
 from finetune.training.loop import Step
+from finetune.training.pick import pick, score_candidate, stop_reason
 from finetune.training.resume import record, refuse_changes, resolve_resumed
 from finetune.training.stop import Events, Interruption, resuming
 
@@ -61,6 +62,7 @@ def _stages(plan: Plan, device: Device, folder: RunFolder, resume: bool, stop: I
     yield from loop(run, stop)
     if folder.writes:
         with trainer.ema_weights(run.state):
+            yield from pick(run)
             yield from finish(run)
 
 
@@ -121,7 +123,7 @@ def first(run: Run, stop: Interruption) -> Events:
     Raises:
         TrainError, MemoryShortage, RunError: it cannot be trained, or its file would name this machine.
     """
-    candidates.about_checkpoint(run)
+    candidates.described(run)
     measured = None
     if run.state.step < run.plan.steps:
         measured = preflight.measure(run.state, run.data.batches, run.plan.recipe, run.device)
@@ -139,6 +141,9 @@ def loop(run: Run, stop: Interruption) -> Events:
     run.folder.saved = state.step
     if state.step == 0:
         yield from observe(run, 0)
+    if reason := stop_reason(run):
+        yield Note(f"stopped at step {state.step}: {reason}")
+        return
     yield Stage("training", steps)
     with stop.deferred(), preflight.out_of_memory(lambda: f"at step {state.step + 1}"):
         for step in trainer.train(state, run.data.batches, config, run.device):
@@ -156,6 +161,10 @@ def loop(run: Run, stop: Interruption) -> Events:
                 for event in save_step(run):
                     run.folder.record(event)
                 raise
+            if is_scored(run.plan, step.number) and step.number < steps and (reason := stop_reason(run)):
+                yield from save_step(run)
+                yield Note(f"stopped at step {step.number}: {reason}")
+                return
         if stop.asked:
             yield from save_step(run)
             raise stop.error(state.step)
@@ -168,7 +177,7 @@ def save_step(run: Run) -> Generator[Saved, None, None]:
         RunError: the disk is full, or gone.
     """
     try:
-        saved = run.folder.save(run.state, run.plan.recipe.train.keep_last, candidates.about_checkpoint(run))
+        saved = run.folder.save(run.state, run.plan.recipe.train.keep_last, candidates.described(run))
     except OSError as e:
         raise unsaved(run, e) from e
     if saved:
@@ -190,10 +199,13 @@ def observe(run: Run, step: int) -> Events:
     if is_candidate(plan, step):
         try:
             yield from candidates.write_candidate(run)
+            if is_scored(plan, step):
+                yield from score_candidate(run)
         except OSError as e:
             raise unsaved(run, e) from e
     if plan.held_out and step % config.validation.every == 0:
-        found = evaluate.losses(plan.held_out, run.data.latents, run.data.captions, run.device.autocast)
+        px = evaluate.at_once_px(plan)
+        found = evaluate.losses(plan.held_out, run.data.latents, run.data.captions, run.device.autocast, px=px)
         yield Validated(step, found.mean, found.bands)
     if config.sample.every and step % config.sample.every == 0:
         folder = run.folder.path / "samples" / f"step-{step:06d}"

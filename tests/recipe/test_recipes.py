@@ -255,7 +255,8 @@ def test_a_shipped_recipe_finds_its_targets_in_the_published_base(name):
 
 def test_a_run_and_its_plan_say_which_names_are_old(tmp_path):
     sets = ["prior.mode=self", "data.resolution=16", "train.steps=1", "train.batch=1", "sample.every=0",
-            "sample.steps=1", 'sample.prompts=["a"]', 'adapter.components=["denoiser"]', "adapter.rank=1"]  # fmt: skip
+            "evaluate.count=0", "sample.steps=1", 'sample.prompts=["a"]', 'adapter.components=["denoiser"]',
+            "adapter.rank=1"]  # fmt: skip
     command = [sys.executable, "-m", "finetune"]
     options = [f"--set={item}" for item in sets]
     planned = subprocess.run([*command, "plan", "pocket-product", *options, "--json"], capture_output=True, text=True)

@@ -19,3 +19,18 @@ def dense(modules: AdapterState) -> Deltas:
     """The reference, from the definition, and not by any code of ours."""
     products = {n: m.scale * (m.up.double().flatten(1) @ m.down.double().flatten(1)) for n, m in modules.items()}
     return {n: p.reshape(modules[n].up.shape[0], *modules[n].down.shape[1:]) for n, p in products.items()}
+
+
+def small_adapter(seed: int, rank: int = 2) -> AdapterState:
+    """A strong random change of some attention projections of both components."""
+    chance = torch.Generator().manual_seed(seed)
+    names = {
+        "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_v": (32, 32),
+        "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q": (16, 16),
+        "text_encoder.text_model.encoder.layers.0.self_attn.v_proj": (32, 32),
+    }
+    made = {}
+    for name, (out, width) in names.items():
+        down, up = torch.randn(rank, width, generator=chance), torch.randn(out, rank, generator=chance)
+        made[name] = Lora(down, up, 0.3)
+    return made

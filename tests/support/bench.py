@@ -78,3 +78,7 @@ def settled(base: str | Path, data: str | Path, world: int = 1, **changes: objec
     changes = few | {"data__caption_dropout": 0.0, "adapter__rank": 4} | changes
     wanted = Recipe.model_validate({"base": str(base), "data": {"path": str(data)}})
     return planning.resolve_plan(Loaded(recipe.replace(wanted, **changes), {}, Path("recipe.toml")), world)
+
+
+def total(gradients: dict[str, Tensor]) -> float:
+    return float(torch.cat([g.flatten() for g in gradients.values()]).norm())

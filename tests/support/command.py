@@ -7,6 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
+from finetune import cli
+
 
 def ran(*arguments: str | Path, code: str = "") -> subprocess.CompletedProcess[str]:
     """The real command in a process of its own, or a script in its place."""
@@ -36,6 +40,16 @@ def _listed(*program: str) -> tuple[subprocess.CompletedProcess[str], tuple[froz
     told = [line for line in lines if line.startswith("import time:")]
     names = frozenset(re.split(r"\|\s*", line.strip())[-1] for line in told)
     return done, (names, "".join(line for line in lines if line not in told))
+
+
+def said(capsys, *arguments: str | Path) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of the command in this process, through the same door."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as left:
+        patch.setattr(sys, "argv", ["finetune", *map(str, arguments)])
+        patch.setattr(cli, "hush", lambda: None)  # it would switch off this process's warnings
+        cli.main()
+    captured = capsys.readouterr()
+    return int(left.value.code or 0), captured.out, captured.err
 
 
 def calls(work: Callable[[], object]) -> int:

@@ -1,13 +1,18 @@
 """Short whole runs on `pocket`: their recipe, where they are stopped, and what they told and saved."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+import torch
 
 from finetune import recipe
 from finetune import tensors as weights
+from finetune.errors import FinetuneError
 from finetune.events import Event, Finished, Saved, Stepped
+from finetune.families.base import Family, components
 from finetune.recipe import Loaded, Recipe
 from finetune.training import run
 from finetune.training.stop import follow
@@ -30,14 +35,22 @@ def short(data: Path, base: str = "pocket", **changes: object) -> Loaded:
             "optimizer": {"learning_rate": 1e-2},
             "train": {"steps": 4, "checkpoint_every": 2, "precision": "fp32"},
             "sample": {"steps": 2, "prompts": ("a sks cup",)},
+            "evaluate": {"count": 0},
         }
     )
     return Loaded(recipe.replace(small, **changes), {}, Path("short.toml"))
 
 
+def unjudged(loaded: Loaded) -> Loaded:
+    """A few steps learn nothing, and a run that learnt nothing is an error: for claims of another kind, no verdict."""
+    if "evaluate" in loaded.recipe.model_fields_set:
+        return loaded
+    return loaded._replace(recipe=recipe.replace(loaded.recipe, evaluate__count=0))
+
+
 def train(loaded: Loaded, out: Path, listen: Listen = lambda _: None, resume: bool = False) -> Finished:
     """The whole run; its last event."""
-    last = follow(run.run(loaded, out, resume), listen)
+    last = follow(run.run(unjudged(loaded), out, resume), listen)
     assert isinstance(last, Finished)
     return last
 
@@ -75,3 +88,36 @@ def saved_bytes(out: Path, step: int) -> list[str]:
     """Digests of all that a checkpoint holds, the manifest and the identity excepted."""
     folder = out / "checkpoints" / f"step-{step:06d}"
     return [weights.payload_sha256(path) for path in sorted(folder.rglob("*.safetensors"))]
+
+
+class Done(NamedTuple):
+    """A run that came to its end."""
+
+    out: Path
+    result: Finished
+    events: list[Event]
+    loaded: Loaded
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def outcome(out: Path) -> str:
+    return str(json.loads((out / "run.json").read_text())["outcome"])
+
+
+def refused(loaded: Loaded, out: Path, kind: type[FinetuneError], resume: bool = False) -> FinetuneError:
+    """The error, when not one step was taken."""
+
+    def listen(event: Event) -> None:
+        assert not isinstance(event, Stepped)
+
+    with pytest.raises(kind) as found:
+        train(loaded, out, listen, resume)
+    return found.value
+
+
+def training_flags(family: Family) -> list[tuple[bool, bool, torch.dtype]]:
+    return [(m.training, p.requires_grad, p.dtype) for c in components(family).values() for m in c.modules()
+            for p in m.parameters(recurse=False)]  # fmt: skip

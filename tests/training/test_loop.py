@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support import ROOT, TESTS
-from support.bases import tiny_base
 from support.bench import BOTH, Bench, bench
 from support.photos import SQUARE, WIDE, pictures
 from torch import Tensor
@@ -23,11 +22,6 @@ from finetune.families.base import components
 from finetune.machine import Ranks
 from finetune.training import loop as trainer
 from finetune.training.batches import Batch, Batches
-
-
-@pytest.fixture(scope="module")
-def sd15(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base") / "sd15", "sd15")
 
 
 @pytest.fixture(scope="module")
