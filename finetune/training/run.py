@@ -49,7 +49,13 @@ def _procedure(loaded: Loaded, out: Path, resume: bool, stop: Interruption) -> E
         folder = RunFolder(out) if device.ranks.rank == 0 else Unwritten(out)
         folder.open(plan, resume)
         folder.file = loaded.file
-        yield from folder.recorded(_stages(plan, device, folder, resume, stop))
+        yield from folder.recorded(_in_memory(_stages(plan, device, folder, resume, stop)))
+
+
+def _in_memory(events: Events) -> Events:
+    """The same events; want of memory is in the words of an error before it is written down."""
+    with preflight.out_of_memory():
+        yield from events
 
 
 def _stages(plan: Plan, device: Device, folder: RunFolder, resume: bool, stop: Interruption) -> Events:

@@ -10,11 +10,13 @@ from support.runs import begin, outcome, refused, short, train
 from typer.testing import CliRunner
 
 from finetune import api, recipe
+from finetune import resources as shipped
 from finetune.cli import app
 from finetune.errors import Interrupted, MemoryShortage, RunError
 from finetune.events import Event, Stepped, Warned
 from finetune.planning import leftovers
 from finetune.planning import plan as planning
+from finetune.planning.leftovers import BundledExample
 from finetune.training import run
 from finetune.training import loop as trainer
 from finetune.training.resume import own_recipe, record
@@ -58,9 +60,9 @@ def test_a_resume_without_a_recipe_and_one_with_the_same_overrides_again_say_not
 
 def test_what_was_edited_since_changes_the_run_and_is_said(root: Path) -> None:
     text = (root / "mug.toml").read_text()
-    (root / "mug.toml").write_text(text.replace("steps = 9", "steps = 6").replace("guidance", "guidance"))
+    (root / "mug.toml").write_text(text.replace("steps = 9", "steps = 6"))
     assert warned(root, root / "mug.toml") == ["changed by this call: train.steps: was 4, now 6"]
-    assert warned(root, root / "mug.toml") == []  # the run's own by now
+    assert own_recipe(root / "run", root / "mug.toml").sources.get("train.steps") == "file"  # the run's own by now
     assert record(root / "run")["steps"] == 6
 
 
@@ -113,7 +115,7 @@ def test_by_the_command_and_from_python_a_resume_needs_no_recipe(root: Path) -> 
     for arguments, said in ((["--out", "x"], "needs a recipe"), (["--out", "x", "--resume"], "holds no run to resume")):
         assert said in str(CliRunner().invoke(app, ["train", *arguments]).exception)
     with pytest.raises(RunError, match="needs a recipe"):
-        api.train(None, root / "none")
+        list(api.train(None, root / "none"))
 
 
 # --- refused runs ----------------------------------------------------------------------------------------------------
@@ -175,12 +177,24 @@ def test_a_file_that_would_name_this_machine_is_refused_before_the_first_step(da
 
 
 def test_a_plan_names_what_is_still_the_examples(data: Path) -> None:
-    changes = {"sample__prompts": ("a {trigger} cup on a purple background", "a tea cup on a red background")}
-    licensed = short(data, export__license="CC0-1.0", **changes)
-    assert [text.partition(" is ")[0] for text in leftovers.leftovers(planning.resolve_plan(licensed))] == [
-        "export.license"
-    ] or True
-    assert leftovers.leftovers(planning.resolve_plan(short(data, sample__prompts=("a star",)))) == []
+    prompts = ("a {trigger} cup on a purple background", "a tea cup on a red background")
+    copied = planning.resolve_plan(short(data, export__license="CC0-1.0", sample__prompts=prompts))
+    example = BundledExample("cup", "CC0-1.0", ("a {trigger} cup on a purple background", "a star"))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(leftovers, "_examples", lambda: [example])
+        said = leftovers.leftovers(copied)
+        assert len(said) == 2 and "'a sks cup on a purple background'" in said[0] and "CC0-1.0" in said[1]
+        assert leftovers.leftovers(planning.resolve_plan(short(data, sample__prompts=("a star",)))) == []
+        cups = planning.resolve_plan(short(data, sample__prompts=prompts, data__class_word="cup"))
+        assert leftovers.leftovers(cups) == []
+
+
+def test_the_bundled_examples_are_found_and_their_recipes_carry_no_licence() -> None:
+    found = leftovers._examples()
+    assert {"cup", ""} == {one.class_word for one in found} and {"CC0-1.0"} == {one.license for one in found}
+    assert all(one.prompts for one in found)
+    for file in shipped.RECIPES.glob("*.toml"):
+        assert "export.license" not in recipe.written_in(file), file.name
     own = planning.resolve_plan(recipe.load(Path("pocket-product")))
     assert own.recipe.export.license == "" and "the bundled pictures" in leftovers.leftovers(own)[0]
 
