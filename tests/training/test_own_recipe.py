@@ -1,4 +1,4 @@
-"""A resume goes on by the run's own recipe: what the new call changes is said or refused; refused runs block nothing."""
+"""A resume goes on by the run's own recipe; what a call changes is said or refused; refused runs block nothing."""
 
 import json
 import shutil
@@ -17,8 +17,8 @@ from finetune.events import Event, Stepped, Warned
 from finetune.planning import leftovers
 from finetune.planning import plan as planning
 from finetune.planning.leftovers import BundledExample
-from finetune.training import run
 from finetune.training import loop as trainer
+from finetune.training import run
 from finetune.training.resume import own_recipe, record
 
 pytestmark = [pytest.mark.whole, pytest.mark.usefixtures("quick_judgement")]
