@@ -134,8 +134,8 @@ class LowRank(Adapter):
     ranks: dict[str, Annotated[int, Field(ge=1, le=1024)]] = Field(default_factory=dict)
     """Other ranks for some layers: a table of module name pattern = rank. Their alpha / rank stays the adapter's."""
     init_from: WrittenPath | None = None
-    """Adapter to continue from: a LoRA file of any trainer, a PEFT folder, a run folder or a step of it (RUN@500). Each of its modules must be
-    a target here, of no larger rank."""
+    """Adapter to continue from: a LoRA file of any trainer, a PEFT folder, a run folder or a step of it (RUN@500). Each
+    of its modules must be a target here, of no larger rank."""
 
 
 class LoRA(LowRank):
