@@ -46,10 +46,11 @@ def test_the_words_of_the_dataset_stand_in_every_prompt_of_the_recipe(photos, tm
     plan = planned(
         photos, *WORDS, 'sample.prompts=["a {trigger} {class_word}", "a {class_word}"]',
         "sample.negative=a {class_word}", "prior.mode=images", f"prior.path={others}",
-        "prior.prompt=a picture of a {class_word}",
+        "prior.prompt=a picture of a {class_word}", 'evaluate.prompts=["a {trigger} {class_word}", "a {class_word}"]',
     )  # fmt: skip
     assert plan.recipe.sample.prompts == ("a sks umbrella", "an umbrella")
     assert plan.recipe.sample.negative == "an umbrella"
+    assert plan.recipe.evaluate.prompts == ("a sks umbrella", "an umbrella")
     assert isinstance(plan.recipe.prior, ClassImages) and plan.recipe.prior.prompt == "a picture of an umbrella"
     assert plan.prior is not None and {p.example.caption for p in plan.prior.placed} == {"a picture of an umbrella"}
     assert plan_view.answers(plan, [], None)["prompts"] == "a sks umbrella\nan umbrella"
@@ -64,6 +65,7 @@ def test_the_words_of_the_dataset_stand_in_every_prompt_of_the_recipe(photos, tm
         ("sample.prompts", '["a mug", "a {trigger}"]', "prompts, item 2, \"a {trigger}\": the dataset has no trigger"),
         ("sample.prompts", '["a photo of a {class_word}"]', "the dataset has no class word"),
         ("sample.negative", "a {class_word}", "sample.negative, "),
+        ("evaluate.prompts", '["a {class_word}"]', "evaluate.prompts, item 1, "),
     ],
 )  # fmt: skip
 def test_a_placeholder_without_its_word_says_how_to_declare_it(photos, tmp_path, key, value, words):
@@ -146,3 +148,22 @@ def test_the_command_prints_prompts_and_notices_in_80_columns_and_as_json(photos
         else:
             assert "prompts  a photo of a mug\n         a mug\n" in "\n".join(map(str.rstrip, shown.out.splitlines()))
             assert max(map(len, shown.out.splitlines())) <= 80
+
+
+def strange(plan: Plan) -> list[str]:
+    return [notice for notice in plan.notices if "captions say" in notice]
+
+
+def test_a_prompt_that_says_the_trigger_as_no_caption_does_is_named(tmp_path):
+    photos = album(tmp_path / "mugs", "a sks mug, view {}")
+    words = ("data.trigger=sks", "data.class_word=mug")
+    assert not strange(planned(photos, *words, 'sample.prompts=["a sks mug on a beach", "a cup", "SKS mug"]'))
+    [told] = strange(planned(photos, *words, 'sample.prompts=["a sks mug", "a sks cup on a beach"]'))
+    assert told.startswith("the prompt \"a sks cup on a beach\" says 'sks cup', and captions say 'sks mug'")
+
+
+def test_what_the_template_says_by_turns_is_said(tmp_path):
+    plain = album(tmp_path / "plain")
+    words = ("data.trigger=sks", "data.class_word=mug")
+    assert not strange(planned(plain, *words, 'sample.prompts=["a photo of sks mug on a beach"]'))
+    assert strange(planned(plain, *words, 'sample.prompts=["a mug, sks style"]'))
