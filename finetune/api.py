@@ -149,10 +149,10 @@ def evaluate(
     """Was it learnt? Generate fixed prompts with an adapter and with its base, at the same seeds, and compare both with
     the training pictures.
 
-    what: a run's folder, or an adapter file. base, data: the base and the folder of training pictures, where `what`
-    does not say. judge: folder of a CLIP or DINOv2 in transformers' layout; the pocket base has its own. count:
-    pictures with the trigger. The result's `learnt` is the answer, `text` says it in words, `reasons` why not,
-    `scores` has each measure with its interval. Pictures are kept beside `what`, and not generated twice.
+    what: a run's folder, a step of it (RUN@500), or an adapter file. base, data: the base and the folder of training
+    pictures, where `what` does not say. judge: folder of a CLIP or DINOv2 in transformers' layout; the pocket base has
+    its own. count: pictures with the trigger. The result's `learnt` is the answer, `text` says it in words, `reasons`
+    why not, `scores` has each measure with its interval. Pictures are kept beside `what`, and not generated twice.
 
     Raises:
         InputError: something must be named, or cannot be read.

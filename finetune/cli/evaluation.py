@@ -13,7 +13,9 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    what: Annotated[Path, typer.Argument(help="A run's folder, or an adapter file.", metavar="RUN|FILE")],
+    what: Annotated[
+        Path, typer.Argument(help="A run's folder, a step of it (RUN@500), or an adapter file.", metavar="RUN|FILE")
+    ],
     base: Annotated[
         str, typer.Option(help="Base model to compare with.", show_default="the one that run or file names")
     ] = "",

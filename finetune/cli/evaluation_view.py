@@ -58,10 +58,15 @@ def as_json(told: Evaluated) -> dict[str, object]:
     }
 
 
+def _meaning(name: str) -> str:
+    """In a few words; a score of held-out pictures names its share of the noise path."""
+    return MEANING.get(name, "loss on held-out pictures, as a share of the base's")
+
+
 def _show(told: Evaluated, console: Console) -> None:
     table = Table(show_header=False, box=None)
     for name, (value, low, high) in told.scores.items():
-        table.add_row(name, f"{value:.2f}", f"{low:.2f} to {high:.2f}", MEANING[name])
+        table.add_row(name, f"{value:.2f}", f"{low:.2f} to {high:.2f}", _meaning(name))
     console.print(table)
     for reason in told.reasons:
         console.print(f"[yellow]perhaps:[/] {escape(reason)}", soft_wrap=True)

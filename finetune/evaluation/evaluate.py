@@ -147,6 +147,6 @@ def _split(pictures: list[Image.Image], asked: PromptSet) -> Painted:
 
 def _sheet(subject: Subject, asked: PromptSet, ours: list[Image.Image], theirs: list[Image.Image]) -> Path:
     shown = [one.prompt for one in (*asked.with_trigger, *asked.without)]
-    path = subject.folder / "sheet.png"
+    path = subject.folder / f"sheet-{subject.path.stem}.png"
     write_png(grid([("base", theirs), (subject.path.stem, ours)], shown), path, {"prompt": " | ".join(shown)})
     return path

@@ -13,6 +13,7 @@ from finetune import families
 from finetune.errors import RunError
 from finetune.events import Advanced, Event, Stage
 from finetune.files import layouts
+from finetune.planning.resolve import precision
 from finetune.sampling.png import write_png
 from finetune.sampling.request import AdapterWeight, SampleRequest, SessionOptions
 from finetune.sampling.session import Session
@@ -67,6 +68,7 @@ class Gallery:
         self, folder: Path, base: str, adapter: Path, options: SessionOptions, painter: Painter | None = None
     ) -> None:
         self.folder, self.base, self.adapter, self.options = folder, base, adapter, options
+        self._precision = precision(options.precision, "`precision`")  # what `auto` is here changes pictures
         self._painter = painter or FromFile(base, adapter, options)
         self._way = type(self._painter).__name__
         self._base_id = files_id(Path(families.locate(base)))
@@ -102,7 +104,7 @@ class Gallery:
                     yield
 
     def _path(self, row: str, request: SampleRequest) -> Path:
-        told = [_VERSION, self._base_id, row, request, self.options, self._way]
+        told = [_VERSION, self._base_id, row, request, self.options, self._way, self._precision]
         return self.folder / f"{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:24]}.png"
 
     def _kept(self, row: str, request: SampleRequest) -> Image.Image | None:

@@ -8,8 +8,8 @@ from finetune.data import captions
 from finetune.data.example import Dataset
 from finetune.data.prompts import expand
 
-_SEED = 20_000
-"""of the first picture; each further one adds 1"""
+_SEED, _SEED_WITHOUT = 20_000, 30_000
+"""of the first picture with the trigger, and without; each further one adds 1, so that more of them change no others"""
 _FEWEST, _SHARE_WITHOUT = 3, 0.6
 """pictures without the trigger: at least so many, and so many for each with it"""
 
@@ -57,7 +57,7 @@ def prompt_set(data: Dataset, pocket: bool, count: int, written: Sequence[str] =
     other = [one for one in named if one not in calling]
     calling = calling or _with_trigger(data, aim, said, pocket)
     other = other or _without_trigger(data, aim, said, pocket)
-    return PromptSet(aim, _asked(calling, count, _SEED, data), _asked(other, _without(count), _SEED + count, data))
+    return PromptSet(aim, _asked(calling, count, _SEED, data), _asked(other, _without(count), _SEED_WITHOUT, data))
 
 
 def pictures_for(count: int) -> int:

@@ -8,6 +8,7 @@ bootstrap over pictures, at a fixed seed.
 - prompt: share of pictures that fit their own prompt better than the other prompts
 - drift: how far pictures without the trigger moved; 0 not at all, 1 as far as another prompt's picture is
 - diversity: how unlike one another pictures are; 1 is as unlike as the training pictures
+- held_out_LEVEL: loss on held-out pictures at a noise level, as a share of the base's; 1 is no better than the base
 - memorisation: 0 is no nearer to a training picture than these are to each other, 1 is a copy
 """
 
@@ -86,6 +87,11 @@ def memorisation_score(adapted: Tensor, real: Tensor, views: Tensor) -> Score:
     own = float(among.masked_fill(torch.eye(len(real), dtype=torch.bool), -1).max(0).values.mean())
     span = max(1 - own, BLIND)
     return bootstrap(lambda rows: ((nearest[rows] - own) / span).clamp(min=0).mean(1), len(nearest))
+
+
+def loss_score(adapted: Tensor, base: Tensor) -> Score:
+    """Losses (n,) of the same images at the same noise: the adapter's mean, as a share of the base's."""
+    return bootstrap(lambda rows: adapted.double()[rows].mean(1) / base.double()[rows].mean(1), len(base))
 
 
 def bootstrap(statistic: Callable[[Tensor], Tensor], n: int) -> Score:

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finetune import references
 from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.data.dataset import read_dataset
 from finetune.data.example import Dataset
 from finetune.errors import BaseError, InputError
+from finetune.evaluation.held_out import HELD_OUT
 from finetune.evaluation.verdict import Training
-from finetune.events import CaptionFit, TrainingEffect
+from finetune.events import CaptionFit, Score, TrainingEffect
 from finetune.files import layouts
 from finetune.sampling.request import SessionOptions
 
@@ -21,9 +23,17 @@ EVALUATION = "evaluation"
 """folder in a run's folder: the pictures that were judged, and a sheet of them"""
 RECIPE = "recipe.toml"
 """in a run's folder: what was trained, with every value"""
+_STEPS_OF_RUN = (references.CANDIDATES, references.CHECKPOINTS)
 COUNT, FEWEST = 10, 4
 """pictures with the trigger: so many where time allows, and at least so many"""
-_UNCHECKED = SessionOptions(safety_checker=False)
+
+
+def session_options(base_bits: int | None = None, text_encoder_bits: int | None = None) -> SessionOptions:
+    """How the base is opened for a verdict: alike at the end of a run and by command, so that pictures are shared."""
+    return SessionOptions(base_bits=base_bits, text_encoder_bits=text_encoder_bits, safety_checker=False)
+
+
+_OPENED = session_options()
 
 
 @dataclass(frozen=True)
@@ -43,21 +53,22 @@ class Subject:
     resolution: int | None = None
     """px; the base's own unless said"""
     guidance: float | None = None
-    options: SessionOptions = _UNCHECKED
+    options: SessionOptions = _OPENED
 
 
 def of_path(
     what: Path, base: str = "", data: Path | None = None, judge: Path | None = None, count: int | None = None
 ) -> Subject:
-    """Of a run's folder, or an adapter file, which may lie in one; arguments win over what run and file say.
+    """Of a run's folder, a step of it (RUN@500), or an adapter file; arguments win over what run and file say.
 
     Raises:
         BaseError: no adapter there, or no base is known.
         DataError: the training pictures cannot be read.
         InputError: the training pictures, or a judge of this base's pictures, must be named.
     """
-    run = next((folder for folder in (what, what.parent.parent) if (folder / RECIPE).is_file()), None)
-    file = exported(run) if what == run else what
+    path = references.adapter_path(what)
+    run = references.run_of(path)
+    file = exported(run) if run and path == run else path
     text = (run / RECIPE).read_text(encoding="utf-8") if run else _recipe_in(file)
     said = tomllib.loads(text)
     base = base or said.get("base", "")
@@ -70,11 +81,11 @@ def of_path(
     if seen_by is None:
         raise InputError(*unjudged(base))
     return Subject(
-        file, base, training_of(text, pictures, run),
+        file, base, training_of(text, pictures, run, _step(file)),
         run / EVALUATION if run else file.parent / f"{file.stem}-{EVALUATION}", seen_by,
         count or wanted.get("count") or COUNT, tuple(wanted.get("prompts", ())),
         said.get("data", {}).get("resolution"), said.get("sample", {}).get("guidance"),
-        _UNCHECKED._replace(base_bits=said.get("train", {}).get("base_bits")),
+        session_options(said.get("train", {}).get("base_bits"), said.get("data", {}).get("text_encoder_bits")),
     )  # fmt: skip
 
 
@@ -128,28 +139,49 @@ def unjudged(base: str) -> tuple[str, str]:
     )
 
 
-def training_of(recipe_text: str, data: Dataset, run: Path | None = None) -> Training:
-    """From a recipe as it was resolved, such as a run or an adapter file holds, and from the events of the run."""
+def _step(file: Path) -> int | None:
+    """Of a run's step that is not its last: in candidates or checkpoints."""
+    inside = next((one for one in (file, file.parent) if one.parent.name in _STEPS_OF_RUN), None)
+    return references.step_of(inside) if inside else None
+
+
+def training_of(recipe_text: str, data: Dataset, run: Path | None = None, step: int | None = None) -> Training:
+    """From a recipe as it was resolved, such as a run or an adapter file holds, and from the events of the run; step:
+    the one to speak of, if not the last.
+    """
     said: dict[str, Any] = tomllib.loads(recipe_text)
     train, adapter = said.get("train", {}), said.get("adapter", {})
-    samples = train.get("steps", 0) * train.get("batch", 1) * train.get("accumulate", 1)
+    samples = (step or train.get("steps", 0)) * train.get("batch", 1) * train.get("accumulate", 1)
     return Training(
         data,
         samples / len(data.examples) if samples else None,
         tuple(adapter.get("components", ("denoiser",))) if said else (),
         said.get("optimizer", {}).get("learning_rate"),
-        _effect(run),
+        _effect(run) if step is None else None,
+        _held_out(run) if step is None else {},
     )
 
 
 def _effect(run: Path | None) -> TrainingEffect | None:
     """What the run itself measured, as its log has it."""
+    last = _last(run, "training_effect")
+    if last is None:
+        return None
+    base_fit, adapted_fit = (last[key] and CaptionFit(**last[key]) for key in ("base_fit", "adapted_fit"))
+    return TrainingEffect(last["base"], last["adapted"], base_fit, adapted_fit, last["weights"], last["output"])
+
+
+def _held_out(run: Path | None) -> dict[str, Score]:
+    """As the verdict at the run's end had them."""
+    scores = (_last(run, "evaluated") or {}).get("scores", {})
+    return {name: Score(**score) for name, score in scores.items() if name.startswith(HELD_OUT)}
+
+
+def _last(run: Path | None, event: str) -> dict[str, Any] | None:
+    """The last event of that name in a run's log."""
     file = run / "events.jsonl" if run else None
     if file is None or not file.is_file():
         return None
-    told = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if '"training_effect"' in line]
-    if not told:
-        return None
-    last = told[-1]
-    base_fit, adapted_fit = (last[key] and CaptionFit(**last[key]) for key in ("base_fit", "adapted_fit"))
-    return TrainingEffect(last["base"], last["adapted"], base_fit, adapted_fit, last["weights"], last["output"])
+    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if f'"{event}"' in line]
+    found = [told for told in map(json.loads, lines) if told["event"] == event]
+    return found[-1] if found else None

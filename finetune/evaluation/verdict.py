@@ -1,7 +1,7 @@
 """The verdict: was it learnt? The scores against thresholds, in plain words, with the likeliest cause first."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +36,11 @@ class Thresholds(NamedTuple):
     """likeness from which pictures are called as like as the real ones"""
     followed: float = 0.5
     """share of what the base shows as asked that must still be shown"""
+    surely: float = 0.8
+    """the same share, from which prompts are surely followed"""
+    blindly: float = 1.5
+    """captions that fit their own pictures in no more than so many times the share of blind dealing are mixed up: true
+    ones did in 0.50 and more, shuffled ones in 0 to 0.33, with 0.17 by chance (docs/log.md)"""
     unchanged: float = 0.1
     """drift below which other prompts count as unchanged"""
     broken: float = 0.5
@@ -73,6 +78,8 @@ class Training:
     components: tuple[str, ...] = ()
     learning_rate: float | None = None
     effect: TrainingEffect | None = None
+    held_out: Mapping[str, Score] = field(default_factory=dict)
+    """scores of held-out pictures, measured while the run had them encoded"""
 
 
 def judge(path: Path, asked: PromptSet, found: Measures, training: Training, limits: Thresholds = LIMITS) -> Evaluated:
@@ -81,9 +88,10 @@ def judge(path: Path, asked: PromptSet, found: Measures, training: Training, lim
     told = seen(asked.aim, found, limits)
     hits, count = map(int, told.split("/"))
     near = found.to_real.score.low > limits.risen and hits >= limits.enough * count
-    learnt = near and not (_ignored(found, limits) or _broken(found, limits) or _mixed_up(asked.aim, found, training))
+    learnt = near and not (_ignored(found, limits) or _broken(found, limits) or _mixed_up(found, training, limits))
     reasons = tuple(causes(asked, found, training, near, limits))
-    return Evaluated(path, learnt, told, found.scores, reasons, sentence(asked.aim, hits, found, near, limits))
+    scores = {**found.scores, **training.held_out}
+    return Evaluated(path, learnt, told, scores, reasons, sentence(asked.aim, hits, found, near, limits))
 
 
 def seen(aim: Aim, found: Measures, limits: Thresholds = LIMITS) -> str:
@@ -130,11 +138,12 @@ def _ignored(found: Measures, limits: Thresholds) -> bool:
     return prompt is not None and prompt.high < limits.followed * found.base_prompt
 
 
-def _mixed_up(aim: Aim, found: Measures, training: Training) -> bool:
-    """Where no judge says whether a style's prompts are followed, the base may: its captions fit their own pictures no
-    better than if they had been dealt blindly."""
-    fit = training.effect.base_fit if training.effect else None
-    return aim == "style" and "prompt" not in found.scores and fit is not None and fit.share <= 1.25 * fit.chance
+def _mixed_up(found: Measures, training: Training, limits: Thresholds) -> bool:
+    """To the base, captions fit their own pictures no better than if they had been dealt blindly, and the pictures do
+    not show the contrary: prompts are not scored, or not surely followed."""
+    fit, prompt = training.effect.base_fit if training.effect else None, found.scores.get("prompt")
+    followed = prompt is not None and prompt.value >= limits.surely * found.base_prompt
+    return fit is not None and fit.share <= limits.blindly * fit.chance and not followed
 
 
 def _broken(found: Measures, limits: Thresholds) -> bool:
@@ -146,7 +155,7 @@ def causes(
 ) -> Iterator[str]:
     """What may be wrong, the likeliest first, each with what to do; nothing of a run that did well."""
     drift, prompt = found.scores["drift"], found.scores.get("prompt")
-    if _mixed_up(asked.aim, found, training):
+    if _mixed_up(found, training, limits):
         yield "captions fit their own pictures no better than any others, to the base: are they mixed up?"
     if not near:
         yield from _unlearnt(asked, found, training)
@@ -160,6 +169,8 @@ def causes(
             f"pictures without the trigger have changed ({drift.value:.2f}): prior.mode = own_prediction, fewer "
             "train.steps, or a lower optimizer.learning_rate"
         )
+    if worse := [name for name, score in training.held_out.items() if score.low > 1]:
+        yield f"held-out pictures are predicted worse than by the base ({', '.join(worse)}): fewer train.steps"
     copies = found.scores["memorisation"]
     if copies.low > limits.copied:
         yield f"pictures repeat training pictures ({copies.value:.2f}): fewer train.steps, or more pictures"

@@ -1,5 +1,6 @@
 """A recipe's prompts as pictures are made of them, and what is worth knowing of them beforehand."""
 
+import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -52,6 +53,27 @@ def prompt_notices(base: str, facts: BaseInfo, prompts: Sequence[str], negative:
         found.insert(0, f"none of sample.prompts has the trigger {trigger!r}: no sample picture will show what is "
                         "trained; write {trigger} into one")  # fmt: skip
     return found
+
+
+def unlike_captions(prompts: Sequence[str], data: Dataset) -> Iterator[str]:
+    """A sentence on the first prompt that uses the trigger as no caption does: `a sks bag` beside `a sks handbag`.
+    Captions that have the trigger by itself, too, allow for every phrase."""
+    captions = [wording for e in data.examples for wording in (e.wordings or (e.caption,))]
+    said = {phrase for caption in captions if (phrase := _around(caption, data.trigger))}
+    for prompt in prompts:
+        phrase = _around(prompt, data.trigger) if said else ""
+        if phrase and said.isdisjoint({phrase, (data.trigger or "").lower()}):
+            yield (
+                f'the prompt "{prompt}" says {phrase!r}, and captions say {min(said)!r}: what is trained answers to '
+                "the wording of the captions"
+            )
+            return
+
+
+def _around(text: str, trigger: str | None) -> str:
+    """The trigger and the word that follows, in small letters; without one the trigger alone; "" where it is not."""
+    found = re.search(rf"(?<!\w){re.escape(trigger)}(?: +[\w-]+)?(?!\w)", text, re.IGNORECASE) if trigger else None
+    return found[0].lower() if found else ""
 
 
 def too_long(base: str, facts: BaseInfo, prompts: Sequence[NamedPrompt]) -> Iterator[str]:

@@ -9,7 +9,8 @@ from finetune.adapters import attach as adapters
 from finetune.adapters.change import AdapterState
 from finetune.errors import TrainError, VerifyError
 from finetune.evaluation import effect as evaluate
-from finetune.events import Event, Finished, Note, Sampled, Stage, TrainingEffect, Verified, Warned
+from finetune.evaluation.held_out import held_out_scores
+from finetune.events import Event, Finished, Note, Sampled, Score, Stage, TrainingEffect, Verified, Warned
 from finetune.families.base import save
 from finetune.files import layouts
 from finetune.machine import CPU, DTYPES
@@ -30,8 +31,12 @@ def finish(run: Run) -> Events:
     event is Finished.
     """
     yield Stage("proving", 0)
+    held_out: dict[str, Score] = {}
     if isinstance(run.plan.recipe.adapter, recipe.LowRank):
         effect = yield from judge_training(run)
+        if run.plan.recipe.evaluate.count != 0:
+            data, px = run.data, evaluate.at_once_px(run.plan)
+            held_out = held_out_scores(run.plan.held_out, data.latents, data.captions, run.device.autocast, px)
         live = adapters.read_changes(run.family.parts.loaded())
         adapters.check_read(run.state.trainable, live)
         trained = outputs_of(run)
@@ -40,7 +45,7 @@ def finish(run: Run) -> Events:
     else:
         run.family.parts.to(CPU)
         finished = yield from export_pipeline(run)
-    yield from judged(run.plan, finished.path, run.folder.path, finished.effect)
+    yield from judged(run.plan, finished.path, run.folder.path, finished.effect, held_out)
     run.folder.end(run.plan)
     yield finished
 

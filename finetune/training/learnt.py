@@ -1,7 +1,9 @@
 """The verdict at the end of a run: was it learnt? Painted from the exported file, in a tenth of the run's time."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from finetune import recipe
 from finetune.evaluation import subject
@@ -9,19 +11,23 @@ from finetune.evaluation.evaluate import DENOISING_STEPS, asked_of, evaluate
 from finetune.evaluation.prompts import pictures_for
 from finetune.evaluation.subject import Subject
 from finetune.evaluation.verdict import not_learnt
-from finetune.events import Note, TrainingEffect
+from finetune.events import Note, Score, TrainingEffect
 from finetune.planning.plan import Plan
-from finetune.sampling.request import SessionOptions
 from finetune.training.stop import Events
 
+NOTHING: Mapping[str, Score] = MappingProxyType({})
 SHARE = 0.1
 """of the run's time that pictures may take, by default"""
 _FORWARD_BACKWARD, _PRIOR, _RECOMPUTED = 3, 2, 1
 """passes of the denoiser that a sample of a training step takes: at least, with a prior, with checkpointing"""
 
 
-def judged(plan: Plan, file: Path, out: Path, effect: TrainingEffect | None) -> Events:
+def judged(
+    plan: Plan, file: Path, out: Path, effect: TrainingEffect | None, held_out: Mapping[str, Score] = NOTHING
+) -> Events:
     """The verdict on an exported file, or a note why there is none.
+
+    effect, held_out: what was measured before the model was let go.
 
     Raises:
         TrainError: not learnt; the file is kept.
@@ -34,7 +40,9 @@ def judged(plan: Plan, file: Path, out: Path, effect: TrainingEffect | None) -> 
     if judge is None:
         yield Note(": ".join(subject.unjudged(plan.recipe.base)))
         return
-    told = yield from evaluate(subject_of(plan, file, out, judge, effect))
+    about = subject_of(plan, file, out, judge, effect)
+    training = dataclasses.replace(about.training, held_out=held_out)
+    told = yield from evaluate(dataclasses.replace(about, training=training))
     if not told.learnt:
         raise not_learnt(told)
 
@@ -69,5 +77,5 @@ def subject_of(plan: Plan, file: Path, out: Path, judge: Path, effect: TrainingE
         file, config.base, dataclasses.replace(training, effect=effect), out / subject.EVALUATION, judge,
         affordable(plan) if config.evaluate.count is None else config.evaluate.count, config.evaluate.prompts,
         config.data.resolution, config.sample.guidance,
-        SessionOptions(config.train.precision, config.train.base_bits, config.data.text_encoder_bits, "", False),
+        subject.session_options(config.train.base_bits, config.data.text_encoder_bits),
     )  # fmt: skip

@@ -65,10 +65,10 @@ def test_prompt_is_the_share_that_fits_its_own_caption_best():
 
 
 def test_drift_is_0_where_nothing_changed_and_1_where_pictures_are_as_far_as_another_prompts():
-    base = turned(0, 90)
-    assert scores.drift_score(base, base).value == pytest.approx(0)
-    assert scores.drift_score(base.flip(0), base).value == pytest.approx(1)
-    assert 0 < scores.drift_score(turned(10, 80), base).value < 0.1
+    base = turned(0, 60)  # half of the similarity is lost from one to the other
+    assert scores.drift_score(base, base).value == pytest.approx(0, abs=1e-6)
+    assert scores.drift_score(base.flip(0), base).value == pytest.approx(1, abs=1e-6)
+    assert 0 < scores.drift_score(turned(10, 50), base).value < 0.1
 
 
 def test_diversity_is_0_of_equal_pictures_and_1_of_some_as_unlike_as_the_real_ones():
@@ -87,6 +87,13 @@ def test_memorisation_is_1_of_copies_also_of_mirrored_ones_and_0_of_what_is_no_n
     assert scores.memorisation_score(mirrored[:1], real, views[:1]).value < 0.5
     far = F.normalize(torch.tensor([[-1.0, -1, -1, 1]]), dim=1)
     assert scores.memorisation_score(far, real, views[:1]) == Score(0, 0, 0)
+
+
+def test_a_loss_is_told_as_a_share_of_the_bases_on_the_same_images():
+    base = torch.tensor([1.0, 4.0, 9.0])
+    found = scores.loss_score(base / 2, base)
+    assert found == pytest.approx(Score(0.5, 0.5, 0.5))  # each halved: nothing is left to chance
+    assert scores.loss_score(torch.tensor([2.0, 4, 9]), base).value == pytest.approx(15 / 14)
 
 
 def test_one_picture_has_an_interval_of_no_width():

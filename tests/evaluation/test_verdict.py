@@ -98,17 +98,26 @@ def test_a_base_that_lost_what_it_knew_is_not_learnt_and_a_little_drift_is_told(
     assert some.reasons and "prior.mode" in some.reasons[0]
 
 
-def test_a_style_whose_captions_are_mixed_up_is_not_learnt_where_only_the_base_can_tell():
+def test_captions_that_the_base_finds_mixed_up_are_not_learnt_unless_prompts_are_surely_followed():
     blind = GOOD._replace(base_fit=CaptionFit(0.17, 0.17))
     found = measures(*[0.9] * 10, prompt=None)
     verdict = told(found, "style", effect=blind)
     assert not verdict.learnt and "mixed up" in verdict.reasons[0]
-    assert told(found, "style").learnt and told(found, "product", effect=blind).learnt
-    assert told(measures(*[0.9] * 10), "style", effect=blind).learnt  # a judge that reads has the word
+    assert told(found, "style").learnt and not told(found, "product", effect=blind).learnt
+    assert not told(measures(*[0.9] * 10, prompt=0.6), effect=blind).learnt
+    assert told(measures(*[0.9] * 10, prompt=0.8), effect=blind).learnt  # captions may say too little
+    assert told(measures(*[0.9] * 10, prompt=0.6)).learnt
+    assert told(measures(*[0.9] * 10, prompt=None), effect=GOOD._replace(base_fit=CaptionFit(0.34, 0.17))).learnt
 
 
 def test_copies_are_named():
     assert any("repeat training pictures" in r for r in told(measures(*[0.9] * 10, memorisation=0.8)).reasons)
+
+
+def test_held_out_pictures_are_told_and_named_when_they_are_predicted_worse():
+    better, worse = {"held_out_0.5": Score(0.7, 0.6, 0.8)}, {"held_out_0.5": Score(1.3, 1.1, 1.5)}
+    assert told(SEEN, held_out=better).scores["held_out_0.5"].value == 0.7 and not told(SEEN, held_out=better).reasons
+    assert "predicted worse than by the base (held_out_0.5)" in told(SEEN, held_out=worse).reasons[0]
 
 
 CAUSES = {

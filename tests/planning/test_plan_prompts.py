@@ -148,3 +148,22 @@ def test_the_command_prints_prompts_and_notices_in_80_columns_and_as_json(photos
         else:
             assert "prompts  a photo of a mug\n         a mug\n" in "\n".join(map(str.rstrip, shown.out.splitlines()))
             assert max(map(len, shown.out.splitlines())) <= 80
+
+
+def strange(plan: Plan) -> list[str]:
+    return [notice for notice in plan.notices if "captions say" in notice]
+
+
+def test_a_prompt_that_says_the_trigger_as_no_caption_does_is_named(tmp_path):
+    photos = album(tmp_path / "mugs", "a sks mug, view {}")
+    words = ("data.trigger=sks", "data.class_word=mug")
+    assert not strange(planned(photos, *words, 'sample.prompts=["a sks mug on a beach", "a cup", "SKS mug"]'))
+    [told] = strange(planned(photos, *words, 'sample.prompts=["a sks mug", "a sks cup on a beach"]'))
+    assert told.startswith("the prompt \"a sks cup on a beach\" says 'sks cup', and captions say 'sks mug'")
+
+
+def test_what_the_template_says_by_turns_is_said(tmp_path):
+    plain = album(tmp_path / "plain")
+    words = ("data.trigger=sks", "data.class_word=mug")
+    assert not strange(planned(plain, *words, 'sample.prompts=["a photo of sks mug on a beach"]'))
+    assert strange(planned(plain, *words, 'sample.prompts=["a mug, sks style"]'))

@@ -306,7 +306,7 @@ CASES = {
     "sample.steps": Case("sample.steps=3", what_is_asked_of_the_sampler),
     "sample.guidance": Case("sample.guidance=2", what_is_asked_of_the_sampler),
     "sample.seed": Case("sample.seed=9", what_is_asked_of_the_sampler),
-    "evaluate.prompts": Case('evaluate.prompts=["a {trigger}"]', what_a_verdict_is_asked, (*JUDGED, "data.trigger=sks")),
+    "evaluate.prompts": Case('evaluate.prompts=["a jar"]', what_a_verdict_is_asked, JUDGED),
     "evaluate.judge": Case(JUDGED[0], what_a_verdict_is_asked),
     "evaluate.count": Case("evaluate.count=7", what_a_verdict_is_asked, JUDGED),
     "evaluate.every": Case("evaluate.every=2", what_happens_in_the_loop, JUDGED),

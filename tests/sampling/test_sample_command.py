@@ -8,7 +8,6 @@ import pytest
 import torch
 from PIL import Image
 from support.adapters import small_adapter
-from support.bases import tiny_base
 
 from finetune import cli, families
 from finetune import tensors as weights
@@ -22,25 +21,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute:UserWarning"),  # two adapters are meant
 ]
-
-
-@pytest.fixture(scope="module")
-def safe(tmp_path_factory) -> str:
-    """A base with a real safety checker, small, that finds something to blank in every picture."""
-    from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
-    from transformers import CLIPConfig, CLIPImageProcessor
-
-    base = tiny_base(tmp_path_factory.mktemp("safe") / "sd15", "sd15")
-    small = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    vision = {**small, "image_size": 32, "patch_size": 16}
-    config = CLIPConfig(text_config=small, vision_config=vision, projection_dim=4)
-    checker = StableDiffusionSafetyChecker(config)
-    with torch.no_grad():
-        checker.concept_embeds_weights.fill_(-2)
-    checker.save_pretrained(base / "safety_checker")
-    processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    processor.save_pretrained(base / "feature_extractor")
-    return str(base)
 
 
 def sampled(capsys, *arguments: object) -> tuple[int, str]:
