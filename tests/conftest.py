@@ -17,9 +17,7 @@ pytest.register_assert_rewrite("support")  # a helper that asserts says what it 
 from support.whole import LONGEST, is_whole  # noqa: E402
 
 from finetune import families  # noqa: E402
-from finetune.evaluation import effect  # noqa: E402
 
-LEVELS = effect.LEVELS
 torch.set_num_threads(1)  # tiny tensors: threads only wait on one another
 
 
@@ -40,16 +38,21 @@ def looked_up_once():
 @pytest.fixture(scope="session", autouse=True)
 def brief_judgement():
     """What runs learnt is judged at one level of noise: all of them cost more than the few steps that tests take."""
+    from finetune.evaluation import effect  # not in the process that only hands tests out
+
+    all_levels = effect.LEVELS
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(effect, "LEVELS", (0.5,))
-        yield
+        yield all_levels
 
 
 @pytest.fixture(scope="module")
-def whole_judgement():
+def whole_judgement(brief_judgement):
     """For tests of the judgement itself."""
+    from finetune.evaluation import effect
+
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(effect, "LEVELS", LEVELS)
+        patched.setattr(effect, "LEVELS", brief_judgement)
         yield
 
 
