@@ -13,7 +13,7 @@ import icons
 from finetune.sampling.request import SampleRequest
 from finetune.sampling.session import Session
 
-STEPS, GUIDANCE, BATCH = 20, 3.0, 24
+STEPS, GUIDANCE = 20, 3.0
 """as the card of the pocket base says it is sampled"""
 
 
@@ -21,8 +21,7 @@ def draw(session: Session, prompts: Sequence[str], seeds: Sequence[int]) -> list
     """One picture a prompt, at the base's own resolution."""
     side = session.family.facts.resolution
     requests = [SampleRequest(p, s, "", STEPS, GUIDANCE, side, side) for p, s in zip(prompts, seeds, strict=True)]
-    batches = (requests[first : first + BATCH] for first in range(0, len(requests), BATCH))
-    return [picture.image for batch in batches for picture in session.generate_together(batch)]
+    return [picture.image for picture in session.generate_many(requests)]
 
 
 def prompt(name: str, colour: str) -> str:

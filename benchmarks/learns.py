@@ -452,7 +452,7 @@ def measure(trial: Trial, work: Path) -> Measures:
     if not trial.trained:
         return look(subject, work, None)
     sets = [f"data.path={subject.data}", "sample.every=0", "sample.steps=1", 'sample.prompts=["a star"]',
-            f"train.seed={trial.seed}", "train.checkpoint_every=100000"]  # fmt: skip
+            f"train.seed={trial.seed}", "train.checkpoint_every=100000", "evaluate.count=0"]  # fmt: skip
     written = {one.partition("=")[0] for one in trial.sets}
     sets = [one for one in sets if one.partition("=")[0] not in written]
     folder = work / "runs" / record(work, trial).stem

@@ -14,6 +14,7 @@ recipe = finetune.Recipe(
     data={"path": "mug"},
     train={"steps": 10, "batch": 2},
     sample={"prompts": ["a photo of sks cup", "a photo of a cup"], "steps": 4},
+    evaluate={"count": 0},  # ten steps learn nothing, and a run that learnt nothing ends with an error
 )
 plan = finetune.plan(recipe)
 assert plan.steps == 10
@@ -25,6 +26,11 @@ adapter = events[-1].path  # the last event is Finished: its file was loaded int
 
 # %% Pictures, with the adapter at 80 percent, each with its seed and settings inside.
 pictures = finetune.sample("pocket", ["a photo of sks cup"], "pictures", [(adapter, 0.8)], count=2, steps=4)
+
+# %% Was it learnt? The same prompts from the base and from the adapter, compared with the training pictures.
+verdict = finetune.evaluate("runs/mug", count=4)
+assert not verdict.learnt, verdict.text
+why = verdict.reasons[0]  # the likeliest cause, and what to do
 
 # %% Files, from any trainer: what is inside, does it work, and the same in another layout.
 rank = finetune.inspect(adapter).ranks

@@ -26,6 +26,14 @@ each in one piece, with its comments.
 `finetune plan RECIPE` shows every value and where it came from. The resolved recipe is saved as `recipe.toml` in the
 run and in the adapter's metadata; `finetune train` on it repeats the run.
 
+In prompts `{trigger}` and `{class_word}` stand for the words that the dataset was prepared with, or that `[data]`
+declares: `a photo of {trigger} {class_word} in the snow`. `a {class_word}` becomes `an umbrella`, or `shoes`; a trigger
+that contains the class word does not repeat it. A placeholder whose word is not declared is an error, and so is the
+syntax of other programs that would reach the model unread: other placeholders, `{red|blue}` and `__colour__` wildcards,
+`<lora:...>`, weights such as `(mug:1.2)`, options such as `--n`. `finetune plan` shows the prompts as pictures are made
+of them, and says when none of them has the trigger, or one is longer than the base reads. A prompt without the trigger
+among the others is meant: it shows what else has changed.
+
 `adapter.method`, `optimizer.name` and `prior.mode` choose which other keys their table has: a sentence that begins
 with choices is of a key that these alone have.
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from finetune.data.decode import Colour
     from finetune.data.example import Dataset
     from finetune.data.wording import DatasetKind
-    from finetune.events import Event
+    from finetune.events import Evaluated, Event
     from finetune.files.inspection import Inspection
     from finetune.planning.plan import Plan
     from finetune.proof.verify import Report
@@ -85,12 +85,13 @@ def plan(recipe: "Recipe | Path | str", gpus: int = 1) -> "Plan":
         return planning.resolve_plan(_loaded(recipe), gpus)
 
 
-def train(recipe: "Recipe | Path | str", out: Path | str, resume: bool = False) -> "Events":
+def train(recipe: "Recipe | Path | str | None", out: Path | str, resume: bool = False) -> "Events":
     """Train an adapter into the folder `out`, export and verify it: an iterator of `finetune.events`.
 
     The run goes as far as it is read; `out/events.jsonl` and TensorBoard logs are written as it goes. The last event is
     Finished, with the path of the proved file. Leaving the loop (`break`, Ctrl-C) saves the last step;
-    resume: go on from there, bit for bit.
+    resume: go on from there, bit for bit, by the run's own recipe, when recipe is None. Of a file only what was edited
+    since the run began changes that recipe; a `Recipe` takes its place. What is changed is told, or refused.
 
     Raises, while it is read:
         InputError: recipe, data, base or folder cannot be used.
@@ -107,27 +108,62 @@ def sample(
     negative: str = "", seed: int = 0, count: int = 1, steps: int = 20, guidance: float | None = None,
     size: tuple[int, int] | None = None, scheduler: str = "", merged: bool = False, precision: Precision = "auto",
     base_bits: int | None = None, text_encoder_bits: int | None = None, safety_checker: bool = True,
+    trigger: str | None = None, class_word: str | None = None,
 ) -> "list[Written]":  # fmt: skip
     """Generate a picture of each prompt at `count` seeds from `seed` on, and a grid of them all, as PNG files in `out`.
 
-    adapters: (file or PEFT folder, weight) pairs; weight 1 is as trained. negative: what pictures should not show.
+    adapters: (file, PEFT folder or RUN@STEP, weight); weight 1 is as trained. negative: what pictures should not show.
     steps: denoising steps. guidance and size (width, height in px): the base's usual when None. scheduler: "" is the
     base's own. merged: adapters are merged into the weights first. precision: of the computation; "auto" is bf16 or
     fp16 on a GPU, fp32 on a CPU. base_bits, text_encoder_bits: the denoiser in 4 bits, a large text encoder in 8 or 4.
-    safety_checker: the base's own is used, where it has one. Returns where each picture is, the grid last.
+    safety_checker: the base's own is used, where it has one. trigger, class_word: what {trigger} and {class_word} in a
+    prompt stand for; the adapter's own when None. Returns where each picture is, the grid last.
+
+    Warns: UserWarning for a trigger that no prompt has, and for a prompt that is longer than the base reads.
 
     Raises:
-        InputError: what was asked for does not fit the base or this machine.
+        InputError: what was asked for does not fit the base or this machine; a prompt cannot be read.
+        RunError: `out` cannot be written, or holds pictures of an earlier call.
         VerifyError: an adapter cannot be read whole for this base.
     """
     with silence():
+        from finetune import references
+        from finetune.events import Warned
         from finetune.sampling import folder
         from finetune.sampling.request import AdapterWeight, SampleSet, SessionOptions
 
-        wanted = SampleSet(prompts, negative, seed, count, steps, guidance, size)
+        wanted = SampleSet(prompts, negative, seed, count, steps, guidance, size, trigger, class_word)
         options = SessionOptions(precision, base_bits, text_encoder_bits, scheduler, safety_checker, merged)
-        weighted = [AdapterWeight(Path(file), weight) for file, weight in adapters]
-        return list(folder.sample(str(base), wanted, Path(out), weighted, options))
+        weighted = [AdapterWeight(references.adapter_path(file), weight) for file, weight in adapters]
+        events = list(folder.sample(str(base), wanted, Path(out), weighted, options))
+    for event in events:
+        if isinstance(event, Warned):
+            warnings.warn(event.text, UserWarning, stacklevel=2)
+    return [event for event in events if isinstance(event, folder.Written)]
+
+
+def evaluate(
+    what: Path | str, *, base: Path | str = "", data: Path | str | None = None, judge: Path | str | None = None,
+    count: int | None = None,
+) -> "Evaluated":  # fmt: skip
+    """Was it learnt? Generate fixed prompts with an adapter and with its base, at the same seeds, and compare both with
+    the training pictures.
+
+    what: a run's folder, a step of it (RUN@500), or an adapter file. base, data: the base and the folder of training
+    pictures, where `what` does not say. judge: folder of a CLIP or DINOv2 in transformers' layout; the pocket base has
+    its own. count: pictures with the trigger. The result's `learnt` is the answer, `text` says it in words, `reasons`
+    why not, `scores` has each measure with its interval. Pictures are kept beside `what`, and not generated twice.
+
+    Raises:
+        InputError: something must be named, or cannot be read.
+        VerifyError: the adapter cannot be read whole for this base.
+    """
+    with silence():
+        from finetune.evaluation.evaluate import evaluate as judged
+        from finetune.evaluation.subject import of_path
+        from finetune.events import unheard
+
+        return unheard(judged(of_path(Path(what), str(base), _folder(data), _folder(judge), count)))
 
 
 def verify(
@@ -135,23 +171,26 @@ def verify(
 ) -> "Report":  # fmt: skip
     """Load an adapter file, from any trainer, into a fresh base: is every weight used, and does stock diffusers agree?
 
-    base: when empty, the one that the file names. run: folder of the run that trained the file, to compare it with.
-    base_bits: 4 loads the denoiser in 4 bits. The result's `ok` is the answer, `problems` says why not.
+    file: may also be a PEFT folder, a run folder, or a step of a run (RUN@500). base: when empty, the one that the file
+    names. run: folder of the run that trained the file, to compare it with. base_bits: 4 loads the denoiser in 4 bits.
+    The result's `ok` is the answer, `problems` says why not.
 
     Raises:
         BaseError: the file or the base cannot be read at all.
     """
     with silence():
+        from finetune import references
         from finetune.files import layouts
         from finetune.proof.verify import verify as check
 
-        file, folder = Path(file), Path(run) if run else None
+        file, folder = references.adapter_path(file), Path(run) if run else None
         trained = layouts.read_adapter(folder / "adapter" / "peft").modules if folder else None
         return check(file, str(base) or base_of(file, folder), trained, base_bits)
 
 
 def inspect(file: Path | str) -> "Inspection":
-    """What an adapter file, PEFT folder or run folder holds: layout, modules, ranks, metadata. No base is needed.
+    """What an adapter file, PEFT folder, run folder or step of a run (RUN@500) holds: layout, modules, ranks, metadata.
+    No base is needed.
 
     Raises:
         BaseError: it cannot be read at all.
@@ -177,7 +216,8 @@ def export(
     source: Path | str, layout: Layout = "universal", out: Path | str | None = None, base: Path | str = "",
     dtype: Dtype = "float32",
 ) -> Converted:  # fmt: skip
-    """Convert a LoRA file, PEFT folder or run folder, from any trainer, to another layout, and read it back.
+    """Convert a LoRA file, PEFT folder or run folder, from any trainer, to another layout, and read it back; RUN@500 is
+    step 500 of a run.
 
     layout: "universal" is one file for every program, "diffusers" one for diffusers, "peft" a folder, "merged" a whole
     pipeline. out: NAME-LAYOUT in the current folder when None. base: verify the result in it; a merged pipeline needs
@@ -189,13 +229,14 @@ def export(
         VerifyError: something in the source has no place; or the result is not the source.
     """
     with silence():
+        from finetune import references
         from finetune.proof.export import convert
 
-        source, base = Path(source), str(base)
-        if layout == "merged" and not base:
-            base = _run_base(source)
+        source, base = references.adapter_path(source), str(base)
+        if layout == "merged" and not base and (run := references.run_of(source)):
+            base = _run_base(run)
         suffix = ".safetensors" if layout in ("universal", "diffusers") else ""
-        name = f"{source.resolve().name.removesuffix('.safetensors')}-{layout}{suffix}"
+        name = f"{references.adapter_name(source)}-{layout}{suffix}"
         target = Path(out) if out else Path(name)
         return Converted(target, convert(source, layout, target, base, dtype), bool(base))
 
@@ -206,11 +247,12 @@ def base_of(file: Path, run: Path | None) -> str:
     Raises:
         BaseError: none of them names one.
     """
+    from finetune import references
     from finetune.errors import BaseError
     from finetune.files import layouts
 
-    for folder in ([run] if run else []) + [file.parent.parent, file]:
-        if (folder / "recipe.toml").is_file():
+    for folder in (run, references.run_of(file)):
+        if folder and (folder / "recipe.toml").is_file():
             return _run_base(folder)
     said = layouts.read_adapter(file).metadata.get("finetune.base", "")
     if not said:
@@ -225,6 +267,10 @@ def _run_base(run: Path) -> str:
     return recipe.load(file).recipe.base if file.is_file() else ""
 
 
+def _folder(path: Path | str | None) -> Path | None:
+    return Path(path) if path else None
+
+
 def _loaded(recipe: "Recipe | Path | str") -> "Loaded":
     from finetune import recipe as recipes
 
@@ -233,10 +279,19 @@ def _loaded(recipe: "Recipe | Path | str") -> "Loaded":
     return recipes.Loaded(recipe, {}, Path())
 
 
-def _run(recipe: "Recipe | Path | str", out: Path | str, resume: bool) -> "Events":
+def _run(recipe: "Recipe | Path | str | None", out: Path | str, resume: bool) -> "Events":
+    from finetune.errors import RunError
     from finetune.training import run
+    from finetune.training.resume import own_recipe
 
-    return run.run(_loaded(recipe), Path(out), resume)
+    given = Path(recipe) if isinstance(recipe, Path | str) else recipe
+    if resume and (given is None or isinstance(given, Path)):
+        loaded = own_recipe(Path(out), given)
+    elif given is None:
+        raise RunError("a new run needs a recipe", "name a file, a shipped recipe, or make a Recipe")
+    else:
+        loaded = _loaded(given)
+    return run.run(loaded, Path(out), resume)
 
 
 def _quietly(begin: "Callable[[], Events]") -> "Events":

@@ -7,7 +7,7 @@ FinetuneError
 │   ├── BaseError            the base model, or an adapter file, does not fit
 │   └── RunError             the output folder, disk, checkpoint or machine
 ├── MemoryShortage      3    the device has too little memory
-├── TrainError          4    the run diverged, or had no effect
+├── TrainError          4    the run diverged, had no effect, or what it was to learn is not seen
 ├── VerifyError         5    a file does not do what it should
 └── Interrupted       130    Ctrl-C or SIGTERM; the state was saved
 
@@ -45,11 +45,17 @@ class FinetuneError(Exception):
 
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, problem: str, hint: str = "", action: Action | None = None) -> None:
+    def __init__(
+        self, problem: str, hint: str = "", action: Action | None = None, other: tuple[str, Action] | None = None
+    ) -> None:
         super().__init__(problem)
         self.problem, self.hint, self.action = problem, hint, action
+        self.other = other
+        """what else could be done next"""
         if self.advice:
             self.add_note(f"try: {self.advice}")
+        if other:
+            self.add_note(f"or: {advice(other[0], str(other[1]))}")
 
     @property
     def advice(self) -> str:
@@ -84,6 +90,10 @@ class MemoryShortage(FinetuneError):
 
 class TrainError(FinetuneError):
     exit_code = 4
+
+
+class NotLearnt(TrainError):
+    """The file is proved and kept, but what it was trained for is not in its pictures."""
 
 
 class VerifyError(FinetuneError):

@@ -1,6 +1,6 @@
 """What a run yields, for whoever reads it: the progress bar, events.jsonl, TensorBoard, a notebook, a test."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -49,6 +49,13 @@ class Validated(NamedTuple):
 
 
 class Saved(NamedTuple):
+    step: int
+    path: Path
+
+
+class Candidate(NamedTuple):
+    """The adapter of a sampled step was written as a whole file, which RUN@STEP names from now on."""
+
     step: int
     path: Path
 
@@ -108,6 +115,50 @@ class Verified(NamedTuple):
     """worth knowing, and no failure"""
 
 
+class Score(NamedTuple):
+    """A measure of generated pictures, with its bootstrap interval of 95 %."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Scored(NamedTuple):
+    """The adapter of this step was evaluated on the way: what the verdict would be told."""
+
+    step: int
+    seen: str
+    """in how many prompts with the trigger the product or style is seen, such as 9/10"""
+    scores: Mapping[str, Score]
+    """name -> score; `finetune.evaluation.scores` says what each measures"""
+
+
+class Picked(NamedTuple):
+    """Which step's adapter the run exports, and why."""
+
+    step: int
+    reason: str
+
+
+class Evaluated(NamedTuple):
+    """The verdict on an adapter: was its product or style learnt? Told by pictures painted from the exported file and
+    from the base, at the same prompts and seeds."""
+
+    path: Path
+    """the adapter"""
+    learnt: bool
+    seen: str
+    """in how many prompts with the trigger the product or style is seen, such as 9/10"""
+    scores: dict[str, Score]
+    """name -> score; `finetune.evaluation.scores` says what each measures"""
+    reasons: tuple[str, ...]
+    """what speaks against it, the likeliest cause first, each with what to do"""
+    text: str
+    """the verdict in one sentence"""
+    sheet: Path | None = None
+    """the pictures that were judged: the base's and the adapter's, at the same seeds"""
+
+
 class Finished(NamedTuple):
     """The last event of a run that did what it was asked for: its result."""
 
@@ -123,8 +174,8 @@ class Finished(NamedTuple):
 
 
 Event = (
-    Note | Warned | Stage | Advanced | Stepped | Validated | Saved | Resumed | Sampled | TrainingEffect | Verified
-    | Finished
+    Note | Warned | Stage | Advanced | Stepped | Validated | Saved | Candidate | Resumed | Sampled | TrainingEffect
+    | Verified | Scored | Picked | Evaluated | Finished
 )  # fmt: skip
 Returned = TypeVar("Returned")
 

@@ -50,6 +50,7 @@ USUAL = [
     "data.caption_dropout=0.3", "train.steps=3", "train.batch=2", "train.seed=7",
     "train.precision=fp32", "optimizer.learning_rate=1e-3", "validation.count=1", "validation.every=3",
     "sample.prompts=['a {trigger} cup', 'a red cup']", "sample.steps=2", "sample.every=3",
+    "evaluate.count=0",
 ]  # fmt: skip
 
 

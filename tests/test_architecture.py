@@ -13,9 +13,9 @@ import finetune
 
 ROOT = Path(finetune.__file__).parent
 FLOORS = (
-    "errors", "choices", "events", "reporting", "finetune", "resources", "silence", "machine", "tensors", "recipe",
-    "diffusion", "data", "families", "adapters", "optimizers", "encoding", "planning", "files", "proof", "sampling",
-    "evaluation", "training", "doctor", "api", "cli", "__main__",
+    "errors", "choices", "events", "reporting", "finetune", "resources", "silence", "machine", "tensors", "references",
+    "recipe", "diffusion", "data", "families", "adapters", "optimizers", "encoding", "planning", "files", "proof",
+    "sampling", "evaluation", "training", "doctor", "api", "cli", "__main__",
 )  # fmt: skip
 """folders and the few files beside them, from the ground up: each may import from those before it, and within itself"""
 IMPORTERS = {
@@ -27,7 +27,7 @@ IMPORTERS = {
     "huggingface_hub": ("families",),
     "rich": ("reporting.", "cli."),
     "typer": ("cli",),
-    "PIL": ("data.buckets", "data.decode", "evaluation.similarity", "sampling."),
+    "PIL": ("data.buckets", "data.decode", "evaluation.", "sampling."),
     "pydantic": ("recipe", "data.audit", "data.example"),
     "tomlkit": ("recipe", "data.prepare"),
     "psutil": ("doctor",),

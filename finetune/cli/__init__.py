@@ -13,8 +13,8 @@ import typer
 from typer.core import TyperGroup
 
 from finetune import __version__
-from finetune.cli import data, files, sampling, system, training
-from finetune.cli.wording import worded
+from finetune.cli import data, evaluation, files, sampling, system, training
+from finetune.cli.wording import otherwise, worded
 from finetune.errors import FinetuneError, InputError
 
 _UsageError: Any = typer.BadParameter.__base__
@@ -70,7 +70,7 @@ def program(
     """
 
 
-for part in (system, data, training, files, sampling):
+for part in (system, data, training, files, evaluation, sampling):
     part.register(app)
 
 
@@ -87,11 +87,14 @@ def main() -> None:
 
 
 def _printed(error: FinetuneError, arguments: list[str]) -> str:
-    problem, tried = worded(error, typer.main.get_command(app), arguments)
+    program = typer.main.get_command(app)
+    problem, tried = worded(error, program, arguments)
+    other = otherwise(error, program, arguments)
     if "--json" in arguments:
-        told = {"error": problem, "try": tried, "exit_code": error.exit_code}
+        told = {"error": problem, "try": tried, **({"or": other} if other else {}), "exit_code": error.exit_code}
         return json.dumps(told, ensure_ascii=False) + "\n"
-    return f"error: {problem}\n" + (f"  try: {tried}\n" if tried else "")
+    steps = {"try": tried, "or": other}
+    return f"error: {problem}\n" + "".join(f"  {word}: {step}\n" for word, step in steps.items() if step)
 
 
 def hush() -> None:

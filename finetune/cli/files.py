@@ -28,7 +28,9 @@ def register(app: typer.Typer) -> None:
 
 
 def export(
-    source: Annotated[Path, typer.Option("--from", help="A LoRA file, a PEFT folder or a run's folder.")],
+    source: Annotated[
+        Path, typer.Option("--from", help="A LoRA file, a PEFT folder, a run's folder or a step of it (RUN@500).")
+    ],
     layout: Annotated[
         Layout, typer.Option(help="universal: one file that every program reads. merged: a whole pipeline.")
     ] = "universal",
@@ -55,7 +57,9 @@ def export(
 
 
 def verify(
-    file: Annotated[Path, typer.Argument(help="A LoRA file or PEFT folder, from any trainer.")],
+    file: Annotated[
+        Path, typer.Argument(help="A LoRA file or PEFT folder, from any trainer, or a step of a run (RUN@500).")
+    ],
     base: Annotated[
         str, typer.Option(help="Base model to load the file into.", show_default="the one that the file names")
     ] = "",
@@ -88,7 +92,7 @@ def verify(
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(help="A LoRA file, PEFT folder or run's folder.")],
+    file: Annotated[Path, typer.Argument(help="A LoRA file, PEFT folder, run's folder or a step of it (RUN@500).")],
     as_json: AsJson = False,
 ) -> None:
     """Show what an adapter file holds. No base is needed."""

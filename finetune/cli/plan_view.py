@@ -41,6 +41,7 @@ def answers(
         told["held out"] = f"{len(plan.held_out)} images are never trained on and measure the loss"
     if padded := _padded(plan):
         told["padded"] = padded
+    told["prompts"] = "\n".join(config.sample.prompts)
     told["base"] = f"{config.base}: {facts.described()}; read from {facts.evidence}"
     told["verdict"] = _verdict(needed_bytes(plan, components, measured, activations), *device_memory())
     return told
@@ -126,6 +127,7 @@ def as_json(
             "visits_least": min(visits.values()), "visits_most": max(visits.values()),
             "epochs": plan.micros / plan.train.schedule.micros_per_epoch,
         },
+        "notices": list(plan.notices),
         "held_out": [p.example.name for p in plan.held_out],
         "prior_images": plan.prior.schedule.images if plan.prior else 0,
         "buckets": [row._asdict() | {"bucket": f"{row.bucket.width}x{row.bucket.height}"} for row in plan.buckets()],

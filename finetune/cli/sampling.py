@@ -17,11 +17,20 @@ def register(app: typer.Typer) -> None:
 def sample(
     base: Base,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")],
-    prompt: Annotated[list[str] | None, typer.Option(help="What to show. May be repeated.")] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(help="What to show, such as 'a {trigger} {class_word} on a beach'. May be repeated."),
+    ] = None,
     prompts: Annotated[Path | None, typer.Option(help="Text file with one prompt a line.")] = None,
     adapter: Annotated[
         list[str] | None,
-        typer.Option(help="Adapter as FILE or FILE:weight, such as mug.safetensors:0.8. May be repeated."),
+        typer.Option(help="Adapter as FILE or FILE:weight, such as mug.safetensors:0.8 or RUN@500. May be repeated."),
+    ] = None,
+    trigger: Annotated[
+        str | None, typer.Option(help="What {trigger} in a prompt stands for.", show_default="the adapter's own")
+    ] = None,
+    class_word: Annotated[
+        str | None, typer.Option(help="What {class_word} in a prompt stands for.", show_default="the adapter's own")
     ] = None,
     negative: Annotated[str, typer.Option(help="Negative prompt: what the picture should not show.")] = "",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first picture, then +1 for each further one.")] = 0,
@@ -59,13 +68,18 @@ def sample(
 ) -> None:
     """Generate pictures, with adapters or without.
 
-    Each PNG records how it was made; sheet.png shows all of them together.
+    {trigger} and {class_word} in a prompt stand for the words that the adapter was trained with. Each PNG records
+    how it was made; sheet.png shows all of them together. Pictures of an earlier call are not overwritten.
     """
     from finetune.cli import sampling_view
     from finetune.sampling.request import AdapterWeight, SampleSet, SessionOptions
 
-    named = [*(prompt or ()), *(sampling_view.lines(prompts) if prompts else ())]
-    wanted = SampleSet(named, negative, seed, count, steps, guidance, sampling_view.size(size))
+    named = [(f"--prompt {n}", text) for n, text in enumerate(prompt or (), 1)]
+    named += sampling_view.prompts_of(prompts) if prompts else ()
+    wanted = SampleSet(
+        [text for _, text in named], negative, seed, count, steps, guidance, sampling_view.size(size),
+        trigger, class_word, [where for where, _ in named],
+    )  # fmt: skip
     options = SessionOptions(precision, base_bits, text_encoder_bits, scheduler, not no_safety_checker, merged)
     adapters = [AdapterWeight.of(text) for text in adapter or ()]
     sampling_view.sample(base, wanted, out, adapters, options, Output(as_json, quiet))

@@ -84,9 +84,9 @@ def plan(
     from finetune.planning import footprint
     from finetune.planning import plan as planning
 
-    for notice in loaded.notices:
-        typer.echo(f"note: {notice}", err=True)
     settled = planning.resolve_plan(loaded, gpus)
+    for notice in settled.notices:
+        typer.echo(f"note: {notice}", err=True)
     rows, kept = footprint.component_footprints(settled), memory.activation_bytes(settled)
     measured = None
     if measure:
@@ -102,7 +102,11 @@ def plan(
 
 
 def train(
-    recipe: RecipeFile,
+    recipe: Annotated[
+        Path | None,
+        typer.Argument(help="A recipe file, or the name of a shipped recipe.", show_default="with --resume: the run's"),
+    ] = None,
+    *,
     out: Annotated[Path, typer.Option("--out", help="Folder for everything the run makes.")],
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out from its newest checkpoint.")
@@ -113,12 +117,25 @@ def train(
 ) -> None:
     """Train an adapter, export it, and verify the file.
 
-    Ctrl-C saves and stops; --resume continues. With --json every event of the run is one JSON line on stdout.
+    Ctrl-C saves and stops; --resume continues by the run's own recipe: --set, and what was edited in RECIPE since,
+    change it where that is possible. With --json every event of the run is one JSON line on stdout.
     """
-    loaded = recipe_files.load(recipe, sets or [])
+    loaded = _to_train(recipe, out, resume, sets or [])
     from finetune.cli import training_view
 
     training_view.train(loaded, out, resume, Output(as_json, quiet))
+
+
+def _to_train(written: Path | None, out: Path, resume: bool, sets: list[str]) -> recipe_files.Loaded:
+    if resume:
+        from finetune.training.resume import own_recipe
+
+        return own_recipe(out, written, sets)
+    if written is None:
+        from finetune.errors import RunError, action
+
+        raise RunError("a new run needs a recipe", "see the shipped ones", action("recipes list"))
+    return recipe_files.load(written, sets)
 
 
 def _about(text: str) -> tuple[int | None, str]:

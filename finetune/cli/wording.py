@@ -25,6 +25,11 @@ def worded(error: FinetuneError, app: Command, arguments: Sequence[str]) -> tupl
     return flags(error.problem, command), tried(error.hint, error.action, app, command)
 
 
+def otherwise(error: FinetuneError, app: Command, arguments: Sequence[str]) -> str:
+    """What else could be tried after such an error; empty: nothing."""
+    return tried(*error.other, app, command_of(app, arguments)) if error.other else ""
+
+
 def tried(hint: str, step: Action | None, app: Command, command: Command) -> str:
     """Advice given where `command` runs."""
     return advice(flags(hint, command), written(step, app) if step else "")

@@ -8,7 +8,8 @@ from typing import NamedTuple
 from finetune.choices import CaptionsFrom
 from finetune.data import wording
 from finetune.data.caption_files import TABLE, CaptionSource, FoundCaptions, first_three
-from finetune.data.wording import CaptionOrigin, CaptionWords, DatasetKind, includes
+from finetune.data.prompts import includes
+from finetune.data.wording import CaptionOrigin, CaptionWords, DatasetKind
 from finetune.errors import DataError
 
 

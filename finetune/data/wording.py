@@ -9,6 +9,7 @@ import re
 from typing import Literal, NamedTuple
 
 from finetune import choices
+from finetune.data.prompts import article, includes, with_article
 
 DatasetKind = choices.Kind | Literal[""]
 CaptionOrigin = Literal["written", "filename", "model", "template"]
@@ -36,8 +37,6 @@ _PRODUCTION = (
     "icon icons ic logo px version ver rev transparent"
 )
 _NAMES_OF_FILES, _ADDITIONS = frozenset(_CAMERAS.split()), frozenset(_PRODUCTION.split())
-_AN = re.compile(r"(?!uni|use|usu|eu|one)[aeiou]|hour|heir|honest", re.IGNORECASE)
-_PLURAL = re.compile(r"(?<![siu])s$", re.IGNORECASE)
 
 
 class CaptionWords(NamedTuple):
@@ -104,19 +103,7 @@ def fill(template: str, trigger: str | None, class_word: str | None) -> str:
 
 
 def _article(found: re.Match[str], word: str | None) -> str:
-    return found[1] + ("n" if word and _AN.match(word) else "")
-
-
-def includes(trigger: str | None, class_word: str | None) -> bool:
-    """Whether the trigger says the class word already, as `zwx mug` says `mug`."""
-    return bool(trigger and class_word and f" {class_word} ".lower() in f" {trigger} ".lower())
-
-
-def with_article(noun: str) -> str:
-    """`a bell`, `an owl`; a plural stays alone."""
-    if _PLURAL.search(noun.split()[-1] if noun else ""):
-        return noun
-    return f"{'an' if _AN.match(noun) else 'a'} {noun}".strip()
+    return found[1] + (article(word) if word else "a")[1:]
 
 
 def words_of(name: str) -> str:

@@ -1,7 +1,8 @@
 """Did it learn? Losses at fixed noise, the size of the change, and whether captions still matter."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby, islice
 from typing import NamedTuple
 
 import torch
@@ -16,8 +17,9 @@ from finetune.diffusion.loss import squared_error
 from finetune.encoding.images import STRAIGHT, Crop
 from finetune.encoding.text import Captions
 from finetune.events import CaptionFit, TrainingEffect
-from finetune.families.base import Conditioning, Moments, Prompt, Text, evaluation_mode
+from finetune.families.base import Conditioning, Moments, Prompt, Text, as_prompts, evaluation_mode
 from finetune.machine import Autocast
+from finetune.planning.plan import Plan
 
 LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
 """shares of the noise path at which losses are taken"""
@@ -29,6 +31,10 @@ TRIED_IMAGES, TRIED_CAPTIONS = 12, 5
 LITTLE_GAIN = 0.02
 """share of the base's loss on the training images below which training has hardly begun"""
 
+AT_ONCE_PX = 24 * 64**2
+"""px of the images of one batch, unless more are said to fit; a larger image is a batch of its own. On a CPU, 24 images
+of 64 px are fastest."""
+
 Latents = Mapping[tuple[str, Crop], Moments]
 
 
@@ -36,6 +42,29 @@ class Losses(NamedTuple):
     mean: float
     bands: dict[str, float]
     """level -> mean over images"""
+
+
+class Judged(NamedTuple):
+    """One prediction: of an image, with a caption, at a level."""
+
+    placed: Placed
+    prompt: Prompt
+    level: float
+
+    @property
+    def key(self) -> tuple[str, str, float]:
+        return self.placed.example.name, self.prompt.key, self.level
+
+
+Errors = Mapping[tuple[str, str, float], float]
+"""what was asked, by its key -> mean squared error"""
+
+
+def at_once_px(plan: Plan) -> int:
+    """px that fit into a batch without gradients: as many as a training batch has at its largest bucket, since the plan
+    counts what such a batch keeps for its gradients, and without them it takes a part of that."""
+    largest = max(one.bucket.width * one.bucket.height for one in plan.train.placed)
+    return max(AT_ONCE_PX, plan.recipe.train.batch * largest)
 
 
 def warnings(effect: TrainingEffect) -> list[str]:
@@ -56,65 +85,73 @@ def warnings(effect: TrainingEffect) -> list[str]:
     return found
 
 
-@torch.no_grad()
 def losses(
-    placed: Sequence[Placed], latents: Latents, captions: Captions, autocast: Autocast, shown: Sequence[str] = ()
-) -> Losses:
+    placed: Sequence[Placed], latents: Latents, captions: Captions, autocast: Autocast, shown: Sequence[str] = (),
+    px: int = AT_ONCE_PX,
+) -> Losses:  # fmt: skip
     """Mean squared error at fixed levels and at noise that belongs to each image: the same whenever it is asked.
 
-    shown: other captions than the images' own.
+    shown: other captions than the images' own. px: of one batch, at most.
     """
     shown = shown or [p.example.caption for p in placed]
     prompts = [Prompt.of(p.example, c) for p, c in zip(placed, shown, strict=True)]
-    bands: dict[str, float] = {}
-    with evaluation_mode(captions.family), autocast():
-        texts = {p.key: captions.read([p]) for p in {p.key: p for p in prompts}.values()}
-        for level in LEVELS:
-            found = [_loss(captions, p, latents, texts[c.key], level) for p, c in zip(placed, prompts, strict=True)]
-            bands[str(level)] = float(torch.stack(found).mean())
-    return Losses(sum(bands.values()) / len(bands), bands)
+    asked = _at_every_level(placed, prompts)
+    return _losses(asked, errors(asked, latents, captions, autocast, px))
 
 
 def measure_effect(
-    moved: dict[str, float], placed: Sequence[Placed], latents: Latents, captions: Captions, autocast: Autocast
-) -> TrainingEffect:
+    moved: dict[str, float], placed: Sequence[Placed], latents: Latents, captions: Captions, autocast: Autocast,
+    px: int = AT_ONCE_PX,
+) -> TrainingEffect:  # fmt: skip
     """On the first images of a fixed shuffle, adapter off and on.
 
-    moved: component -> how far its weights moved, as `relative_change` measures it.
+    moved: component -> how far its weights moved, as `relative_change` measures it. px: of one batch, at most.
     """
     tried = [placed[i] for i in draws.permutation(len(placed), "learnt")[:TRIED_IMAGES]]
+    own, rivals = _at_every_level(tried, [Prompt.of(p.example) for p in tried]), _rivals(placed)
+    asked = [*own, *(one for said in rivals for prompt in said for one in prompt)]
     shown, shape = [Prompt.of(p.example) for p in placed], tuple(next(iter(latents.values())).mean.shape)
-    output = output_change(shown, shape, captions, autocast)
+    output = output_change(shown, shape, captions, autocast, px)
     with adapters.disabled(captions.family.parts.loaded()):
-        base = losses(tried, latents, captions, autocast).mean
-        base_fit = caption_fit(placed, latents, captions, autocast)
-    adapted = losses(tried, latents, captions, autocast).mean
-    adapted_fit = caption_fit(placed, latents, captions, autocast)
-    return TrainingEffect(base, adapted, base_fit, adapted_fit, moved, output)
+        base = errors(asked, latents, captions, autocast, px)
+    adapted = errors(asked, latents, captions, autocast, px)
+    before, after = (_losses(own, found).mean for found in (base, adapted))
+    return TrainingEffect(before, after, _fit(rivals, base), _fit(rivals, adapted), moved, output)
 
 
-@torch.no_grad()
-def caption_fit(
-    placed: Sequence[Placed], latents: Latents, captions: Captions, autocast: Autocast
-) -> CaptionFit | None:
-    """Each image's own caption against a few of the others', at the same noise; None without two captions."""
+def _at_every_level(placed: Sequence[Placed], prompts: Sequence[Prompt]) -> list[Judged]:
+    return [Judged(p, c, level) for level in LEVELS for p, c in zip(placed, prompts, strict=True)]
+
+
+def _losses(asked: Sequence[Judged], errors: Errors) -> Losses:
+    bands = {}
+    for level in LEVELS:
+        found = [errors[one.key] for one in asked if one.level == level]
+        bands[str(level)] = sum(found) / len(found)
+    return Losses(sum(bands.values()) / len(bands), bands)
+
+
+def _rivals(placed: Sequence[Placed]) -> list[list[list[Judged]]]:
+    """For each image tried: its own caption, then a few of the others', each at some levels and the same noise; nothing
+    without two captions."""
     said = list({(prompt := Prompt.of(p.example)).key: prompt for p in placed}.values())
-    others = min(len(said) - 1, TRIED_CAPTIONS)
-    if others < 1:
+    if len(said) < 2:
+        return []
+    found = []
+    for i in draws.permutation(len(placed), "learnt")[:TRIED_IMAGES]:
+        own = Prompt.of(placed[i].example)
+        order = draws.permutation(len(said), "others", i)
+        another = [said[n] for n in order if said[n].key != own.key][:TRIED_CAPTIONS]
+        found.append([[Judged(placed[i], prompt, level) for level in LEVELS[1:]] for prompt in [own, *another]])
+    return found
+
+
+def _fit(rivals: list[list[list[Judged]]], errors: Errors) -> CaptionFit | None:
+    """Each image's own caption against the others'; None without two captions."""
+    if not rivals:
         return None
-    tried = draws.permutation(len(placed), "learnt")[:TRIED_IMAGES]
-    best = 0
-    with evaluation_mode(captions.family), autocast():
-        for i in tried:
-            own = Prompt.of(placed[i].example)
-            order = draws.permutation(len(said), "others", i)
-            another = [said[n] for n in order if said[n].key != own.key]
-            texts = [captions.read([prompt]) for prompt in [own, *another[:others]]]
-            errors = torch.zeros(len(texts), device=captions.device)
-            for level in LEVELS[1:]:
-                errors += torch.stack([_loss(captions, placed[i], latents, text, level) for text in texts])
-            best += int(errors.argmin() == 0)
-    return CaptionFit(best / len(tried), 1 / (others + 1))
+    sums = [[sum(errors[one.key] for one in prompt) for prompt in said] for said in rivals]
+    return CaptionFit(sum(min(one) == one[0] for one in sums) / len(sums), 1 / len(rivals[0]))
 
 
 def relative_change(norms: Iterable[tuple[float, float]]) -> float:
@@ -133,38 +170,81 @@ def distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
 
 @torch.no_grad()
 def output_change(
-    shown: Sequence[Prompt | str], shape: tuple[int, ...], captions: Captions, autocast: Autocast
+    shown: Sequence[Prompt | str], shape: tuple[int, ...], captions: Captions, autocast: Autocast, px: int = AT_ONCE_PX
 ) -> float:
-    """||with - without|| / ||without|| of the prediction for these captions, at seeded noise over the levels."""
+    """||with - without|| / ||without|| of the prediction for these captions, at seeded noise over the levels.
+
+    shape: of latents, (c, ..., h, w). px: of one batch, at most.
+    """
     moved, whole, family = 0.0, 0.0, captions.family
+    side = family.facts.vae_scale_factor
+    together = max(1, px // (shape[-1] * shape[-2] * side**2))
     with evaluation_mode(family), autocast():
-        for i, level in enumerate(LEVELS):
-            prompt, t = shown[i % len(shown)], _at(captions, level)
-            noise = draws.normal((1, *shape), draws.key("effect", i)).to(captions.device)
-            with_it = family.predict(noise, t, Conditioning(captions.read([prompt]))).float()
+        for first in range(0, len(LEVELS), together):
+            rows = range(len(LEVELS))[first : first + together]
+            t = _at(captions, [LEVELS[i] for i in rows])
+            noise = torch.stack([draws.normal(shape, draws.key("effect", i)) for i in rows]).to(captions.device)
+            prompts = as_prompts(shown[i % len(shown)] for i in rows)
+            with_it = family.predict(noise, t, Conditioning(_read(captions, prompts))).float()
             with adapters.disabled(family.parts.loaded()):
-                without = family.predict(noise, t, Conditioning(captions.read([prompt]))).float()
+                without = family.predict(noise, t, Conditioning(_read(captions, prompts))).float()
             moved += float((with_it - without).square().sum())
             whole += float(without.square().sum())
     return math.sqrt(moved / whole) if whole else math.inf
 
 
-def _at(captions: Captions, level: float) -> Tensor:
-    return captions.family.process.at(torch.tensor([level], dtype=torch.float64)).to(captions.device)
+@torch.no_grad()
+def errors(asked: Sequence[Judged], latents: Latents, captions: Captions, autocast: Autocast, px: int) -> Errors:
+    """Mean squared error of each prediction, at noise that belongs to its image and level: each is made once, in
+    batches of up to so many px, and is the same up to rounding whatever else is asked."""
+    found: dict[tuple[str, str, float], float] = {}
+    with evaluation_mode(captions.family), autocast():
+        for batch in _batches({one.key: one for one in asked}.values(), px):
+            made = _errors(batch, latents, captions).tolist()
+            found.update(zip((one.key for one in batch), made, strict=True))
+    return found
 
 
-def _loss(captions: Captions, placed: Placed, latents: Latents, text: Text, level: float) -> Tensor:
-    family, device, t = captions.family, captions.device, _at(captions, level)
-    shape = tuple(latents[placed.example.name, STRAIGHT].mean.shape)
-    noise = draws.normal(shape, draws.key("held out", placed.example.name, str(level))).unsqueeze(0).to(device)
-    x0, *control = (_latents(captions, latents, one) for one in (placed.example, *placed.example.controls))
-    size = torch.tensor([size_conditioning(placed.example.size, placed.bucket)]).to(device)
-    given = Conditioning(text, size, tuple(control))
+def _batches(asked: Iterable[Judged], px: int) -> Iterator[list[Judged]]:
+    """Of one bucket each; one prompt's in a row, so that it is read seldom."""
+    ordered = sorted(asked, key=lambda one: (one.placed.bucket, one.prompt.key))
+    for bucket, alike in groupby(ordered, lambda one: one.placed.bucket):
+        together = max(1, px // (bucket.width * bucket.height))
+        while batch := list(islice(alike, together)):
+            yield batch
+
+
+def _errors(batch: Sequence[Judged], latents: Latents, captions: Captions) -> Tensor:
+    """(b,), float32."""
+    family, device = captions.family, captions.device
+    t = _at(captions, [one.level for one in batch])
+    noise = torch.stack([_noise(one, latents) for one in batch]).to(device)
+    shown = [(one.placed.example, *one.placed.example.controls) for one in batch]
+    x0, *control = (_latents(captions, latents, each) for each in zip(*shown, strict=True))
+    size = torch.tensor([size_conditioning(one.placed.example.size, one.placed.bucket) for one in batch]).to(device)
+    given = Conditioning(_read(captions, [one.prompt for one in batch]), size, tuple(control))
     output = family.predict(family.process.add_noise(x0, noise, t), t, given)
-    return squared_error(output, family.process.target(x0, noise, t))[0]
+    return squared_error(output, family.process.target(x0, noise, t))
 
 
-def _latents(captions: Captions, latents: Latents, example: Example) -> Tensor:
-    """The middle of its distribution, scaled, (1, c, ..., h, w)."""
-    mean = latents[example.name, STRAIGHT].mean.unsqueeze(0)
+def _read(captions: Captions, prompts: Sequence[Prompt]) -> Text:
+    """What the denoiser reads of each, read once."""
+    each = {prompt.key: prompt for prompt in prompts}
+    place = {key: i for i, key in enumerate(each)}
+    rows = torch.tensor([place[prompt.key] for prompt in prompts], device=captions.device)
+    return captions.read(list(each.values())).each(lambda part: part[rows])
+
+
+def _at(captions: Captions, levels: Sequence[float]) -> Tensor:
+    return captions.family.process.at(torch.tensor(levels, dtype=torch.float64)).to(captions.device)
+
+
+def _noise(asked: Judged, latents: Latents) -> Tensor:
+    name = asked.placed.example.name
+    return draws.normal(tuple(latents[name, STRAIGHT].mean.shape), draws.key("held out", name, str(asked.level)))
+
+
+def _latents(captions: Captions, latents: Latents, examples: Sequence[Example]) -> Tensor:
+    """The middles of their distributions, scaled, (b, c, ..., h, w)."""
+    mean = torch.stack([latents[example.name, STRAIGHT].mean for example in examples])
     return captions.family.latents(Moments(mean, torch.zeros_like(mean)), torch.zeros_like(mean)).to(captions.device)

@@ -33,12 +33,14 @@ FAMILIES = {
 
 
 def registry() -> dict[str, str]:
-    """name -> module:class, ours and those that installed packages declare (entry point `finetune.families`)."""
-    return FAMILIES | {e.name: e.value for e in entry_points(group="finetune.families")}
+    """name -> module:class, ours and those that installed packages declare (entry point `finetune.families`) under
+    names of their own."""
+    return FAMILIES | {e.name: e.value for e in entry_points(group="finetune.families") if e.name not in FAMILIES}
 
 
 def family_class(name: str) -> "type[Family]":
-    module, _, attribute = registry()[name].partition(":")
+    # ours first: what packages declare is read from the metadata of all that are installed
+    module, _, attribute = (FAMILIES.get(name) or registry()[name]).partition(":")
     found: type[Family] = getattr(import_module(module), attribute)
     return found
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from finetune import references
 from finetune import tensors as weights
 from finetune.adapters.change import Change
 from finetune.adapters.lora import Lora, norm
@@ -54,7 +55,8 @@ class Inspection:
 
 
 def inspect(file: Path) -> Inspection:
-    """Raises BaseError when the file cannot be read at all."""
+    """Of a file, a folder, or a step of a run (RUN@500). Raises BaseError when it cannot be read at all."""
+    file = references.adapter_path(file)
     adapter = layouts.read_adapter(file)
     where = file if file.is_file() else layouts.adapter_in(file)
     # a checkpoint's optimizer lies beside its adapter

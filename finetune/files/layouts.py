@@ -11,6 +11,7 @@ from finetune.files.kohya import universal
 from finetune.files.names import possible_components
 from finetune.files.peft import PEFT_CONFIG, PEFT_WEIGHTS, write_peft
 from finetune.files.read import (
+    ASSUMED,
     DIFFUSERS_CONFIG,
     MODULE_LIST,
     AdapterFile,
@@ -21,6 +22,7 @@ from finetune.files.read import (
 )
 
 __all__ = [
+    "ASSUMED",
     "DIFFUSERS_CONFIG",
     "MODULE_LIST",
     "PEFT_CONFIG",

@@ -47,6 +47,7 @@ class About:
     """`pocket` or a hub id; a local path must not be here"""
     base_fingerprint: str = ""
     trigger: str = ""
+    class_word: str = ""
     title: str = ""
     license: str = ""
     description: str = ""
@@ -67,7 +68,7 @@ class About:
                    resolution or facts.resolution, **told)  # fmt: skip
 
 
-_WORDS_OF_THE_USER = ("title", "trigger", "license", "description", "recipe", "base", "dataset_license")
+_WORDS_OF_THE_USER = ("title", "trigger", "class_word", "license", "description", "recipe", "base", "dataset_license")
 _SHORT_OR_COMMON = {"root", "user", "admin", "ubuntu", "localhost", "runner", "home", "default"}
 _LOCAL = re.compile(
     r"(?:^|[\s\"'=:,(\[])(?:file://|~/|[A-Za-z]:\\|\\\\\w|/(?:home|Users|root|tmp|var|mnt|media|opt|srv|data|work"

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from finetune import references
 from finetune import tensors as weights
 from finetune.adapters.change import AdapterState, Change
 from finetune.adapters.methods import METHODS
@@ -49,6 +50,9 @@ MODULE_LIST = "finetune.modules"
 DIFFUSERS_CONFIG = "lora_adapter_metadata"
 EMA_FOLDER = "ema"
 """of a checkpoint: where the running mean is"""
+ASSUMED = "PEFT's names without alpha: taken as alpha = rank"
+"""a warning: the strength of such a file is not known"""
+PEFT_PICKLED = "adapter_model.bin"
 _SCALES = frozenset({"alpha", "mid"})
 """roles that a change of any method may have"""
 
@@ -65,9 +69,24 @@ def read_adapter(path: Path, names: Collection[str] | None = None, family: str =
     """
     if path.is_dir():
         return _read_folder(path, names, family)
+    if path.name in (PEFT_WEIGHTS, PEFT_PICKLED) and (path.parent / PEFT_CONFIG).is_file():
+        return _read_peft(path.parent, names, family, _component(path.parent, family))
     header = weights.read_header(path)
     configs = peft_config.parse_flat(header.metadata.get(DIFFUSERS_CONFIG, "{}"), f"{path}, {DIFFUSERS_CONFIG}")
-    return _parse(weights.load_tensors(path), header.metadata, names, family, configs.get)
+    found = _parse(weights.load_tensors(path), header.metadata, names, family, configs.get)
+    if configs or MODULE_LIST in header.metadata or not _alpha_is_elsewhere(header.shapes):
+        return found
+    if path.name == PEFT_WEIGHTS:
+        raise BaseError(
+            f"{path} has no {PEFT_CONFIG} beside it, where PEFT keeps alpha: its strength is not known",
+            f"put the {PEFT_CONFIG} that came with it beside it, or name the folder that it was in",
+        )
+    return found._replace(warnings=(*found.warnings, ASSUMED))
+
+
+def _alpha_is_elsewhere(keys: Collection[str]) -> bool:
+    """Are these the keys of a PEFT directory's file?"""
+    return any(key.startswith("base_model.model.") for key in keys) and not any(k.endswith(".alpha") for k in keys)
 
 
 def expected(metadata: Mapping[str, str]) -> dict[str, tuple[int, float]]:
@@ -104,7 +123,8 @@ def _parse(
     component: str = "",
 ) -> AdapterFile:
     """config_of: how PEFT scales a component; component: the one that the file is of, when it does not say itself."""
-    known = names if names is not None else expected(metadata)
+    told = expected(metadata)
+    known = names if names is not None else told
     family = family or metadata.get("finetune.family", "")
     meanings = spellings(known, family)
     heads = tuple(dict.fromkeys([*(name.partition(".")[0] for name in known), *possible_components(family)]))
@@ -119,7 +139,7 @@ def _parse(
             problems.append(f"{raw}: the base has no such module")
             unused += found.pop(raw).keys
             continue
-        change = _change(name, module, config_of)
+        change = _change(name, module, config_of, told)
         if isinstance(change, str):
             problems.append(f"{raw}: {change}")
             continue
@@ -158,8 +178,11 @@ def _group(tensors: Mapping[str, Tensor]) -> tuple[dict[str, _Tensors], list[str
     return found, unused
 
 
-def _change(name: str, module: _Tensors, config_of: Callable[[str], PeftConfig | None]) -> Change | str:
-    """The change, or what is wrong with it."""
+def _change(
+    name: str, module: _Tensors, config_of: Callable[[str], PeftConfig | None], told: Mapping[str, tuple[int, float]]
+) -> Change | str:
+    """The change, or what is wrong with it. told: rank and alpha as a file of ours lists them, which are those of its
+    tensors in a PEFT file only."""
     roles = module.roles
     own = roles.keys() - _SCALES
     fitting = [method for method in METHODS.values() if own <= method.ROLES]
@@ -183,7 +206,8 @@ def _change(name: str, module: _Tensors, config_of: Callable[[str], PeftConfig |
         return method.of_tensors(roles, config.scale(path, rank))
     if "alpha" not in roles and any(".default" in key for key in module.keys):
         return "named as PEFT holds it in memory (.default), without its alpha: its strength is not known"
-    alpha = roles.get("alpha", torch.tensor(float(rank)))
+    own_alpha = told[name][1] if module.layout == "peft" and name in told else float(rank)
+    alpha = roles.get("alpha", torch.tensor(own_alpha))
     return method.of_tensors(roles, float(alpha) / rank) if alpha.numel() == 1 else "its .alpha is not one number"
 
 
@@ -237,11 +261,7 @@ def _read_folder(folder: Path, names: Collection[str] | None, family: str) -> Ad
         return read_adapter(inside, names, family)
     whole = (folder / PEFT_CONFIG).is_file()
     inner = [child for child in _peft_folders(folder) if not whole or child.name in possible_components(family)]
-    own = (
-        [_read_peft(folder, names, family, folder.name if folder.name in possible_components(family) else "")]
-        if whole
-        else []
-    )
+    own = [_read_peft(folder, names, family, _component(folder, family))] if whole else []
     files = [*own, *(_read_peft(child, names, family, child.name) for child in inner)]
     modules = {n: change for file in files for n, change in file.modules.items()}
     problems, warnings, unused = (
@@ -264,8 +284,17 @@ def adapter_in(folder: Path) -> Path:
             if place.exists():
                 return place
         if not _peft_folders(folder):
-            raise BaseError(f"no adapter in {folder}", "give a LoRA file, a PEFT directory or a run folder")
+            known = references.listed(folder)
+            why = ": its run has not ended" if known else ""
+            raise BaseError(
+                f"no adapter in {folder}{why}", known or "give a LoRA file, a PEFT directory or a run folder"
+            )
     return folder
+
+
+def _component(folder: Path, family: str) -> str:
+    """Of the model, that a PEFT directory is of by its name; empty when the name does not say."""
+    return folder.name if folder.name in possible_components(family) else ""
 
 
 def _peft_folders(folder: Path) -> list[Path]:
@@ -280,7 +309,7 @@ def _read_peft(folder: Path, names: Collection[str] | None, family: str, compone
         raise BaseError(f"{folder} has no {PEFT_CONFIG}", "is the PEFT directory whole?") from e
     where = str(folder / PEFT_CONFIG)
     config = peft_config.parse(peft_config.json_object(text, where), where)
-    pickled = folder / "adapter_model.bin"
+    pickled = folder / PEFT_PICKLED
     file = folder / PEFT_WEIGHTS if not pickled.is_file() or (folder / PEFT_WEIGHTS).is_file() else pickled
     header = weights.read_header(file)
     return _parse(weights.load_tensors(file), header.metadata, names, family, lambda _: config, component)

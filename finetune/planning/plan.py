@@ -14,6 +14,7 @@ from finetune.data.example import Dataset
 from finetune.families.base import BaseInfo
 from finetune.planning import pools
 from finetune.planning.pools import Pool
+from finetune.planning.prompts import prompt_notices, unlike_captions
 from finetune.planning.resolve import check_compatible, resolve, resolve_prediction
 from finetune.recipe import Loaded
 from finetune.recipe.resolved import ResolvedRecipe
@@ -41,7 +42,7 @@ class Plan:
     micros: int
     """micro-batches of the whole run, all ranks"""
     notices: tuple[str, ...] = ()
-    """what should be known of the recipe, such as a key's new name"""
+    """what should be known of the recipe, such as a key's new name, or prompts without the trigger"""
 
     @property
     def steps(self) -> int:
@@ -85,6 +86,8 @@ def resolve_plan(loaded: Loaded, world: int = 1) -> Plan:
     prior = pools.prior_pool(wanted, data, buckets, world)
     micros, steps = pools.run_length(wanted, train.schedule)
     resolved = resolve(wanted, facts, data, [p.example.caption for p in training], steps)
-    notices = (*loaded.notices, *caption_checks.remarks(data.examples, data.words))
     sources = {**dict.fromkeys(recipe.derived(wanted, resolved), "derived"), **loaded.sources}
+    prompts = prompt_notices(wanted.base, facts, resolved.sample.prompts, resolved.sample.negative, data.trigger)
+    prompts += unlike_captions(resolved.sample.prompts, data)
+    notices = (*loaded.notices, *caption_checks.remarks(data.examples, data.words), *prompts)
     return Plan(resolved, sources, facts, data, train, prior, tuple(held_out), micros, notices)

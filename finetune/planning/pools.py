@@ -10,6 +10,7 @@ from finetune.data.dataset import Placed
 from finetune.data.example import Dataset, Example
 from finetune.diffusion import chance as draws
 from finetune.errors import DataError, RecipeError
+from finetune.planning.prompts import filled
 from finetune.planning.schedule import Schedule, by_bucket
 from finetune.recipe import ClassImages, OwnPrediction, Recipe
 
@@ -75,7 +76,8 @@ def _check_own_prediction(data: Dataset) -> None:
 
 
 def _class_examples(prior: ClassImages, data: Dataset) -> list[Example]:
-    prompt = prior.prompt or (f"a photo of {data.class_word}" if data.class_word else None)
+    written = filled("prior.prompt", prior.prompt, data) if prior.prompt else None
+    prompt = written or (f"a photo of {data.class_word}" if data.class_word else None)
     if prompt is None:
         raise RecipeError("prior.prompt: missing, and there is no data.class_word to make it from")
     if mentions(prompt, data.trigger):

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from finetune import families
+from finetune import families, references
 from finetune import resources as shipped
 from finetune.data.example import Dataset
-from finetune.errors import RecipeError
+from finetune.errors import BaseError, RecipeError
 from finetune.families.base import BaseInfo, large_encoders
 from finetune.machine import has_gpu
-from finetune.recipe import AnyAdapter, LowRank, Recipe
+from finetune.planning.prompts import filled, resolve_prompts
+from finetune.recipe import AnyAdapter, ClassImages, Evaluate, LowRank, Prior, Recipe
 from finetune.recipe.resolved import (
     ResolvedData,
     ResolvedObjective,
@@ -19,17 +20,14 @@ from finetune.recipe.resolved import (
     ResolvedTrain,
 )
 
-DEFAULT_PROMPTS = 4
-
 
 def resolve(wanted: Recipe, facts: BaseInfo, data: Dataset, captions: Sequence[str], steps: int) -> ResolvedRecipe:
     """captions: those that are trained on, for the prompts of samples; steps: the length that was counted.
 
     Raises:
-        RecipeError: a precision that this machine has not.
+        RecipeError: a precision that this machine has not; a placeholder of a prompt that has no word.
     """
     written, objective, sample = wanted.data, wanted.objective, wanted.sample
-    prompts = sample.prompts or tuple(dict.fromkeys(captions))[:DEFAULT_PROMPTS]
     return ResolvedRecipe.of(
         wanted,
         data=ResolvedData.of(
@@ -37,7 +35,8 @@ def resolve(wanted: Recipe, facts: BaseInfo, data: Dataset, captions: Sequence[s
             trigger=data.trigger or None, class_word=data.class_word or None,
             resolution=written.resolution or facts.resolution,
         ),
-        adapter=_adapter(wanted.adapter),
+        prior=_prior(wanted.prior, data), adapter=_adapter(wanted.adapter),
+        evaluate=_evaluate(wanted.evaluate, data),
         objective=ResolvedObjective.of(
             objective, prediction=facts.prediction, timestep_density=_density(facts, wanted),
             guidance=1.0 if facts.guided and objective.guidance is None else objective.guidance,
@@ -46,15 +45,41 @@ def resolve(wanted: Recipe, facts: BaseInfo, data: Dataset, captions: Sequence[s
         train=ResolvedTrain.of(wanted.train, steps=steps, precision=precision(wanted.train.precision)),
         sample=ResolvedSample.of(
             sample, guidance=facts.guidance if sample.guidance is None else sample.guidance,
-            prompts=tuple(p.replace("{trigger}", data.trigger or "").strip() for p in prompts),
+            prompts=resolve_prompts(wanted, data, captions), negative=filled("sample.negative", sample.negative, data),
         ),
     )  # fmt: skip
 
 
+def _prior(prior: Prior, data: Dataset) -> Prior:
+    if isinstance(prior, ClassImages) and prior.prompt:
+        return ClassImages.of(prior, prompt=filled("prior.prompt", prior.prompt, data))
+    return prior
+
+
 def _adapter(adapter: AnyAdapter) -> AnyAdapter:
-    if isinstance(adapter, LowRank) and adapter.init_from is not None:
-        return type(adapter).of(adapter, init_from=adapter.init_from.resolve())
-    return adapter
+    start = _start_of(adapter)
+    return type(adapter).of(adapter, init_from=start.resolve()) if isinstance(adapter, LowRank) and start else adapter
+
+
+def _start_of(adapter: AnyAdapter) -> Path | None:
+    """Where adapter.init_from is. Raises RecipeError when it is not there."""
+    if adapter.init_from is None:
+        return None
+    try:
+        start = references.adapter_path(adapter.init_from)
+    except BaseError as e:
+        raise RecipeError(f"adapter.init_from: {e.problem}", e.hint) from e
+    if not start.exists():
+        raise RecipeError(f"adapter.init_from: no {start}", "a LoRA file, a PEFT directory, a run folder or RUN@STEP")
+    return start
+
+
+def _evaluate(evaluate: Evaluate, data: Dataset) -> Evaluate:
+    named = enumerate(evaluate.prompts, 1)
+    known: dict[str, object] = {"prompts": tuple(filled(f"evaluate.prompts, item {n}", one, data) for n, one in named)}
+    if evaluate.judge is not None:
+        known["judge"] = evaluate.judge.resolve()
+    return Evaluate.of(evaluate, **known)
 
 
 def _bundled(path: Path) -> bool:
@@ -115,9 +140,12 @@ def check_compatible(facts: BaseInfo, wanted: Recipe) -> None:
     asked = [key for key, bits in fewer.items() if bits]
     if asked and find_spec("bitsandbytes") is None:
         raise RecipeError(f"{asked[0]} needs bitsandbytes, which is not installed", "pip install bitsandbytes")
-    start = wanted.adapter.init_from
-    if start is not None and not start.exists():
-        raise RecipeError(f"adapter.init_from: no {start}", "a LoRA file, a PEFT directory or a run folder")
+    judge = wanted.evaluate.judge
+    if judge is not None and not (judge / "config.json").is_file():
+        raise RecipeError(
+            f"evaluate.judge: no model in {judge}", "the folder of a CLIP or DINOv2 in transformers' layout"
+        )
+    _start_of(wanted.adapter)
 
 
 def _has_components(facts: BaseInfo, wanted: Recipe) -> None:

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from finetune import families, machine
+from finetune import families, machine, references
 from finetune import tensors as weights
 from finetune.adapters.change import AdapterState, Change, target_shapes
 from finetune.choices import Dtype, Layout
@@ -77,7 +77,8 @@ def export(
 
 
 def convert(source: Path, layout: Layout, out: Path, base: str = "", dtype: Dtype = "float32") -> float:
-    """Any adapter into another layout, at `out` (a file; a folder for peft and merged), and re-opened there.
+    """Any adapter, or a step of a run (RUN@500), into another layout, at `out` (a file; a folder for peft and merged),
+    and re-opened there.
 
     Returns the worst relative difference between what was read and what was written; for merged, the share of the
     change that rounding lost. With a base, the file is also verified in it.
@@ -89,9 +90,11 @@ def convert(source: Path, layout: Layout, out: Path, base: str = "", dtype: Dtyp
     """
     if out.exists():
         raise RunError(f"{out} exists", "choose another `out`, or move it away")
+    source = references.adapter_path(source)
     names = base_sites(base) if base else None
     adapter = layouts.read_adapter(source, names, families.detect(base).family if base else "")
-    problems = [*adapter.problems, *(shape_mismatches(adapter.modules, names) if names else ())]
+    unknown = [warning for warning in adapter.warnings if warning == layouts.ASSUMED]
+    problems = [*adapter.problems, *unknown, *(shape_mismatches(adapter.modules, names) if names else ())]
     if problems or not adapter.modules:
         more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
         raise VerifyError(
@@ -136,7 +139,7 @@ def merge(modules: AdapterState, base: str, folder: Path, dtype: Dtype) -> Merge
         whole += float(change.double().square().sum())
         weight.data = exact
     family.parts.load()
-    with quiet(), _whole_or_not(folder) as beside:
+    with quiet(), whole_or_not(folder) as beside:
         family.pipeline(safety=True).to(FILE_DTYPES[dtype]).save_pretrained(beside)
         for_others(beside)
     return Merged(folder, (wrong / whole) ** 0.5 if whole else 0.0)
@@ -165,11 +168,16 @@ def write_file(
 
 def write_peft_folder(modules: AdapterState, folder: Path, name: str, about: About) -> Path:
     """The PEFT directory, whole or not at all."""
-    told: dict[str, Tensor] = {}  # the hash of one component's file would not be the other's
-    own = {k: v for k, v in metadata.make_metadata(about, modules, name, told).items() if k.startswith("finetune.")}
-    with _whole_or_not(folder) as beside:
+    own = own_metadata(modules, name, about)
+    with whole_or_not(folder) as beside:
         layouts.write_peft(modules, beside, {"format": "pt"} | own)
     return folder
+
+
+def own_metadata(modules: AdapterState, name: str, about: About) -> dict[str, str]:
+    """What each file of a PEFT directory says of the adapter. Raises RunError as `metadata.make_metadata`."""
+    none: dict[str, Tensor] = {}  # the hash of one component's file would not be the other's
+    return {k: v for k, v in metadata.make_metadata(about, modules, name, none).items() if k.startswith("finetune.")}
 
 
 def model_card(name: str, about: About, wanted: Sequence[str]) -> str:
@@ -235,10 +243,11 @@ def _differ(one: Change, other: Change) -> float:
 
 
 @contextmanager
-def _whole_or_not(folder: Path) -> Iterator[Path]:
+def whole_or_not(folder: Path) -> Iterator[Path]:
     """A folder beside, which takes the place of `folder` when all went well."""
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     try:
+        beside.mkdir(parents=True, exist_ok=True)
         yield beside
         shutil.rmtree(folder, ignore_errors=True)
         beside.replace(folder)

@@ -1,7 +1,7 @@
 """What the user wrote, typed and frozen: read from TOML and overrides, checked whole, torch never imported."""
 
 from finetune.recipe.compose import whole_text
-from finetune.recipe.load import Loaded, dumps, find_recipe, load, optimizer, replace, rewritten
+from finetune.recipe.load import Loaded, dumps, find_recipe, load, optimizer, replace, rewritten, written_in
 from finetune.recipe.resolved import ResolvedRecipe, derived, without_paths
 from finetune.recipe.schema import (
     Adafactor,
@@ -14,6 +14,7 @@ from finetune.recipe.schema import (
     ComponentName,
     Data,
     DoRA,
+    Evaluate,
     Export,
     FullWeights,
     LoRA,
@@ -42,6 +43,7 @@ __all__ = [
     "ComponentName",
     "Data",
     "DoRA",
+    "Evaluate",
     "Export",
     "FullWeights",
     "LoRA",
@@ -69,4 +71,5 @@ __all__ = [
     "value",
     "whole_text",
     "without_paths",
+    "written_in",
 ]

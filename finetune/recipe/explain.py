@@ -51,8 +51,14 @@ def sentences(error: ValidationError, model: type[Recipe] = Recipe) -> list[str]
         mark = tagged(Recipe.model_fields[path[0]]) if path[0] in Recipe.model_fields else None
         chosen = path.pop(1) if mark and len(path) > 1 else ""
         where = ".".join(path)
-        found.append(f"{where}: {_fault(fault, where, chosen, model)}")
+        found.append(f"{where}{_item(fault)}: {_fault(fault, where, chosen, model)}")
     return found
+
+
+def _item(fault: Any) -> str:
+    """Which one, where a list holds a wrong value of the right type, counted from 1."""
+    last = fault["loc"][-1]
+    return f", item {last + 1}" if isinstance(last, int) and fault["type"] == "value_error" else ""
 
 
 def _fault(fault: Any, where: str, chosen: str, model: type[Recipe]) -> str:

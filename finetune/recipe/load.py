@@ -1,9 +1,11 @@
 """Recipes read and written: TOML, overrides, and where each value came from. Every problem is reported at once."""
 
 import difflib
+import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -31,19 +33,24 @@ class Loaded(NamedTuple):
     origin: Path
     notices: tuple[str, ...] = ()
     """what is called otherwise by now"""
+    file: Mapping[str, object] = MappingProxyType({})
+    """key path -> value, as the file has it, before any override; empty when the recipe was made in Python"""
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
-    """Read a recipe (a file, or the name of a shipped one), then apply `table.key=value` overrides.
+def load(path: Path, overrides: Sequence[str] = (), edits: Mapping[str, object] = MappingProxyType({})) -> Loaded:
+    """Read a recipe (a file, or the name of a shipped one), then apply edits (key path -> value) and then
+    `table.key=value` overrides.
 
     Raises:
         RecipeError: names every wrong key and value at once.
     """
     origin = find_recipe(path)
-    raw: dict[str, Any] = parsed(origin, whole_text(origin))
+    raw = _tables(origin)
+    file = _leaves(raw)
     problems: list[str] = []
     notices = _renew(raw)
-    overridden = [_override(raw, item, problems) for item in overrides]
+    overridden = [_set(raw, key, value, problems) for key, value in edits.items()]
+    overridden += [_override(raw, item, problems) for item in overrides]
     for key, rival in (("train.steps", "epochs"), ("train.epochs", "steps")):
         if key in overridden and f"train.{rival}" not in overridden and isinstance(raw["train"], dict):
             raw["train"].pop(rival, None)  # the nearer word wins; two overrides contradict each other
@@ -57,7 +64,27 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
         problems += sentences(e)
     if problems or recipe is None:
         raise _refusal(origin, problems, *_where_to_mend(origin, overrides))
-    return Loaded(recipe, sources, origin, tuple(dict.fromkeys(notices)))
+    return Loaded(recipe, sources, origin, tuple(dict.fromkeys(notices)), file)
+
+
+def written_in(path: Path) -> dict[str, object]:
+    """key path -> value of all that a recipe file says itself; nothing is checked.
+
+    Raises:
+        RecipeError: there is no such file, or it is no TOML.
+    """
+    return _leaves(_tables(find_recipe(path)))
+
+
+def _tables(origin: Path) -> dict[str, Any]:
+    return parsed(origin, whole_text(origin))
+
+
+def _leaves(raw: dict[str, Any]) -> dict[str, object]:
+    """As JSON has them, apart from the tables."""
+    renewed: dict[str, Any] = json.loads(json.dumps(raw, default=str))
+    _renew(renewed)
+    return dict(rules.leaves(renewed))
 
 
 def find_recipe(path: Path) -> Path:
@@ -145,10 +172,21 @@ def _override(raw: dict[str, Any], item: str, problems: list[str]) -> str:
     """Set one value in the raw tables. Returns its key path, "" when there is none."""
     key, equals, text = item.partition("=")
     key, text = RENAMED.get(key.strip(), key.strip()), text.strip()
-    *tables, last = key.split(".")
-    if not equals or not all((*tables, last)):
+    if not equals or not all(key.split(".")):
         problems.append(f"override {item!r}: write it as table.key=value")
         return ""
+    try:
+        read = tomllib.loads(f"x = {text}")
+    except tomllib.TOMLDecodeError:
+        read = {"x": text}
+    if len(read) > 1:
+        problems.append(f"override {key}: more than one value in {text!r}: give each its own")
+    return _set(raw, key, read["x"], problems)
+
+
+def _set(raw: dict[str, Any], key: str, value: object, problems: list[str]) -> str:
+    """Set one value in the raw tables. Returns its key path."""
+    *tables, last = key.split(".")
     table = raw
     for name in tables:
         inner = table.setdefault(name, {})
@@ -156,13 +194,7 @@ def _override(raw: dict[str, Any], item: str, problems: list[str]) -> str:
             problems.append(f"override {key}: {name!r} is a value, not a table")
             return key
         table = inner
-    try:
-        read = tomllib.loads(f"x = {text}")
-    except tomllib.TOMLDecodeError:
-        read = {"x": text}
-    if len(read) > 1:
-        problems.append(f"override {key}: more than one value in {text!r}: give each its own")
-    table[last] = read["x"]
+    table[last] = value
     return key
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from finetune.recipe.schema import ClassImages, Data, LowRank, Objective, Pixels, Recipe, Sample, Train, keys
+from finetune.recipe.schema import ClassImages, Data, Evaluate, LowRank, Objective, Pixels, Recipe, Sample, Train, keys
 from finetune.recipe.tables import Positive, Rate, follows, value
 
 
@@ -46,5 +46,8 @@ def without_paths(resolved: ResolvedRecipe, data: str, base: str) -> ResolvedRec
         prior = ClassImages.of(prior, path=Path(prior.path.name))
     if isinstance(adapter, LowRank) and adapter.init_from is not None:
         adapter = type(adapter).of(adapter, init_from=Path(adapter.init_from.name))
+    evaluate = resolved.evaluate
+    if evaluate.judge is not None:
+        evaluate = Evaluate.of(evaluate, judge=Path(evaluate.judge.name))
     shown = ResolvedData.of(resolved.data, path=Path(data), cache=None)
-    return ResolvedRecipe.of(resolved, base=base, data=shown, prior=prior, adapter=adapter)
+    return ResolvedRecipe.of(resolved, base=base, data=shown, prior=prior, adapter=adapter, evaluate=evaluate)

@@ -25,7 +25,7 @@ def conflicts(raw: dict[str, Any]) -> list[str]:
 
 def idle(raw: dict[str, Any]) -> list[tuple[str, str]]:
     """(key, why) of every written setting that changes nothing because of another one."""
-    adapter, validation, sample = _tables(raw, "adapter", "validation", "sample")
+    adapter, validation, sample, evaluate = _tables(raw, "adapter", "validation", "sample", "evaluate")
     full = adapter.get("method") == "full"
     components, guidance = adapter.get("components", ["denoiser"]), sample.get("guidance", 2)
     known = isinstance(components, list) and components and set(map(str, components)) <= set(get_args(ComponentName))
@@ -41,12 +41,19 @@ def idle(raw: dict[str, Any]) -> list[tuple[str, str]]:
             "without a text encoder in adapter.components",
         ),
         (validation.get("count", 0) == 0, ("validation.every",), "with validation.count = 0"),
+        (full, ("evaluate.every",), 'with adapter.method = "full", whose steps are not kept as files'),
+        (evaluate.get("count") == 0, ("evaluate.every", "evaluate.prompts", "evaluate.judge"),
+         "with evaluate.count = 0"),
+        (evaluate.get("every", 0) == 0, ("evaluate.pick", "evaluate.stop"), "without evaluate.every"),
+        (evaluate.get("stop", "off") == "off", ("evaluate.patience",), 'without evaluate.stop = "auto"'),
+        (evaluate.get("pick", "last") == "last",
+         ("evaluate.max_drift", "evaluate.min_prompt", "evaluate.max_memorisation"), 'without evaluate.pick = "best"'),
         (
             isinstance(guidance, int | float) and guidance <= 1,
             ("sample.negative",) if sample.get("negative") else (),
             "with sample.guidance at 1 or less",
         ),
-    ]
+    ]  # fmt: skip
     written = {key for key, _ in leaves(raw)}
     return list(
         {key: why for applies, keys_of, why in reversed(rules) if applies for key in keys_of if key in written}.items()

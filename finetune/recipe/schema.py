@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
+from finetune.recipe.placeholders import checked_prompt
 from finetune.recipe.tables import (
     Count,
     Distinct,
@@ -24,6 +25,7 @@ from finetune.recipe.tables import (
 
 ComponentName = Literal["denoiser", "text_encoder", "text_encoder_2"]
 Pixels = Annotated[int, Field(ge=16, le=8192)]
+CheckedPrompt = AfterValidator(checked_prompt)
 
 
 class Data(Table):
@@ -84,8 +86,9 @@ class ClassImages(Prior):
     path: WrittenPath
     """Folder of class images: ordinary pictures of the same kind of thing (other mugs) without your product. 50 to 200
     are usual."""
-    prompt: NonEmpty | None = None
-    """Caption for class images that have none; it must not hold the trigger. Default: "a photo of CLASS_WORD"."""
+    prompt: Annotated[NonEmpty, CheckedPrompt] | None = None
+    """Caption for class images that have none; {class_word} stands for the class word, and the trigger must not be in
+    it. Default: "a photo of CLASS_WORD"."""
     weight: PriorWeight = 1.0
     """Weight of the prior loss beside the training loss. Raise it when the base's knowledge still drifts, lower it when
     your product is not learnt. Usual: 0.5 to 1."""
@@ -290,11 +293,13 @@ class Validation(Table):
 class Sample(Table):
     every: Count = 0
     """Steps between sample pictures; 0 makes them only at the end."""
-    prompts: Annotated[tuple[str, ...], Loose] = ()
-    """Prompts of the sample pictures; {trigger} is replaced by the trigger. Add one without it, to see what else has
-    changed. Default: the first captions."""
-    negative: str = ""
-    """Negative prompt: what the sample pictures should not show. It needs a guidance above 1."""
+    prompts: Annotated[tuple[Annotated[str, CheckedPrompt], ...], Loose] = ()
+    """Prompts of the sample pictures. {trigger} and {class_word} stand for the dataset's own words: "a photo of
+    {trigger} {class_word} in the snow". Add one without the trigger, to see what else has changed. Default: those of
+    `goals/product` or `goals/style`, by what the dataset shows; else the first captions."""
+    negative: Annotated[str, CheckedPrompt] = ""
+    """Negative prompt: what the sample pictures should not show; placeholders as in `prompts`. It needs a guidance
+    above 1."""
     steps: Positive = 20
     """Denoising steps of a sample picture. More is slower and at most slightly better; few-step bases need 4 to 8."""
     guidance: Rate | None = None
@@ -303,6 +308,40 @@ class Sample(Table):
     seed: Seed = 0
     """Seed of the first sample picture; each further prompt adds 1. It stays the same through the run, so pictures
     compare."""
+
+
+class Evaluate(Table):
+    prompts: Annotated[tuple[Annotated[str, CheckedPrompt], ...], Loose] = ()
+    """Prompts that the verdict on the run is painted from; {trigger} and {class_word} are replaced. Those without the
+    trigger must not change. Default: settings (of a style: objects) that no caption names, and a few other things."""
+    judge: WrittenPath | None = None
+    """Folder of a CLIP or DINOv2 in transformers' layout, which says how like the training pictures the generated ones
+    are. A CLIP also tells whether they show what was asked for. Default: the bundled eyes for the pocket base; for
+    other bases there is no verdict until you name one."""
+    count: Count | None = None
+    """How many pictures with the trigger the verdict is painted from, at the end of the run. 0 turns the verdict off.
+    Default: 10, or fewer (at least 4) where these pictures would take more than a tenth of the run's time."""
+    every: Count = 0
+    """Steps between two evaluations on the way, each with as many pictures as the verdict; the adapter of every such
+    step is kept as a file (RUN@STEP). Usual: a tenth of train.steps. 0 evaluates the end of the run only."""
+    pick: Literal["last", "best"] = "last"
+    """Which step's adapter the run exports: `last`, or `best`, the one most like the training pictures among those
+    within max_drift, min_prompt and max_memorisation. Use `best` when you do not know how many steps are right; it
+    needs evaluate.every."""
+    stop: Literal["off", "auto"] = "off"
+    """`auto` ends the run when the likeness to the training pictures has not risen for `patience` evaluations while
+    drift or memorisation rises; it needs evaluate.every. Together with pick = "best" a run can be given far too many
+    steps without harm."""
+    patience: Positive = 2
+    """Evaluations without a gain after which `stop = "auto"` ends the run. Usual: 2 to 4; more waits longer."""
+    max_drift: Rate = 0.2
+    """Limit of `pick = "best"`: how far pictures without the trigger may have moved, from 0 (unchanged) to 1 (as far as
+    another prompt's picture). Lower it when other prompts must stay as they are."""
+    min_prompt: Share = 0.5
+    """Limit of `pick = "best"`: share of the pictures that must show what was asked for beside the product or style."""
+    max_memorisation: Rate = 0.5
+    """Limit of `pick = "best"`: how near pictures may come to single training pictures, from 0 (no nearer than these
+    are to each other) to 1 (copies)."""
 
 
 class Export(Table):
@@ -333,6 +372,7 @@ class Recipe(Table):
     train: Train = Train()
     validation: Validation = Validation()
     sample: Sample = Sample()
+    evaluate: Evaluate = Evaluate()
     export: Export = Export()
 
 

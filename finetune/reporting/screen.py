@@ -20,12 +20,16 @@ from rich.text import Text
 
 from finetune.events import (
     Advanced,
+    Candidate,
+    Evaluated,
     Event,
     Finished,
     Note,
+    Picked,
     Resumed,
     Sampled,
     Saved,
+    Scored,
     Stage,
     Stepped,
     TrainingEffect,
@@ -67,12 +71,22 @@ class Screen:
                 self._say(f"held out at step {step}: {loss:.4f}   by noise level  {levels}")
             case Saved(step, path):
                 self._say(f"[dim]saved step {step}: {escape(str(path))}[/]")
+            case Candidate(step, path):
+                self._say(f"[dim]adapter of step {step}: {escape(str(path))}[/]")
             case Resumed(step, path):
                 self._say(f"resumed after step {step} from {escape(str(path))}")
             case Sampled(_, paths):
                 self._say(f"[dim]pictures: {escape(str(paths[0] if len(paths) == 1 else paths[0].parent))}[/]")
             case TrainingEffect():
                 self._say(_effect(event))
+            case Scored():
+                self._say(_scored(event))
+            case Picked(step, reason):
+                self._say(f"picked step {step}: {escape(reason)}")
+            case Evaluated():
+                self._say(escape(f"{'learnt' if event.learnt else 'not learnt'}: {event.text}"))
+                for reason in event.reasons:
+                    self._say(f"[yellow]perhaps:[/] {escape(reason)}")
             case Verified():
                 self._say(escape(_verified(event)))
             case Finished():
@@ -121,6 +135,11 @@ class Screen:
 
     def _say(self, markup: str) -> None:
         (self.bar.console if self.bar else self.console).print(markup, highlight=False, soft_wrap=True)
+
+
+def _scored(event: Scored) -> str:
+    shown = ", ".join(f"{name} {one.value:.2f}" for name, one in event.scores.items() if name != "diversity")
+    return f"step {event.step}: seen in {event.seen.replace('/', ' of ')} prompts; {shown}"
 
 
 def _effect(effect: TrainingEffect) -> str:

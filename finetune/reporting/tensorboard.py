@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from finetune.events import Event, Finished, Resumed, Stepped, Validated
+from finetune.events import Event, Finished, Resumed, Scored, Stepped, Validated
 
 
 class TensorBoard:
@@ -31,6 +31,10 @@ class TensorBoard:
                 writer.add_scalar("loss/held_out", loss, step)
                 for level, value in bands.items():
                     writer.add_scalar(f"loss/held_out_at_{level}", value, step)
+            case Scored(step, _, scores):
+                writer = self._open()
+                for name, score in scores.items():
+                    writer.add_scalar(f"scores/{name}", score.value, step)
             case Finished():
                 self.close()
 

@@ -1,17 +1,23 @@
 """A set of pictures written into a folder, each with its metadata, and a grid of all of them."""
 
+import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
 
 from finetune import families
-from finetune.errors import RunError
+from finetune.data.caption_files import first_three
+from finetune.errors import InputError, RunError
+from finetune.events import Note, Warned
 from finetune.sampling.grid import grid
 from finetune.sampling.png import write_png
-from finetune.sampling.request import USUAL, AdapterWeight, SampleSet, SessionOptions
-from finetune.sampling.session import Session
+from finetune.sampling.request import USUAL, AdapterWeight, SampleRequest, SampleSet, SessionOptions
+from finetune.sampling.session import Session, check_options
+from finetune.sampling.words import adapters_in_use, stacked, word_notices, written_out
 
 GRID = "sheet.png"
 
@@ -25,29 +31,68 @@ class Written(NamedTuple):
 def sample(
     base: str, wanted: SampleSet, out: Path, adapters: Sequence[AdapterWeight] = (),
     options: SessionOptions = USUAL,
-) -> Iterator[Written]:  # fmt: skip
-    """Generate every picture of the set as PROMPT-SEED.png, then the grid of all of them, one row for each seed.
+) -> Iterator[Note | Warned | Written]:  # fmt: skip
+    """Say what the pictures are made with, then generate every picture of the set as PROMPT-SEED.png, then the grid of
+    all of them, one row for each seed.
 
-    Raises:
-        InputError: what was asked for does not fit the base or this machine.
+    Raises, before anything is generated:
+        InputError: what was asked for does not fit the base or this machine; a prompt cannot be read.
+        RunError: `out` cannot be written, or holds pictures of an earlier call, which stay.
         VerifyError: an adapter cannot be read whole for this base.
     """
-    info = families.detect(base)
+    used = adapters_in_use(adapters)
+    wanted, info = written_out(wanted, used), families.detect(base)
     rows = wanted.requests(info)
+    check_options(base, info, options)
+    if options.merged and not used:
+        raise InputError("`merged`: there is no adapter to merge", "name one: `adapter`, or leave `merged` out")
+    _try_out(out, [*(_name(n, request) for row in rows for n, request in enumerate(row)), GRID])
+    yield from (Note(text) for text in [stacked(used)] if text)
+    yield from (Warned(text) for text in word_notices(wanted, base, info, used))
     session = Session.open(base, [*wanted.prompts, wanted.negative], adapters, options, info)
-    shown = []
+    triggers = ", ".join(f"{adapter.file.name}: {adapter.trigger}" for adapter in used if adapter.trigger)
+    facts, shown = {**session.made_with, "triggers": triggers}, []
+    pictures = session.generate_many([request for row in rows for request in row])
     for row in rows:
         images = []
         for n, request in enumerate(row):
-            picture = session.generate(request)
-            path = out / f"{n:02d}-{request.seed}.png"
-            blanked = {"blanked": "yes" if picture.blocked else ""}
-            _write(picture.image, path, {**request.described(), **session.made_with, **blanked})
+            picture = next(pictures)
+            path = out / _name(n, request)
+            _write(picture.image, path, {**request.described(), **facts, "blanked": "yes" if picture.blocked else ""})
             images.append(picture.image)
             yield Written(path, picture.blocked)
         shown.append((f"seed {row[0].seed}", images))
-    _write(grid(shown, wanted.prompts), out / GRID, {"prompt": " | ".join(wanted.prompts), **session.made_with})
+    _write(grid(shown, wanted.prompts), out / GRID, {"prompt": " | ".join(wanted.prompts), **facts})
     yield Written(out / GRID, False)
+
+
+def _name(number: int, request: SampleRequest) -> str:
+    return f"{number:02d}-{request.seed}.png"
+
+
+def _try_out(out: Path, names: Sequence[str]) -> None:
+    """Whether these files can be written, found out before anything is generated; leaves nothing behind.
+
+    Raises:
+        RunError: they cannot, or some are there.
+    """
+    if there := [name for name in names if os.path.lexists(out / name)]:
+        place = out if out.name else out.resolve()
+        free = next(p for n in range(2, 10**6) if not (p := place.with_name(f"{place.name}-{n}")).exists())
+        raise RunError(
+            f"{out} holds pictures of an earlier call: {first_three(there)}", f"choose another `out`, such as {free}"
+        )
+    missing = [folder for folder in (out, *out.parents) if not os.path.lexists(folder)]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as e:
+        raise RunError(f"cannot write into {out}: {e.strerror}", "choose another `out`") from e
+    finally:
+        for folder in missing:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def _write(image: Image.Image, path: Path, facts: Mapping[str, str]) -> None:

@@ -1,10 +1,12 @@
 """What pictures are made from: a request for one, a set of them, adapters with weights, how the base is opened."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from finetune import references
 from finetune.choices import Precision
 from finetune.errors import BaseError, InputError
 from finetune.recipe import Sample
@@ -33,7 +35,11 @@ class SampleRequest(NamedTuple):
 
 @dataclass(frozen=True)
 class SampleSet:
-    """Every prompt at `count` seeds in a row; guidance and size (width, height in px) are the base's unless said."""
+    """Every prompt at `count` seeds in a row; guidance and size (width, height in px) are the base's unless said.
+
+    trigger, class_word: what stands in place of {trigger} and {class_word}; the adapters' own unless said. sources:
+    where each prompt was written, such as a file and a line.
+    """
 
     prompts: Sequence[str]
     negative: str = ""
@@ -42,15 +48,16 @@ class SampleSet:
     steps: int = STEPS
     guidance: float | None = None
     size: tuple[int, int] | None = None
+    trigger: str | None = None
+    class_word: str | None = None
+    sources: Sequence[str] = ()
 
     def requests(self, base: "BaseInfo") -> list[list[SampleRequest]]:
         """A row for each seed, in it a request for each prompt.
 
         Raises:
-            InputError: there is no prompt, or the size does not fit the base.
+            InputError: the size does not fit the base, or a negative prompt has no effect.
         """
-        if not self.prompts:
-            raise InputError("there is no prompt", "name at least one: `prompt`, or a file of `prompts`")
         width, height = self.size or (base.resolution, base.resolution)
         if min(width, height) < base.stride or width % 8 or height % 8:
             raise InputError(
@@ -58,6 +65,9 @@ class SampleSet:
                 f"width and height must be multiples of 8 px, at least {base.stride}",
             )
         guidance = base.guidance if self.guidance is None else self.guidance
+        if self.negative and (guidance <= 1 or base.guided):
+            why = "this base reads none" if base.guided else "it needs a `guidance` above 1"
+            raise InputError(f"`negative` has no effect: {why}", "leave it out")
         return [
             [SampleRequest(p, seed, self.negative, self.steps, guidance, width, height) for p in self.prompts]
             for seed in range(self.seed, self.seed + self.count)
@@ -72,7 +82,11 @@ class AdapterWeight(NamedTuple):
 
     @staticmethod
     def of(text: str) -> "AdapterWeight":
-        """From `FILE` or `FILE:weight`. Raises BaseError: there is no such file."""
+        """From `FILE`, `FILE:weight` or `RUN@STEP:weight`.
+
+        Raises:
+            BaseError: there is no such file or step, or the weight is no finite number.
+        """
         path, colon, number = text.rpartition(":")
         weight = 1.0
         if colon and not Path(text).exists():
@@ -80,9 +94,12 @@ class AdapterWeight(NamedTuple):
                 text, weight = path, float(number)
             except ValueError:
                 pass
-        if not Path(text).exists():
+        found = references.adapter_path(text)
+        if not found.exists():
             raise BaseError(f"no adapter file {text}", "write FILE, or FILE:weight, such as mug.safetensors:0.8")
-        return AdapterWeight(Path(text), weight)
+        if not math.isfinite(weight):
+            raise BaseError(f"the weight of {text} is {weight}", "write a number, such as mug.safetensors:0.8")
+        return AdapterWeight(found, weight)
 
 
 class SessionOptions(NamedTuple):

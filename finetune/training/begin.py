@@ -50,6 +50,11 @@ class Run:
     data: Encoded
     state: State
 
+    @property
+    def exported_step(self) -> int:
+        """The last one, or the one that was picked."""
+        return self.state.step if self.folder.picked is None else self.folder.picked
+
 
 def begin(plan: Plan) -> Run:
     """Up to the first step, with no folder: nothing is written but the cache, which is where encoded images stay.

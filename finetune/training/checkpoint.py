@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from finetune.errors import RunError
 from finetune.files.peft import PEFT_CONFIG, PEFT_WEIGHTS, parameter_key
 from finetune.files.read import EMA_FOLDER
 from finetune.optimizers import state as optimizer_state
+from finetune.references import fault, step_folders, step_of
 from finetune.training.loop import State
 
 FORMAT = 3
@@ -36,8 +38,15 @@ class Found(NamedTuple):
     """what the run was, to be the same when it resumes"""
 
 
-def save_checkpoint(folder: Path, state: State, identity: Mapping[str, str], keep_last: int) -> Path:
-    """Write `folder/step-000500`, whole or not at all, and drop the oldest beyond keep_last.
+def save_checkpoint(
+    folder: Path,
+    state: State,
+    identity: Mapping[str, str],
+    keep_last: int,
+    told: Mapping[str, str] = MappingProxyType({}),
+) -> Path:
+    """Write `folder/step-000500`, whole or not at all, and drop the oldest beyond keep_last. told: what its adapter
+    says of itself.
 
     Raises:
         RunError: the optimizer keeps what a checkpoint cannot hold.
@@ -47,9 +56,9 @@ def save_checkpoint(folder: Path, state: State, identity: Mapping[str, str], kee
     beside = folder / f".{target.name}.{os.getpid()}.part"
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    _write(state, beside, [*_named(state).values()], ema=False)
+    _write(state, beside, [*_named(state).values()], ema=False, told=told)
     if state.ema is not None:
-        _write(state, beside, state.ema, ema=True)
+        _write(state, beside, state.ema, ema=True, told=told)
     weights.write_tensors(tensors, beside / "optimizer.safetensors", {})
     content = {"format": FORMAT, "step": state.step, "bad_steps": state.bad_steps, "identity": dict(identity),
                "optimizer": tree, "scaler": dict(state.scaler.state_dict()) if state.scaler else {}}  # fmt: skip
@@ -61,7 +70,7 @@ def save_checkpoint(folder: Path, state: State, identity: Mapping[str, str], kee
         shutil.rmtree(target)
     beside.rename(target)
     _sync(folder)
-    for old in [path for path in _in_order(folder) if _step(path) <= state.step][:-keep_last]:
+    for old in [path for path in step_folders(folder) if step_of(path) <= state.step][:-keep_last]:
         shutil.rmtree(old)
     for left in folder.glob(".step-*.part"):
         shutil.rmtree(left, ignore_errors=True)
@@ -71,10 +80,10 @@ def save_checkpoint(folder: Path, state: State, identity: Mapping[str, str], kee
 def newest(folder: Path) -> tuple[Found | None, list[str]]:
     """The newest whole checkpoint, and a sentence for each newer one that is damaged."""
     damage: list[str] = []
-    for path in reversed(_in_order(folder)):
-        fault = _fault(path)
-        if fault:
-            damage.append(f"{path.name}: {fault}")
+    for path in reversed(step_folders(folder)):
+        wrong = fault(path, _FILES)
+        if wrong:
+            damage.append(f"{path.name}: {wrong}")
             continue
         content = json.loads((path / "state.json").read_text())
         return Found(path, content["step"], content["identity"]), damage
@@ -114,39 +123,11 @@ def load_checkpoint(found: Found, state: State) -> None:
     state.step, state.bad_steps = content["step"], content["bad_steps"]
 
 
-def differences(saved: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """What is not the same, in words."""
-    return [f"{k}: was {saved.get(k, 'absent')}, now {now.get(k, 'absent')}" for k in sorted({*saved, *now})
-            if saved.get(k) != now.get(k)]  # fmt: skip
-
-
-def _in_order(folder: Path) -> list[Path]:
-    """The oldest first."""
-    return sorted((path for path in folder.glob("step-*") if path.name[5:].isdecimal()), key=_step)
-
-
-def _step(path: Path) -> int:
-    return int(path.name.removeprefix("step-"))
-
-
-def _fault(path: Path) -> str:
-    try:
-        manifest = dict(json.loads((path / "manifest.json").read_text()))
-    except (OSError, ValueError, TypeError):
-        return "no readable manifest"
-    for name in dict.fromkeys((*_FILES, *manifest)):
-        if not (path / name).is_file():
-            return f"{name} is missing"
-        if weights.file_sha256(path / name) != manifest.get(name):
-            return f"{name} is not what was written"
-    return ""
-
-
 def _named(state: State) -> dict[str, Tensor]:
     return {f"{c}.{n}": p for c, parameters in state.trainable.items() for n, p in parameters.items()}
 
 
-def _write(state: State, folder: Path, values: Sequence[Tensor], ema: bool) -> None:
+def _write(state: State, folder: Path, values: Sequence[Tensor], ema: bool, told: Mapping[str, str]) -> None:
     named = dict(zip(_named(state), values, strict=True))
     if not state.configs:
         weights.write_tensors(named, folder / (_WHOLE_MEAN if ema else _WHOLE), {})
@@ -154,7 +135,7 @@ def _write(state: State, folder: Path, values: Sequence[Tensor], ema: bool) -> N
         inside = folder / EMA_FOLDER / component if ema else folder / component
         inside.mkdir(parents=True)
         own = {parameter_key(n): named[f"{component}.{n}"] for n in state.trainable[component]}
-        weights.write_tensors(own, inside / PEFT_WEIGHTS, {"format": "pt"})
+        weights.write_tensors(own, inside / PEFT_WEIGHTS, {"format": "pt", **told})
         weights.write_bytes(json.dumps(config, indent=2).encode(), inside / PEFT_CONFIG)
 
 

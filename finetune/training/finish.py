@@ -4,16 +4,15 @@ from collections.abc import Generator
 from pathlib import Path
 
 from finetune import families, recipe
-from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.adapters import attach as adapters
 from finetune.adapters.change import AdapterState
 from finetune.errors import TrainError, VerifyError
 from finetune.evaluation import effect as evaluate
-from finetune.events import Event, Finished, Note, Sampled, Stage, TrainingEffect, Verified, Warned
+from finetune.evaluation.held_out import held_out_scores
+from finetune.events import Event, Finished, Note, Sampled, Score, Stage, TrainingEffect, Verified, Warned
 from finetune.families.base import save
 from finetune.files import layouts
-from finetune.files.metadata import About
 from finetune.machine import CPU, DTYPES
 from finetune.planning.plan import Plan
 from finetune.proof import export, outputs
@@ -21,14 +20,23 @@ from finetune.proof.verify import Report, is_large, verify
 from finetune.sampling.session import Session
 from finetune.training import samples as pictures
 from finetune.training.begin import Run, open_base, start_of
+from finetune.training.candidates import about_run, name_of
+from finetune.training.learnt import judged
+from finetune.training.pick import check_picked
 from finetune.training.stop import Events
 
 
 def finish(run: Run) -> Events:
-    """Measure the change, write the file, open it again in a fresh base, and prove it. The last event is Finished."""
+    """Measure the change, write the file, open it again in a fresh base, prove it, and judge what was learnt. The last
+    event is Finished.
+    """
     yield Stage("proving", 0)
+    held_out: dict[str, Score] = {}
     if isinstance(run.plan.recipe.adapter, recipe.LowRank):
         effect = yield from judge_training(run)
+        if run.plan.recipe.evaluate.count != 0:
+            data, px = run.data, evaluate.at_once_px(run.plan)
+            held_out = held_out_scores(run.plan.held_out, data.latents, data.captions, run.device.autocast, px)
         live = adapters.read_changes(run.family.parts.loaded())
         adapters.check_read(run.state.trainable, live)
         trained = outputs_of(run)
@@ -37,6 +45,7 @@ def finish(run: Run) -> Events:
     else:
         run.family.parts.to(CPU)
         finished = yield from export_pipeline(run)
+    yield from judged(run.plan, finished.path, run.folder.path, finished.effect, held_out)
     run.folder.end(run.plan)
     yield finished
 
@@ -55,9 +64,9 @@ def judge_training(run: Run) -> Generator[Event, None, TrainingEffect]:
     Raises:
         TrainError: nothing measurable changed.
     """
-    data = run.data
+    data, px = run.data, evaluate.at_once_px(run.plan)
     effect = evaluate.measure_effect(
-        moved(run), run.plan.train.placed, data.latents, data.captions, run.device.autocast
+        moved(run), run.plan.train.placed, data.latents, data.captions, run.device.autocast, px
     )
     if effect.output < evaluate.NO_EFFECT:
         raise TrainError(
@@ -94,7 +103,9 @@ def export_adapter(run: Run, live: AdapterState, trained: outputs.Reference) -> 
     """Write every layout, verify each in a fresh base, and draw the final sheet from the file itself."""
     plan, config, out = run.plan, run.plan.recipe.export, run.folder.path
     wanted = {layouts.main_layout(live), *(layout for layout in config.layouts if layout != "universal")}
-    made = export.export(live, out / "adapter", name_of(run), wanted, config.dtype, about_run(run), plan.recipe.base)
+    made = export.export(
+        live, out / "adapter", name_of(run), wanted, config.dtype, about_run(run, run.exported_step), plan.recipe.base
+    )
     bits = plan.recipe.train.base_bits
     if bits and not is_large(export.base_sites(plan.recipe.base)):
         bits = None  # in full a file is proved by the outputs as well
@@ -105,11 +116,12 @@ def export_adapter(run: Run, live: AdapterState, trained: outputs.Reference) -> 
             yield verified
     file = made.universal or made.diffusers
     assert file is not None
+    check_picked(run, weights.payload_sha256(file))
     if made.merged:
         yield Note(f"merged: rounding to {config.dtype} lost {made.merged.lost:.2%} of the change")
     sheet = final_sheet(plan, file, out)
-    yield Sampled(plan.steps, (sheet,))
-    return Finished(run.state.step, "done", file, sheet, verified)
+    yield Sampled(run.exported_step, (sheet,))
+    return Finished(run.exported_step, "done", file, sheet, verified)
 
 
 def _passed(file: Path, report: Report, out: Path) -> Verified:
@@ -157,20 +169,3 @@ def final_sheet(plan: Plan, file: Path, out: Path) -> Path:
     rows.append((file.stem, pictures.draw_samples(plan, session)))
     facts = {"adapter": file.name, "adapter_sha256": weights.file_sha256(file)}
     return pictures.write_sheet(plan, rows, out, facts)
-
-
-def name_of(run: Run) -> str:
-    """Of the exported file: the recipe's name, else the folder's."""
-    return run.plan.recipe.name or run.folder.path.resolve().name
-
-
-def about_run(run: Run) -> About:
-    """What the exported file says of itself; no path of this machine."""
-    plan, data, config, identity = run.plan, run.plan.data, run.plan.recipe, run.folder.identity
-    public = recipe.without_paths(config, data.root.name, shipped.public_name(config.base))
-    return About.of(
-        plan.facts, config.data.resolution, base=public.base, base_fingerprint=identity["base"],
-        trigger=data.trigger or "", title=config.export.title or name_of(run), license=config.export.license,
-        recipe=recipe.dumps(public), steps=plan.steps, dataset_fingerprint=data.fingerprint,
-        dataset_images=len(plan.train.placed), dataset_license=data.license, parent=identity.get("start", ""),
-    )  # fmt: skip

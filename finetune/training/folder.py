@@ -5,7 +5,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
@@ -13,28 +13,28 @@ from typing import ClassVar
 
 import torch
 
-from finetune import __version__, recipe
+from finetune import __version__, recipe, references
 from finetune import tensors as weights
 from finetune.adapters.attach import Trainable
-from finetune.errors import FinetuneError, RunError
+from finetune.errors import FinetuneError, Interrupted, NotLearnt, RunError
 from finetune.events import Event, Saved, unheard
 from finetune.families.base import Family
 from finetune.files import layouts
 from finetune.machine import has_gpu
 from finetune.planning import footprint
+from finetune.planning.candidates import candidate_bytes, candidate_count
 from finetune.planning.plan import Plan
 from finetune.reporting.jsonl import JsonLines
 from finetune.reporting.tensorboard import TensorBoard
 from finetune.training import checkpoint
 from finetune.training.loop import State
+from finetune.training.resume import compared, no_run, record, settings
 
-MAY_CHANGE = (
-    "name", "train.steps", "train.epochs", "train.checkpoint_every", "train.keep_last", "train.patience",
-    "train.compile", "validation.every",
-)  # fmt: skip
-"""recipe keys a resumed run may change, beside sample and export"""
-_NOT_COMPARED = ("sample.", "export.", "data.path", "data.cache", "base", "prior.path", "adapter.init_from")
-"""free to change, or compared by content"""
+_LOG = "events.jsonl"
+_TRACES = {_LOG, "run.json", "recipe.toml", "tensorboard", "samples", references.CHECKPOINTS, references.CANDIDATES}
+"""what a run leaves that ended before it saved a step"""
+_OUTCOMES: dict[type[FinetuneError], str] = {Interrupted: "interrupted", NotLearnt: "not learnt"}
+"""what run.json says of a run that ended in an error, of other errors "failed"; else it says running or done"""
 _SURPLUS_BYTES = 64 << 20
 
 
@@ -49,6 +49,10 @@ class RunFolder:
         """what must be the same for the run to be resumed, by `identify`"""
         self.saved: int | None = None
         """the step of the checkpoint that was written or read last"""
+        self.file: Mapping[str, object] = {}
+        """what the recipe file says, without overrides: by it edits are told from overrides when the run is resumed"""
+        self.picked: int | None = None
+        """the step whose adapter is exported, by evaluate.pick = "best"; None: the last one"""
         self._begun = False
         self._log: JsonLines | None = None
         self._curves = TensorBoard(path / "tensorboard")
@@ -56,33 +60,39 @@ class RunFolder:
     def open(self, plan: Plan, resume: bool) -> None:
         """Refuse a folder that holds a run (or, to resume, that holds none), or a disk without room.
 
-        The log alone is what a run leaves that ended before its first step: such a folder counts as empty.
+        What a run leaves that ended before it saved a step is in nobody's way: all but its log is removed.
 
         Raises:
             RunError: says which, and what to do.
         """
         _refuse(self.path, resume)
+        made = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            _reserve(self.path, _bytes_needed(plan))
+            _reserve(self.path, _bytes_needed(plan) - _bytes_there(self.path))
+            if not resume:
+                _remove_traces(self.path)
         except OSError as e:
+            if made and self.path.is_dir():
+                self.path.rmdir()
             problem = f"cannot write into {self.path}: {e.strerror}"
             raise RunError(problem, "choose another `out`, or free some space") from e
 
     def begin(self, plan: Plan) -> None:
         """Write recipe.toml, which repeats the run, and run.json: versions, fingerprints, hardware."""
-        _write_run(self.path, plan, self.identity, "running")
+        weights.write_bytes(recipe.dumps(plan.recipe).encode(), self.path / "recipe.toml")
+        self._write_record(plan, "running")
         self._begun = True
 
     def end(self, plan: Plan) -> None:
         """It did what it was asked for: run.json says so."""
-        _write_run(self.path, plan, self.identity, "done")
+        self._write_record(plan, "done")
         self._begun = False
 
     def record(self, event: Event) -> None:
         """Into events.jsonl and the curves."""
         if self._log is None:  # only now: a run that is refused leaves no file
-            self._log = JsonLines(self.path / "events.jsonl")
+            self._log = JsonLines(self.path / _LOG)
         self._log(event)
         self._curves(event)
 
@@ -94,27 +104,45 @@ class RunFolder:
                     self.record(event)
                     yield event
         except GeneratorExit:
-            self._note("left by its reader")
+            self._note("interrupted", "left by its reader")
             raise
         except FinetuneError as e:
-            self._note(str(e))
+            self._note(_OUTCOMES.get(type(e), "failed"), str(e))
             raise
         finally:
             self._curves.close()
 
-    def save(self, state: State, keep_last: int) -> Saved | None:
-        """A checkpoint of the state; None when it is written already. Raises OSError."""
+    def save(self, state: State, keep_last: int, told: Mapping[str, str]) -> Saved | None:
+        """A checkpoint of the state, whose adapter says of itself what is told; None when it is written already.
+        Raises OSError."""
         if self.saved == state.step:
             return None
-        path = checkpoint.save_checkpoint(self.path / "checkpoints", state, self.identity, keep_last)
+        path = checkpoint.save_checkpoint(self.path / "checkpoints", state, self.identity, keep_last, told)
         self.saved = state.step
         return Saved(state.step, path)
 
-    def _note(self, outcome: str) -> None:
+    def _write_record(self, plan: Plan, outcome: str) -> None:
+        content = {
+            "outcome": outcome,
+            "reason": "",
+            "picked_step": self.picked,
+            "finetune": __version__,
+            "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "steps": plan.steps,
+            "identity": self.identity,
+            "settings": settings(plan.recipe),
+            "file": dict(self.file),
+            "versions": {p: version(p) for p in ("torch", "diffusers", "transformers", "peft", "accelerate")},
+            "python": platform.python_version(),
+            "device": torch.cuda.get_device_name() if has_gpu() else platform.machine(),
+            "threads": torch.get_num_threads(),
+        }
+        weights.write_bytes(json.dumps(content, indent=1).encode(), self.path / "run.json")
+
+    def _note(self, outcome: str, reason: str) -> None:
         if self._begun:  # what is refused before changes nothing
-            path = self.path / "run.json"
-            content = json.loads(path.read_text())
-            weights.write_bytes(json.dumps({**content, "outcome": outcome}, indent=1).encode(), path)
+            content = {**record(self.path), "outcome": outcome, "reason": reason, "picked_step": self.picked}
+            weights.write_bytes(json.dumps(content, indent=1).encode(), self.path / "run.json")
 
 
 class Unwritten(RunFolder):
@@ -135,7 +163,7 @@ class Unwritten(RunFolder):
         unheard(events)
         yield from ()
 
-    def save(self, state: State, keep_last: int) -> None:
+    def save(self, state: State, keep_last: int, told: Mapping[str, str]) -> None:
         return None
 
 
@@ -150,48 +178,50 @@ def run_identity(plan: Plan, family: Family) -> dict[str, str]:
         identity["start"] = layouts.read_adapter(start).digest()
     if plan.prior:
         identity["prior images"] = weights.digest("".join(p.example.digest for p in plan.prior.placed))
-    for key in recipe.keys():
-        if key not in MAY_CHANGE and not key.startswith(_NOT_COMPARED):
-            identity[key] = str(recipe.value(plan.recipe, key))
-    return identity
-
-
-def _write_run(out: Path, plan: Plan, identity: dict[str, str], outcome: str) -> None:
-    content = {
-        "outcome": outcome,
-        "finetune": __version__,
-        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "steps": plan.steps,
-        "identity": identity,
-        "versions": {p: version(p) for p in ("torch", "diffusers", "transformers", "peft", "accelerate")},
-        "python": platform.python_version(),
-        "device": torch.cuda.get_device_name() if has_gpu() else platform.machine(),
-        "threads": torch.get_num_threads(),
-    }
-    weights.write_bytes(recipe.dumps(plan.recipe).encode(), out / "recipe.toml")
-    weights.write_bytes(json.dumps(content, indent=1).encode(), out / "run.json")
+    return identity | compared(plan.recipe)
 
 
 def _refuse(out: Path, resume: bool) -> None:
-    holds_run = (out / "run.json").exists() or (out / "checkpoints").exists()
+    holds_run = (out / "run.json").exists() or (out / references.CHECKPOINTS).exists()
     if resume and not holds_run:
-        raise RunError(f"{out} holds no run to resume", "leave out `resume`, or check the path")
+        raise no_run(out)
     if out.exists() and not out.is_dir():
         raise RunError(f"{out} is a file, not a folder", "choose another `out`")
-    if not resume and out.exists() and any(path.name != "events.jsonl" for path in out.iterdir()):
+    if not resume and out.exists() and not _is_free(out):
         what = "holds a run already" if holds_run else "is not empty"
         hint = f"`resume` to go on with it, or another `out`, such as {out}-2" if holds_run else "choose another `out`"
         raise RunError(f"{out} {what}", hint)
 
 
+def _is_free(out: Path) -> bool:
+    """Does it hold nothing, or no more than the traces of a run that ended before it saved a step?"""
+    names = {path.name for path in out.iterdir()}
+    ended = record(out).get("outcome", "running") not in ("running", "done")
+    return names <= {_LOG} or (ended and names <= _TRACES and not references.steps(out))
+
+
+def _remove_traces(out: Path) -> None:
+    for path in out.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != _LOG:
+            path.unlink()
+
+
+def _bytes_there(out: Path) -> int:
+    """Of candidates, which a run that goes on need not find room for again."""
+    return sum(file.stat().st_size for file in (out / references.CANDIDATES).glob("step-*/*.safetensors"))
+
+
 def _bytes_needed(plan: Plan) -> int:
-    """Checkpoints, one more while it is written, and the exported files."""
+    """Checkpoints, one more while it is written, the candidates, and the exported files."""
     rows = footprint.component_footprints(plan)
     trained = sum(4 * c.trainable for c in rows)
     state = trained + sum(c.optimizer_bytes + c.mean_bytes for c in rows)
     whole = not isinstance(plan.recipe.adapter, recipe.LowRank) or "merged" in plan.recipe.export.layouts
     pipeline = 2 * sum(4 * c.parameters for c in rows) if whole else 0
-    return state * (plan.recipe.train.keep_last + 1) + 3 * trained + pipeline + _SURPLUS_BYTES
+    candidates = candidate_count(plan) * candidate_bytes(plan, rows)
+    return state * (plan.recipe.train.keep_last + 1) + 3 * trained + candidates + pipeline + _SURPLUS_BYTES
 
 
 def _reserve(out: Path, needed: int) -> None:

@@ -10,6 +10,7 @@ from finetune.diffusion.chance import Draw, choice, draw
 from finetune.encoding.images import CENTER, PLACES, STRAIGHT, Crop, Wanted
 from finetune.families.base import Prompt, as_prompts
 from finetune.planning.plan import Plan
+from finetune.training.learnt import evaluation_prompts
 
 
 class Look(NamedTuple):
@@ -55,7 +56,7 @@ def prompts(plan: Plan) -> list[Prompt]:
     """Every prompt that training shows, that it is judged by, or that its samples are drawn from."""
     own = [Prompt.of(p.example) for p in (*plan.train.placed, *plan.held_out)]
     shown = [prompt for one in looks(plan) for prompt in (one.prompt, one.preserved) if prompt is not None]
-    samples = as_prompts(["", *plan.recipe.sample.prompts, plan.recipe.sample.negative])
+    samples = as_prompts(["", *plan.recipe.sample.prompts, plan.recipe.sample.negative, *evaluation_prompts(plan)])
     return list({prompt.key: prompt for prompt in [*samples, *own, *shown]}.values())
 
 

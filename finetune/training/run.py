@@ -1,26 +1,30 @@
 """One training run, from a recipe to a proved file: a stream of events. Reads top to bottom as the procedure."""
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import torch
 
+from finetune import optimizers
 from finetune.errors import RunError
 from finetune.evaluation import effect as evaluate
 from finetune.events import Note, Resumed, Sampled, Saved, Stage, Stepped, Validated, Warned
 from finetune.machine import CPU, Device, open_machine
 from finetune.planning import plan as planning
+from finetune.planning.candidates import is_candidate, is_scored
 from finetune.planning.plan import Plan
-from finetune.recipe import Loaded
+from finetune.recipe import Loaded, LowRank
 from finetune.sampling.session import Session
-from finetune.training import checkpoint, preflight
+from finetune.training import candidates, checkpoint, preflight
 from finetune.training import loop as trainer
 from finetune.training import samples as pictures
 from finetune.training.begin import Run, begin, beginning
 from finetune.training.finish import finish
 from finetune.training.folder import RunFolder, Unwritten
 from finetune.training.loop import Step
+from finetune.training.pick import pick, score_candidate, stop_reason
+from finetune.training.resume import record, refuse_changes, resumed
 from finetune.training.stop import Events, Interruption, resuming
 
 
@@ -40,9 +44,11 @@ def run(loaded: Loaded, out: Path, resume: bool = False) -> Events:
 def _procedure(loaded: Loaded, out: Path, resume: bool, stop: Interruption) -> Events:
     with preflight.out_of_memory():
         plan = planning.resolve_plan(loaded, int(os.environ.get("WORLD_SIZE", "1")))
+        plan = resumed(plan, out) if resume else plan
         device = open_machine(plan.recipe.train.precision)
         folder = RunFolder(out) if device.ranks.rank == 0 else Unwritten(out)
         folder.open(plan, resume)
+        folder.file = loaded.file
         yield from folder.recorded(_stages(plan, device, folder, resume, stop))
 
 
@@ -52,10 +58,11 @@ def _stages(plan: Plan, device: Device, folder: RunFolder, resume: bool, stop: I
     run = yield from beginning(plan, device, folder)
     if resume:
         yield from restore(run)
-    folder.begin(run.plan)
+    yield from first(run, stop)
     yield from loop(run, stop)
     if folder.writes:
         with trainer.ema_weights(run.state):
+            yield from pick(run)
             yield from finish(run)
 
 
@@ -76,18 +83,13 @@ def restore(run: Run) -> Events:
     found, damage = checkpoint.newest(out / "checkpoints")
     for sentence in damage:
         yield Warned(f"checkpoint left aside: {sentence}")
+    before = record(out)
+    refuse_changes(out, found.identity if found else before.get("identity", {}), run.folder.identity)
     if found is None:
         if damage:
             raise RunError(f"{out}: no whole checkpoint is left ({damage[0]})", "start again with another `out`")
         yield Note("no checkpoint yet: starting at step 0")
         return
-    changed = checkpoint.differences(found.identity, run.folder.identity)
-    if changed:
-        raise RunError(
-            f"{out} cannot be resumed: it was another run\n  " + "\n  ".join(changed),
-            "go on with its own recipe",
-            resuming(out),
-        )
     if found.step > run.plan.steps:
         raise RunError(
             f"train.steps = {run.plan.steps}, and {found.step} steps are done: {found.path}",
@@ -95,6 +97,18 @@ def restore(run: Run) -> Events:
         )
     checkpoint.load_checkpoint(found, run.state)
     yield Resumed(run.state.step, found.path)
+    yield from schedule_changes(run, int(before.get("steps", run.plan.steps)))
+
+
+def schedule_changes(run: Run, before: int) -> Iterator[Warned]:
+    """A learning rate that falls to the end of a run is another one when the end is moved."""
+    config, step, steps = run.plan.recipe.optimizer, run.state.step, run.plan.steps
+    was, now = (optimizers.factor(config, step, length) for length in (before, steps))
+    if was != now and step < steps:
+        yield Warned(
+            f"train.steps is {steps}, and was {before}: from step {step + 1} on the learning rate is that of a run of "
+            f"{steps} steps, now {now:.0%} of its peak instead of {was:.0%}; the steps before are kept as they were"
+        )
 
 
 def measure_plan(plan: Plan) -> preflight.Measured:
@@ -103,16 +117,33 @@ def measure_plan(plan: Plan) -> preflight.Measured:
     return preflight.measure(run.state, run.data.batches, plan.recipe, run.device)
 
 
+def first(run: Run, stop: Interruption) -> Events:
+    """One real step, put back; then the run's folder is begun: what is refused here leaves nothing in it but its log.
+
+    Raises:
+        TrainError, MemoryShortage, RunError: it cannot be trained, or its file would name this machine.
+    """
+    candidates.described(run)
+    measured = None
+    if run.state.step < run.plan.steps:
+        measured = preflight.measure(run.state, run.data.batches, run.plan.recipe, run.device)
+    run.folder.begin(run.plan)
+    stop.begun = True
+    stop.base = run.plan.recipe.base if isinstance(run.plan.recipe.adapter, LowRank) else ""
+    if measured:
+        yield Note(f"pre-flight: loss {measured.loss:.4f}, {measured.seconds:.2f} s a step at the largest bucket, "
+                   f"peak memory {measured.peak_bytes / 2**30:.2f} GiB")  # fmt: skip
+
+
 def loop(run: Run, stop: Interruption) -> Events:
     """Train to the last step; save, then validate and sample, as the recipe says."""
     config, state, steps = run.plan.recipe, run.state, run.plan.steps
     run.folder.saved = state.step
-    if state.step < steps:
-        measured = preflight.measure(state, run.data.batches, config, run.device)
-        yield Note(f"pre-flight: loss {measured.loss:.4f}, {measured.seconds:.2f} s a step at the largest bucket, "
-                   f"peak memory {measured.peak_bytes / 2**30:.2f} GiB")  # fmt: skip
     if state.step == 0:
         yield from observe(run, 0)
+    if reason := stop_reason(run):
+        yield Note(f"stopped at step {state.step}: {reason}")
+        return
     yield Stage("training", steps)
     with stop.deferred(), preflight.out_of_memory(lambda: f"at step {state.step + 1}"):
         for step in trainer.train(state, run.data.batches, config, run.device):
@@ -130,6 +161,10 @@ def loop(run: Run, stop: Interruption) -> Events:
                 for event in save_step(run):
                     run.folder.record(event)
                 raise
+            if is_scored(run.plan, step.number) and step.number < steps and (reason := stop_reason(run)):
+                yield from save_step(run)
+                yield Note(f"stopped at step {step.number}: {reason}")
+                return
         if stop.asked:
             yield from save_step(run)
             raise stop.error(state.step)
@@ -142,23 +177,35 @@ def save_step(run: Run) -> Generator[Saved, None, None]:
         RunError: the disk is full, or gone.
     """
     try:
-        saved = run.folder.save(run.state, run.plan.recipe.train.keep_last)
+        saved = run.folder.save(run.state, run.plan.recipe.train.keep_last, candidates.described(run))
     except OSError as e:
-        out = run.folder.path
-        raise RunError(
-            f"cannot save step {run.state.step} in {out}: {e.strerror}", "free some space, then resume", resuming(out)
-        ) from e
+        raise unsaved(run, e) from e
     if saved:
         yield saved
 
 
+def unsaved(run: Run, error: OSError) -> RunError:
+    """The step just taken could not be written."""
+    out = run.folder.path
+    said = f"cannot save step {run.state.step} in {out}: {error.strerror}"
+    return RunError(said, "free some space, then resume", resuming(out))
+
+
 def observe(run: Run, step: int) -> Events:
-    """Held-out losses and samples that are due at this step. Changes nothing."""
+    """Held-out losses, the adapter's file and samples that are due at this step. Changes nothing."""
     plan, config, family = run.plan, run.plan.recipe, run.family
     if not run.folder.writes:
         return
+    if is_candidate(plan, step):
+        try:
+            yield from candidates.write_candidate(run)
+            if is_scored(plan, step):
+                yield from score_candidate(run)
+        except OSError as e:
+            raise unsaved(run, e) from e
     if plan.held_out and step % config.validation.every == 0:
-        found = evaluate.losses(plan.held_out, run.data.latents, run.data.captions, run.device.autocast)
+        px = evaluate.at_once_px(plan)
+        found = evaluate.losses(plan.held_out, run.data.latents, run.data.captions, run.device.autocast, px=px)
         yield Validated(step, found.mean, found.bands)
     if config.sample.every and step % config.sample.every == 0:
         folder = run.folder.path / "samples" / f"step-{step:06d}"

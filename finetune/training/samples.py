@@ -11,7 +11,7 @@ from finetune.sampling.session import Picture, Session
 
 
 def draw_samples(plan: Plan, session: Session) -> list[Picture]:
-    return [session.generate(request) for request in requests(plan)]
+    return list(session.generate_many(requests(plan)))
 
 
 def sample_prompts(plan: Plan) -> list[str]:

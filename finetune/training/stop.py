@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from finetune import references
 from finetune.errors import Action, Interrupted, action
 from finetune.events import Event
 
@@ -19,9 +20,14 @@ class Interruption:
 
     def __init__(self, out: Path) -> None:
         self.out, self.asked, self._waits = out, False, False
+        self.begun = False
+        """its recipe is in the folder: it can be resumed"""
+        self.base = ""
+        """in which its adapter is verified; empty in full fine-tuning, whose checkpoints are no adapters"""
 
     def error(self, step: int) -> Interrupted:
-        return Interrupted(f"stopped after step {step}; the state is saved", action=resuming(self.out))
+        said = f"stopped after step {step}; the state is saved"
+        return Interrupted(said, action=resuming(self.out), other=self._as_it_is())
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
@@ -35,12 +41,20 @@ class Interruption:
         if self._waits and not self.asked:
             self.asked = True
             return
-        saved, begun = (self.out / "checkpoints").exists(), (self.out / "run.json").exists()
+        other = self._as_it_is()
+        saved = other or (self.out / references.CHECKPOINTS).exists()
         raise Interrupted(
             "stopped" if saved else "stopped before the first checkpoint; encoded images stay cached",
-            "" if begun else "start it again",
-            resuming(self.out) if begun else None,
+            "" if self.begun else "start it again",
+            resuming(self.out) if self.begun else None,
+            other,
         )
+
+    def _as_it_is(self) -> tuple[str, Action] | None:
+        """The newest adapter that the run has, as a file."""
+        found = references.steps(self.out) if self.begun and self.base else {}
+        named = f"{self.out}@{max(found)}" if found else ""
+        return ("its adapter so far", action("export", source=named, base=self.base)) if named else None
 
     def listening(self, events: Events) -> Events:
         """The same events. Signals are heard while the next one is made; while it is read they are the reader's own,

@@ -52,9 +52,10 @@ COMMANDS = {
     "export": ("--from", "--layout", "--out", "--base", "--dtype", "--json"),
     "verify": ("FILE", "--base", "--run", "--base-bits", "--json", "--quiet"),
     "inspect": ("FILE", "--json"),
+    "evaluate": ("RUN|FILE", "--base", "--data", "--judge", "--count", "--json", "--quiet"),
     "sample": (
         *("--base", "--adapter", "--prompt", "--prompts", "--negative", "--seed", "--steps", "--guidance"),
-        *("--scheduler", "--size", "--count", "--out", "--merged", "--no-safety-checker"),
+        *("--scheduler", "--size", "--count", "--out", "--merged", "--no-safety-checker", "--trigger", "--class-word"),
         *("--precision", "--base-bits", "--text-encoder-bits", "--json", "--quiet"),
     ),
     "cache info": ("--root", "--json"),
@@ -196,7 +197,8 @@ def test_the_library_speaks_of_no_flags_and_no_commands():
 # --- quiet and JSON ---------------------------------------------------------------------------------------------------
 
 RUN = ("--set", "train.steps=2", "--set", "sample.every=0", "--set", "sample.steps=1", "--set", "data.resolution=32",
-       "--set", "adapter.components=['denoiser']", "--set", "optimizer.learning_rate=1e-2")  # fmt: skip
+       "--set", "adapter.components=['denoiser']", "--set", "optimizer.learning_rate=1e-2",
+       "--set", "evaluate.count=0")  # fmt: skip
 
 
 @pytest.fixture
@@ -303,7 +305,7 @@ def test_recipes_list_names_each_with_a_sentence_and_the_same_as_json(capsys):
 
 def test_recipes_show_prints_one_whole_recipe_and_a_whole_file_byte_for_byte(capsys):
     _, out, _ = said(capsys, "recipes", "show", "sd15-product")
-    assert tomllib.loads(out)["train"]["steps"] == 1000 and "extends" not in out and "\n# change mug to your" in out
+    assert tomllib.loads(out)["train"]["steps"] == 1000 and "extends" not in out and "a photo of a {class_word}" in out
     _, out, _ = said(capsys, "recipes", "show", "pocket-style")
     assert out == (shipped.RECIPES / "pocket-style.toml").read_text(encoding="utf-8")
     code, _, err = said(capsys, "recipes", "show", "sd15-prodct")

@@ -1,21 +1,23 @@
 """Measures that do not move by themselves, and that see what did and what did not happen."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
+from families.cases import USUAL, Case, small_base
 from support.bases import tiny_base
 from support.bench import BOTH, Bench, bench
 from support.photos import SQUARE, WIDE, pictures
 from torch import nn
 from torch.testing import assert_close
 
-from finetune import families
+from finetune import families, recipe
 from finetune.adapters import attach as adapters
 from finetune.adapters.lora import delta
 from finetune.encoding.text import Captions
 from finetune.evaluation import effect as evaluate
-from finetune.families.base import components, evaluation_mode
+from finetune.families.base import Conditioning, components, evaluation_mode
 
 pytestmark = pytest.mark.usefixtures("whole_judgement")
 
@@ -120,3 +122,77 @@ def test_an_untrained_adapter_is_seen_to_have_learnt_nothing(trained: Bench, tmp
     other = evaluate.measure_effect({}, *args)
     assert other.base == found.base and other.adapted == losses(b).mean != found.adapted
     assert other.gain == pytest.approx(1 - other.adapted / other.base)
+
+
+@pytest.mark.parametrize("own, others, share", [(0.0, 1.0, 1.0), (1.0, 0.0, 0.0)])
+def test_a_caption_fits_where_it_predicts_its_image_better_than_others_do(
+    own: float, others: float, share: float, trained: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def errors(asked: list[evaluate.Judged], *_: object) -> dict[tuple[str, str, float], float]:
+        return {a.key: own if a.prompt.caption == a.placed.example.caption else others for a in asked}
+
+    monkeypatch.setattr(evaluate, "errors", errors)
+    args = (trained.plan.train.placed, trained.latents, trained.captions, trained.machine.autocast)
+    found = evaluate.measure_effect({}, *args)
+    assert found.base_fit == found.adapted_fit == (share, 1 / 3)
+
+
+# --- in batches ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", USUAL, ids=lambda case: case.name)
+def test_in_batches_the_numbers_are_those_of_one_by_one(case: Case, tmp_path: Path) -> None:
+    """Of every family: two buckets, sizes and captions of several lengths, levels and captions mixed in a batch."""
+    data = pictures(tmp_path / "data", [SQUARE, (192, 192), WIDE])
+    (data / "00.txt").write_text("a much longer caption that is made of many more words than the others")
+    components = [name for name in ("denoiser", "text_encoder") if name == "denoiser" or not case.transformer]
+    b = bench(small_base(case, tmp_path / "base"), data, adapter__components=tuple(components))
+    b.grow(0.1)
+    args = ({"unet": 0.1}, b.plan.train.placed, b.latents, b.captions, b.machine.autocast)
+    together, alone = (evaluate.measure_effect(*args, px=px) for px in (10 * 128**2, 1))
+    assert together.base_fit == alone.base_fit is not None and together.adapted_fit == alone.adapted_fit
+    for name in ("base", "adapted", "output"):
+        assert getattr(together, name) == pytest.approx(getattr(alone, name), rel=1e-5), name
+    assert together.adapted != pytest.approx(together.base, rel=1e-4)
+    held_out = [
+        evaluate.losses(b.plan.train.placed, b.latents, b.captions, b.machine.autocast, px=px) for px in (1, 10**6)
+    ]
+    assert held_out[1].bands == pytest.approx(held_out[0].bands, rel=1e-5)
+
+
+@pytest.fixture
+def predicted(trained: Bench, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shape of every batch that the denoiser predicts."""
+    seen, predict = list[tuple[int, ...]](), trained.family.predict
+
+    def noted(noisy: torch.Tensor, t: torch.Tensor, given: Conditioning) -> torch.Tensor:
+        seen.append(tuple(noisy.shape))
+        return predict(noisy, t, given)
+
+    monkeypatch.setattr(trained.family, "predict", noted)
+    return seen
+
+
+def test_training_is_judged_in_few_batches_and_no_prediction_is_made_twice(
+    trained: Bench, predicted: list[tuple[int, ...]]
+) -> None:
+    """Three images at five levels; each with its own and two other captions at four of them; adapter off and on."""
+    args = ({}, trained.plan.train.placed, trained.latents, trained.captions, trained.machine.autocast)
+    evaluate.measure_effect(*args, px=8 * 128**2)
+    shapes = {p.example.name: (p.bucket.height // 8, p.bucket.width // 8) for p in trained.plan.train.placed}
+    output, judged = predicted[:2], predicted[2:]
+    assert [shape[0] for shape in output] == [5, 5]  # the levels, adapter on and off
+    asked = {cells: 2 * (5 + 2 * 4) * list(shapes.values()).count(cells) for cells in shapes.values()}
+    made = {cells: sum(b for b, _, *own in judged if tuple(own) == cells) for cells in asked}
+    assert made == asked and len(asked) == 2
+    assert max(b * h * w * 64 for b, _, h, w in judged) <= 8 * 128**2
+    assert len(judged) == sum(2 * -(-n // 2 // (8 * 128**2 // (h * w * 64))) for (h, w), n in asked.items())
+
+
+def test_a_batch_is_as_large_as_a_training_batch_or_as_a_cpu_is_fast_with(trained: Bench) -> None:
+    plan = trained.plan
+    largest = max(p.bucket.width * p.bucket.height for p in plan.train.placed)
+    many = dataclasses.replace(plan, recipe=recipe.replace(plan.recipe, train__batch=50))
+    assert evaluate.at_once_px(many) == 50 * largest > evaluate.AT_ONCE_PX
+    few = dataclasses.replace(plan, recipe=recipe.replace(plan.recipe, train__batch=1))
+    assert evaluate.at_once_px(few) == evaluate.AT_ONCE_PX > largest

@@ -10,6 +10,7 @@ from PIL import Image
 from referee.classifier import judge
 from support.runs import train
 
+import finetune
 from finetune import recipe
 from finetune import resources as shipped
 from finetune.data import dataset
@@ -98,6 +99,13 @@ def test_shuffled_captions_are_noticed_and_spoil_the_backgrounds(shuffled):
     assert backgrounds(shuffled.pictures) != COLOURS
 
 
+def test_the_verdict_tells_what_was_learnt_and_that_mixed_up_captions_are_not_followed(product, shuffled):
+    good, mixed = (finetune.evaluate(trained.result.path) for trained in (product, shuffled))
+    assert good.learnt and good.seen in ("10/10", "9/10"), good.text
+    assert not mixed.learnt and "are they mixed up" in " ".join(mixed.reasons), mixed.text
+    assert good.scores["prompt"].value >= 0.8 > mixed.scores["prompt"].value
+
+
 def test_a_learning_rate_of_zero_is_an_error(tmp_path):
     sets = ["optimizer.learning_rate=0", "train.steps=2", "sample.every=0"]
     with pytest.raises(TrainError, match="no measurable effect"):
@@ -110,3 +118,5 @@ def test_the_style_carries_to_objects_it_was_not_trained_on(tmp_path):
     assert sum(v.style == "poster" for v in shown) >= 3
     assert "poster" not in [v.style for v in judge(style.base)]
     assert style.result.effect.gain > 0.3
+    verdict = finetune.evaluate(style.result.path)
+    assert verdict.scores["likeness"].low > 0.5, verdict.text

@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,18 +14,20 @@ from PIL import Image
 from support.bases import tiny_base
 
 from finetune import recipe
+from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.adapters import attach as adapters
 from finetune.adapters.lora import Lora
 from finetune.errors import FinetuneError, RecipeError, TrainError
-from finetune.events import Sampled, Saved, Validated, unheard
+from finetune.evaluation import subject
+from finetune.events import Picked, Sampled, Saved, Score, Scored, Validated, unheard
 from finetune.families.base import Family, Moments, components
 from finetune.files import layouts
 from finetune.planning import footprint
 from finetune.planning import plan as planning
 from finetune.planning.plan import Plan
 from finetune.proof import export
-from finetune.training import batches, begin, finish, preflight
+from finetune.training import batches, begin, finish, learnt, pick, preflight
 from finetune.training import loop as trainer
 from finetune.training import samples as pictures
 from finetune.training.begin import Run, open_base
@@ -115,6 +117,12 @@ def what_is_asked_of_the_sampler(place: Place, sets: list[str]) -> object:
     return pictures.requests(place.plan(sets))
 
 
+def what_a_verdict_is_asked(place: Place, sets: list[str]) -> object:
+    plan = place.plan(sets)
+    judge = subject.judge_for(plan.recipe.base, plan.recipe.evaluate.judge)
+    return judge and learnt.subject_of(plan, place.root / "mug.safetensors", place.root, judge, None)
+
+
 def how_the_model_is_set_up(place: Place, sets: list[str]) -> object:
     compiled: list[object] = []
     with pytest.MonkeyPatch.context() as patch:
@@ -171,11 +179,22 @@ def what_happens_in_the_loop(place: Place, sets: list[str]) -> object:
     out = place.root / f"run-{len(list(place.root.glob('run-*')))}"
     run = place.begin(plan)
     run.folder = RunFolder(out)
+    run.folder.identity = {"base": "0" * 64}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preflight, "measure", lambda *_: preflight.Measured(0.0, 0, 0.0))
-        told = list(loop(run, Interruption(out)))
-    at = [(type(e).__name__, e.step) for e in told if isinstance(e, Saved | Validated | Sampled)]
+        patch.setattr(pick, "score", scored_by_step)
+        told = [*loop(run, Interruption(out)), *pick.pick(run)]
+    at = [(type(e).__name__, e.step) for e in told if isinstance(e, Saved | Validated | Sampled | Scored | Picked)]
     return at, sorted(p.name for p in (out / "checkpoints").iterdir())
+
+
+def scored_by_step(subject: object, step: int, painter: object) -> Generator[Scored, None, Scored]:
+    """A little more alike at the second step, which may be chance, at a price that rises."""
+    values = {"likeness": min(0.6 + 0.1 * step, 0.8), "drift": 0.1 * step, "prompt": 1 - 0.2 * step,
+              "memorisation": 0.2 * step}  # fmt: skip
+    told = Scored(step, "1/4", {name: Score(v, v - 0.2, v + 0.2) for name, v in values.items()})
+    yield told
+    return told
 
 
 def what_is_written(place: Place, sets: list[str]) -> object:
@@ -214,6 +233,9 @@ class Case(NamedTuple):
 FLOW = ("base=ROOT/flux",)
 SELF = ("prior.mode=own_prediction", "data.trigger=sks")
 IMAGES = ("prior.mode=images", "prior.path=ROOT/mugs", "data.class_word=mug")
+JUDGED = (f"evaluate.judge={shipped.EYES}",)
+STOPPED = (*JUDGED, "evaluate.every=1", "evaluate.stop=auto")
+PICKED = (*JUDGED, "evaluate.every=1", "evaluate.pick=best")
 CASES = {
     "name": Case("name=other", what_is_written),
     "base": Case("base=ROOT/other"),
@@ -284,6 +306,16 @@ CASES = {
     "sample.steps": Case("sample.steps=3", what_is_asked_of_the_sampler),
     "sample.guidance": Case("sample.guidance=2", what_is_asked_of_the_sampler),
     "sample.seed": Case("sample.seed=9", what_is_asked_of_the_sampler),
+    "evaluate.prompts": Case('evaluate.prompts=["a jar"]', what_a_verdict_is_asked, JUDGED),
+    "evaluate.judge": Case(JUDGED[0], what_a_verdict_is_asked),
+    "evaluate.count": Case("evaluate.count=7", what_a_verdict_is_asked, JUDGED),
+    "evaluate.every": Case("evaluate.every=2", what_happens_in_the_loop, JUDGED),
+    "evaluate.pick": Case('evaluate.pick="best"', what_happens_in_the_loop, (*JUDGED, "evaluate.every=1")),
+    "evaluate.stop": Case("evaluate.stop=auto", what_happens_in_the_loop, STOPPED[:-1]),
+    "evaluate.patience": Case("evaluate.patience=1", what_happens_in_the_loop, STOPPED),
+    "evaluate.max_drift": Case("evaluate.max_drift=0.1", what_happens_in_the_loop, PICKED),
+    "evaluate.min_prompt": Case("evaluate.min_prompt=0.7", what_happens_in_the_loop, PICKED),
+    "evaluate.max_memorisation": Case("evaluate.max_memorisation=0.3", what_happens_in_the_loop, PICKED),
     "export.dtype": Case("export.dtype=float16", what_is_written),
     "export.layouts": Case('export.layouts=["diffusers"]', what_is_written),
     "export.title": Case("export.title=My mug", what_is_written),

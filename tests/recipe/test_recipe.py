@@ -80,6 +80,9 @@ def _random_tables(chance: random.Random) -> dict[str, dict[str, object] | str]:
     def text() -> str:
         return "".join(chance.choice(letters) for _ in range(chance.randint(1, 12)))
 
+    def prompt() -> str:
+        return re.sub("[{}]", "", text()) + chance.choice(["", "{trigger}", " {class_word}"])
+
     number = 10 ** chance.uniform(-12, 3)
     method, mode = chance.choice(["lora", "full"]), chance.choice(["off", "images", "own_prediction"])
     tables: dict[str, dict[str, object] | str] = {
@@ -88,7 +91,7 @@ def _random_tables(chance: random.Random) -> dict[str, dict[str, object] | str]:
         "adapter": {"method": method, "components": ("denoiser", "text_encoder")[: chance.randint(1, 2)]},
         "optimizer": {"learning_rate": number, "epsilon": number / 7, "warmup_steps": chance.randrange(2**60)},
         "train": {chance.choice(["steps", "epochs"]): chance.randint(1, 9), "seed": chance.randrange(2**63)},
-        "sample": {"prompts": tuple(text() for _ in range(chance.randint(0, 3))), "negative": text()},
+        "sample": {"prompts": tuple(prompt() for _ in range(chance.randint(0, 3))), "negative": prompt()},
         "export": {"title": text(), "license": text()},
     }
     if method == "lora":

@@ -252,7 +252,8 @@ def test_a_shipped_recipe_finds_its_targets_in_the_published_base(name):
 
 def test_a_run_and_its_plan_say_which_names_are_old(tmp_path, capsys):
     sets = ["prior.mode=self", "data.resolution=16", "train.steps=1", "train.batch=1", "sample.every=0",
-            "sample.steps=1", 'sample.prompts=["a"]', 'adapter.components=["denoiser"]', "adapter.rank=1"]  # fmt: skip
+            "evaluate.count=0", "sample.steps=1", 'sample.prompts=["a"]', 'adapter.components=["denoiser"]',
+            "adapter.rank=1"]  # fmt: skip
     options = [f"--set={item}" for item in sets]
     code, out, err = said(capsys, "plan", "pocket-product", *options, "--json")
     assert code == 0 and 'prior.mode = "self" is now "own_prediction"' in err, err

@@ -8,7 +8,6 @@ import pytest
 import torch
 from PIL import Image
 from support.adapters import small_adapter
-from support.bases import tiny_base
 
 from finetune import cli, families
 from finetune import tensors as weights
@@ -22,25 +21,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute:UserWarning"),  # two adapters are meant
 ]
-
-
-@pytest.fixture(scope="module")
-def safe(tmp_path_factory) -> str:
-    """A base with a real safety checker, small, that finds something to blank in every picture."""
-    from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
-    from transformers import CLIPConfig, CLIPImageProcessor
-
-    base = tiny_base(tmp_path_factory.mktemp("safe") / "sd15", "sd15")
-    small = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    vision = {**small, "image_size": 32, "patch_size": 16}
-    config = CLIPConfig(text_config=small, vision_config=vision, projection_dim=4)
-    checker = StableDiffusionSafetyChecker(config)
-    with torch.no_grad():
-        checker.concept_embeds_weights.fill_(-2)
-    checker.save_pretrained(base / "safety_checker")
-    processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    processor.save_pretrained(base / "feature_extractor")
-    return str(base)
 
 
 def sampled(capsys, *arguments: object) -> tuple[int, str]:
@@ -136,15 +116,15 @@ def test_what_cannot_be_sampled_is_refused_before_a_picture_is_made(option, valu
 
 def test_a_large_base_is_sampled_in_few_bits_and_its_text_encoder_is_let_go_first(flux, tmp_path, capsys, monkeypatch):
     held = []
-    generate = Session.generate
+    generate = Session.generate_together
 
-    def watched(session, request):
+    def watched(session, requests):
         parts = session.family.parts
         kinds = {type(m).__name__ for m in parts["transformer"].modules()}
         held.append((set(parts.loaded()), "Linear4bit" in kinds, parts["transformer"].dtype))
-        return generate(session, request)
+        return generate(session, requests)
 
-    monkeypatch.setattr(Session, "generate", watched)
+    monkeypatch.setattr(Session, "generate_together", watched)
     order = ("--base", flux, "--prompt", "a cup", "--steps", 1, "--size", "64x64", "--seed", 3)
     code, said = sampled(capsys, *order, "--out", tmp_path / "few", "--precision", "bf16", "--base-bits", 4,
                          "--text-encoder-bits", 8)  # fmt: skip
@@ -202,7 +182,7 @@ def test_precision_and_bits_that_cannot_be_are_refused(flux, tiny, files, tmp_pa
 
 def test_a_merged_base_is_merged_in_float32_and_painted_in_the_precision(tiny, files, tmp_path, capsys, monkeypatch):
     seen = []
-    for name in ("load_adapters", "generate"):
+    for name in ("load_adapters", "generate_together"):
         monkeypatch.setattr(Session, name, noting(getattr(Session, name), seen))
     code, said = sampled(capsys, "--base", tiny, "--prompt", "a cup", "--steps", 1, "--size", "64x64", "--merged",
                          "--adapter", files[0], "--out", tmp_path / "out", "--precision", "bf16")  # fmt: skip
@@ -223,3 +203,12 @@ def test_an_output_that_cannot_be_written_is_said(tiny, tmp_path, capsys):
     code, said = sampled(capsys, "--base", tiny, "--prompt", "a cup", "--out", tmp_path / "file", "--steps", 1,
                          "--size", "64x64")  # fmt: skip
     assert code == 2 and "cannot write" in said and (tmp_path / "file").read_text() == "mine"
+
+
+def test_the_command_generates_its_set_in_batches(tiny, tmp_path, capsys, batches):
+    order = ("--base", tiny, "--steps", 1, "--size", "64x64", "--count", 2, "--out", tmp_path / "out")
+    code, said = sampled(capsys, *order, "--prompt", "a cup", "--prompt", "a jar")
+    assert code == 0, said
+    assert [[(r.prompt, r.seed) for r in batch] for batch in batches] == [
+        [("a cup", 0), ("a jar", 0), ("a cup", 1), ("a jar", 1)]
+    ]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from drawn import GUIDANCE, STEPS, draw
+from families.cases import USUAL, small_base
 from support.adapters import small_adapter
-from support.bases import tiny_base
 
 from finetune import families
 from finetune import tensors as weights
@@ -20,6 +20,7 @@ from finetune.families.flux import Flux
 from finetune.families.sd import StableDiffusion
 from finetune.families.unet import SCHEDULERS
 from finetune.files import layouts
+from finetune.sampling import session as session_module
 from finetune.sampling.request import AdapterWeight, SampleRequest, SessionOptions
 from finetune.sampling.session import Picture, Session
 
@@ -191,9 +192,11 @@ def test_a_prompt_that_was_not_foreseen_makes_the_same_picture(flux):
 
 def test_an_encoder_that_stays_reads_each_prompt_once_too(tiny, encoded):
     session = Session(families.load(tiny))
-    for seed in (1, 2):
-        session.generate(SMALL._replace(seed=seed))
-    assert sorted(encoded) == [("text_encoder", ""), ("text_encoder", SMALL.prompt)]
+    session.generate(SMALL)
+    list(
+        session.generate_many([SMALL._replace(seed=seed, prompt=p) for p in (SMALL.prompt, "a jar") for seed in (1, 2)])
+    )
+    assert sorted(encoded) == [("text_encoder", p) for p in ("", "a jar", SMALL.prompt)]
 
 
 def test_an_adapter_of_the_text_encoder_changes_prompts_that_were_read_before(tiny, files):
@@ -210,18 +213,49 @@ def test_stock_diffusers_and_our_strict_reader_load_the_same_adapter(tiny, files
     assert (pixels(stock.generate(SMALL)) == drawn(tiny, [AdapterWeight(files[0])])).all()
 
 
-@pytest.mark.parametrize("variant", ["sd15", "sdxl", "sd35", "flux", "zimage", "qwen", "klein"])
-def test_pictures_of_one_batch_are_those_made_one_by_one(variant, tmp_path):
-    session = Session(families.load(str(tiny_base(tmp_path / variant, variant))))
-    requests = [
-        SMALL._replace(prompt=p, seed=s, steps=2, guidance=3.0) for p, s in (("a cup", 1), ("a longer prompt", 2))
-    ]
-    together, alone = session.generate_together(requests), [session.generate(request) for request in requests]
+@pytest.mark.parametrize("case", USUAL, ids=lambda case: case.name)
+def test_pictures_of_one_batch_are_those_made_one_by_one(case, tmp_path):
+    """Of every family, with captions that its large encoder read ahead, by it and by the encoders that stay."""
+    family = families.load(str(small_base(case, tmp_path / "base")))
+    said = ("a cup", "a longer prompt of many words", "a cup")
+    session = Session.of(family, [*said, ""], CPU)
+    requests = [SMALL._replace(prompt=p, seed=s, steps=2, guidance=3.0) for s, p in enumerate(said)]
+    together, alone = list(session.generate_many(requests)), [session.generate(request) for request in requests]
     for one, other in zip(together, alone, strict=True):
         assert abs(pixels(one) - pixels(other)).max() <= 1
-    assert abs(pixels(together[0]) - pixels(together[1])).max() > 1
+    for a, b in ((0, 1), (0, 2)):  # another prompt, another seed
+        assert abs(pixels(together[a]) - pixels(together[b])).max() > 1
     with pytest.raises(InputError, match="differ in steps, guidance or size"):
         session.generate_together([SMALL, SMALL._replace(steps=3)])
+
+
+@pytest.mark.parametrize("name", ["euler_a", "ddpm"])
+def test_a_scheduler_that_draws_noise_on_the_way_draws_it_from_each_pictures_own_seed(name, tiny):
+    session = Session(families.load(tiny), options=SessionOptions(scheduler=name))
+    requests = [SMALL._replace(seed=seed, steps=3) for seed in (1, 2, 3)]
+    for one, other in zip(session.generate_many(requests), map(session.generate, requests), strict=True):
+        assert abs(pixels(one) - pixels(other)).max() <= 1
+
+
+def test_batches_hold_as_many_pixels_as_fit_in_the_order_of_the_requests(tiny, batches, monkeypatch):
+    monkeypatch.setattr(session_module, "BATCH_PX", {"cpu": 3 * 64**2})
+    small = [SMALL._replace(seed=seed, prompt=f"cup {seed}", negative="x" * (seed % 2)) for seed in range(4)]
+    large, other = SMALL._replace(width=128, height=128), SMALL._replace(steps=2)
+    asked = [*small, large, large, other, SMALL]
+    pictures = Session(families.load(tiny)).generate_many(asked)
+    assert not batches and next(pictures).image.size == (64, 64) and len(batches) == 1  # they come as they are made
+    assert [p.image.width for p in pictures] == [64, 64, 64, 128, 128, 64, 64]
+    assert batches == [small[:3], small[3:], [large], [large], [other], [SMALL]]
+
+
+def test_in_a_batch_each_picture_has_its_own_word_of_the_safety_checker(safe):
+    session = Session(families.load(safe), options=SessionOptions())
+    checker = session.pipeline.safety_checker
+    answers = iter([False, True, False])
+    checker.forward = lambda images, clip_input: (images * (not (bad := next(answers))), [bad])
+    made = list(session.generate_many([SMALL._replace(seed=seed) for seed in range(3)]))
+    assert [p.blocked for p in made] == [False, True, False]
+    assert [bool(pixels(p).any()) for p in made] == [True, False, True]
 
 
 def test_the_benchmarks_pictures_are_stock_diffusers_own():

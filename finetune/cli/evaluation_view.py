@@ -1,0 +1,73 @@
+"""A verdict on the screen. Imports torch."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from finetune.cli.options import Output
+from finetune.evaluation.evaluate import evaluate as events_of
+from finetune.evaluation.subject import of_path
+from finetune.evaluation.verdict import not_learnt
+from finetune.events import Evaluated
+from finetune.reporting.screen import Screen
+
+MEANING = {
+    "likeness": "0: as the base's pictures, 1: as the training pictures are to each other",
+    "prompt": "share that shows what was asked for",
+    "drift": "without the trigger: 0 unchanged, 1 other pictures",
+    "diversity": "1: as unlike as the training pictures",
+    "memorisation": "0: no copies, 1: copies of training pictures",
+}
+
+
+def evaluate(
+    what: Path, base: str, data: Path | None, judge: Path | None, count: int | None, output: Output
+) -> None:  # fmt: skip
+    """With a progress bar; exit code 4 when it was not learnt."""
+    console = Console(highlight=False)
+    screen = Screen(console)
+    told: Evaluated | None = None
+    try:
+        for event in events_of(of_path(what, base, data, judge, count)):
+            if isinstance(event, Evaluated):
+                told = event
+            elif output.details:
+                screen(event)
+    finally:
+        screen.close()
+    assert told is not None
+    output.json(as_json(told))
+    if output.details:
+        _show(told, console)
+    if not told.learnt:
+        raise not_learnt(told)
+    output.result(f"learnt: {told.text}")
+
+
+def as_json(told: Evaluated) -> dict[str, object]:
+    return {
+        "learnt": told.learnt,
+        "seen": told.seen,
+        "scores": {name: score._asdict() for name, score in told.scores.items()},
+        "reasons": list(told.reasons),
+        "text": told.text,
+        "path": str(told.path),
+        "sheet": str(told.sheet),
+    }
+
+
+def _meaning(name: str) -> str:
+    """In a few words; a score of held-out pictures names its share of the noise path."""
+    return MEANING.get(name, "loss on held-out pictures, as a share of the base's")
+
+
+def _show(told: Evaluated, console: Console) -> None:
+    table = Table(show_header=False, box=None)
+    for name, (value, low, high) in told.scores.items():
+        table.add_row(name, f"{value:.2f}", f"{low:.2f} to {high:.2f}", _meaning(name))
+    console.print(table)
+    for reason in told.reasons:
+        console.print(f"[yellow]perhaps:[/] {escape(reason)}", soft_wrap=True)
+    console.print(f"[dim]pictures: {escape(str(told.sheet))}[/]", soft_wrap=True)

@@ -1,0 +1,143 @@
+"""Pictures for a verdict: painted in batches, and kept beside the run under a name made of all that went into them."""
+
+import hashlib
+import json
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from PIL import Image
+
+from finetune import families
+from finetune.errors import RunError
+from finetune.events import Advanced, Event, Stage
+from finetune.files import layouts
+from finetune.planning.resolve import precision
+from finetune.sampling.png import write_png
+from finetune.sampling.request import AdapterWeight, SampleRequest, SessionOptions
+from finetune.sampling.session import Session
+from finetune.tensors import digest, file_sha256, payload_sha256
+
+_VERSION = 1
+"""counts up when pictures of the same request come out otherwise"""
+PIPELINE = "model_index.json"
+"""in a folder that holds a whole pipeline"""
+_BASE = ""
+"""the row of the base, in place of an adapter's digest"""
+
+
+class Painter(Protocol):
+    """Opens what paints a row: the base, then with the adapter."""
+
+    def base(self, prompts: Sequence[str]) -> AbstractContextManager[Session]: ...
+
+    def adapted(self, prompts: Sequence[str]) -> AbstractContextManager[Session]: ...
+
+
+class FromFile:
+    """One base, opened once, and an adapter file in it; or a whole pipeline in its place."""
+
+    def __init__(self, base: str, adapter: Path, options: SessionOptions) -> None:
+        self._base, self._adapter, self._options = base, adapter, options
+        self._session: Session | None = None
+
+    @contextmanager
+    def base(self, prompts: Sequence[str]) -> Iterator[Session]:
+        self._session = Session.open(self._base, prompts, (), self._options)
+        yield self._session
+
+    @contextmanager
+    def adapted(self, prompts: Sequence[str]) -> Iterator[Session]:
+        if (self._adapter / PIPELINE).is_file():
+            self._session = None
+            yield Session.open(str(self._adapter), prompts, (), self._options)
+            return
+        session = self._session or Session.open(self._base, prompts, (), self._options)
+        session.load_adapters([AdapterWeight(self._adapter)])
+        yield session
+
+
+class Gallery:
+    """A base and an adapter, or a whole pipeline in its place. Pictures that were painted once are read again.
+
+    painter: how the rows are opened; from the files unless said otherwise.
+    """
+
+    def __init__(
+        self, folder: Path, base: str, adapter: Path, options: SessionOptions, painter: Painter | None = None
+    ) -> None:
+        self.folder, self.base, self.adapter, self.options = folder, base, adapter, options
+        self._precision = precision(options.precision, "`precision`")  # what `auto` is here changes pictures
+        self._painter = painter or FromFile(base, adapter, options)
+        self._way = type(self._painter).__name__
+        self._base_id = files_id(Path(families.locate(base)))
+        self._row_id = content_id(adapter)
+
+    def paint(
+        self, ours: Sequence[SampleRequest], theirs: Sequence[SampleRequest]
+    ) -> Generator[Event, None, tuple[list[Image.Image], list[Image.Image]]]:
+        """The adapter's pictures of `ours`, and the base's of `theirs`. Only what is not kept yet is painted; killed
+        in between, it goes on where it was.
+
+        Raises:
+            RunError: the folder cannot be written.
+            VerifyError: the adapter cannot be read whole for this base.
+        """
+        due = {row: [r for r in wanted if self._kept(row, r) is None]
+               for row, wanted in ((_BASE, theirs), (self._row_id, ours))}  # fmt: skip
+        total = sum(map(len, due.values()))
+        if total:
+            yield Stage("evaluating", total)
+            yield from (Advanced(done) for done, _ in enumerate(self._painted(due), 1))
+        return self._all(self._row_id, ours), self._all(_BASE, theirs)
+
+    def _painted(self, due: dict[str, list[SampleRequest]]) -> Iterator[None]:
+        prompts = [text for wanted in due.values() for r in wanted for text in (r.prompt, r.negative)]
+        for row, wanted in due.items():
+            if not wanted:
+                continue
+            opened = self._painter.base(prompts) if row == _BASE else self._painter.adapted(prompts)
+            with opened as session:
+                for request, picture in zip(wanted, session.generate_many(wanted), strict=True):
+                    self._keep(row, request, picture.image)
+                    yield
+
+    def _path(self, row: str, request: SampleRequest) -> Path:
+        told = [_VERSION, self._base_id, row, request, self.options, self._way, self._precision]
+        return self.folder / f"{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:24]}.png"
+
+    def _kept(self, row: str, request: SampleRequest) -> Image.Image | None:
+        try:
+            with Image.open(self._path(row, request)) as found:
+                return found.convert("RGB")
+        except OSError:  # none yet, or cut short
+            return None
+
+    def _keep(self, row: str, request: SampleRequest, image: Image.Image) -> None:
+        path, adapter = self._path(row, request), "" if row == _BASE else self.adapter.name
+        try:
+            write_png(image, path, {**request.described(), "adapter": adapter})
+        except OSError as e:
+            raise RunError(f"cannot write {path}: {e.strerror}", "free some space") from e
+
+    def _all(self, row: str, wanted: Sequence[SampleRequest]) -> list[Image.Image]:
+        found = [self._kept(row, request) for request in wanted]
+        return [image for image in found if image is not None]
+
+
+def content_id(adapter: Path) -> str:
+    """Of an adapter file or a PEFT folder: what its weights are, wherever it lies; of a pipeline its files."""
+    if (adapter / PIPELINE).is_file():
+        return files_id(adapter)
+    if adapter.is_file():
+        return payload_sha256(adapter)
+    files = sorted(layouts.adapter_in(adapter).rglob("adapter_*"))  # alphas are in adapter_config.json
+    return digest("".join(map(file_sha256, files)))
+
+
+def files_id(base: Path) -> str:
+    """Of a base, which is too large to be read for this: its files by name, size and time."""
+    files = [base] if base.is_file() else sorted(p for p in base.rglob("*") if p.is_file())
+    stats = [(p.resolve().name, (found := p.stat()).st_size, found.st_mtime_ns) for p in files]
+    return digest(json.dumps(stats))

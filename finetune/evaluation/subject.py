@@ -1,0 +1,187 @@
+"""What a verdict is asked about: an adapter, its base, its training pictures, and what is known of its training."""
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune import references
+from finetune import resources as shipped
+from finetune import tensors as weights
+from finetune.data.dataset import read_dataset
+from finetune.data.example import Dataset
+from finetune.errors import BaseError, InputError
+from finetune.evaluation.held_out import HELD_OUT
+from finetune.evaluation.verdict import Training
+from finetune.events import CaptionFit, Score, TrainingEffect
+from finetune.files import layouts
+from finetune.sampling.request import SessionOptions
+
+EVALUATION = "evaluation"
+"""folder in a run's folder: the pictures that were judged, and a sheet of them"""
+RECIPE = "recipe.toml"
+"""in a run's folder: what was trained, with every value"""
+_STEPS_OF_RUN = (references.CANDIDATES, references.CHECKPOINTS)
+COUNT, FEWEST = 10, 4
+"""pictures with the trigger: so many where time allows, and at least so many"""
+
+
+def session_options(base_bits: int | None = None, text_encoder_bits: int | None = None) -> SessionOptions:
+    """How the base is opened for a verdict: alike at the end of a run and by command, so that pictures are shared."""
+    return SessionOptions(base_bits=base_bits, text_encoder_bits=text_encoder_bits, safety_checker=False)
+
+
+_OPENED = session_options()
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An adapter to judge, and all that its verdict depends on."""
+
+    path: Path
+    """the adapter file, a PEFT folder, or a whole pipeline's folder"""
+    base: str
+    training: Training
+    folder: Path
+    """where pictures and verdict are kept"""
+    judge: Path
+    """folder of a CLIP or a DINOv2"""
+    count: int = COUNT
+    prompts: tuple[str, ...] = ()
+    resolution: int | None = None
+    """px; the base's own unless said"""
+    guidance: float | None = None
+    options: SessionOptions = _OPENED
+
+
+def of_path(
+    what: Path, base: str = "", data: Path | None = None, judge: Path | None = None, count: int | None = None
+) -> Subject:
+    """Of a run's folder, a step of it (RUN@500), or an adapter file; arguments win over what run and file say.
+
+    Raises:
+        BaseError: no adapter there, or no base is known.
+        DataError: the training pictures cannot be read.
+        InputError: the training pictures, or a judge of this base's pictures, must be named.
+    """
+    path = references.adapter_path(what)
+    run = references.run_of(path)
+    file = exported(run) if run and path == run else path
+    text = (run / RECIPE).read_text(encoding="utf-8") if run else _recipe_in(file)
+    said = tomllib.loads(text)
+    base = base or said.get("base", "")
+    if not base:
+        raise BaseError(f"{file} does not say what base it was made for", "name it: `base`")
+    pictures = _pictures(said.get("data", {}), data, run is not None, file)
+    wanted = said.get("evaluate", {})
+    judge = judge or (Path(wanted["judge"]) if run and "judge" in wanted else None)
+    seen_by = judge_for(base, judge)
+    if seen_by is None:
+        raise InputError(*unjudged(base))
+    return Subject(
+        file, base, training_of(text, pictures, run, _step(file)),
+        run / EVALUATION if run else file.parent / f"{file.stem}-{EVALUATION}", seen_by,
+        count or wanted.get("count") or COUNT, tuple(wanted.get("prompts", ())),
+        said.get("data", {}).get("resolution"), said.get("sample", {}).get("guidance"),
+        session_options(said.get("train", {}).get("base_bits"), said.get("data", {}).get("text_encoder_bits")),
+    )  # fmt: skip
+
+
+def exported(run: Path) -> Path:
+    """The file that a run exported; of a run of all weights its pipeline.
+
+    Raises:
+        BaseError: it has not come so far.
+    """
+    made = sorted((run / "adapter").glob("*.safetensors")) + [
+        p.parent for p in (run / "adapter").glob("*/model_index.json")
+    ]
+    return made[0] if made else layouts.adapter_in(run)
+
+
+def _recipe_in(file: Path) -> str:
+    if file.is_dir():
+        return ""
+    found = weights.read_header(file).metadata
+    base = f"base = {json.dumps(found['finetune.base'])}\n" if "finetune.base" in found else ""
+    return found.get("finetune.recipe") or base
+
+
+def _pictures(said: Mapping[str, Any], named: Path | None, own: bool, file: Path) -> Dataset:
+    path = named or (Path(said["path"]) if own and "path" in said else None)
+    if path is None:
+        raise InputError(
+            f"{file} lies in no run's folder: what was it trained on?",
+            "name the folder of its training pictures: `data`",
+        )
+    return read_dataset(
+        shipped.data_path(path), trigger=said.get("trigger"), class_word=said.get("class_word"),
+        allow_uncaptioned=bool(said.get("allow_uncaptioned", False)),
+    )  # fmt: skip
+
+
+def is_pocket(base: str) -> bool:
+    return Path(shipped.base_path(base)).resolve() == shipped.POCKET.resolve()
+
+
+def judge_for(base: str, named: Path | None) -> Path | None:
+    """The judge that was named; of the pocket base's pictures the pocket eyes. They know no others: None."""
+    return named or (shipped.EYES if is_pocket(base) else None)
+
+
+def unjudged(base: str) -> tuple[str, str]:
+    """Why there is no verdict, and what to do."""
+    return (
+        f"whether it was learnt is not judged: pictures of {shipped.public_name(base)} need a judge that knows photos",
+        "name the folder of a CLIP or DINOv2 in transformers' layout: `judge`, or evaluate.judge in the recipe",
+    )
+
+
+def _step(file: Path) -> int | None:
+    """Of a run's step that is not its last: in candidates or checkpoints."""
+    inside = next((one for one in (file, file.parent) if one.parent.name in _STEPS_OF_RUN), None)
+    return references.step_of(inside) if inside else None
+
+
+def training_of(recipe_text: str, data: Dataset, run: Path | None = None, step: int | None = None) -> Training:
+    """From a recipe as it was resolved, such as a run or an adapter file holds, and from the events of the run; step:
+    the one to speak of, if not the last.
+    """
+    said: dict[str, Any] = tomllib.loads(recipe_text)
+    train, adapter = said.get("train", {}), said.get("adapter", {})
+    samples = (step or train.get("steps", 0)) * train.get("batch", 1) * train.get("accumulate", 1)
+    return Training(
+        data,
+        samples / len(data.examples) if samples else None,
+        tuple(adapter.get("components", ("denoiser",))) if said else (),
+        said.get("optimizer", {}).get("learning_rate"),
+        _effect(run) if step is None else None,
+        _held_out(run) if step is None else {},
+    )
+
+
+def _effect(run: Path | None) -> TrainingEffect | None:
+    """What the run itself measured, as its log has it."""
+    last = _last(run, "training_effect")
+    if last is None:
+        return None
+    base_fit, adapted_fit = (last[key] and CaptionFit(**last[key]) for key in ("base_fit", "adapted_fit"))
+    return TrainingEffect(last["base"], last["adapted"], base_fit, adapted_fit, last["weights"], last["output"])
+
+
+def _held_out(run: Path | None) -> dict[str, Score]:
+    """As the verdict at the run's end had them."""
+    scores = (_last(run, "evaluated") or {}).get("scores", {})
+    return {name: Score(**score) for name, score in scores.items() if name.startswith(HELD_OUT)}
+
+
+def _last(run: Path | None, event: str) -> dict[str, Any] | None:
+    """The last event of that name in a run's log."""
+    file = run / "events.jsonl" if run else None
+    if file is None or not file.is_file():
+        return None
+    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if f'"{event}"' in line]
+    found = [told for told in map(json.loads, lines) if told["event"] == event]
+    return found[-1] if found else None

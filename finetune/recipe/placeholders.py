@@ -1,0 +1,68 @@
+"""What may stand in a prompt: words, {trigger} and {class_word}; the syntax of other programs is found and refused."""
+
+import difflib
+import re
+from typing import NamedTuple
+
+PLACEHOLDERS = ("trigger", "class_word")
+
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_PLAIN = "write {trigger} and {class_word} only, or the word itself"
+
+
+class PromptFault(NamedTuple):
+    """What a prompt holds that is not read, and what to write instead."""
+
+    problem: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.problem}; {self.remedy}"
+
+
+def prompt_fault(prompt: str) -> PromptFault | None:
+    """The first thing in a prompt that is no plain word and neither {trigger} nor {class_word}; None: it is sound."""
+    for found in _BRACES.finditer(prompt):
+        if found[1] not in PLACEHOLDERS:
+            return _wildcard(prompt, found[0], found[1]) if "|" in found[1] else _unknown(found[0], found[1])
+    stray = re.search(r"[{}]", without_placeholders(prompt))
+    if stray:
+        return PromptFault(f"a stray {stray[0]}", "write braces around trigger and class_word only")
+    for pattern, what, remedy in _FOREIGN:
+        if foreign := re.search(pattern, prompt):
+            return PromptFault(f"{foreign[0].strip()} {what}", remedy)
+    return None
+
+
+def checked_prompt(prompt: str) -> str:
+    """The prompt. Raises ValueError with a sentence when it holds what is not read."""
+    if fault := prompt_fault(prompt):
+        raise ValueError(str(fault))
+    return prompt
+
+
+def without_placeholders(prompt: str) -> str:
+    return re.sub(rf"\{{({'|'.join(PLACEHOLDERS)})\}}", "", prompt)
+
+
+_FOREIGN = (
+    (r"<(lora|lyco|lokr|loha|hypernet):[^>]*>", "is how web UIs load an adapter: it is not read here",
+     "leave it out: adapters are given as files"),
+    (r"(?<!\w)__[\w/*-]+?__(?!\w)", "is a wildcard of other programs: it is not read here",
+     "write a prompt for each choice"),
+    (r"\([^()]*:\s*\d*\.\d+\s*\)", "weighs words as web UIs do: it is not read here",
+     "write the words without brackets and number"),
+    (r"(?<!\S)--[a-z]{1,2}(?!\S)", "is an option of other programs, and no part of a prompt",
+     "leave it out: size, seed and the negative prompt have options of their own"),
+)  # fmt: skip
+
+
+def _wildcard(prompt: str, found: str, inside: str) -> PromptFault:
+    each = ", ".join(f'"{prompt.replace(found, word.strip())}"' for word in inside.split("|")[:2])
+    return PromptFault(f"{found} is a wildcard of other programs: it is not read here", f"write each prompt: {each}")
+
+
+def _unknown(found: str, inside: str) -> PromptFault:
+    word = re.sub(r"[\s-]+", "_", inside.strip().lower())
+    near = difflib.get_close_matches(word, PLACEHOLDERS, 1)
+    return PromptFault(f"{found} is an unknown placeholder", f"write {{{near[0]}}}" if near else _PLAIN)

@@ -1,0 +1,110 @@
+"""Which recipe a resumed run goes on by: its own, with what the new call changes of it, which is said or refused."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from finetune import recipe
+from finetune.errors import RunError
+from finetune.planning.plan import Plan
+from finetune.recipe import Loaded, Recipe
+from finetune.training.stop import resuming
+
+MAY_CHANGE = (
+    "name", "train.steps", "train.epochs", "train.checkpoint_every", "train.keep_last", "train.patience",
+    "train.compile", "validation.every",
+)  # fmt: skip
+"""recipe keys a resumed run may change, beside sample, evaluate and export"""
+_NOT_COMPARED = (
+    "sample.",
+    "evaluate.",
+    "export.",
+    "data.path",
+    "data.cache",
+    "base",
+    "prior.path",
+    "adapter.init_from",
+)
+"""free to change, or compared by content"""
+
+
+def own_recipe(out: Path, given: Path | None = None, overrides: Sequence[str] = ()) -> Loaded:
+    """The recipe that the run in `out` keeps, with what this call changes of it: overrides, and what was edited in the
+    recipe file since the run was begun with it. Overrides of earlier calls are in the run's own.
+
+    Raises:
+        RunError: there is no run.
+        RecipeError: the recipe cannot be read, or a change of it is wrong.
+    """
+    own = out / "recipe.toml"
+    if not own.is_file():
+        raise no_run(out)
+    begun = record(out).get("file")
+    if given is None or recipe.find_recipe(given).resolve() == own.resolve():
+        return recipe.load(own, overrides)._replace(file=begun or {})
+    file = recipe.written_in(given)
+    if begun is None:  # by an earlier version, which did not keep it
+        loaded = recipe.load(own, overrides)
+        said = f"the run goes on by its own recipe, {own}, and not by {given}; what shall change of it is an override"
+        return loaded._replace(file=file, notices=(*loaded.notices, said))
+    edits = {key: value for key, value in file.items() if key not in begun or begun[key] != value}
+    return recipe.load(own, overrides, edits)._replace(file=file)
+
+
+def no_run(out: Path) -> RunError:
+    return RunError(f"{out} holds no run to resume", "leave out `resume`, or check the path")
+
+
+def record(out: Path) -> dict[str, Any]:
+    """What run.json says; empty when there is none."""
+    try:
+        return dict(json.loads((out / "run.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def settings(resolved: Recipe) -> dict[str, Any]:
+    """key path -> value of a resolved recipe, as JSON has it."""
+    found = {key: recipe.value(resolved, key) for key in recipe.keys()}
+    return dict(json.loads(json.dumps(found, default=str)))
+
+
+def compared(resolved: Recipe) -> dict[str, str]:
+    """key path -> value of all that must be the same for a run to be resumed."""
+    return {
+        key: str(recipe.value(resolved, key))
+        for key in recipe.keys()
+        if key not in MAY_CHANGE and not key.startswith(_NOT_COMPARED)
+    }
+
+
+def differences(saved: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
+    """What is not the same, in words."""
+    return [f"{k}: was {saved.get(k, 'absent')}, now {now.get(k, 'absent')}" for k in sorted({*saved, *now})
+            if saved.get(k) != now.get(k)]  # fmt: skip
+
+
+def resumed(plan: Plan, out: Path) -> Plan:
+    """The plan of a run that goes on; its notices say what is changed of it.
+
+    Raises:
+        RunError: names all that may not be changed.
+    """
+    before = record(out)
+    now = compared(plan.recipe)
+    identity = before.get("identity", {})
+    refuse_changes(out, {key: identity[key] for key in now if key in identity}, now if identity else {})
+    changes = differences(before.get("settings", {}), settings(plan.recipe)) if "settings" in before else []
+    return dataclasses.replace(plan, notices=(*plan.notices, *(f"changed by this call: {said}" for said in changes)))
+
+
+def refuse_changes(out: Path, saved: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Raises RunError where a run was another one."""
+    if changed := differences(saved, now):
+        raise RunError(
+            f"{out} cannot be resumed: it was another run\n  " + "\n  ".join(changed),
+            "go on with its own recipe",
+            resuming(out),
+        )
