@@ -1,5 +1,6 @@
 """Quick and alone: one thread, no network, a cache of its own, and the rich output as wide as it needs."""
 
+import contextlib
 import functools
 import gc
 import os
@@ -17,9 +18,7 @@ pytest.register_assert_rewrite("support")  # a helper that asserts says what it 
 from support.whole import LONGEST, is_whole  # noqa: E402
 
 from finetune import families  # noqa: E402
-from finetune.evaluation import effect  # noqa: E402
 
-LEVELS = effect.LEVELS
 torch.set_num_threads(1)  # tiny tensors: threads only wait on one another
 
 
@@ -37,19 +36,30 @@ def looked_up_once():
         yield
 
 
-@pytest.fixture(scope="session", autouse=True)
-def brief_judgement():
-    """What runs learnt is judged at one level of noise: all of them cost more than the few steps that tests take."""
+@contextlib.contextmanager
+def judged_at(levels):
+    from finetune.evaluation import effect, held_out  # not in the process that only hands tests out
+
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(effect, "LEVELS", (0.5,))
+        for module in (effect, held_out):
+            patched.setattr(module, "LEVELS", levels)
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def brief_judgement():
+    """What runs learnt is judged at one level of noise: all of them cost more than the few steps that tests take."""
+    from finetune.evaluation import effect
+
+    all_levels = effect.LEVELS
+    with judged_at((0.5,)):
+        yield all_levels
+
+
 @pytest.fixture(scope="module")
-def whole_judgement():
+def whole_judgement(brief_judgement):
     """For tests of the judgement itself."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(effect, "LEVELS", LEVELS)
+    with judged_at(brief_judgement):
         yield
 
 

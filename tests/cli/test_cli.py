@@ -218,7 +218,18 @@ def trained(tmp_path_factory) -> tuple[Path, str, str]:
     """(run folder, stdout, stderr) of a short run with --json."""
     root = tmp_path_factory.mktemp("json")
     out, two = root / "run", pictures(root / "photos", [(64, 64)] * 2)
-    done = ran("train", "pocket-product", "--out", out, "--json", *RUN, "--set", f"data.path={two}")
+    done = ran(
+        "train",
+        "pocket-product",
+        "--out",
+        out,
+        "--json",
+        *RUN,
+        "--set",
+        f"data.path={two}",
+        "--set",
+        "data.trigger=sks",
+    )
     assert done.returncode == 0, done.stderr
     return out, done.stdout, done.stderr
 
