@@ -3,7 +3,7 @@
     python benchmarks/learns.py table     four subjects with the shipped settings, over three seeds, beside references
     python benchmarks/learns.py foreign   six subjects as users bring them: no captions, file names of cameras
     python benchmarks/learns.py sweep     one question at a time on the two subjects that recipes are tuned on
-    python benchmarks/learns.py write     docs/learns.md from all that was measured; exits 1 when a bar is missed
+    python benchmarks/learns.py write     docs/learns.md and docs/learns-foreign.md; exits 1 when a bar is missed
 
 A trial that was measured is kept under --work and not repeated, its run folder too. Two subjects are the bundled
 examples; two more, which no recipe was tuned on, are drawn by `benchmarks/unseen.py`, six by `benchmarks/foreign.py`.
@@ -245,8 +245,9 @@ def sweep(
 
 
 @app.command()
-def write(work: Path = WORK, out: Path = ROOT / "docs" / "learns.md") -> None:
-    """All that was measured on this base with these recipes, as tables; exits 1 when a bar is missed."""
+def write(work: Path = WORK, out: Path = ROOT / "docs") -> None:
+    """All that was measured on this base with these recipes, as tables: learns.md, and learns-foreign.md of what users
+    bring; exits 1 when a bar is missed."""
     found: Found = {}
     for file in sorted((of_base(work) / "trials").glob("*.json")):
         kept = json.loads(file.read_text())
@@ -256,7 +257,11 @@ def write(work: Path = WORK, out: Path = ROOT / "docs" / "learns.md") -> None:
     due = {subject: REFERENCES if subject in OURS else {"base", "shipped"} for subject in found}
     whole = {subject: runs for subject, runs in found.items() if due[subject] <= runs.keys()}
     rows = [bar for subject, runs in whole.items() for bar in bars(subject, runs)]
-    out.write_text(page(found, rows), encoding="utf-8")
+    for name, ours in (("learns", True), ("learns-foreign", False)):
+        some = {subject: runs for subject, runs in found.items() if (subject in OURS) == ours}
+        if some:
+            shown = [bar for bar in rows if (bar.subject in OURS) == ours]
+            (out / f"{name}.md").write_text(page(some, shown), encoding="utf-8")
     missed = [f"{bar.subject}: {bar.what}" for bar in rows if not bar.held]
     missed += [f"{subject}: run the table first" for subject in found if subject not in whole]
     if missed:
@@ -438,12 +443,13 @@ def record(work: Path, trial: Trial) -> Path:
 
 
 def recipe_of(label: str, subject: str) -> str:
-    """SHA-256 of the shipped recipe that a trial ran with; empty in a sweep, which says all by itself."""
-    swept = label == "sweep" or ":" in label
-    kind = (
-        "product" if subject in owners.PRODUCTS else "style" if subject in owners.STYLES else subject.partition("-")[0]
-    )
-    return "" if swept else weights.file_sha256(shipped.RECIPES / f"pocket-{kind}.toml")
+    """SHA-256 of what the shipped recipe says of training; empty in a sweep, which says all by itself."""
+    if label == "sweep" or ":" in label:
+        return ""
+    kind = "product" if subject in owners.PRODUCTS else "style" if subject in owners.STYLES else subject.split("-")[0]
+    beside = {"name": True, "data": {"path"}, "sample": True, "evaluate": True, "export": True}
+    said = recipe.load(Path(f"pocket-{kind}")).recipe.model_dump(mode="json", exclude_unset=True, exclude=beside)
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def measure(trial: Trial, work: Path) -> Measures:
