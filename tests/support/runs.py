@@ -104,7 +104,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def outcome(out: Path) -> str:
-    return str(json.loads((out / "run.json").read_text())["outcome"])
+    """How a run ended, and why where it was not to its end."""
+    told = json.loads((out / "run.json").read_text())
+    return ": ".join(str(told[key]) for key in ("outcome", "reason") if told.get(key))
 
 
 def refused(loaded: Loaded, out: Path, kind: type[FinetuneError], resume: bool = False) -> FinetuneError:
