@@ -156,7 +156,7 @@ def test_a_shipped_recipe_plans_trains_exports_and_verifies(name, bases, data, t
     sets = [
         f"base={base}", f"data.path={data['style' if 'style' in name else 'product']}", "data.resolution=128",
         "train.steps=2", "train.batch=1", "train.checkpoint_every=2", "sample.every=0", "sample.steps=2",
-        "optimizer.warmup_steps=0", 'sample.prompts=["a {trigger}"]', "sample.guidance=1.0",
+        "optimizer.warmup_steps=0", 'sample.prompts=["a {trigger}"]', "sample.guidance=1.0", "evaluate.count=0",
     ]  # fmt: skip
     loaded = recipe.load(Path(name), sets)
     shown = plan.resolve_plan(loaded)

@@ -148,7 +148,7 @@ def test_ctrl_c_at_the_command_exits_130_and_its_printed_command_ends_with_the_s
     found, _ = checkpoint.newest(out / "checkpoints")
     assert found is not None and found.step == 1
     assert said.startswith("error: stopped after step")
-    command = shlex.split(said.partition("try: ")[2])
+    command = shlex.split(said.partition("try: ")[2].splitlines()[0])
     assert command[0] == "finetune"
     again = CliRunner().invoke(app, [*command[1:], "--set", f"train.steps={finished.result.step}"])
     assert again.exit_code == 0, again.output
