@@ -229,6 +229,8 @@ def trained(tmp_path_factory) -> tuple[Path, str, str]:
         f"data.path={two}",
         "--set",
         "data.trigger=sks",
+        "--set",
+        "data.class_word=thing",
     )
     assert done.returncode == 0, done.stderr
     return out, done.stdout, done.stderr

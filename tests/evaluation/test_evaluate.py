@@ -29,6 +29,7 @@ from finetune.planning.plan import Plan
 from finetune.training import learnt, run
 from finetune.training.stop import follow
 
+pytestmark = pytest.mark.usefixtures("whole_judgement")
 COUNT = 4
 PRODUCT = Path("example:product")
 
