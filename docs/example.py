@@ -8,6 +8,9 @@ from finetune.resources import EXAMPLES
 
 dataset = finetune.prepare(EXAMPLES / "product" / "images", "mug", trigger="sks", class_word="cup", kind="product")
 
+# %% Captions that nobody wrote, from the pictures: `a sks cup on a yellow background`.
+finetune.caption("mug", vocabulary="pocket")
+
 # %% A recipe: from a file, from a shipped one by its name, or built here.
 recipe = finetune.Recipe(
     base="pocket",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from finetune import errors as errors
     from finetune import events as events
-    from finetune.api import evaluate, export, inspect, load_recipe, plan, prepare, sample, train, verify
+    from finetune.api import caption, evaluate, export, inspect, load_recipe, plan, prepare, sample, train, verify
     from finetune.recipe import Recipe
 
 __version__ = "0.1.0"
@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Recipe",
     "__version__",
+    "caption",
     "errors",
     "evaluate",
     "events",

@@ -10,6 +10,7 @@ from finetune.choices import CaptionsFrom, Dtype, Layout, Precision
 from finetune.silence import silence
 
 if TYPE_CHECKING:
+    from finetune.captioning.dataset import Captioned
     from finetune.data.decode import Colour
     from finetune.data.example import Dataset
     from finetune.data.wording import DatasetKind
@@ -68,6 +69,34 @@ def prepare(
             license=license, source_note=source_note, background=background, captions_from=captions_from,
             allow_uncaptioned=allow_uncaptioned,
         )  # fmt: skip
+
+
+def caption(
+    path: Path | str, *, vocabulary: Path | str = "", command: str = "", judge: Path | str = "",
+    timeout_s: float = 120, trigger: str | None = None, class_word: str | None = None, kind: "DatasetKind" = "",
+    captions_from: CaptionsFrom = "auto", again: bool = False,
+) -> "Captioned":  # fmt: skip
+    """Caption the pictures of a prepared dataset, or of a raw folder, that have no caption or only the template.
+
+    vocabulary: a TOML file of what may be seen, or "pocket"; judge: the folder of the CLIP that looks, if not the
+    vocabulary's own. command: instead of these a program, "CMD {image}", that prints a caption within timeout_s
+    seconds. trigger, class_word, kind, captions_from: as for `prepare`, of a raw folder. again: pictures that a model
+    or a file's name captioned, too; a person's caption is never changed. Captions are written to metadata.jsonl as
+    they are made; the result has those of this call, and `refused` has the answers that are no captions.
+
+    Raises:
+        InputError: the folder or the captioner cannot be used, or no answer is a caption.
+    """
+    with silence():
+        from finetune.captioning.choice import CaptionerChoice
+        from finetune.captioning.dataset import caption_dataset
+        from finetune.data.captions import clean_words
+        from finetune.events import unheard
+
+        choice = CaptionerChoice(str(vocabulary), command, str(judge), timeout_s)
+        choice.check()
+        words = clean_words(trigger, class_word, None, kind, captions_from)
+        return unheard(caption_dataset(Path(path), words, choice.make, again))
 
 
 def plan(recipe: "Recipe | Path | str", gpus: int = 1) -> "Plan":

@@ -10,6 +10,8 @@ RECIPES = ROOT / "recipes"
 POCKET = ROOT / "data" / "pocket"
 EYES = ROOT / "data" / "eyes"
 """a small CLIP of the pocket base's pictures: how alike are two of them, or a picture and a caption?"""
+VOCABULARIES = ROOT / "data" / "vocabularies"
+"""what may be seen in pictures, for captions by a CLIP"""
 EXAMPLES = ROOT / "data" / "examples"
 
 

@@ -75,6 +75,7 @@ def audit_json(found: Audit, view: View) -> dict[str, object]:
         "ignored": list(found.ignored),
         "prepared": found.prepared,
         "caption_source": found.caption_source,
+        "origins": found.origins,
         "trigger": {"trigger": found.card.trigger, "with": found.coverage.having, "of": found.coverage.of},
         "class_word": found.card.class_word,
         "resolution": view.resolution,
@@ -143,6 +144,8 @@ def _image_table(view: View) -> Table:
     for row in view.rows:
         example, bucket, loss, _ = row.placed
         caption = escape(example.caption) or "[dim](empty)[/dim]"
+        if example.origin == "model":
+            caption += " [dim](by a model)[/dim]"
         if row.truncated:
             caption += f" [red](lost: {escape(row.truncated)})[/red]"
         cells = [escape(example.name), caption, "x".join(map(str, example.size)), "x".join(map(str, bucket))]

@@ -91,8 +91,6 @@ def _write(report: Audit, card: DatasetCard, out: Path, background: Colour) -> N
 
 
 def _fill_folder(report: Audit, card: DatasetCard, root: Path, background: Colour) -> None:
-    import tomlkit
-
     names = _prepared_names([(e.name, report.infos[e.name]) for e in report.used])
     rows = []
     for example in report.used:
@@ -115,8 +113,15 @@ def _fill_folder(report: Audit, card: DatasetCard, root: Path, background: Colou
             "rejected": report.rejected,
         }
     )
+    write_card(card, root)
+
+
+def write_card(card: DatasetCard, root: Path) -> None:
+    """dataset.toml of a prepared folder; what is empty is left out."""
+    import tomlkit
+
     tables = card.model_dump(mode="json", exclude_none=True)
-    tables["rejected"] = [r._asdict() for r in report.rejected]
+    tables["rejected"] = [r._asdict() for r in card.rejected]
     said = {k: v for k, v in tables.items() if v not in ([], {}) and v is not False}
     (root / CARD).write_text(tomlkit.dumps(said), encoding="utf-8")
 

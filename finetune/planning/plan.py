@@ -11,12 +11,13 @@ from finetune.data import caption_checks, dataset
 from finetune.data.buckets import Bucket, plan_buckets
 from finetune.data.dataset import Placed
 from finetune.data.example import Dataset
+from finetune.errors import action
 from finetune.families.base import BaseInfo
 from finetune.planning import pools
 from finetune.planning.pools import Pool
 from finetune.planning.prompts import prompt_notices, unlike_captions
 from finetune.planning.resolve import check_compatible, resolve, resolve_prediction
-from finetune.recipe import Loaded
+from finetune.recipe import Loaded, Recipe
 from finetune.recipe.resolved import ResolvedRecipe
 
 
@@ -89,5 +90,23 @@ def resolve_plan(loaded: Loaded, world: int = 1) -> Plan:
     sources = {**dict.fromkeys(recipe.derived(wanted, resolved), "derived"), **loaded.sources}
     prompts = prompt_notices(wanted.base, facts, resolved.sample.prompts, resolved.sample.negative, data.trigger)
     prompts += unlike_captions(resolved.sample.prompts, data)
-    notices = (*loaded.notices, *caption_checks.remarks(data.examples, data.words), *prompts)
+    notices = (
+        *loaded.notices,
+        *caption_checks.remarks(data.examples, data.words),
+        *uncaptioned(wanted, data),
+        *prompts,
+    )
     return Plan(resolved, sources, facts, data, train, prior, tuple(held_out), micros, notices)
+
+
+def uncaptioned(wanted: Recipe, data: Dataset) -> tuple[str, ...]:
+    """What captions would bring to pictures that have only the template."""
+    if not all(e.origin == "template" for e in data.examples):
+        return ()
+    own = {} if data.prepared else {"trigger": data.trigger, "class_word": data.class_word}
+    vocabulary = "pocket" if wanted.base == "pocket" else "FILE"
+    step = action("caption", path=wanted.data.path, vocabulary=vocabulary, **own)
+    return (
+        f"nobody captioned these {len(data.examples)} pictures: what varies in them (background, view) is learnt along "
+        f"with what should be; {step} says it",
+    )

@@ -34,6 +34,7 @@ COMMANDS = {
         "--background",
         "--quiet",
     ),
+    "caption": ("PATH", "--vocabulary", "--judge", "--command", "--timeout", "--kind", "--again", "--json", "--quiet"),
     "check": (
         "PATH",
         "--trigger",

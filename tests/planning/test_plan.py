@@ -384,3 +384,17 @@ def test_what_was_measured_is_said_with_the_time_it_will_take(photos):
     assert said["time"] == "about 60 min: 7200 steps of 0.50 s at the largest size"
     assert "measured peak 3.00 GiB" in said["memory"]
     assert "--measure" in plan_view.answers(plan, [], None)["time"]
+
+
+def test_pictures_that_nobody_captioned_are_told_what_captions_would_bring(tmp_path):
+    for i in range(3):
+        Image.new("RGB", (64, 64), (60 * i, 0, 0)).save(tmp_path / f"IMG_{i}.png")
+    data = {"path": tmp_path, "trigger": "sks", "class_word": "mug"}
+    notices = planning.resolve_plan(recipe.Loaded(recipe.Recipe(base="pocket", data=data), {}, tmp_path)).notices
+    said = [one for one in notices if "nobody captioned these 3 pictures" in one]
+    step = f"caption(path='{tmp_path}', vocabulary='pocket', trigger='sks', class_word='mug')"
+    assert len(said) == 1 and step in said[0]
+    table = "".join(f'{{"file_name": "IMG_{i}.png", "text": "a mug on table {i}"}}\n' for i in range(3))
+    (tmp_path / "metadata.jsonl").write_text(table)
+    notices = planning.resolve_plan(recipe.Loaded(recipe.Recipe(base="pocket", data=data), {}, tmp_path)).notices
+    assert not [one for one in notices if "nobody captioned" in one]

@@ -1,0 +1,1 @@
+"""Captions by a model: pictures in, sentences out, and into a dataset."""

@@ -1,0 +1,47 @@
+"""metadata.jsonl as it is written: captions are put into its rows, and all else in them stays."""
+
+import json
+import os
+import posixpath
+import unicodedata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from finetune.data.caption_files import TABLE
+from finetune.errors import RunError
+
+
+class CaptionTable:
+    """The rows of a folder's metadata.jsonl, in their order; without a file there is none yet."""
+
+    def __init__(self, root: Path) -> None:
+        self.path = root / TABLE
+        text = self.path.read_text(encoding="utf-8-sig") if self.path.is_file() else ""
+        self.rows: list[dict[str, Any]] = [json.loads(line) for line in text.split("\n") if line.strip()]
+        self._by_name = {_key(str(row["file_name"])): row for row in self.rows}
+
+    def put(self, captions: Mapping[str, str]) -> None:
+        """These captions, marked as a model's, by picture; the file is replaced whole or stays.
+
+        Raises:
+            RunError: it cannot be written.
+        """
+        for name, caption in captions.items():
+            row = self._by_name.get(_key(name))
+            if row is None:
+                row = self._by_name[_key(name)] = {"file_name": name}
+                self.rows.append(row)
+            row.pop("caption", None)
+            row.update(text=caption, caption_by="model")
+        beside = self.path.with_name(f".{TABLE}.{os.getpid()}")  # hidden: never taken for data
+        try:
+            beside.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in self.rows), encoding="utf-8")
+            beside.replace(self.path)
+        except OSError as e:
+            beside.unlink(missing_ok=True)
+            raise RunError(f"cannot write {self.path}: {e.strerror}", "free some space, or make it writable") from e
+
+
+def _key(name: str) -> str:
+    return unicodedata.normalize("NFC", posixpath.normpath(name.replace("\\", "/")))

@@ -1,0 +1,65 @@
+"""Captioning on the screen. Imports torch: only for the command that captions."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from finetune.captioning.choice import CaptionerChoice
+from finetune.captioning.dataset import Captioned, caption_dataset
+from finetune.cli.options import Output
+from finetune.data.wording import CaptionWords
+from finetune.reporting.screen import Screen
+
+SHOWN = 3
+
+
+def caption(path: Path, words: CaptionWords, choice: CaptionerChoice, again: bool, output: Output) -> None:
+    """Caption with a progress bar, or quietly; say what was written and where."""
+    choice.check()
+    console = Console(highlight=False)
+    screen, work = Screen(console), caption_dataset(path, words, choice.make, again)
+    try:
+        while True:
+            event = next(work)
+            if output.details:
+                screen(event)
+    except StopIteration as e:
+        done: Captioned = e.value
+    finally:
+        screen.close()
+    if output.details:
+        _show(done, console)
+    output.json(as_json(done))
+    output.result(_line(path, done) + ("" if output.quiet else f"   next: finetune check {path}"))
+
+
+def as_json(done: Captioned) -> dict[str, object]:
+    return {
+        "written": str(done.table) if done.captions else None,
+        "captioned": len(done.captions),
+        "captions": done.captions,
+        "kept": done.kept,
+        "refused": [one._asdict() for one in done.refused],
+    }
+
+
+def _show(done: Captioned, console: Console) -> None:
+    for name, text in list(done.captions.items())[:SHOWN]:
+        console.print(f"{escape(name)}  [dim]{escape(text)}[/dim]", soft_wrap=True)
+    if len(done.captions) > SHOWN:
+        console.print(f"[dim]and {len(done.captions) - SHOWN} more[/dim]")
+    names = {
+        "written": "a person's",
+        "filename": "made of file names",
+        "model": "a model's",
+        "template": "the template",
+    }
+    for origin, count in done.kept.items():
+        console.print(f"kept as it was: {count} ({names[origin]})")
+
+
+def _line(path: Path, done: Captioned) -> str:
+    if not done.captions:
+        return f"nothing to caption in {path}"
+    return f"wrote {done.table}: {len(done.captions)} captions"
