@@ -4,9 +4,9 @@ each of them.
     python benchmarks/pick.py            six subjects, two seeds; exits 1 when a bar is missed
     python benchmarks/pick.py --known    what was measured already; trains nothing
 
-The runs go to the end, so that every candidate can be looked at. Which of them `evaluate.pick = "best"` ships, and where
-`evaluate.stop = "auto"` ends, follows from their scores. What was measured is kept under --work and not repeated. Needs
-the emoji font.
+The runs go to the end, so that every candidate can be looked at. Which of them `evaluate.pick = "best"` ships, and
+where `evaluate.stop = "auto"` ends, follows from their scores. What was measured is kept under --work and not repeated.
+Needs the emoji font.
 """
 
 import json
