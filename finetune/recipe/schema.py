@@ -330,9 +330,9 @@ class Evaluate(Table):
     within max_drift, min_prompt and max_memorisation. Use `best` when you do not know how many steps are right; it
     needs evaluate.every."""
     stop: Literal["off", "auto"] = "off"
-    """`auto` ends the run when the likeness to the training pictures has not risen for `patience` evaluations while
-    drift or memorisation rises; it needs evaluate.every. Together with pick = "best" a run can be given far too many
-    steps without harm."""
+    """Ends the run by itself with `auto`, when the likeness to the training pictures has not risen for `patience`
+    evaluations while drift or memorisation rises; it needs evaluate.every. Together with pick = "best" a run can be
+    given far too many steps without harm."""
     patience: Positive = 2
     """Evaluations without a gain after which `stop = "auto"` ends the run. Usual: 2 to 4; more waits longer."""
     max_drift: Rate = 0.2

@@ -23,7 +23,7 @@ from finetune.planning.footprint import component_footprints
 from finetune.references import adapter_path
 from finetune.sampling.request import AdapterWeight
 
-pytestmark = [pytest.mark.whole, pytest.mark.usefixtures("quick_judgement")]
+pytestmark = pytest.mark.whole
 SCALED = {"adapter__rank": 8, "adapter__alpha": 4.0, "adapter__components": ("denoiser", "text_encoder"),
           "adapter__text_encoder_targets": ("q_proj", "v_proj")}  # fmt: skip
 """at half strength, and in a text encoder that a file fills up with zeros"""

@@ -21,8 +21,8 @@ from finetune.training import loop as trainer
 from finetune.training import run
 from finetune.training.resume import own_recipe, record
 
-pytestmark = [pytest.mark.whole, pytest.mark.usefixtures("quick_judgement")]
-FIRST = ["train.steps=4", 'sample.prompts=["a {trigger} jug"]', "train.seed=7"]
+pytestmark = pytest.mark.whole
+FIRST = ["train.steps=4", 'sample.prompts=["a {trigger} cup, tall"]', "train.seed=7"]
 """overrides of the first call"""
 
 
@@ -49,7 +49,7 @@ def warned(root: Path, given: Path | None = None, overrides: tuple[str, ...] = (
 def test_a_resume_without_the_first_calls_overrides_goes_on_by_them(root: Path) -> None:
     assert warned(root, root / "mug.toml") == []
     own = recipe.load(root / "run" / "recipe.toml").recipe
-    assert (own.train.steps, own.train.seed, own.sample.prompts) == (4, 7, ("a sks jug",))
+    assert (own.train.steps, own.train.seed, own.sample.prompts) == (4, 7, ("a sks cup, tall",))
 
 
 def test_a_resume_without_a_recipe_and_one_with_the_same_overrides_again_say_nothing(root: Path) -> None:
@@ -68,7 +68,7 @@ def test_what_was_edited_since_changes_the_run_and_is_said(root: Path) -> None:
 
 def test_an_override_changes_the_run_is_said_and_stays(root: Path) -> None:
     said = warned(root, None, ("sample.prompts=['a sks cup']", "train.steps=5"))
-    assert sorted(said) == ["changed by this call: sample.prompts: was ['a sks jug'], now ['a sks cup']",
+    assert sorted(said) == ["changed by this call: sample.prompts: was ['a sks cup, tall'], now ['a sks cup']",
                             "changed by this call: train.steps: was 4, now 5"]  # fmt: skip
     assert own_recipe(root / "run", root / "mug.toml").recipe.train.steps == 5
 
