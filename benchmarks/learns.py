@@ -39,6 +39,7 @@ import foreign as owners  # noqa: E402
 import icons  # noqa: E402
 from drawn import draw, prompt  # noqa: E402
 
+import finetune  # noqa: E402
 from finetune import families, recipe  # noqa: E402
 from finetune import resources as shipped  # noqa: E402
 from finetune import tensors as weights  # noqa: E402
@@ -59,8 +60,8 @@ one setting at a time, and asks two judges what came of it: a classifier that kn
 (`benchmarks/referee/`) and the pocket eyes. `product` and `style` are the bundled examples;
 `product-2` and `style-2` are drawn by `benchmarks/unseen.py`; `handbag`, `kettle`, `lamp`, `lines`, `flat` and `shaded`
 by `benchmarks/foreign.py`, and come as users have them: without captions, called as cameras and designers call files,
-prepared as the README says with nothing but the words changed. No recipe was tuned on these eight. Values are means
-over seeds, with half of their range.
+prepared as the README says with nothing but the words changed; `captioned` is the same after `finetune caption DATASET
+--vocabulary pocket`. No recipe was tuned on these eight. Values are means over seeds, with half of their range.
 
 Acceptable drift: pictures without the trigger may move a tenth of the way to the base's pictures of other prompts.
 """
@@ -223,7 +224,10 @@ def foreign(work: Path = WORK, jobs: int = 2, only: Annotated[list[str] | None, 
     work = prepare(work)
     names = only or [*owners.PRODUCTS, *owners.STYLES]
     trials = [Trial(name, "base", (), 0, trained=False) for name in names]
-    carry_out([*trials, *(Trial(name, "shipped", (), seed) for seed in SEEDS for name in names)], work, jobs)
+    trials += [Trial(name, "shipped", (), seed) for seed in SEEDS for name in names]
+    products = [name for name in names if name in owners.PRODUCTS]
+    trials += [Trial(name, "captioned", (f"data.path={work / 'captioned' / name}",), 0) for name in products]
+    carry_out(trials, work, jobs)
 
 
 @app.command()
@@ -323,7 +327,7 @@ def page(found: Found, rows: Sequence[Bar]) -> str:
 
 def order(label: str) -> tuple[int, str]:
     """References first, then the answers to each question."""
-    first = ("base", "shipped", "rate 0", "shuffled captions", "over-trained", "sweep")
+    first = ("base", "shipped", "captioned", "rate 0", "shuffled captions", "over-trained", "sweep")
     return (first.index(label), "") if label in first else (len(first), label.partition(":")[0])
 
 
@@ -351,6 +355,8 @@ def prepare(work: Path) -> Path:
     for name, subject in subjects(work).items():
         if subject.owner:
             made(work / "foreign" / name, functools.partial(bring, subject))
+            if subject.kind == "product":
+                made(work / "captioned" / name, functools.partial(captioned, work / "foreign" / name))
         else:
             made(work / "shuffled" / name, functools.partial(shuffle, subject.pictures()))
     made(work / "class", functools.partial(paint_into, class_captions(), 5000))
@@ -373,6 +379,12 @@ def bring(subject: Subject, out: Path) -> None:
         owners.write(subject.owner, Path(folder) / "pictures")
         words = {"class_word": subject.class_word} if subject.kind == "product" else {"kind": "style"}
         prepare_dataset(Path(folder) / "pictures", out, trigger="sks", **words)  # type: ignore[arg-type]
+
+
+def captioned(prepared: Path, out: Path) -> None:
+    """A copy with captions by the pocket eyes, as `finetune caption DATASET --vocabulary pocket` makes them."""
+    shutil.copytree(prepared, out)
+    finetune.caption(out, vocabulary="pocket")
 
 
 def shuffle(found: Dataset, out: Path) -> None:
