@@ -1,11 +1,13 @@
 # install: the environment.  quickstart: the whole job, on the bundled example.  test: all tests.
-# quick: tests without a base or a run, half a minute.  check: what CI should say.
+# quick: tests without a base or a run, half a minute.  bits: that training computes what it did.  check: what CI should say.
 # pocket: the bundled base and eyes again, from the font; five to six hours on two cores, goes on where it was interrupted.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do command -v $$p && break; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
+# a file stays in one process, which shares what is dear; the long ones first
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: install quickstart test quick check format bench pocket clean
+.PHONY: install quickstart test quick bits check format bench pocket clean
 
 install: $(VENV)/.installed
 
@@ -13,16 +15,19 @@ quickstart: install
 	$(BIN)/finetune quickstart
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest $(PARALLEL)
 
 quick: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not whole and not gpu and not network and not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not whole and not gpu and not network and not slow"
+
+bits: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m slow tests/test_bits.py
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest $(PARALLEL)
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .

@@ -182,10 +182,11 @@ STYLES = {
                                 "trumpet", "lollipop", "pumpkin", "palm tree", "bus", "trophy", "tent", "snail",
                                 "padlock", "drum"), _TEST,
                   lambda n, name: f"ic_{name.replace(' ', '_')}_64@2x.png"),
-    # a folder that says nothing
+    # numbered, with remarks on the file
     "shaded": Style(_shaded, ("lemon", "whale", "elephant", "crab", "sunflower", "tractor", "light bulb",
                               "alarm clock", "boot", "soccer ball", "teddy bear", "top hat", "cupcake", "wine glass",
-                              "ghost", "heart"), _TEST, lambda n, name: f"Asset {n}@2x.png"),
+                              "ghost", "heart"), _TEST,
+                    lambda n, name: f"{n:02d}_{name.title().replace(' ', '')}_final.png"),
 }  # fmt: skip
 SIDE = 0.8
 """of an object, in shares of the picture's"""

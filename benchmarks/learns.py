@@ -3,7 +3,7 @@
     python benchmarks/learns.py table     four subjects with the shipped settings, over three seeds, beside references
     python benchmarks/learns.py foreign   six subjects as users bring them: no captions, file names of cameras
     python benchmarks/learns.py sweep     one question at a time on the two subjects that recipes are tuned on
-    python benchmarks/learns.py write     docs/learns.md from all that was measured; exits 1 when a bar is missed
+    python benchmarks/learns.py write     docs/learns.md and docs/learns-foreign.md; exits 1 when a bar is missed
 
 A trial that was measured is kept under --work and not repeated, its run folder too. Two subjects are the bundled
 examples; two more, which no recipe was tuned on, are drawn by `benchmarks/unseen.py`, six by `benchmarks/foreign.py`.
@@ -39,6 +39,7 @@ import foreign as owners  # noqa: E402
 import icons  # noqa: E402
 from drawn import draw, prompt  # noqa: E402
 
+import finetune  # noqa: E402
 from finetune import families, recipe  # noqa: E402
 from finetune import resources as shipped  # noqa: E402
 from finetune import tensors as weights  # noqa: E402
@@ -59,8 +60,8 @@ one setting at a time, and asks two judges what came of it: a classifier that kn
 (`benchmarks/referee/`) and the pocket eyes. `product` and `style` are the bundled examples;
 `product-2` and `style-2` are drawn by `benchmarks/unseen.py`; `handbag`, `kettle`, `lamp`, `lines`, `flat` and `shaded`
 by `benchmarks/foreign.py`, and come as users have them: without captions, called as cameras and designers call files,
-prepared as the README says with nothing but the words changed. No recipe was tuned on these eight. Values are means
-over seeds, with half of their range.
+prepared as the README says with nothing but the words changed; `captioned` is the same after `finetune caption DATASET
+--vocabulary pocket`. No recipe was tuned on these eight. Values are means over seeds, with half of their range.
 
 Acceptable drift: pictures without the trigger may move a tenth of the way to the base's pictures of other prompts.
 """
@@ -223,7 +224,10 @@ def foreign(work: Path = WORK, jobs: int = 2, only: Annotated[list[str] | None, 
     work = prepare(work)
     names = only or [*owners.PRODUCTS, *owners.STYLES]
     trials = [Trial(name, "base", (), 0, trained=False) for name in names]
-    carry_out([*trials, *(Trial(name, "shipped", (), seed) for seed in SEEDS for name in names)], work, jobs)
+    trials += [Trial(name, "shipped", (), seed) for seed in SEEDS for name in names]
+    products = [name for name in names if name in owners.PRODUCTS]
+    trials += [Trial(name, "captioned", (f"data.path={work / 'captioned' / name}",), 0) for name in products]
+    carry_out(trials, work, jobs)
 
 
 @app.command()
@@ -245,8 +249,9 @@ def sweep(
 
 
 @app.command()
-def write(work: Path = WORK, out: Path = ROOT / "docs" / "learns.md") -> None:
-    """All that was measured on this base with these recipes, as tables; exits 1 when a bar is missed."""
+def write(work: Path = WORK, out: Path = ROOT / "docs") -> None:
+    """All that was measured on this base with these recipes, as tables: learns.md, and learns-foreign.md of what users
+    bring; exits 1 when a bar is missed."""
     found: Found = {}
     for file in sorted((of_base(work) / "trials").glob("*.json")):
         kept = json.loads(file.read_text())
@@ -256,7 +261,11 @@ def write(work: Path = WORK, out: Path = ROOT / "docs" / "learns.md") -> None:
     due = {subject: REFERENCES if subject in OURS else {"base", "shipped"} for subject in found}
     whole = {subject: runs for subject, runs in found.items() if due[subject] <= runs.keys()}
     rows = [bar for subject, runs in whole.items() for bar in bars(subject, runs)]
-    out.write_text(page(found, rows), encoding="utf-8")
+    for name, ours in (("learns", True), ("learns-foreign", False)):
+        some = {subject: runs for subject, runs in found.items() if (subject in OURS) == ours}
+        if some:
+            shown = [bar for bar in rows if (bar.subject in OURS) == ours]
+            (out / f"{name}.md").write_text(page(some, shown), encoding="utf-8")
     missed = [f"{bar.subject}: {bar.what}" for bar in rows if not bar.held]
     missed += [f"{subject}: run the table first" for subject in found if subject not in whole]
     if missed:
@@ -318,7 +327,7 @@ def page(found: Found, rows: Sequence[Bar]) -> str:
 
 def order(label: str) -> tuple[int, str]:
     """References first, then the answers to each question."""
-    first = ("base", "shipped", "rate 0", "shuffled captions", "over-trained", "sweep")
+    first = ("base", "shipped", "captioned", "rate 0", "shuffled captions", "over-trained", "sweep")
     return (first.index(label), "") if label in first else (len(first), label.partition(":")[0])
 
 
@@ -346,6 +355,8 @@ def prepare(work: Path) -> Path:
     for name, subject in subjects(work).items():
         if subject.owner:
             made(work / "foreign" / name, functools.partial(bring, subject))
+            if subject.kind == "product":
+                made(work / "captioned" / name, functools.partial(captioned, work / "foreign" / name))
         else:
             made(work / "shuffled" / name, functools.partial(shuffle, subject.pictures()))
     made(work / "class", functools.partial(paint_into, class_captions(), 5000))
@@ -368,6 +379,12 @@ def bring(subject: Subject, out: Path) -> None:
         owners.write(subject.owner, Path(folder) / "pictures")
         words = {"class_word": subject.class_word} if subject.kind == "product" else {"kind": "style"}
         prepare_dataset(Path(folder) / "pictures", out, trigger="sks", **words)  # type: ignore[arg-type]
+
+
+def captioned(prepared: Path, out: Path) -> None:
+    """A copy with captions by the pocket eyes, as `finetune caption DATASET --vocabulary pocket` makes them."""
+    shutil.copytree(prepared, out)
+    finetune.caption(out, vocabulary="pocket")
 
 
 def shuffle(found: Dataset, out: Path) -> None:
@@ -438,12 +455,13 @@ def record(work: Path, trial: Trial) -> Path:
 
 
 def recipe_of(label: str, subject: str) -> str:
-    """SHA-256 of the shipped recipe that a trial ran with; empty in a sweep, which says all by itself."""
-    swept = label == "sweep" or ":" in label
-    kind = (
-        "product" if subject in owners.PRODUCTS else "style" if subject in owners.STYLES else subject.partition("-")[0]
-    )
-    return "" if swept else weights.file_sha256(shipped.RECIPES / f"pocket-{kind}.toml")
+    """SHA-256 of what the shipped recipe says of training; empty in a sweep, which says all by itself."""
+    if label == "sweep" or ":" in label:
+        return ""
+    kind = "product" if subject in owners.PRODUCTS else "style" if subject in owners.STYLES else subject.split("-")[0]
+    beside = {"name": True, "data": {"path"}, "sample": True, "evaluate": True, "export": True}
+    said = recipe.load(Path(f"pocket-{kind}")).recipe.model_dump(mode="json", exclude_unset=True, exclude=beside)
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def measure(trial: Trial, work: Path) -> Measures:

@@ -11,6 +11,7 @@ pictures of its verdict: nothing is done twice, and a call that was stopped goes
 import dataclasses
 import functools
 import json
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ from finetune import recipe  # noqa: E402
 from finetune.cli import hush  # noqa: E402
 from finetune.data.example import Dataset  # noqa: E402
 from finetune.data.prepare import prepare as prepare_dataset  # noqa: E402
+from finetune.errors import DataError  # noqa: E402
 from finetune.evaluation.evaluate import evaluate  # noqa: E402
 from finetune.evaluation.subject import exported, of_path  # noqa: E402
 from finetune.events import Evaluated, unheard  # noqa: E402
@@ -98,7 +100,7 @@ def spoilt(work: Path, name: str) -> dict[str, tuple[str, ...]]:
     return {
         "rate a hundredth": (f"optimizer.learning_rate={rate / 100:g}",),
         "a tenth of the steps": (f"train.steps={steps // 10}",),
-        "equal captions": (f"data.path={work / 'equal' / name}",),
+        "equal captions": (f"data.path={work / 'equal' / name}", "data.trigger=sks"),
         "shuffled captions": (f"data.path={work / 'shuffled' / name}",),
         "wrong trigger": (f"data.path={work / 'trigger' / name}",),
         "burnt": (f"optimizer.learning_rate={rate * 20:g}",),
@@ -121,13 +123,16 @@ def spoil(work: Path, name: str) -> None:
 
 
 def recaptioned(found: Dataset, captions: Sequence[str], trigger: str | None, out: Path) -> None:
-    """The same pictures with other captions."""
+    """The same pictures with other captions; as a raw folder where `prepare` refuses such captions of a style."""
     with tempfile.TemporaryDirectory() as folder:
         for example, caption in zip(found.examples, captions, strict=True):
             target = Path(folder) / Path(example.name).name
             target.write_bytes(example.path.read_bytes())
             target.with_suffix(".txt").write_text(caption)
-        prepare_dataset(Path(folder), out, trigger=trigger, class_word=found.class_word, kind=found.kind)
+        try:
+            prepare_dataset(Path(folder), out, trigger=trigger, class_word=found.class_word, kind=found.kind)
+        except DataError:
+            shutil.copytree(folder, out, dirs_exist_ok=True)
 
 
 def row(work: Path, trial: Trial) -> Row:

@@ -7,7 +7,8 @@ FinetuneError
 │   ├── BaseError            the base model, or an adapter file, does not fit
 │   └── RunError             the output folder, disk, checkpoint or machine
 ├── MemoryShortage      3    the device has too little memory
-├── TrainError          4    the run diverged, had no effect, or what it was to learn is not seen
+├── TrainError          4    the run diverged, or had no effect
+│   └── NotLearnt            the file is kept, but what it was trained for is not in its pictures
 ├── VerifyError         5    a file does not do what it should
 └── Interrupted       130    Ctrl-C or SIGTERM; the state was saved
 

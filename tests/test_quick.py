@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support import bench, whole
+from support import TESTS, bench, whole
 from support.bases import tiny_base
 from support.runs import begin
 
@@ -64,6 +64,10 @@ def test_what_builds_or_trains_is_whole_by_itself_or_by_a_fixture(function: Any)
 
 def test_what_only_looks_is_quick() -> None:
     assert not whole.is_whole(item(looks)) and not whole.is_whole(item(looks, looks))
+
+
+def test_the_files_that_are_begun_first_are_there() -> None:
+    assert set(whole.LONGEST) <= {path.name for path in TESTS.rglob("test_*.py")}
 
 
 def test_this_test_is_quick_and_told_so(request: pytest.FixtureRequest) -> None:

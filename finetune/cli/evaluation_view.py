@@ -60,7 +60,7 @@ def as_json(told: Evaluated) -> dict[str, object]:
 
 def _meaning(name: str) -> str:
     """In a few words; a score of held-out pictures names its share of the noise path."""
-    return MEANING.get(name, "loss on held-out pictures, as a share of the base's")
+    return MEANING.get(name, "loss on held-out pictures; 1: as the base's")
 
 
 def _show(told: Evaluated, console: Console) -> None:

@@ -8,7 +8,9 @@ from rich.table import Table
 
 from finetune import recipe
 from finetune.doctor import device_memory
+from finetune.planning.candidates import candidate_bytes, candidate_count
 from finetune.planning.footprint import ComponentFootprint, encoder_bytes
+from finetune.planning.leftovers import leftovers
 from finetune.planning.plan import Plan
 from finetune.training.preflight import Measured
 
@@ -41,6 +43,9 @@ def answers(
         told["held out"] = f"{len(plan.held_out)} images are never trained on and measure the loss"
     if padded := _padded(plan):
         told["padded"] = padded
+    told["files"] = _files(plan, components)
+    if rest := leftovers(plan):
+        told["example"] = "; ".join(rest)
     told["prompts"] = "\n".join(config.sample.prompts)
     told["base"] = f"{config.base}: {facts.described()}; read from {facts.evidence}"
     told["verdict"] = _verdict(needed_bytes(plan, components, measured, activations), *device_memory())
@@ -94,6 +99,17 @@ def _trained(plan: Plan, components: list[ComponentFootprint]) -> str:
     return f"{_METHODS.get(config.method, config.method)} in {names}: {count:,} parameters; scaled by {scale}"
 
 
+def _files(plan: Plan, components: list[ComponentFootprint]) -> str:
+    """Which adapter files the run leaves."""
+    if not isinstance(plan.recipe.adapter, recipe.LowRank):
+        return "the pipeline at the end; no step in between leaves one, as each would be a whole base"
+    count, every = candidate_count(plan), plan.recipe.sample.every
+    if not count:
+        return "the adapter at the end; sample.every = 100 would keep that of every 100th step as well, as RUN@100"
+    steps = f"of {count} sampled step{'s' if count > 1 else ''} (RUN@{every})"
+    return f"the adapter at the end, and that {steps}, each at most {_size(candidate_bytes(plan, components))}"
+
+
 _METHODS = {"lora": "a LoRA", "dora": "a DoRA"}
 
 
@@ -132,6 +148,8 @@ def as_json(
         "prior_images": plan.prior.schedule.images if plan.prior else 0,
         "buckets": [row._asdict() | {"bucket": f"{row.bucket.width}x{row.bucket.height}"} for row in plan.buckets()],
         "components": [c._asdict() for c in components],
+        "candidates": {"files": candidate_count(plan), "bytes": candidate_bytes(plan, components)},
+        "example": leftovers(plan),
         "bytes": sum(c.bytes for c in components),
         "activation_bytes": activations,
         "needed_bytes": needed_bytes(plan, components, measured, activations),

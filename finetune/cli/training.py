@@ -104,7 +104,11 @@ def plan(
 def train(
     recipe: Annotated[
         Path | None,
-        typer.Argument(help="A recipe file, or the name of a shipped recipe.", show_default="with --resume: the run's"),
+        typer.Argument(
+            metavar="RECIPE",
+            help="A recipe file, or the name of a shipped recipe.",
+            show_default="with --resume: the run's own",
+        ),
     ] = None,
     *,
     out: Annotated[Path, typer.Option("--out", help="Folder for everything the run makes.")],

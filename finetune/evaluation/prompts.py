@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from finetune.data import captions
 from finetune.data.example import Dataset
-from finetune.data.prompts import expand
+from finetune.data.prompts import expand, with_article
 
 _SEED, _SEED_WITHOUT = 20_000, 30_000
 """of the first picture with the trigger, and without; each further one adds 1, so that more of them change no others"""
@@ -82,23 +82,23 @@ def _with_trigger(data: Dataset, aim: Aim, said: Sequence[str], pocket: bool) ->
         return list(dict.fromkeys(said))
     if aim == "style":
         objects = _unsaid(_POCKET_OBJECTS if pocket else _OBJECTS, said)
-        return [f"{_a(name)}, {data.trigger} style" for name in objects]
+        return [f"{with_article(name)}, {data.trigger} style" for name in objects]
     words = data.class_word or ""
-    subject = _a(data.trigger if words and words in data.trigger else f"{data.trigger} {words}".strip())
+    subject = with_article(data.trigger if words and words in data.trigger else f"{data.trigger} {words}".strip())
     return [f"{subject} {place}" for place in _places(said, pocket)]
 
 
 def _without_trigger(data: Dataset, aim: Aim, said: Sequence[str], pocket: bool) -> list[str]:
     objects = _unsaid(_POCKET_OBJECTS if pocket else _OBJECTS, [*said, data.class_word or ""])
     places = _places((), pocket)
-    others = [f"{_a(name)} {places[(5 * i + 3) % len(places)]}" for i, name in enumerate(reversed(objects))]
+    others = [f"{with_article(name)} {places[(5 * i + 3) % len(places)]}" for i, name in enumerate(reversed(objects))]
     # its own class first: that is what changes when a product takes the whole class with it
-    return [f"{_a(data.class_word)} {places[4]}", *others] if aim == "product" and data.class_word else others
+    return [f"{with_article(data.class_word)} {places[4]}", *others] if aim == "product" and data.class_word else others
 
 
 def _places(said: Sequence[str], pocket: bool) -> list[str]:
     if pocket:
-        return [f"on {_a(colour)} background" for colour in _unsaid(_COLOURS, said)]
+        return [f"on {with_article(colour)} background" for colour in _unsaid(_COLOURS, said)]
     nouns = {place.split()[-1]: place for place in _SETTINGS}
     return [nouns[noun] for noun in _unsaid(list(nouns), said)]
 
@@ -118,7 +118,3 @@ def bare_caption(prompt: str, data: Dataset) -> str:
     """Without the trigger: what the picture should show, in words that everybody knows."""
     bare = captions.without_trigger(prompt, data.trigger, data.class_word)
     return re.sub(r",? *(?:in )?style$", "", bare).strip(" ,")
-
-
-def _a(phrase: str) -> str:
-    return f"{'an' if phrase[:1].lower() in 'aeiou' else 'a'} {phrase}"

@@ -48,6 +48,8 @@ class About:
     base_fingerprint: str = ""
     trigger: str = ""
     class_word: str = ""
+    kind: str = ""
+    """product, style or "": what the training pictures show"""
     title: str = ""
     license: str = ""
     description: str = ""
@@ -59,6 +61,11 @@ class About:
     dataset_license: str = ""
     parent: str = ""
     """fingerprint of the adapter it went on from"""
+
+    @property
+    def activation(self) -> str:
+        """What a prompt says to call it, as captions did: the trigger, of a style `sks style`."""
+        return f"{self.trigger} style" if self.kind == "style" and self.trigger else self.trigger
 
     @classmethod
     def of(cls, facts: BaseInfo, resolution: int = 0, **told: Any) -> "About":
@@ -118,7 +125,7 @@ def sidecar(about: About, name: str) -> str:
     """NAME.json, from which A1111 and Forge take the trigger. JSON."""
     line = lines.line_of(about.base_version)
     card = {
-        "activation text": about.trigger,
+        "activation text": about.activation,
         "negative text": "",
         "preferred weight": 1.0,
         "sd version": line.card if line else "Unknown",

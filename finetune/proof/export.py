@@ -189,7 +189,7 @@ def model_card(name: str, about: About, wanted: Sequence[str]) -> str:
     front += ["---", "", f"# {about.title or name}", ""]
     facts = [
         ("Base", about.base or about.line),
-        ("Trigger", f"`{about.trigger}`" if about.trigger else ""),
+        ("Trigger", f"`{about.activation}`" if about.trigger else ""),
         ("Trained", f"{about.steps} steps on {about.dataset_images} images" if about.steps else ""),
         ("Images' licence", about.dataset_license),
         ("About", about.description),

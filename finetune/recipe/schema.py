@@ -134,8 +134,8 @@ class LowRank(Adapter):
     ranks: dict[str, Annotated[int, Field(ge=1, le=1024)]] = Field(default_factory=dict)
     """Other ranks for some layers: a table of module name pattern = rank. Their alpha / rank stays the adapter's."""
     init_from: WrittenPath | None = None
-    """Adapter to continue from: a LoRA file of any trainer, a PEFT folder or a run folder. Each of its modules must be
-    a target here, of no larger rank."""
+    """Adapter to continue from: a LoRA file of any trainer, a PEFT folder, a run folder or a step of it (RUN@500). Each
+    of its modules must be a target here, of no larger rank."""
 
 
 class LoRA(LowRank):
@@ -277,7 +277,7 @@ class Train(Table):
     checkpoint_every: Positive = 250
     """Steps between checkpoints, from which an interrupted run resumes to the bit."""
     keep_last: Positive = 2
-    """How many of the newest checkpoints are kept; older ones are deleted."""
+    """How many of the newest checkpoints are kept; older ones are deleted. The adapters of sampled steps all stay."""
     patience: Positive = 3
     """How many steps in a row the loss may be infinite or not a number before the run stops with an error."""
 
@@ -292,7 +292,8 @@ class Validation(Table):
 
 class Sample(Table):
     every: Count = 0
-    """Steps between sample pictures; 0 makes them only at the end."""
+    """Steps between sample pictures; 0 makes them only at the end. Each such step also leaves its adapter as a whole
+    file, which RUN@STEP names."""
     prompts: Annotated[tuple[Annotated[str, CheckedPrompt], ...], Loose] = ()
     """Prompts of the sample pictures. {trigger} and {class_word} stand for the dataset's own words: "a photo of
     {trigger} {class_word} in the snow". Add one without the trigger, to see what else has changed. Default: those of
@@ -329,9 +330,9 @@ class Evaluate(Table):
     within max_drift, min_prompt and max_memorisation. Use `best` when you do not know how many steps are right; it
     needs evaluate.every."""
     stop: Literal["off", "auto"] = "off"
-    """`auto` ends the run when the likeness to the training pictures has not risen for `patience` evaluations while
-    drift or memorisation rises; it needs evaluate.every. Together with pick = "best" a run can be given far too many
-    steps without harm."""
+    """Ends the run by itself with `auto`, when the likeness to the training pictures has not risen for `patience`
+    evaluations while drift or memorisation rises; it needs evaluate.every. Together with pick = "best" a run can be
+    given far too many steps without harm."""
     patience: Positive = 2
     """Evaluations without a gain after which `stop = "auto"` ends the run. Usual: 2 to 4; more waits longer."""
     max_drift: Rate = 0.2

@@ -83,9 +83,11 @@ class Screen:
                 self._say(_scored(event))
             case Picked(step, reason):
                 self._say(f"picked step {step}: {escape(reason)}")
-            case Evaluated():
-                self._say(escape(f"{'learnt' if event.learnt else 'not learnt'}: {event.text}"))
-                for reason in event.reasons:
+            case Evaluated(learnt=learnt, reasons=reasons):
+                if learnt:
+                    self._say(escape(f"learnt: {event.text}"))
+                # what was not learnt ends in an error, which says the rest and the first reason
+                for reason in reasons if learnt else reasons[1:]:
                     self._say(f"[yellow]perhaps:[/] {escape(reason)}")
             case Verified():
                 self._say(escape(_verified(event)))

@@ -52,9 +52,10 @@ def about_run(run: Run, step: int) -> About:
     public = recipe.without_paths(config, data.root.name, shipped.public_name(config.base))
     return About.of(
         plan.facts, config.data.resolution, base=public.base, base_fingerprint=identity["base"],
-        trigger=data.trigger or "", class_word=data.class_word or "", title=config.export.title or name_of(run),
-        license=config.export.license, recipe=recipe.dumps(public), steps=step, dataset_fingerprint=data.fingerprint,
-        dataset_images=len(plan.train.placed), dataset_license=data.license, parent=identity.get("start", ""),
+        trigger=data.trigger or "", class_word=data.class_word or "", kind=data.kind,
+        title=config.export.title or name_of(run), license=config.export.license, recipe=recipe.dumps(public),
+        steps=step, dataset_fingerprint=data.fingerprint, dataset_images=len(plan.train.placed),
+        dataset_license=data.license, parent=identity.get("start", ""),
     )  # fmt: skip
 
 

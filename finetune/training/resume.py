@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune import recipe
-from finetune.errors import RunError
+from finetune.errors import InputError, RunError
+from finetune.planning import plan as planning
 from finetune.planning.plan import Plan
 from finetune.recipe import Loaded, Recipe
 from finetune.training.stop import resuming
@@ -86,12 +87,20 @@ def differences(saved: Mapping[str, object], now: Mapping[str, object]) -> list[
             if saved.get(k) != now.get(k)]  # fmt: skip
 
 
-def resumed(plan: Plan, out: Path) -> Plan:
+def resolve_resumed(loaded: Loaded, out: Path, world: int) -> Plan:
     """The plan of a run that goes on; its notices say what is changed of it.
 
     Raises:
         RunError: names all that may not be changed.
     """
+    changed = sorted(key for key, source in loaded.sources.items() if source == "override")
+    try:
+        plan = planning.resolve_plan(loaded, world)
+    except InputError as e:
+        if not changed:
+            raise
+        said = f"{out} cannot be resumed with what this call changes ({', '.join(changed)}): {e.problem}"
+        raise RunError(said, "go on with its own recipe", resuming(out)) from e
     before = record(out)
     now = compared(plan.recipe)
     identity = before.get("identity", {})

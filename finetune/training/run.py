@@ -24,7 +24,7 @@ from finetune.training.finish import finish
 from finetune.training.folder import RunFolder, Unwritten
 from finetune.training.loop import Step
 from finetune.training.pick import pick, score_candidate, stop_reason
-from finetune.training.resume import record, refuse_changes, resumed
+from finetune.training.resume import record, refuse_changes, resolve_resumed
 from finetune.training.stop import Events, Interruption, resuming
 
 
@@ -43,13 +43,19 @@ def run(loaded: Loaded, out: Path, resume: bool = False) -> Events:
 
 def _procedure(loaded: Loaded, out: Path, resume: bool, stop: Interruption) -> Events:
     with preflight.out_of_memory():
-        plan = planning.resolve_plan(loaded, int(os.environ.get("WORLD_SIZE", "1")))
-        plan = resumed(plan, out) if resume else plan
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        plan = resolve_resumed(loaded, out, world) if resume else planning.resolve_plan(loaded, world)
         device = open_machine(plan.recipe.train.precision)
         folder = RunFolder(out) if device.ranks.rank == 0 else Unwritten(out)
         folder.open(plan, resume)
         folder.file = loaded.file
-        yield from folder.recorded(_stages(plan, device, folder, resume, stop))
+        yield from folder.recorded(_in_memory(_stages(plan, device, folder, resume, stop)))
+
+
+def _in_memory(events: Events) -> Events:
+    """The same events; want of memory is in the words of an error before it is written down."""
+    with preflight.out_of_memory():
+        yield from events
 
 
 def _stages(plan: Plan, device: Device, folder: RunFolder, resume: bool, stop: Interruption) -> Events:

@@ -61,4 +61,7 @@ def test_a_spoilt_dataset_has_the_same_pictures_and_other_captions(tmp_path):
     assert set(said["equal"]) == {"a photo of sks cup"}
     assert said["shuffled"] == sorted(e.caption for e in real.examples)
     assert made["shuffled"].fingerprint != real.fingerprint
+    verdict.spoil(tmp_path, "style")  # `prepare` refuses sixteen equal captions of a style
+    raw = read_dataset(tmp_path / "equal" / "style", trigger="sks")
+    assert not raw.prepared and [e.caption for e in raw.examples] == ["an image in sks style"] * 16
     assert all("a zwx cup on " in caption for caption in said["trigger"]) and made["trigger"].trigger == "zwx"

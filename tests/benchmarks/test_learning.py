@@ -77,7 +77,11 @@ def test_a_trial_is_kept_by_all_that_it_depends_on(tmp_path, monkeypatch):
     shipped_one, swept = Trial("style", "shipped", (), 0), Trial("style", "rank: 4", ("adapter.rank=4",), 0)
     names = {learns.record(tmp_path, t) for t in (shipped_one, swept, swept._replace(seed=1), swept._replace(sets=()))}
     assert len(names) == 4
-    (tmp_path / "pocket-style.toml").write_text("# another recipe")
+    other = (shipped.RECIPES / "pocket-style.toml").read_text().replace("steps = 400", "steps = 300")
+    assert (
+        learns.recipe_of("shipped", "lines") == learns.recipe_of("shipped", "style") != learns.recipe_of("base", "lamp")
+    )
+    (tmp_path / "pocket-style.toml").write_text(other)
     monkeypatch.setattr(shipped, "RECIPES", tmp_path)
     assert learns.record(tmp_path, shipped_one) not in names and learns.record(tmp_path, swept) in names
 
@@ -97,12 +101,12 @@ def test_the_page_leaves_out_what_another_recipe_did_and_fails_with_its_bars(tmp
     keep("shipped", GOOD._replace(fidelity=0.0), recipe="of last week")
     keep("shipped", GOOD._replace(fidelity=0.0), looked=learns.LOOKED - 1)
     keep("rank: 4", GOOD._replace(fidelity=0.77), recipe="")
-    learns.write(tmp_path, tmp_path / "learns.md")
+    learns.write(tmp_path, tmp_path)
     told = (tmp_path / "learns.md").read_text()
     assert "| shipped | 1 | 0.90 |" in told and "| rank: 4 | 1 | 0.77 |" in told and "missed" not in told
     keep("shipped", GOOD._replace(fidelity=0.1))
     with pytest.raises(SystemExit, match="missed: product: similarity"):
-        learns.write(tmp_path, tmp_path / "learns.md")
+        learns.write(tmp_path, tmp_path)
     assert "0.50 ± 0.40" in (tmp_path / "learns.md").read_text()
 
 
@@ -113,5 +117,5 @@ def test_a_sweep_without_the_table_gives_a_page_and_says_what_lacks(tmp_path, mo
     (tmp_path / "trials").mkdir()
     (tmp_path / "trials" / "one.json").write_text(json.dumps(kept))
     with pytest.raises(SystemExit, match="style: run the table first"):
-        learns.write(tmp_path, tmp_path / "learns.md")
+        learns.write(tmp_path, tmp_path)
     assert "| rank: 4 | 1 | 0.90 |" in (tmp_path / "learns.md").read_text()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import typer
 from support.command import answered, ran, said
+from support.photos import pictures
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -196,7 +197,7 @@ def test_the_library_speaks_of_no_flags_and_no_commands():
 
 # --- quiet and JSON ---------------------------------------------------------------------------------------------------
 
-RUN = ("--set", "train.steps=2", "--set", "sample.every=0", "--set", "sample.steps=1", "--set", "data.resolution=64",
+RUN = ("--set", "train.steps=2", "--set", "sample.every=0", "--set", "sample.steps=1", "--set", "data.resolution=32",
        "--set", "adapter.components=['denoiser']", "--set", "optimizer.learning_rate=1e-2",
        "--set", "evaluate.count=0")  # fmt: skip
 
@@ -216,8 +217,22 @@ def hushed() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> tuple[Path, str, str]:
     """(run folder, stdout, stderr) of a short run with --json."""
-    out = tmp_path_factory.mktemp("json") / "run"
-    done = ran("train", "pocket-product", "--out", out, "--json", *RUN)
+    root = tmp_path_factory.mktemp("json")
+    out, two = root / "run", pictures(root / "photos", [(64, 64)] * 2)
+    done = ran(
+        "train",
+        "pocket-product",
+        "--out",
+        out,
+        "--json",
+        *RUN,
+        "--set",
+        f"data.path={two}",
+        "--set",
+        "data.trigger=sks",
+        "--set",
+        "data.class_word=thing",
+    )
     assert done.returncode == 0, done.stderr
     return out, done.stdout, done.stderr
 

@@ -51,3 +51,29 @@ def test_sidecars_and_pictures_are_told_apart_by_their_names(tmp_path: Path) -> 
     captions = caption_files.find_captions(tmp_path, names)
     assert captions.texts == {f"{i}.jpg": f"mug {i}" for i in range(3)}
     assert captions.files == {"0.txt", "1.txt", "2.txt"} and not captions.orphans and not captions.problems
+
+
+def test_pictures_of_one_stem_share_their_sidecar(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    for name, text in {"mug.txt": "a mug", "sub/mug.txt": "another mug"}.items():
+        (tmp_path / name).write_text(text)
+    found = caption_files.find_captions(tmp_path, ["mug.jpg", "mug.png", "mug.txt", "sub/mug.jpg", "sub/mug.txt"])
+    assert found.texts == {"mug.jpg": "a mug", "mug.png": "a mug", "sub/mug.jpg": "another mug"}
+    assert found.files == {"mug.txt", "sub/mug.txt"} and not found.orphans and not found.problems
+
+
+def test_a_sidecar_without_a_picture_is_rejected_by_name_and_is_no_source(tmp_path: Path) -> None:
+    (tmp_path / "jug.txt").write_text("a jug")
+    alone = caption_files.find_captions(tmp_path, ["mug.jpg", "jug.txt"])
+    assert [(one.file, one.reason) for one in alone.orphans] == [("jug.txt", "caption without image")]
+    assert "no image jug beside it" in alone.orphans[0].detail
+    assert (alone.source, alone.texts, alone.files, alone.problems) == ("none", {}, set(), [])
+
+
+def test_two_sidecars_of_one_picture_are_a_problem_and_the_first_is_read(tmp_path: Path) -> None:
+    for name in ("mug.caption", "mug.txt"):
+        (tmp_path / name).write_text(name)
+    found = caption_files.find_captions(tmp_path, ["mug.caption", "mug.jpg", "mug.png", "mug.txt"])
+    assert found.problems == ["two captions for mug.jpg: mug.caption and mug.txt; keep one"]
+    assert found.texts == {"mug.jpg": "mug.caption", "mug.png": "mug.caption"}
+    assert found.files == {"mug.caption", "mug.txt"}

@@ -258,7 +258,18 @@ def test_a_trigger_written_twice_is_noted(photos: Path) -> None:
     assert {n.text for n in notes if n.file} == {"the caption has the trigger 'sks' more than once"}
 
 
-@pytest.mark.parametrize("words", [{"trigger": " "}, {"class_word": ""}, {"template": "a {subject}"}])
-def test_blank_words_and_unknown_placeholders_are_refused(words: dict[str, str], photos: Path) -> None:
-    with pytest.raises(DataError):
+@pytest.mark.parametrize(
+    "words, problem, hint",
+    [
+        ({"trigger": " "}, "the trigger is blank", "write a word, or leave the trigger out"),
+        ({"class_word": ""}, "the class word is blank", "write a word, or leave the class word out"),
+        ({"template": "\t"}, "the template is blank", "write a word, or leave the template out"),
+        ({"template": "a {subject}"}, "unknown placeholder {subject}", "use {trigger} and {class_word} only"),
+    ],
+)
+def test_blank_words_and_unknown_placeholders_are_refused_with_what_to_write(
+    words: dict[str, str], problem: str, hint: str, photos: Path
+) -> None:
+    with pytest.raises(DataError) as refused:
         audit(photos, **words)  # type: ignore[arg-type]
+    assert problem in refused.value.problem and refused.value.hint == hint

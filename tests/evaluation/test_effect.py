@@ -19,6 +19,8 @@ from finetune.encoding.text import Captions
 from finetune.evaluation import effect as evaluate
 from finetune.families.base import Conditioning, components, evaluation_mode
 
+pytestmark = pytest.mark.usefixtures("whole_judgement")
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Bench:
@@ -26,7 +28,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     folder = tmp_path_factory.mktemp("evaluate")
     base = tiny_base(folder / "base", "sd15")
     b = bench(base, pictures(folder / "data", [SQUARE] * 2 + [WIDE]), adapter__components=BOTH,
-              adapter__dropout=0.5, adapter__targets="all", adapter__alpha=2.0)  # fmt: skip
+              adapter__dropout=0.5, adapter__targets=("to_q", "conv1"), adapter__alpha=2.0)  # fmt: skip
     b.grow(0.1)
     return b
 

@@ -1,5 +1,6 @@
 """A verdict from end to end on the pocket base: at the end of a run, by command and by call, kept and gone on with."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -28,6 +29,7 @@ from finetune.planning.plan import Plan
 from finetune.training import learnt, run
 from finetune.training.stop import follow
 
+pytestmark = pytest.mark.usefixtures("whole_judgement")
 COUNT = 4
 PRODUCT = Path("example:product")
 
@@ -218,6 +220,13 @@ def test_a_judge_without_words_leaves_prompts_unjudged(failed: Failed, tmp_path:
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({**said, **size}))
     verdict = unheard(evaluate(of_path(failed.out, judge=tmp_path)))
     assert "prompt" not in verdict.scores and "likeness" in verdict.scores and "asked for" not in verdict.text
+
+
+def test_a_whole_pipeline_is_judged_as_an_adapter_is(copy: Path) -> None:
+    """The base itself in its place: every picture is the base's, and nothing was learnt."""
+    verdict = unheard(evaluate(dataclasses.replace(of_path(copy), path=shipped.POCKET)))
+    assert [verdict.scores[name].value for name in ("likeness", "drift")] == pytest.approx([0, 0], abs=1e-6)
+    assert not verdict.learnt and "no nearer to its pictures than what the base paints (0.00)" in verdict.text
 
 
 # --- a style ---------------------------------------------------------------------------------------------------------

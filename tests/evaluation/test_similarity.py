@@ -72,6 +72,20 @@ PICTURES = [picture(size, seed=i) for i, size in enumerate(SIZES)]
 # --- embeddings -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kind", ["clip", "dinov2"])
+def test_a_style_is_how_the_features_of_patches_vary_together(kind, request):
+    """By definition: the covariance over the patches, the class token left out, at three quarters of the depth."""
+    folder = request.getfixturevalue(kind)
+    eyes = FeatureExtractor.load(folder)
+    tower = eyes.encoder.vision_model if kind == "clip" else eyes.encoder
+    with torch.no_grad():
+        pixels = torch.stack([eyes.lens.through(one) for one in PICTURES])
+        layers = tower(pixels, output_hidden_states=True).hidden_states
+    assert len(layers) == 3
+    expected = torch.stack([torch.cov(one[1:].T).flatten() for one in layers[2]])
+    torch.testing.assert_close(eyes.style_of_pictures(PICTURES), F.normalize(expected), rtol=1e-3, atol=1e-5)
+
+
 def test_clip_sees_and_reads_as_transformers_does(clip):
     model, words = CLIPModel.from_pretrained(clip), transformers.CLIPTokenizer.from_pretrained(clip)
     pixels = CLIPProcessor.from_pretrained(clip)(PICTURES, return_tensors="pt").pixel_values

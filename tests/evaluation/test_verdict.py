@@ -106,6 +106,7 @@ def test_captions_that_the_base_finds_mixed_up_are_not_learnt_unless_prompts_are
     assert told(found, "style").learnt and not told(found, "product", effect=blind).learnt
     assert not told(measures(*[0.9] * 10, prompt=0.6), effect=blind).learnt
     assert told(measures(*[0.9] * 10, prompt=0.8), effect=blind).learnt  # captions may say too little
+    assert told(measures(*[0.9] * 10, prompt=0.5, base_prompt=0.6), effect=blind).learnt  # of what the base shows
     assert told(measures(*[0.9] * 10, prompt=0.6)).learnt
     assert told(measures(*[0.9] * 10, prompt=None), effect=GOOD._replace(base_fit=CaptionFit(0.34, 0.17))).learnt
 

@@ -105,9 +105,10 @@ def test_loss_and_gradients_are_those_of_a_plain_loop_on_stock_diffusers(case: C
               data__caption_dropout=0.3, data__crop="random", data__flip=True, data__max_aspect=1.5,
               objective__distilled=True)  # fmt: skip
     b.grow(0.05)
+    pipe, trained = stock(base, b)
     for given in steps(b):
         ours, gradients = loss_and_gradients(b)
-        theirs, expected = plain(base, b, given, REFERENCES[case.family])
+        theirs, expected = plain(pipe, trained, given, REFERENCES[case.family])
         assert ours == pytest.approx(theirs, rel=1e-5)
         assert gradients.keys() == expected.keys()
         for name, gradient in gradients.items():
@@ -129,8 +130,8 @@ def loss_and_gradients(b: Bench) -> tuple[float, dict[str, Tensor]]:
     return loss, {n: p.grad.clone() for n, p in b.named().items() if p.grad is not None}
 
 
-def plain(base: Path, b: Bench, batch: Batch, reference: Reference) -> tuple[float, dict[str, Tensor]]:
-    """What a user of the libraries would write."""
+def stock(base: Path, b: Bench) -> tuple[Any, dict[str, Tensor]]:
+    """The pipeline with an adapter on it as a user of the libraries would put it there, and its trained weights."""
     pipe: Any = DiffusionPipeline.from_pretrained(base)
     name = b.family.denoiser_name
     denoiser = getattr(pipe, name).requires_grad_(False)
@@ -141,6 +142,13 @@ def plain(base: Path, b: Bench, batch: Batch, reference: Reference) -> tuple[flo
         for key, value in b.named().items():
             trained[key].copy_(value)
     denoiser.train()
+    return pipe, trained
+
+
+def plain(pipe: Any, trained: dict[str, Tensor], batch: Batch, reference: Reference) -> tuple[float, dict[str, Tensor]]:
+    """What a user of the libraries would write."""
+    for p in trained.values():
+        p.grad = None
     predicted, target = reference(pipe, batch)
     loss = mse_loss(predicted, target)
     loss.backward()

@@ -160,8 +160,9 @@ def test_a_fused_module_of_other_rows_is_refused(fused_base: Base, tmp_path: Pat
 @pytest.mark.whole  # their code asks for the true width
 def test_the_map_of_original_names_is_diffusers_converters() -> None:
     """Every weight of a small FLUX and SD 3.5, written in the original names by our map, comes back by their code."""
-    flux = FluxTransformer2DModel(num_layers=2, num_single_layers=2, attention_head_dim=128, num_attention_heads=24,
-                                  joint_attention_dim=16, pooled_projection_dim=16, guidance_embeds=True)  # fmt: skip
+    flux = filled(FluxTransformer2DModel, num_layers=2, num_single_layers=2, attention_head_dim=128,
+                  num_attention_heads=24, joint_attention_dim=16, pooled_projection_dim=16,
+                  guidance_embeds=True)  # fmt: skip
     check(flux, "flux", convert_flux_transformer_checkpoint_to_diffusers)
     sd3 = SD3Transformer2DModel(sample_size=16, num_layers=3, attention_head_dim=16, num_attention_heads=2,
                                 joint_attention_dim=16, caption_projection_dim=32, pooled_projection_dim=16,
@@ -175,6 +176,17 @@ def test_the_map_of_flux2s_names_is_too() -> None:
                                     joint_attention_dim=16, axes_dims_rope=(4, 4, 4, 4), guidance_embeds=False,
                                     timestep_guidance_channels=16)  # fmt: skip
     check(flux2, "flux2", convert_flux2_transformer_checkpoint_to_diffusers)
+
+
+def filled(kind: Callable[..., Any], **sizes: object) -> Any:
+    """A model in bf16 in which no two weights are alike; drawing a billion random numbers would take seconds."""
+    with torch.device("meta"):
+        model = kind(**sizes)
+    model.to(torch.bfloat16).to_empty(device="cpu")
+    numbers = torch.arange(max(p.numel() for p in model.parameters()) + 251, dtype=torch.int32) % 251
+    for i, parameter in enumerate(model.parameters()):
+        parameter.data.copy_(numbers[i % 251 : i % 251 + parameter.numel()].view_as(parameter))
+    return model
 
 
 def check(model: Any, family: str, convert: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:

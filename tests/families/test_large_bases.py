@@ -25,10 +25,11 @@ def everything_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verify, "LARGE", 0)
 
 
-@pytest.fixture(params=["flux", "sdxl"])
-def made(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path, AdapterState]:
-    """(base, file, what was trained)"""
+@pytest.fixture(scope="module", params=["flux", "sdxl"])
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, AdapterState]:
+    """(base, file, what was trained); nobody may change them."""
     variant: Variant = request.param
+    tmp_path = tmp_path_factory.mktemp(variant)
     base = tiny_base(tmp_path / "base", variant)
     b = bench(base, pictures(tmp_path / "data"), adapter__targets="attention+ff", train__precision="bf16")
     b.grow(0.05)

@@ -18,6 +18,7 @@ from finetune.errors import TrainError
 from finetune.evaluation import similarity as likeness
 from finetune.events import Warned
 
+pytestmark = pytest.mark.usefixtures("whole_judgement")
 STEPS = {"product": 160, "style": 120}
 COLOURS = ["purple", "black", "brown", "teal"]
 OBJECTS = ["car", "banana", "cat face", "strawberry"]

@@ -35,6 +35,7 @@ def run(tmp_path: Path, base: str, modules: AdapterState) -> Path:
     """A run folder as training leaves it."""
     folder = tmp_path / "run"
     export(modules, folder / "adapter", NAME, ("universal",), "float32", ABOUT)
+    (folder / "run.json").write_text('{"outcome": "done"}')
     (folder / "recipe.toml").write_text(f'base = "{base}"\n[data]\npath = "example:product"\n')
     return folder
 

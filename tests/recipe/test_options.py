@@ -301,7 +301,7 @@ CASES = {
     "validation.count": Case("validation.count=1", what_is_planned),
     "validation.every": Case("validation.every=3", what_happens_in_the_loop, ("validation.count=1",)),
     "sample.every": Case("sample.every=4", what_happens_in_the_loop),
-    "sample.prompts": Case('sample.prompts=["a {trigger}"]', what_is_asked_of_the_sampler),
+    "sample.prompts": Case('sample.prompts=["a {trigger}"]', what_is_asked_of_the_sampler, ("data.trigger=sks",)),
     "sample.negative": Case("sample.negative=blurry", what_is_asked_of_the_sampler),
     "sample.steps": Case("sample.steps=3", what_is_asked_of_the_sampler),
     "sample.guidance": Case("sample.guidance=2", what_is_asked_of_the_sampler),

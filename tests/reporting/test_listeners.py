@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from finetune.events import (
     Advanced,
     CaptionFit,
+    Evaluated,
     Event,
     Finished,
     Note,
@@ -139,6 +140,16 @@ def test_a_resumed_run_draws_over_what_came_after_the_checkpoint(tmp_path):
 
 
 # --- the screen ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "learnt, said",
+    [(True, ["learnt: the cup is seen", "perhaps: one [sic]", "perhaps: two"]), (False, ["perhaps: two"])],
+)
+def test_a_verdict_is_told_once_since_one_that_says_no_ends_in_an_error(learnt: bool, said: list[str]) -> None:
+    show, out = screen(terminal=False)
+    show(Evaluated(Path("a"), learnt, "9/10", {}, ("one [sic]", "two"), "the cup is seen"))
+    assert out.getvalue().splitlines() == said
 
 
 def screen(terminal: bool, width: int = 160) -> tuple[Screen, io.StringIO]:

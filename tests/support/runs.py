@@ -104,7 +104,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def outcome(out: Path) -> str:
-    return str(json.loads((out / "run.json").read_text())["outcome"])
+    """And the reason, where it did not end well."""
+    told = json.loads((out / "run.json").read_text())
+    return f"{told['outcome']} {told['reason']}".strip()
 
 
 def refused(loaded: Loaded, out: Path, kind: type[FinetuneError], resume: bool = False) -> FinetuneError:

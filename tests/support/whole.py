@@ -22,6 +22,11 @@ STARTS = {
     "finetune.evaluation.similarity.FeatureExtractor",
 }
 """what a whole test reaches; a process of its own counts, as it may train"""
+LONGEST = (
+    "test_learns.py", "test_contract.py", "test_recipes.py", "test_own_denoiser.py", "test_resume.py",
+    "test_quantised.py", "test_large_bases.py", "test_family_parity.py", "test_stream.py", "test_parity.py",
+)  # fmt: skip
+"""files that are begun first, so that no process is left waiting for another's last one"""
 
 
 def is_whole(item: Any) -> bool:

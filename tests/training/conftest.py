@@ -7,7 +7,6 @@ from support.bases import tiny_base
 from support.photos import photos
 from support.runs import Done, short, train
 
-from finetune.evaluation import effect as evaluate
 from finetune.events import Event
 
 
@@ -21,18 +20,10 @@ def sd15(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_base(tmp_path_factory.mktemp("base") / "sd15", "sd15")
 
 
-@pytest.fixture
-def quick_judgement(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate, "LEVELS", (0.5,))
-
-
 @pytest.fixture(scope="session")
 def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
     """A whole run, with samples at its beginning and its end."""
     out = tmp_path_factory.mktemp("finished") / "mug run"
     loaded = short(data, train__steps=40, train__checkpoint_every=100, sample__every=40)
     events: list[Event] = []
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(evaluate, "LEVELS", (0.5,))
-        result = train(loaded, out, events.append)
-    return Done(out, result, events, loaded)
+    return Done(out, train(loaded, out, events.append), events, loaded)

@@ -25,6 +25,7 @@ from finetune.proof.export import convert
 from finetune.proof.verify import verify
 from finetune.training import checkpoint
 from finetune.training.loop import State
+from finetune.training.resume import differences
 
 IDENTITY = {"base": "ab12", "adapter.rank": "4"}
 
@@ -139,8 +140,8 @@ def test_other_parameters_are_refused_and_nothing_is_changed(tmp_path: Path) -> 
 
 
 def test_differences_name_what_changed_came_or_went() -> None:
-    assert checkpoint.differences(IDENTITY, IDENTITY) == []
-    assert checkpoint.differences(IDENTITY, {"base": "cd34", "adapter.rank": "4", "data.flip": "True"}) == [
+    assert differences(IDENTITY, IDENTITY) == []
+    assert differences(IDENTITY, {"base": "cd34", "adapter.rank": "4", "data.flip": "True"}) == [
         "base: was ab12, now cd34",
         "data.flip: was absent, now True",
     ]

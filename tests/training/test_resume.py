@@ -26,7 +26,7 @@ from finetune.evaluation import effect as evaluate
 from finetune.events import Event, Resumed, Stepped, Warned
 from finetune.machine import Ranks, open_machine
 from finetune.planning import plan as planning
-from finetune.recipe import FullWeights, Loaded
+from finetune.recipe import DoRA, FullWeights, Loaded
 from finetune.training import checkpoint
 from finetune.training.batches import Batches, StepBatches
 from finetune.training.folder import RunFolder
@@ -233,6 +233,7 @@ KINDS: dict[str, dict[str, object]] = {
     "linear after warm-up": {"optimizer__schedule": "linear", "optimizer__warmup_steps": 2},
     "accumulating an epoch's tail": {"train__epochs": 2, "train__steps": None, "train__accumulate": 4},
     "full": {"adapter": FULL, "optimizer__learning_rate": 1e-4},
+    "dora": {"adapter": DoRA(rank=2, targets=("attn2.to_q", "attn2.to_v")), "export__layouts": ("diffusers",)},
     "full, 8 bits": {"adapter": FULL, "optimizer__learning_rate": 1e-4, "optimizer__name": "adamw8bit"},
     "a base in 4 bits": {"train__base_bits": 4},
     "prior by own prediction": {"prior__mode": "own_prediction"},

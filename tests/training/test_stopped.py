@@ -32,8 +32,6 @@ from finetune.machine import Ranks
 from finetune.training import checkpoint, run
 from finetune.training.batches import Batches, StepBatches
 
-pytestmark = pytest.mark.usefixtures("quick_judgement")
-
 
 def ctrl_c(when: Callable[[Event], bool], number: int = signal.SIGINT) -> Listen:
     def listen(event: Event) -> None:
@@ -77,7 +75,8 @@ def test_a_signal_in_the_loop_saves_the_step_and_says_how_to_go_on(data: Path, t
     assert words == ["finetune", "train", str(out / "recipe.toml"), "--out", str(out), "--resume"]
     found, _ = checkpoint.newest(out / "checkpoints")
     assert found is not None and found.step == 3
-    assert "stopped" in outcome(out)
+    assert outcome(out).startswith("interrupted stopped")
+    assert stopped.value.other is not None and stopped.value.other[1].arguments["source"] == f"{out}@3"
     begin(loaded, tmp_path / "whole", 6)
     begin(recipe.load(out / "recipe.toml"), out, 6, resume=True)
     assert saved_bytes(out, 6) == saved_bytes(tmp_path / "whole", 6)
@@ -150,7 +149,11 @@ def test_ctrl_c_at_the_command_exits_130_and_its_printed_command_ends_with_the_s
     found, _ = checkpoint.newest(out / "checkpoints")
     assert found is not None and found.step == 1
     assert said.startswith("error: stopped after step")
-    command = shlex.split(said.partition("try: ")[2])
+    printed, _, other = said.partition("try: ")[2].partition("\n  or: its adapter so far: ")
+    assert shlex.split(other) == ["finetune", "export", "--from", f"{out}@1", "--base", "pocket"]
+    exported = [*shlex.split(other)[1:], "--out", str(tmp_path / "so far.safetensors")]
+    assert CliRunner().invoke(app, exported).exit_code == 0
+    command = shlex.split(printed)
     assert command[0] == "finetune"
     again = CliRunner().invoke(app, [*command[1:], "--set", f"train.steps={finished.result.step}"])
     assert again.exit_code == 0, again.output

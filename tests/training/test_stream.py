@@ -93,7 +93,8 @@ def test_a_reader_who_leaves_loses_no_step(
     found, damage = checkpoint.newest(out / "checkpoints")
     assert found is not None and found.step == 2 and not damage
     assert json.loads((out / "events.jsonl").read_text().splitlines()[-1])["event"] == "saved"
-    assert "left by its reader" in json.loads((out / "run.json").read_text())["outcome"]
+    told = json.loads((out / "run.json").read_text())
+    assert (told["outcome"], told["reason"]) == ("interrupted", "left by its reader")
     train(watched(data), out, resume=True)
     assert saved_bytes(out, 4) == saved_bytes(whole[0], 4)
     assert json.loads((out / "run.json").read_text())["outcome"] == "done"
