@@ -11,7 +11,6 @@ from finetune.data import caption_checks, dataset
 from finetune.data.buckets import Bucket, plan_buckets
 from finetune.data.dataset import Placed
 from finetune.data.example import Dataset
-from finetune.errors import action
 from finetune.families.base import BaseInfo
 from finetune.planning import pools
 from finetune.planning.pools import Pool
@@ -103,10 +102,8 @@ def uncaptioned(wanted: Recipe, data: Dataset) -> tuple[str, ...]:
     """What captions would bring to pictures that have only the template."""
     if not all(e.origin == "template" for e in data.examples):
         return ()
-    own = {} if data.prepared else {"trigger": data.trigger, "class_word": data.class_word}
-    vocabulary = "pocket" if wanted.base == "pocket" else "FILE"
-    step = action("caption", path=wanted.data.path, vocabulary=vocabulary, **own)
+    by = "with the vocabulary pocket" if wanted.base == "pocket" else "with a vocabulary or a program of yours"
     return (
-        f"nobody captioned these {len(data.examples)} pictures: what varies in them (background, view) is learnt along "
-        f"with what should be; {step} says it",
+        f"nobody captioned these {len(data.examples)} pictures: they are shown under short captions in varied wording; "
+        f"captions that name what differs (background, view) are better, and caption writes them, {by}",
     )
