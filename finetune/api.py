@@ -74,15 +74,17 @@ def prepare(
 def caption(
     path: Path | str, *, vocabulary: Path | str = "", command: str = "", judge: Path | str = "",
     timeout_s: float = 120, trigger: str | None = None, class_word: str | None = None, kind: "DatasetKind" = "",
-    captions_from: CaptionsFrom = "auto", again: bool = False,
+    captions_from: CaptionsFrom = "auto", again: bool = False, with_model: Path | str = "", prompt: str = "",
 ) -> "Captioned":  # fmt: skip
     """Caption the pictures of a prepared dataset, or of a raw folder, that have no caption or only the template.
 
     vocabulary: a TOML file of what may be seen, or "pocket"; judge: the folder of the CLIP that looks, if not the
-    vocabulary's own. command: instead of these a program, "CMD {image}", that prints a caption within timeout_s
-    seconds. trigger, class_word, kind, captions_from: as for `prepare`, of a raw folder. again: pictures that a model
-    or a file's name captioned, too; a person's caption is never changed. Captions are written to metadata.jsonl as
-    they are made; the result has those of this call, and `refused` has the answers that are no captions.
+    vocabulary's own. with_model: instead of these a transformers model that describes pictures (BLIP, Florence-2,
+    Qwen-VL), by folder or hub id; prompt: what it is asked, if not what is usual for it; of its answers the setting of
+    a product is kept, and the content of a style. command: a program instead, "CMD {image}", that prints a caption
+    within timeout_s seconds. trigger, class_word, kind, captions_from: as for `prepare`, of a raw folder. again:
+    pictures that a model or a file's name captioned, too; a person's caption is never changed. Captions are written to
+    metadata.jsonl as they are made; the result has those of this call, and `refused` has the answers that are none.
 
     Raises:
         InputError: the folder or the captioner cannot be used, or no answer is a caption.
@@ -93,7 +95,7 @@ def caption(
         from finetune.data.captions import clean_words
         from finetune.events import unheard
 
-        choice = CaptionerChoice(str(vocabulary), command, str(judge), timeout_s)
+        choice = CaptionerChoice(str(vocabulary), command, str(judge), timeout_s, str(with_model), prompt)
         choice.check()
         words = clean_words(trigger, class_word, None, kind, captions_from)
         return unheard(caption_dataset(Path(path), words, choice.make, again))

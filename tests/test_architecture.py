@@ -22,7 +22,7 @@ IMPORTERS = {
     "peft": ("adapters.attach",),
     "bitsandbytes": ("optimizers", "families.quantised"),
     "diffusers": ("families.",),
-    "transformers": ("families.", "evaluation.similarity"),
+    "transformers": ("families.", "evaluation.similarity", "captioning."),
     "accelerate": ("machine", "families."),
     "huggingface_hub": ("families",),
     "rich": ("reporting.", "cli."),

@@ -23,6 +23,18 @@ def caption(
     judge: Annotated[
         str, typer.Option(help="Folder of a CLIP that judges the vocabulary.", show_default="the vocabulary's own")
     ] = "",
+    with_model: Annotated[
+        str,
+        typer.Option(
+            "--with",
+            metavar="MODEL",
+            help="Model that describes pictures, by folder or hub id: BLIP, "
+            "Florence-2 or Qwen-VL. A hub id is downloaded once.",
+        ),
+    ] = "",
+    prompt: Annotated[
+        str, typer.Option(help="What the model of --with is asked.", show_default="what is usual for it")
+    ] = "",
     command: Annotated[
         str, typer.Option(help="Program that prints a caption: 'CMD {image}'. It runs once a picture, without a shell.")
     ] = "",
@@ -52,6 +64,6 @@ def caption(
     from finetune.cli import captioning_view
     from finetune.data.captions import clean_words
 
-    choice = CaptionerChoice(vocabulary, command, judge, timeout)
+    choice = CaptionerChoice(vocabulary, command, judge, timeout, with_model, prompt)
     words = clean_words(trigger, class_word, None, kind or "", captions_from)
     captioning_view.caption(path, words, choice, again, Output(as_json, quiet))

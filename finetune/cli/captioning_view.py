@@ -1,5 +1,6 @@
 """Captioning on the screen. Imports torch: only for the command that captions."""
 
+from collections.abc import Generator
 from pathlib import Path
 
 from rich.console import Console
@@ -7,8 +8,12 @@ from rich.markup import escape
 
 from finetune.captioning.choice import CaptionerChoice
 from finetune.captioning.dataset import Captioned, caption_dataset
+from finetune.captioning.prepared import caption_new
 from finetune.cli.options import Output
+from finetune.data.dataset import read_dataset
+from finetune.data.example import Dataset
 from finetune.data.wording import CaptionWords
+from finetune.events import Event
 from finetune.reporting.screen import Screen
 
 SHOWN = 3
@@ -18,7 +23,22 @@ def caption(path: Path, words: CaptionWords, choice: CaptionerChoice, again: boo
     """Caption with a progress bar, or quietly; say what was written and where."""
     choice.check()
     console = Console(highlight=False)
-    screen, work = Screen(console), caption_dataset(path, words, choice.make, again)
+    done = _watched(caption_dataset(path, words, choice.make, again), console, output)
+    if output.details:
+        _show(done, console)
+    output.json(as_json(done))
+    output.result(_line(path, done) + ("" if output.quiet else f"   next: finetune check {path}"))
+
+
+def caption_prepared(made: Dataset, spec: str, output: Output) -> Dataset:
+    """Caption what was just prepared, and read it again; a failure says how to go on."""
+    work = caption_new(made.root, CaptionerChoice.of(spec))
+    _watched(work, Console(highlight=False), output)
+    return read_dataset(made.root)
+
+
+def _watched(work: Generator[Event, None, Captioned], console: Console, output: Output) -> Captioned:
+    screen = Screen(console)
     try:
         while True:
             event = next(work)
@@ -26,12 +46,9 @@ def caption(path: Path, words: CaptionWords, choice: CaptionerChoice, again: boo
                 screen(event)
     except StopIteration as e:
         done: Captioned = e.value
+        return done
     finally:
         screen.close()
-    if output.details:
-        _show(done, console)
-    output.json(as_json(done))
-    output.result(_line(path, done) + ("" if output.quiet else f"   next: finetune check {path}"))
 
 
 def as_json(done: Captioned) -> dict[str, object]:

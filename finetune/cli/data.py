@@ -63,12 +63,21 @@ def prepare(
     ] = "white",
     captions_from: CaptionsFromOption = "auto",
     allow_uncaptioned: AllowUncaptioned = False,
+    caption_with: Annotated[
+        str,
+        typer.Option(
+            metavar="SPEC",
+            help="Then caption images that have no caption, as `finetune caption` does: `pocket` (bundled), a "
+            "vocabulary file, or a model that describes pictures (its folder or hub id).",
+        ),
+    ] = "",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Make a dataset from a folder of photos.
 
-    Photos are turned upright, converted to RGB and captioned. Every file is used, or rejected with its reason.
+    Photos are turned upright, converted to RGB and captioned. Every file is used, or rejected with its reason. If the
+    captioner of --caption-with fails or is stopped, the dataset stays, and `finetune caption OUT` goes on.
     """
     from finetune.cli import data_view
     from finetune.data.prepare import prepare as prepare_dataset
@@ -85,8 +94,13 @@ def prepare(
         background=_colour(background),
         captions_from=captions_from,
         allow_uncaptioned=allow_uncaptioned,
+        captioned_next=bool(caption_with),
     )
     output = Output(as_json, quiet)
+    if caption_with:
+        from finetune.cli import captioning_view
+
+        made = captioning_view.caption_prepared(made, caption_with, output)
     if output.details:
         data_view.show_prepared(made)
     output.json(data_view.prepared_json(made))

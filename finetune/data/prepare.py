@@ -39,20 +39,24 @@ def prepare(
     background: Colour = WHITE,
     captions_from: CaptionsFrom = "auto",
     allow_uncaptioned: bool = False,
+    captioned_next: bool = False,
     min_side_px: int = MIN_SIDE_PX,
     max_aspect: float = MAX_ASPECT,
 ) -> Dataset:
     """Writes an imagefolder with final captions and dataset.toml to `out`, in full or not at all.
 
     Images that need no change are copied byte for byte, others written as PNG. The source is only read.
-    The card of the result lists the rejected files.
+    The card of the result lists the rejected files. captioned_next: a model captions the result next, so that lacking
+    captions are no problem yet; whoever reads it later finds them, should they still be lacking.
 
     Raises:
         DataError: the source has problems, or `out` is not empty or lies inside the source.
         RunError: `out` cannot be written.
     """
     _refuse_out(folder.locate_images(source), out)
-    words = captions.clean_words(trigger, class_word, template, kind, captions_from, allow_uncaptioned)
+    words = captions.clean_words(
+        trigger, class_word, template, kind, captions_from, allow_uncaptioned or captioned_next
+    )
     report = audit_folder(source, words, Rules(min_side_px, max_aspect, background))
     if report.problems:
         raise DataError(*complaint(source, report))
@@ -67,7 +71,7 @@ def prepare(
         }
     )
     _write(report, card, out, background)
-    return read_dataset(out)
+    return read_dataset(out, allow_uncaptioned=captioned_next)
 
 
 def _refuse_out(source: Path, out: Path) -> None:

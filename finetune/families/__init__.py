@@ -5,6 +5,7 @@ import functools
 import re
 import shutil
 import tempfile
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.util import find_spec
@@ -131,7 +132,7 @@ def locate(base: str) -> str:
         return _composed(locate(folder.strip()), file.strip())
     if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", written) or written.startswith(("./", "../")):
         raise BaseError(f"no base {base}", "give `pocket`, a diffusers folder, a .safetensors checkpoint or a hub id")
-    return _fetch(written)
+    return fetch_from_hub(written, _PIPELINE_FILES)
 
 
 @functools.cache
@@ -175,16 +176,25 @@ def tokenizer(base: str) -> TokenCounter:
     return TokenCounter(found, facts.max_tokens, family.overhead(found))
 
 
-def _fetch(written: str) -> str:
+_PIPELINE_FILES = (
+    "*.json", "*/*.json", "*/*.jinja", "*/*.txt", "*/*.model", "*/model*.safetensors",
+    "*/diffusion_pytorch_model*.safetensors",
+)  # fmt: skip
+
+
+def fetch_from_hub(written: str, wanted: Sequence[str]) -> str:
+    """The folder with the wanted files (patterns) of a hub's model, `org/name` or `org/name@revision`.
+
+    Raises:
+        BaseError: it is not there, or the hub cannot be reached and its cache has none.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     name, _, revision = written.partition("@")
-    wanted = ["*.json", "*/*.json", "*/*.jinja", "*/*.txt", "*/*.model", "*/model*.safetensors"]
-    wanted += ["*/diffusion_pytorch_model*.safetensors"]
     others = ["*.fp16*", "*.fp32*", "*.bf16*", "*non_ema*"]
     try:
-        return str(snapshot_download(name, revision=revision or None, allow_patterns=wanted, ignore_patterns=others))
+        return str(snapshot_download(name, revision=revision or None, allow_patterns=[*wanted], ignore_patterns=others))
     except LocalEntryNotFoundError as e:
         raise BaseError(
             f"no folder {name} here, and the hub cannot be reached", "check the path, or fetch the model once online"
