@@ -21,11 +21,11 @@ from finetune.machine import current_device
 
 MAX_TOKENS = 64
 """that an answer may have: a sentence"""
-SIDE_PX = 1024
+LONGEST_PX = 1024
 """a longer side is reduced to this: models whose tokens grow with the picture would take minutes on a photo"""
 INSTRUCTION = "Describe this image in one short sentence: what it shows, and where."
 """for models with a chat template"""
-PROMPTS = {"florence2": "<CAPTION>"}
+USUAL_PROMPTS = {"florence2": "<CAPTION>"}
 """the usual prompt of models that have fixed ones"""
 FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")
 PROMPTLESS = "vision-encoder-decoder"
@@ -51,7 +51,7 @@ class CaptionModel:
         self.processor: Any = _processor(folder, self.type)
         self.model: Any = _model(folder)
         self.chat = bool(getattr(self.processor, "chat_template", None))
-        self.prompt = prompt or (INSTRUCTION if self.chat else PROMPTS.get(self.type, ""))
+        self.prompt = prompt or (INSTRUCTION if self.chat else USUAL_PROMPTS.get(self.type, ""))
         if not self.model.config.is_encoder_decoder:
             self.processor.tokenizer.padding_side = "left"  # an answer goes on where its prompt ends
 
@@ -104,7 +104,7 @@ class CaptionModel:
 
 def _reduced(file: Path) -> Any:
     picture = decode.open_rgb(file)
-    picture.thumbnail((SIDE_PX, SIDE_PX))
+    picture.thumbnail((LONGEST_PX, LONGEST_PX))
     return picture
 
 

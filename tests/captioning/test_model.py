@@ -55,6 +55,14 @@ def test_the_prompt_is_what_is_asked(folders, files):
     assert inputs["input_ids"].shape[0] == 3 and (inputs["attention_mask"][:, -1] == 1).all()
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_pictures_come_in_the_models_number_format(name, folders, files):
+    asked = CaptionModel(str(folders[name]), MUG)
+    assert asked.model.dtype == (torch.bfloat16 if torch.cuda.is_available() else torch.float32)
+    asked.model.to(torch.bfloat16)
+    assert len(asked.said(files)) == 3
+
+
 def test_only_a_repeated_prompt_is_cut_off():
     tokens, prompt = torch.tensor([[5, 6, 7, 8]]), torch.tensor([[5, 6]])
     assert model.without_prompt(tokens, prompt).tolist() == [[7, 8]]
