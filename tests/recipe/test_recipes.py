@@ -152,8 +152,8 @@ def test_a_pocket_recipe_plans_as_it_is(name):
 
 
 @pytest.mark.parametrize(
-    # one for a smaller GPU differs in bits only, as shown above; in tests/families/test_quantised.py every family is held
-    # in 4 bits, and runs end in a proved file
+    # one for a smaller GPU differs in bits only, as shown above; tests/families/test_quantised.py holds every family in
+    # 4 bits, and its runs end in a proved file
     "name",
     [pytest.param(name, marks=[pytest.mark.slow] if name in SMALLER else []) for name in ADAPTERS],
 )
