@@ -83,7 +83,7 @@ def of_path(
     return Subject(
         file, base, training_of(text, pictures, run, _step(file)),
         run / EVALUATION if run else file.parent / f"{file.stem}-{EVALUATION}", seen_by,
-        count or wanted.get("count") or COUNT, tuple(wanted.get("prompts", ())),
+        count or wanted.get("count") or _count(run) or COUNT, tuple(wanted.get("prompts", ())),
         said.get("data", {}).get("resolution"), said.get("sample", {}).get("guidance"),
         session_options(said.get("train", {}).get("base_bits"), said.get("data", {}).get("text_encoder_bits")),
     )  # fmt: skip
@@ -169,6 +169,11 @@ def _effect(run: Path | None) -> TrainingEffect | None:
         return None
     base_fit, adapted_fit = (last[key] and CaptionFit(**last[key]) for key in ("base_fit", "adapted_fit"))
     return TrainingEffect(last["base"], last["adapted"], base_fit, adapted_fit, last["weights"], last["output"])
+
+
+def _count(run: Path | None) -> int:
+    """Pictures with the trigger that the run's own verdict was told from; 0: there is none."""
+    return int((_last(run, "evaluated") or {}).get("seen", "0/0").split("/")[1])
 
 
 def _held_out(run: Path | None) -> dict[str, Score]:

@@ -18,7 +18,7 @@ from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.cli import app
 from finetune.errors import InputError, NotLearnt, RecipeError, TrainError
-from finetune.evaluation import gallery
+from finetune.evaluation import gallery, subject
 from finetune.evaluation.evaluate import evaluate
 from finetune.evaluation.prompts import pictures_for
 from finetune.evaluation.similarity import FeatureExtractor
@@ -138,6 +138,15 @@ def test_the_call_gives_the_same_verdict_and_paints_nothing_again(failed: Failed
     told = failed.events[-1]
     assert isinstance(told, Evaluated)
     assert verdict == told
+
+
+def test_without_a_count_it_is_told_from_as_many_pictures_as_the_run_told_it(copy: Path) -> None:
+    """The run may have afforded fewer than the usual ten."""
+    text = (copy / "recipe.toml").read_text()
+    (copy / "recipe.toml").write_text(text.replace(f"count = {COUNT}\n", ""))
+    assert of_path(copy).count == COUNT and of_path(copy, count=COUNT + 1).count == COUNT + 1
+    (copy / "events.jsonl").unlink()
+    assert of_path(copy).count == subject.COUNT
 
 
 def test_an_evaluation_that_was_killed_goes_on_where_it_was(copy: Path) -> None:
