@@ -17,8 +17,9 @@ from finetune.errors import BaseError, DataError, InputError
 from finetune.events import unheard
 
 MUG = CaptionWords("sks", "mug")
-MODELS = {"blip": captioners.blip, "qwen2_vl": captioners.qwen2_vl, "florence2": captioners.florence2}
-PROMPTS = {"blip": "", "qwen2_vl": model.INSTRUCTION, "florence2": "<CAPTION>"}
+MODELS = {"blip": captioners.blip, "qwen2_vl": captioners.qwen2_vl, "florence2": captioners.florence2,
+          "vit_gpt2": captioners.vit_gpt2}  # fmt: skip
+PROMPTS = {"blip": "", "qwen2_vl": model.INSTRUCTION, "florence2": "<CAPTION>", "vit_gpt2": ""}
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,7 @@ def test_pictures_come_in_the_models_number_format(name, folders, files):
     asked = CaptionModel(str(folders[name]), MUG)
     assert asked.model.dtype == (torch.bfloat16 if torch.cuda.is_available() else torch.float32)
     asked.model.to(torch.bfloat16)
+    assert asked._inputs([model._reduced(files[0])])["pixel_values"].dtype == torch.bfloat16
     assert len(asked.said(files)) == 3
 
 
@@ -117,8 +119,10 @@ def test_weights_of_another_size_are_told(tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     config["text_config"]["num_hidden_layers"] = 2
     (tmp_path / "config.json").write_text(json.dumps(config))
+    before = torch.random.get_rng_state()
     with pytest.raises(BaseError, match="of the model's tensors are missing"):
         CaptionModel(str(tmp_path), MUG)
+    assert torch.equal(before, torch.random.get_rng_state()), "missing tensors are drawn, from chance of their own"
 
 
 def test_a_model_of_two_parts_takes_no_prompt(tmp_path):

@@ -13,13 +13,18 @@ from transformers import (
     Florence2Config,
     Florence2ForConditionalGeneration,
     Florence2Processor,
+    GPT2Config,
     PreTrainedTokenizerFast,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
+    VisionEncoderDecoderConfig,
+    VisionEncoderDecoderModel,
+    ViTConfig,
 )
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 BASIC = ("<pad>", "<eos>", "<bos>")
 PAD, EOS, BOS = 256, 257, 258
@@ -92,4 +97,18 @@ def florence2(folder: Path) -> Path:
     rules: dict[str, Any] = {name: {} for name in TASKS}
     rules |= {"ocr": {"pattern": "x", "area_threshold": 0}, "phrase_grounding": {"banned_grounding_tokens": []}}
     Florence2Processor(pictures, words, post_processor_config=rules).save_pretrained(folder)
+    return folder
+
+
+def vit_gpt2(folder: Path) -> Path:
+    """A model of two parts, which has no processor of its own."""
+    torch.manual_seed(0)
+    seen = ViTConfig(**SMALL, image_size=32, patch_size=16)
+    said = GPT2Config(vocab_size=259, n_embd=16, n_layer=1, n_head=2, n_positions=128, bos_token_id=BOS,
+                      eos_token_id=EOS, pad_token_id=PAD)  # fmt: skip
+    config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(seen, said)
+    config.decoder_start_token_id, config.pad_token_id, config.eos_token_id = BOS, PAD, EOS
+    VisionEncoderDecoderModel(config).save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    _bytes(BASIC).save_pretrained(folder)
     return folder
