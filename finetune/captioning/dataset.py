@@ -64,7 +64,7 @@ def caption_dataset(
     if not made:
         raise DataError(
             f"{path}: none of {len(refused)} answers is a caption: {_counted(refused)}",
-            "caption them by another vocabulary or `command`",
+            "caption them by another vocabulary, `with_model` or `command`",
         )
     if report.prepared:
         described = {"captions": TABLE, "allow_uncaptioned": False if not refused else report.card.allow_uncaptioned}

@@ -69,7 +69,7 @@ class ZeroShot:
             raise DataError(
                 f"these pictures are not of the vocabulary's world: the best phrase fits them by {middle:.2f} in the "
                 f"middle, and by {least:.2f} or more fits what it knows; the captions would be guesses",
-                "name the files after what they show (bell.png), or caption them by a `command`",
+                "name the files after what they show (bell.png), or caption them `with_model` or by a `command`",
             )
 
     def __call__(self, files: Sequence[Path]) -> list[Answer]:
