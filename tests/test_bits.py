@@ -9,6 +9,7 @@ import pytest
 RECORDED = json.loads(Path(bits.__file__).with_suffix(".json").read_text())
 
 
+@pytest.mark.usefixtures("whole_judgement")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", bits.RUNS)
 def test_training_computes_what_it_did_to_the_bit(name: str, tmp_path: Path) -> None:
