@@ -313,14 +313,15 @@ class Sample(Table):
 
 class Evaluate(Table):
     prompts: Annotated[tuple[Annotated[str, CheckedPrompt], ...], Loose] = ()
-    """Prompts that the verdict on the run is painted from; {trigger} and {class_word} are replaced. Those without the
-    trigger must not change. Default: settings (of a style: objects) that no caption names, and a few other things."""
+    """Prompts that pictures are generated of for the verdict on the run; {trigger} and {class_word} are replaced. Those
+    without the trigger must not change. Default: settings (of a style: objects) that no caption names, and a few other
+    things."""
     judge: WrittenPath | None = None
     """Folder of a CLIP or DINOv2 in transformers' layout, which says how like the training pictures the generated ones
-    are. A CLIP also tells whether they show what was asked for. Default: the bundled eyes for the pocket base; for
+    are. A CLIP also tells whether they show what was asked for. Default: the bundled CLIP for the pocket base; for
     other bases there is no verdict until you name one."""
     count: Count | None = None
-    """How many pictures with the trigger the verdict is painted from, at the end of the run. 0 turns the verdict off.
+    """How many pictures with the trigger are generated for the verdict at the end of the run. 0 turns the verdict off.
     Default: 10, or fewer (at least 4) where these pictures would take more than a tenth of the run's time."""
     every: Count = 0
     """Steps between two evaluations on the way, each with as many pictures as the verdict; the adapter of every such
