@@ -26,6 +26,11 @@ def base_path(written: str) -> str:
     return str(POCKET) if written == "pocket" else written
 
 
+def is_pocket(written: str) -> bool:
+    """Whether it is the bundled base, by its name or by its folder."""
+    return Path(base_path(written)).resolve() == POCKET.resolve()
+
+
 PLUS = " + "
 """between a base and a file of denoiser weights"""
 

@@ -9,13 +9,14 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from finetune import families
+from finetune import resources as shipped
 from finetune.data.decode import open_rgb
 from finetune.data.example import Dataset, Example
 from finetune.evaluation import scores, verdict
 from finetune.evaluation.gallery import Gallery, Painter
 from finetune.evaluation.prompts import Asked, PromptSet, bare_caption, prompt_set
 from finetune.evaluation.similarity import FeatureExtractor
-from finetune.evaluation.subject import Subject, is_pocket
+from finetune.evaluation.subject import Subject
 from finetune.evaluation.verdict import Measures
 from finetune.events import Evaluated, Event, Scored, Stage
 from finetune.sampling.grid import grid
@@ -69,7 +70,7 @@ def score(subject: Subject, step: int, painter: Painter) -> Generator[Event, Non
 
 def asked_of(subject: Subject) -> PromptSet:
     """What is painted for a verdict on it."""
-    return prompt_set(subject.training.data, is_pocket(subject.base), subject.count, subject.prompts)
+    return prompt_set(subject.training.data, shipped.is_pocket(subject.base), subject.count, subject.prompts)
 
 
 def _measured(

@@ -122,13 +122,9 @@ def _pictures(said: Mapping[str, Any], named: Path | None, own: bool, file: Path
     )  # fmt: skip
 
 
-def is_pocket(base: str) -> bool:
-    return Path(shipped.base_path(base)).resolve() == shipped.POCKET.resolve()
-
-
 def judge_for(base: str, named: Path | None) -> Path | None:
     """The judge that was named; of the pocket base's pictures the pocket eyes. They know no others: None."""
-    return named or (shipped.EYES if is_pocket(base) else None)
+    return named or (shipped.EYES if shipped.is_pocket(base) else None)
 
 
 def unjudged(base: str) -> tuple[str, str]:

@@ -102,7 +102,7 @@ def uncaptioned(wanted: Recipe, data: Dataset) -> tuple[str, ...]:
     """What captions would bring to pictures that have only the template."""
     if not all(e.origin == "template" for e in data.examples):
         return ()
-    by = "with the vocabulary pocket" if wanted.base == "pocket" else "with a vocabulary or a program of yours"
+    by = "with the vocabulary pocket" if shipped.is_pocket(wanted.base) else "with a vocabulary or a program of yours"
     return (
         f"nobody captioned these {len(data.examples)} pictures: they are shown under short captions in varied wording; "
         f"captions that name what differs (background, view) are better, and caption writes them, {by}",

@@ -141,6 +141,11 @@ def check_compatible(facts: BaseInfo, wanted: Recipe) -> None:
     if asked and find_spec("bitsandbytes") is None:
         raise RecipeError(f"{asked[0]} needs bitsandbytes, which is not installed", "pip install bitsandbytes")
     judge = wanted.evaluate.judge
+    if wanted.evaluate.every and judge is None and not shipped.is_pocket(wanted.base):
+        raise RecipeError(
+            f"evaluate.every: pictures of {wanted.base} need a judge that knows photos",
+            "name the folder of a CLIP or DINOv2, evaluate.judge; or leave out evaluate.every, pick and stop",
+        )
     if judge is not None and not (judge / "config.json").is_file():
         raise RecipeError(
             f"evaluate.judge: no model in {judge}", "the folder of a CLIP or DINOv2 in transformers' layout"

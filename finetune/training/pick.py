@@ -12,7 +12,7 @@ from finetune.errors import VerifyError
 from finetune.evaluation import subject
 from finetune.evaluation.choose import Limits, best, reason_to_stop
 from finetune.evaluation.evaluate import score
-from finetune.events import Note, Picked, Score, Scored
+from finetune.events import Picked, Score, Scored
 from finetune.files import layouts
 from finetune.machine import CPU
 from finetune.proof import export
@@ -48,7 +48,7 @@ class Live:
 
 
 def score_candidate(run: Run) -> Events:
-    """Evaluate the candidate of this step, and keep its scores beside its file; nothing where there is no judge.
+    """Evaluate the candidate of this step, and keep its scores beside its file.
 
     Raises:
         BaseError: the judge cannot be used.
@@ -56,9 +56,7 @@ def score_candidate(run: Run) -> Events:
     """
     plan, step, out = run.plan, run.state.step, run.folder.path
     judge = subject.judge_for(plan.recipe.base, plan.recipe.evaluate.judge)
-    if judge is None:
-        yield Note(": ".join(subject.unjudged(plan.recipe.base)))
-        return
+    assert judge is not None, "a recipe that asks for scores on the way is refused without"
     file = adapter_path(f"{out}@{step}")
     found = yield from score(subject_of(plan, file, out, judge, None), step, Live(run))
     content = {"step": step, "seen": found.seen, "scores": {name: list(one) for name, one in found.scores.items()}}

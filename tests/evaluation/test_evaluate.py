@@ -14,6 +14,7 @@ from transformers import Dinov2Config, Dinov2Model
 from typer.testing import CliRunner
 
 import finetune
+from finetune import recipe
 from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.cli import app
@@ -109,6 +110,17 @@ def test_a_base_of_photos_has_no_verdict_until_a_judge_is_named(tmp_path: Path) 
     assert isinstance(event, Note) and "not judged" in event.text and "evaluate.judge" in event.text
     named = learnt.subject_of(plan, tmp_path / "a.safetensors", tmp_path, shipped.EYES, None)
     assert named.judge == shipped.EYES and named.count == COUNT
+
+
+def test_scores_on_the_way_without_a_judge_are_refused_before_the_run(tmp_path: Path) -> None:
+    """Candidates that nobody scores could not be picked, nor stop a run."""
+    base = tiny_base(tmp_path / "base", "sd15")
+    asked = short(PRODUCT, str(base), data__resolution=64, evaluate__count=COUNT, evaluate__every=2)
+    with pytest.raises(RecipeError, match=r"evaluate\.every: pictures of .* need a judge") as refused:
+        planning.resolve_plan(asked)
+    assert "evaluate.judge" in refused.value.hint
+    named = recipe.replace(asked.recipe, evaluate__judge=shipped.EYES)
+    assert planning.resolve_plan(asked._replace(recipe=named)).recipe.evaluate.every == 2
 
 
 def test_a_judge_that_is_not_there_is_refused_before_the_run(tmp_path: Path) -> None:
