@@ -85,18 +85,24 @@ class Training:
 def judge(path: Path, asked: PromptSet, found: Measures, training: Training, limits: Thresholds = LIMITS) -> Evaluated:
     """Learnt: seen in enough prompts, surely nearer to the training pictures than the base's pictures are, what is
     asked for still shown, and the base's other knowledge not lost."""
-    told = seen(asked.aim, found, limits)
-    hits, count = map(int, told.split("/"))
+    hits, count = hits_of(asked.aim, found, limits), len(found.to_real.each)
     near = found.to_real.score.low > limits.risen and hits >= limits.enough * count
     learnt = near and not (_ignored(found, limits) or _broken(found, limits) or _mixed_up(found, training, limits))
     reasons = tuple(causes(asked, found, training, near, limits))
     scores = {**found.scores, **training.held_out}
-    return Evaluated(path, learnt, told, scores, reasons, sentence(asked.aim, hits, found, near, limits))
+    return Evaluated(
+        path, learnt, seen(asked.aim, found, limits), scores, reasons, sentence(asked.aim, hits, found, near, limits)
+    )
 
 
 def seen(aim: Aim, found: Measures, limits: Thresholds = LIMITS) -> str:
     """In how many pictures with the trigger the product or style is seen, such as 9/10."""
-    return f"{int((found.to_real.each >= getattr(limits, aim)).sum())}/{len(found.to_real.each)}"
+    return f"{hits_of(aim, found, limits)}/{len(found.to_real.each)}"
+
+
+def hits_of(aim: Aim, found: Measures, limits: Thresholds = LIMITS) -> int:
+    """The number of these pictures."""
+    return int((found.to_real.each >= getattr(limits, aim)).sum())
 
 
 def not_learnt(told: Evaluated) -> NotLearnt:
