@@ -1,6 +1,5 @@
 """The sample command: pictures with their recipe inside and a sheet, and what is refused before a picture is made."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 from support.adapters import small_adapter
+from support.command import sampled
 
-from finetune import cli, families
+from finetune import families
 from finetune import tensors as weights
 from finetune.adapters.change import target_shapes
 from finetune.adapters.lora import Lora
@@ -21,15 +21,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute:UserWarning"),  # two adapters are meant
 ]
-
-
-def sampled(capsys, *arguments: object) -> tuple[int, str]:
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as left:
-        patch.setattr(sys, "argv", ["finetune", "sample", *map(str, arguments)])
-        patch.setattr(cli, "hush", lambda: None)
-        cli.main()
-    captured = capsys.readouterr()
-    return int(left.value.code or 0), captured.out + captured.err
 
 
 def facts(path: Path) -> dict[str, str]:

@@ -1,16 +1,16 @@
 """Prompts of `sample` take their words from the adapters in use; what is stacked is said; nothing is overwritten."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from support.bases import tiny_base
+from support.command import sampled
 
 import finetune
-from finetune import cli, families
+from finetune import families
 from finetune import tensors as weights
 from finetune.adapters.change import target_shapes
 from finetune.adapters.lora import Lora
@@ -57,15 +57,6 @@ def files(tiny, tmp_path_factory) -> dict[str, Path]:
 def written(prompt: str, files: dict[str, Path], *used: str, **said: str) -> str:
     adapters = adapters_in_use([AdapterWeight(files[name]) for name in used])
     return written_out(SampleSet([prompt], **said), adapters).prompts[0]
-
-
-def sampled(capsys, *arguments: object) -> tuple[int, str]:
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as left:
-        patch.setattr(sys, "argv", ["finetune", "sample", *map(str, arguments)])
-        patch.setattr(cli, "hush", lambda: None)
-        cli.main()
-    captured = capsys.readouterr()
-    return int(left.value.code or 0), captured.out + captured.err
 
 
 # --- which word ------------------------------------------------------------------------------------------------------

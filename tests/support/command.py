@@ -67,3 +67,13 @@ def calls(work: Callable[[], object]) -> int:
     finally:
         sys.setprofile(before)
     return count
+
+
+def sampled(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
+    """(exit code, all that was printed) of `finetune sample` in this process."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as left:
+        patch.setattr(sys, "argv", ["finetune", "sample", *map(str, arguments)])
+        patch.setattr(cli, "hush", lambda: None)
+        cli.main()
+    captured = capsys.readouterr()
+    return int(left.value.code or 0), captured.out + captured.err
