@@ -3,7 +3,8 @@
 import re
 
 from finetune.captioning.captioner import Answer
-from finetune.data.wording import CaptionWords, fill
+from finetune.data.prompts import expand
+from finetune.data.wording import CaptionWords
 
 _SENTENCE = re.compile(r"(?<=[.!?;])\s+")
 _PLACE = re.compile(
@@ -56,7 +57,7 @@ def setting(text: str, words: CaptionWords) -> str:
 
     From the first word of place; `with` counts where no other does, as what a product is decorated with is its own.
     """
-    named = fill("a {trigger} {class_word}" if words.class_word else "{trigger}", words.trigger, words.class_word)
+    named = expand("a {trigger} {class_word}" if words.class_word else "{trigger}", words.trigger, words.class_word)
     found = _PLACE.search(text) or _WITH.search(text)
     if found is None:
         return named

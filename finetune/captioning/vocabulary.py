@@ -9,8 +9,8 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from finetune import resources as shipped
-from finetune.data import wording
 from finetune.data.decode import Colour
+from finetune.data.prompts import expand
 from finetune.data.wording import CaptionWords
 from finetune.errors import DataError
 
@@ -86,7 +86,7 @@ class Vocabulary(BaseModel):
 def put_together(template: str, names: dict[str, str], words: CaptionWords) -> str:
     """The caption with names of lists, trigger and class word filled in, and the article that fits."""
     filled = _SLOT.sub(lambda found: names.get(found[1], found[0]), template)
-    return wording.fill(filled, words.trigger, words.class_word)
+    return expand(filled, words.trigger, words.class_word)
 
 
 def read_vocabulary(written: str) -> Vocabulary:

@@ -8,9 +8,10 @@ from typing import NamedTuple
 from finetune.choices import CaptionsFrom
 from finetune.data import wording
 from finetune.data.caption_files import TABLE, CaptionSource, FoundCaptions, first_three
-from finetune.data.prompts import includes
+from finetune.data.prompts import includes, whole_word
 from finetune.data.wording import CaptionOrigin, CaptionWords, DatasetKind
 from finetune.errors import DataError
+from finetune.recipe.placeholders import prompt_fault
 
 
 class CaptionNote(NamedTuple):
@@ -50,9 +51,9 @@ def inject(caption: str, trigger: str | None, class_word: str | None) -> str:
     if not trigger:
         return caption
     caption = caption.replace("{trigger}", trigger)
-    if _word(trigger).search(caption):
+    if whole_word(trigger).search(caption):
         return caption
-    spot = _word(class_word).search(caption) if class_word else None
+    spot = whole_word(class_word).search(caption) if class_word else None
     if spot is None:
         return f"{trigger}, {caption}" if caption else trigger
     end = spot.end() if includes(trigger, class_word) else spot.start()
@@ -67,24 +68,19 @@ def without_trigger(caption: str, trigger: str | None, class_word: str | None = 
     if not trigger:
         return caption
     stays = class_word or "" if includes(trigger, class_word) else ""
-    bare = _word(trigger).sub(lambda _: stays, caption)
+    bare = whole_word(trigger).sub(lambda _: stays, caption)
     bare = re.sub(r"\s+([,.;:!?])", r"\1", re.sub(r"\s+", " ", bare))
     return re.sub(r"(,\s*)+,", ",", bare).strip(" ,")
 
 
 def mentions(caption: str, trigger: str | None) -> bool:
     """Whether the trigger occurs as a whole word, in any case."""
-    return bool(trigger and _word(trigger).search(caption))
+    return bool(trigger and whole_word(trigger).search(caption))
 
 
 def coverage(captions: Sequence[str], trigger: str | None) -> Coverage:
     """How many captions have the trigger as a whole word; 0 without a trigger."""
     return Coverage(sum(mentions(caption, trigger) for caption in captions), len(captions))
-
-
-def _word(word: str) -> re.Pattern[str]:
-    """Matches it as a whole word in any case, as tokenizers that fold case see it."""
-    return re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE)
 
 
 def clean_words(
@@ -104,6 +100,8 @@ def clean_words(
         raise DataError(
             f"unknown placeholder {{{min(unknown)}}} in the template", "use {trigger} and {class_word} only"
         )
+    if template and (fault := prompt_fault(template)):
+        raise DataError(f"the template {template!r}: {fault.problem}", fault.remedy)
     given = {"trigger": trigger, "class_word": class_word}
     empty = [name for name, word in given.items() if not word and f"{{{name}}}" in (template or "")]
     if empty:
@@ -238,10 +236,10 @@ def _caption_notes(
         lines = [line for line in captions.texts.get(name, "").split("\n") if line.strip()]
         if len(lines) > 1:
             notes.append(CaptionNote(name, f"the {len(lines)} lines of the caption are joined into one"))
-        if words.trigger and len(_word(words.trigger).findall(final[name])) > 1:
+        if words.trigger and len(whole_word(words.trigger).findall(final[name])) > 1:
             notes.append(CaptionNote(name, f"the caption has the trigger {words.trigger!r} more than once"))
     own = [n for n, caption in written.items() if caption]
-    given = [n for n in own if words.trigger and not _word(words.trigger).search(written[n])]
+    given = [n for n in own if words.trigger and not whole_word(words.trigger).search(written[n])]
     if given:
         notes.append(CaptionNote("", f"the trigger {words.trigger!r} was added to {len(given)} of {len(own)} captions"))
     if words.template and len(own) == len(written) > 0:
@@ -258,7 +256,7 @@ def final_captions(names: Sequence[str], captions: FoundCaptions, words: Caption
     empty = [n for n in names if n in captions.texts and not final[n]]
     if empty and (words.trigger or words.class_word):
         problems.append(f"{len(empty)} captions are empty: {first_three(empty)}; write them")
-    lacking = [n for n in names if words.trigger and not _word(words.trigger).search(final[n])]
+    lacking = [n for n in names if words.trigger and not whole_word(words.trigger).search(final[n])]
     if names and len(lacking) == len(names):
         problems.append(
             f"the trigger {words.trigger!r} of dataset.toml occurs in no caption; add it to the captions, "

@@ -76,8 +76,13 @@ def tidy(word: str | None) -> str:
 
 def all_lack(prompts: Iterable[str], word: str) -> bool:
     """Whether none of the prompts has it as a whole word, in any case."""
-    whole = re.compile(rf"(?<!\w){re.escape(tidy(word))}(?!\w)", re.IGNORECASE)
+    whole = whole_word(tidy(word))
     return not any(whole.search(tidy(prompt)) for prompt in prompts)
+
+
+def whole_word(word: str) -> re.Pattern[str]:
+    """Matches it as a whole word in any case, as tokenizers that fold case see it."""
+    return re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE)
 
 
 def _phrase(found: re.Match[str], words: dict[str, str]) -> str:

@@ -9,7 +9,7 @@ import re
 from typing import Literal, NamedTuple
 
 from finetune import choices
-from finetune.data.prompts import article, includes, with_article
+from finetune.data.prompts import expand, whole_word, with_article
 
 DatasetKind = choices.Kind | Literal[""]
 CaptionOrigin = Literal["written", "filename", "model", "template"]
@@ -68,13 +68,13 @@ def templates(words: CaptionWords) -> tuple[str, ...]:
     if words.none:
         return ()
     if words.template:
-        return (fill(words.template, words.trigger, words.class_word),)
+        return (expand(words.template, words.trigger, words.class_word),)
     if not words.trigger:
         return (f"a photo of {with_article(words.class_word or '')}", with_article(words.class_word or ""))
     some: tuple[str, ...] = PRODUCT_TEMPLATES if words.class_word else TRIGGER_TEMPLATES
     if words.shown == "style":
         some = STYLE_CLASS_TEMPLATES if words.class_word else STYLE_TEMPLATES
-    return tuple(dict.fromkeys(fill(one, words.trigger, words.class_word) for one in some))
+    return tuple(dict.fromkeys(expand(one, words.trigger, words.class_word) for one in some))
 
 
 def wordings(caption: str, origin: CaptionOrigin, words: CaptionWords) -> tuple[str, ...]:
@@ -88,22 +88,6 @@ def wordings(caption: str, origin: CaptionOrigin, words: CaptionWords) -> tuple[
     if words.shown == "style":
         return tuple(dict.fromkeys((caption, re.sub(r"^an? ", "", caption))))
     return (caption, f"a photo of {caption}")
-
-
-def fill(template: str, trigger: str | None, class_word: str | None) -> str:
-    """`a photo of {trigger} {class_word}` filled in, with the article that fits; a class word that the trigger
-    contains is not repeated."""
-    spoken = "" if includes(trigger, class_word) else class_word or ""
-    fitted = re.sub(
-        r"\b([Aa])n? \{(\w+)\}",
-        lambda found: f"{_article(found, trigger if found[2] == 'trigger' else spoken)} {{{found[2]}}}", template,
-    )  # fmt: skip
-    filled = " ".join(fitted.replace("{trigger}", trigger or "").replace("{class_word}", spoken).split())
-    return re.sub(r"\s+([,.;:!?])", r"\1", filled)
-
-
-def _article(found: re.Match[str], word: str | None) -> str:
-    return found[1] + (article(word) if word else "a")[1:]
 
 
 def words_of(name: str) -> str:
@@ -135,5 +119,6 @@ def from_filename(subject: str, words: CaptionWords) -> str:
     """The caption of a picture whose file name says `subject`, before the trigger is put in."""
     if words.shown == "style":
         return with_article(subject)
-    named = re.search(rf"(?<!\w){re.escape(words.class_word or '')}(?!\w)", subject, re.IGNORECASE)
-    return with_article(subject if named or not words.class_word else f"{words.class_word}, {subject}")
+    if not words.class_word or whole_word(words.class_word).search(subject):
+        return with_article(subject)
+    return with_article(f"{words.class_word}, {subject}")

@@ -1,13 +1,14 @@
 """What a recipe still has of the bundled example that it was copied from, though its pictures are others."""
 
-import re
 import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
 from finetune import recipe
 from finetune import resources as shipped
+from finetune.data.captions import mentions
 from finetune.data.example import CARD
+from finetune.data.prompts import expand, missing_word
 from finetune.planning.plan import Plan
 
 
@@ -28,7 +29,7 @@ def leftovers(plan: Plan) -> list[str]:
     for example in _examples():
         written = {_filled(prompt, plan) for prompt in example.prompts}
         spoken = example.class_word and example.class_word != words
-        alike = [p for p in own.sample.prompts if p in written and spoken and _says(p, example.class_word)]
+        alike = [p for p in own.sample.prompts if p in written and spoken and mentions(p, example.class_word)]
         if alike:
             found.append(f"sample.prompts still speaks of the example's {example.class_word}: {alike[0]!r}")
         if example.license and own.export.license == example.license:
@@ -52,10 +53,6 @@ def _example(written: dict[str, object]) -> BundledExample:
 
 
 def _filled(prompt: str, plan: Plan) -> str:
-    return (
-        prompt.replace("{trigger}", plan.data.trigger or "").replace("{class_word}", plan.data.class_word or "").strip()
-    )
-
-
-def _says(text: str, word: str) -> bool:
-    return re.search(rf"\b{re.escape(word)}\b", text) is not None
+    """As the plan has it; unfilled where the dataset has no word for it."""
+    words = plan.data.trigger, plan.data.class_word
+    return prompt if missing_word(prompt, *words) else expand(prompt, *words)

@@ -13,7 +13,8 @@ from finetune.data import dataset
 from finetune.data.audit import audit
 from finetune.data.caption_files import TABLES
 from finetune.data.captions import inject, without_trigger
-from finetune.data.wording import CaptionWords, fill, templates
+from finetune.data.prompts import expand
+from finetune.data.wording import CaptionWords, templates
 from finetune.encoding.text import Captions
 from finetune.errors import DataError
 from finetune.families.base import Moments
@@ -194,7 +195,7 @@ def test_any_trigger_occurs_exactly_once_and_can_be_taken_out(
 
 def test_a_trigger_that_has_the_class_word_does_not_repeat_it() -> None:
     assert inject("a mug on a shelf", "zwx mug", "mug") == "a zwx mug on a shelf"
-    assert fill("a photo of {trigger} {class_word}", "zwx mug", "mug") == "a photo of zwx mug"
+    assert expand("a photo of {trigger} {class_word}", "zwx mug", "mug") == "a photo of zwx mug"
 
 
 @pytest.mark.parametrize("caption", ["a mug on a shelf", "mug", "a photo of a mug, mug in front"])
@@ -265,6 +266,7 @@ def test_a_trigger_written_twice_is_noted(photos: Path) -> None:
         ({"class_word": ""}, "the class word is blank", "write a word, or leave the class word out"),
         ({"template": "\t"}, "the template is blank", "write a word, or leave the template out"),
         ({"template": "a {subject}"}, "unknown placeholder {subject}", "use {trigger} and {class_word} only"),
+        ({"template": "a {red|blue} mug"}, "{red|blue} is a wildcard", 'write each prompt: "a red mug", "a blue mug"'),
     ],
 )
 def test_blank_words_and_unknown_placeholders_are_refused_with_what_to_write(

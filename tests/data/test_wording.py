@@ -12,7 +12,8 @@ import finetune
 from finetune.data import caption_checks, dataset
 from finetune.data.audit import audit
 from finetune.data.prepare import prepare
-from finetune.data.wording import CaptionWords, fill, templates, with_article, wordings, words_of
+from finetune.data.prompts import expand, with_article
+from finetune.data.wording import CaptionWords, templates, wordings, words_of
 from finetune.errors import DataError
 from finetune.training.look import look
 
@@ -49,10 +50,10 @@ def test_articles_are_right(noun, said):
 
 
 def test_a_template_takes_the_article_that_fits():
-    assert fill("a {trigger} {class_word}", "ohwx", "mug") == "an ohwx mug"
-    assert fill("an {class_word} and a {class_word}", None, "umbrella") == "an umbrella and an umbrella"
-    assert fill("a photo of a {trigger} {class_word}", "zwx mug", "mug") == "a photo of a zwx mug"
-    assert fill("{trigger} {class_word}, outside", "zwx mug", "mug") == "zwx mug, outside"
+    assert expand("a {trigger} {class_word}", "ohwx", "mug") == "an ohwx mug"
+    assert expand("an {class_word} and a {class_word}", None, "umbrella") == "an umbrella and an umbrella"
+    assert expand("a photo of a {trigger} {class_word}", "zwx mug", "mug") == "a photo of a zwx mug"
+    assert expand("{trigger} {class_word}, outside", "zwx mug", "mug") == "zwx mug, outside"
 
 
 def test_templates_vary_with_and_without_a_photo_of():
