@@ -52,7 +52,7 @@ class Thresholds(NamedTuple):
 LIMITS = Thresholds()
 ASKED_FOR: dict[Aim, str] = {"product": "the setting", "style": "the object"}
 """what a prompt with the trigger asks for beside it"""
-FEW_VISITS = 40
+FEW_VISITS = 80
 """looks at each training picture below which a run was short: shipped recipes take 100 to 200"""
 LITTLE_CHANGE = 0.05
 """change of the prediction, as a share of it, below which training has hardly moved the model"""
@@ -127,8 +127,8 @@ def _nearness(found: Measures, near: bool, limits: Thresholds) -> str:
     if near and value >= limits.alike:
         return f"as like its pictures as they are to each other ({value:.2f})"
     if found.to_real.score.low <= 0:
-        return f"no nearer to its pictures than what the base paints ({value:.2f})"
-    return f"{value:.2f} of the way from what the base paints to its pictures"
+        return f"no nearer to its pictures than the base's are ({value:.2f})"
+    return f"{value:.2f} of the way from the base's pictures to its own"
 
 
 def _change(drift: float, limits: Thresholds) -> str:
@@ -185,7 +185,7 @@ def causes(
 def _unlearnt(asked: PromptSet, found: Measures, training: Training) -> Iterator[str]:
     if found.to_real.blind:
         yield (
-            "the judge sees hardly a difference between the training pictures and what the base paints: "
+            "the judge sees hardly a difference between the training pictures and the base's: "
             "name another one, evaluate.judge"
         )
     yield from _of_captions(asked, training.data)

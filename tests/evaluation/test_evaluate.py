@@ -247,7 +247,7 @@ def test_a_whole_pipeline_is_judged_as_an_adapter_is(copy: Path) -> None:
     """The base itself in its place: every picture is the base's, and nothing was learnt."""
     verdict = unheard(evaluate(dataclasses.replace(of_path(copy), path=shipped.POCKET)))
     assert [verdict.scores[name].value for name in ("likeness", "drift")] == pytest.approx([0, 0], abs=1e-6)
-    assert not verdict.learnt and "no nearer to its pictures than what the base paints (0.00)" in verdict.text
+    assert not verdict.learnt and "no nearer to its pictures than the base's are (0.00)" in verdict.text
 
 
 # --- a style ---------------------------------------------------------------------------------------------------------

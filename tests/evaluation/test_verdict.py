@@ -64,7 +64,7 @@ def test_what_was_learnt_is_told_in_one_plain_sentence():
 def test_pictures_no_nearer_than_the_bases_are_not_learnt_and_say_so():
     verdict = told(UNSEEN)
     assert not verdict.learnt and verdict.seen == "0/10"
-    assert "no nearer to its pictures than what the base paints (0.05)" in verdict.text
+    assert "no nearer to its pictures than the base's are (0.05)" in verdict.text
 
 
 @pytest.mark.parametrize("aim, each, learnt", [("product", 0.6, True), ("product", 0.45, False), ("style", 0.6, False),
@@ -126,6 +126,7 @@ CAUSES = {
     "no trigger": (UNSEEN, {"captions": ["a cup on red", "a cup on blue"]}, "0 of 6 captions have the trigger 'sks'"),
     "wording": (UNSEEN, {"captions": ["sks, 1girl", "sks, solo"]}, "share no wording with the captions"),
     "too few steps": (UNSEEN, {"visits": 12.0}, "each picture was looked at 12 times"),
+    "a fifth of the steps": (UNSEEN, {"visits": 40.0}, "each picture was looked at 40 times"),
     "text encoder": (UNSEEN, {"components": ("denoiser",)}, "the text encoder was not trained"),
     "rate too low": (UNSEEN, {"effect": GOOD._replace(output=0.01)}, "raise optimizer.learning_rate (it is 0.001)"),
     "rate too high": (UNSEEN, {"effect": GOOD._replace(adapted=1.2)}, "lower optimizer.learning_rate"),
