@@ -131,6 +131,7 @@ def _words(path: Path) -> tuple[str, str]:
     """(trigger, class word) as a file of ours says, or another trainer's by ModelSpec."""
     folder = None if path.is_file() else layouts.adapter_in(path)
     files = [path] if folder is None else sorted(folder.rglob("*.safetensors")) if folder.is_dir() else [folder]
-    metadata = read_header(files[0]).metadata if files else {}
+    # a checkpoint's folder holds other files as well, which do not name the adapter
+    metadata = {key: text for file in files for key, text in read_header(file).metadata.items()}
     trigger = metadata.get("finetune.trigger") or metadata.get("modelspec.trigger_phrase", "")
     return trigger, metadata.get("finetune.class_word", "")

@@ -22,6 +22,7 @@ from finetune.planning.candidates import candidate_bytes, candidate_count
 from finetune.planning.footprint import component_footprints
 from finetune.references import adapter_path
 from finetune.sampling.request import AdapterWeight
+from finetune.sampling.words import adapters_in_use
 
 pytestmark = pytest.mark.whole
 SCALED = {"adapter__rank": 8, "adapter__alpha": 4.0, "adapter__components": ("denoiser", "text_encoder"),
@@ -108,6 +109,12 @@ def test_every_reader_of_adapters_takes_a_step_of_a_run(done: Done, tmp_path: Pa
 
 
 PLACES = ("", "ema", "ema/unet", "ema/unet/adapter_model.safetensors", "ema/text_encoder/adapter_model.safetensors")
+
+
+def test_a_step_knows_its_words_from_its_file_or_its_checkpoint(done: Done) -> None:
+    for step in (4, 5):  # sampled, and saved only
+        [used] = adapters_in_use([AdapterWeight(references.adapter_path(f"{done.out}@{step}"))])
+        assert used.trigger == "sks", step
 
 
 @pytest.mark.parametrize("place", PLACES)
