@@ -111,10 +111,13 @@ def test_every_reader_of_adapters_takes_a_step_of_a_run(done: Done, tmp_path: Pa
 PLACES = ("", "ema", "ema/unet", "ema/unet/adapter_model.safetensors", "ema/text_encoder/adapter_model.safetensors")
 
 
-def test_a_step_knows_its_words_from_its_file_or_its_checkpoint(done: Done) -> None:
-    for step in (4, 5):  # sampled, and saved only
-        [used] = adapters_in_use([AdapterWeight(references.adapter_path(f"{done.out}@{step}"))])
-        assert used.trigger == "sks", step
+def test_a_step_knows_its_words_from_its_file_or_its_checkpoint(done: Done, tmp_path: Path) -> None:
+    without_mean = Path(shutil.copytree(references.adapter_path(f"{done.out}@5"), tmp_path / "step-000005"))
+    shutil.rmtree(without_mean / "ema")
+    assert (without_mean / "optimizer.safetensors").is_file(), "it stands before the adapter's folders"
+    for place in (references.adapter_path(f"{done.out}@4"), without_mean):
+        [used] = adapters_in_use([AdapterWeight(place)])
+        assert used.trigger == "sks", place
 
 
 @pytest.mark.parametrize("place", PLACES)
