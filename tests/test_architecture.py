@@ -15,7 +15,7 @@ ROOT = Path(finetune.__file__).parent
 FLOORS = (
     "errors", "choices", "events", "reporting", "finetune", "resources", "silence", "machine", "tensors", "references",
     "recipe", "diffusion", "data", "families", "adapters", "optimizers", "encoding", "planning", "files", "proof",
-    "sampling", "evaluation", "captioning", "training", "doctor", "api", "cli", "__main__",
+    "sampling", "evaluation", "captioning", "pages", "training", "doctor", "api", "cli", "__main__",
 )  # fmt: skip
 """folders and the few files beside them, from the ground up: each may import from those before it, and within itself"""
 IMPORTERS = {
@@ -27,7 +27,8 @@ IMPORTERS = {
     "huggingface_hub": ("families",),
     "rich": ("reporting.", "cli."),
     "typer": ("cli",),
-    "PIL": ("data.buckets", "data.decode", "evaluation.", "sampling.", "captioning.views"),
+    "PIL": ("data.buckets", "data.decode", "evaluation.", "sampling.", "captioning.views", "pages."),
+    "jinja2": ("pages.html",),
     "pydantic": ("recipe", "data.audit", "data.example", "captioning.vocabulary"),
     "tomlkit": ("recipe", "data.prepare"),
     "psutil": ("doctor",),
