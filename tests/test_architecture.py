@@ -13,7 +13,7 @@ import finetune
 
 ROOT = Path(finetune.__file__).parent
 FLOORS = (
-    "errors", "choices", "events", "reporting", "finetune", "resources", "silence", "machine", "tensors", "references",
+    "errors", "choices", "reading", "events", "reporting", "finetune", "resources", "silence", "machine", "tensors", "references",
     "recipe", "diffusion", "data", "families", "adapters", "optimizers", "encoding", "planning", "files", "proof",
     "sampling", "evaluation", "captioning", "pages", "training", "doctor", "api", "cli", "__main__",
 )  # fmt: skip

@@ -3,7 +3,6 @@
 Measures: DINO, CLIP-I and CLIP-T of arXiv:2208.12242 section 5. Shapes: n pictures or captions, d features.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from finetune import reading
 from finetune import tensors as weights
 from finetune.errors import BaseError
 from finetune.families.parts import without_bars
@@ -232,9 +232,5 @@ def _from_pretrained(name: str, folder: Path, **options: Any) -> Any:
 
 
 def _json(file: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        hint = "give the folder of a CLIP or a DINOv2 in transformers' layout"
-        raise BaseError(f"{file} cannot be read: {getattr(e, 'strerror', None) or e}", hint) from e
-    return found
+    hint = "give the folder of a CLIP or a DINOv2 in transformers' layout"
+    return reading.read_json(file, BaseError, hint, finite=False)

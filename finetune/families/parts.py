@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from finetune import reading
 from finetune import tensors as weights
 from finetune.errors import BaseError
 from finetune.families.quantised import keep_packing, quantise
@@ -280,13 +281,9 @@ def check_vocabulary(folder: Path, *files: str) -> None:
 
 def config(path: Path) -> dict[str, Any]:
     """A JSON table of a base. Raises BaseError when it is not there, or none."""
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as e:
-        raise BaseError(f"the base lacks {path.parent.name}/{path.name}", f"is {path.parent.parent} whole?") from e
-    except ValueError as e:
-        raise BaseError(f"{path} is not JSON: {e}", "fetch the base again") from e
-    return found
+    if not reading.exists(path):
+        raise BaseError(f"the base lacks {path.parent.name}/{path.name}", f"is {path.parent.parent} whole?")
+    return reading.read_json(path, BaseError, "fetch the base again", finite=False)
 
 
 def pipeline_name(path: Path) -> str:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from finetune import references
+from finetune import reading, references
 from finetune import tensors as weights
 from finetune.adapters.change import AdapterState, Change
 from finetune.adapters.methods import METHODS
@@ -303,12 +303,10 @@ def _peft_folders(folder: Path) -> list[Path]:
 
 
 def _read_peft(folder: Path, names: Collection[str] | None, family: str, component: str) -> AdapterFile:
-    try:
-        text = (folder / PEFT_CONFIG).read_text(encoding="utf-8")
-    except OSError as e:
-        raise BaseError(f"{folder} has no {PEFT_CONFIG}", "is the PEFT directory whole?") from e
-    where = str(folder / PEFT_CONFIG)
-    config = peft_config.parse(peft_config.json_object(text, where), where)
+    file = folder / PEFT_CONFIG
+    if not reading.exists(file):
+        raise BaseError(f"{folder} has no {PEFT_CONFIG}", "is the PEFT directory whole?")
+    config = peft_config.parse(reading.read_json(file, BaseError, "copy or download it again"), str(file))
     pickled = folder / PEFT_PICKLED
     file = folder / PEFT_WEIGHTS if not pickled.is_file() or (folder / PEFT_WEIGHTS).is_file() else pickled
     header = weights.read_header(file)

@@ -2,7 +2,6 @@
 
 import difflib
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -10,6 +9,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from finetune import reading
 from finetune import resources as shipped
 from finetune.errors import Action, RecipeError, action
 from finetune.recipe import rules
@@ -176,8 +176,8 @@ def _override(raw: dict[str, Any], item: str, problems: list[str]) -> str:
         problems.append(f"override {item!r}: write it as table.key=value")
         return ""
     try:
-        read = tomllib.loads(f"x = {text}")
-    except tomllib.TOMLDecodeError:
+        read = reading.toml_table(f"x = {text}", "", RecipeError, "")
+    except RecipeError:
         read = {"x": text}
     if len(read) > 1:
         problems.append(f"override {key}: more than one value in {text!r}: give each its own")
