@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from finetune import reading
 from finetune.choices import CaptionsFrom, Dtype, Layout, Precision
 from finetune.silence import silence
 
@@ -283,7 +284,7 @@ def base_of(file: Path, run: Path | None) -> str:
     from finetune.files import layouts
 
     for folder in (run, references.run_of(file)):
-        if folder and (folder / "recipe.toml").is_file():
+        if folder and reading.is_file(folder / "recipe.toml"):
             return _run_base(folder)
     said = layouts.read_adapter(file).metadata.get("finetune.base", "")
     if not said:
@@ -295,7 +296,7 @@ def _run_base(run: Path) -> str:
     from finetune import recipe
 
     file = run / "recipe.toml"
-    return recipe.load(file).recipe.base if file.is_file() else ""
+    return recipe.load(file).recipe.base if reading.is_file(file) else ""
 
 
 def _folder(path: Path | str | None) -> Path | None:

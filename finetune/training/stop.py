@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from finetune import references
+from finetune import reading, references
 from finetune.errors import Action, Interrupted, action
 from finetune.events import Event
 
@@ -42,7 +42,7 @@ class Interruption:
             self.asked = True
             return
         other = self._as_it_is()
-        saved = other or (self.out / references.CHECKPOINTS).exists()
+        saved = other or reading.exists(self.out / references.CHECKPOINTS)
         raise Interrupted(
             "stopped" if saved else "stopped before the first checkpoint; encoded images stay cached",
             "" if self.begun else "start it again",
