@@ -16,6 +16,7 @@ from finetune.recipe import Data
 if TYPE_CHECKING:
     from finetune.data.audit import Audit
     from finetune.data.decode import Colour
+    from finetune.pages.dataset import NextStep
     from finetune.planning.preview import Preview
 
 MAX_ASPECT: float = Data.model_fields["max_aspect"].default
@@ -157,8 +158,7 @@ def check(
         data_view.show_audit(found, view)
     error = DataError(*data_view.verdict(path, found)) if found.problems or found.rejected else None
     if html:
-        tried = wording.tried(error.hint, error.action, ctx.find_root().command, ctx.command) if error else ""
-        shown = _write_page(html, path, found, view, tried)
+        shown = _write_page(html, found, view, _next_step(error, path, ctx))
     output.json(data_view.audit_json(found, view) | ({"page": str(html)} if html else {}))
     output.result(f"seen {found.seen} = used {len(found.used)} + rejected {len(found.rejected)}")
     if html:
@@ -174,12 +174,24 @@ def _refuse_target(html: Path, path: Path) -> None:
     refuse_target(html, locate_images(path))
 
 
-def _write_page(html: Path, path: Path, found: "Audit", view: "Preview", tried: str) -> str:
+def _next_step(error: DataError | None, path: Path, ctx: typer.Context) -> "NextStep":
+    """What the page tells its reader to do, in the words of this program."""
+    from finetune.cli import wording
+    from finetune.pages.dataset import NextStep
+
+    again = shlex.join(["finetune", "check", str(path)])
+    if error is None or error.action is None:
+        return NextStep("", "", again)
+    program = ctx.find_root().command
+    return NextStep(wording.flags(error.hint, ctx.command), wording.written(error.action, program), again)
+
+
+def _write_page(html: Path, found: "Audit", view: "Preview", step: "NextStep") -> str:
     """The page of what was found; says how many images it shows."""
     from finetune.pages.dataset import dataset_page
     from finetune.pages.html import write_page
 
-    page = dataset_page(found, view, tried, shlex.join(["finetune", "check", str(path)]))
+    page = dataset_page(found, view, step)
     try:
         html.parent.mkdir(parents=True, exist_ok=True)
         write_page(page.text, html)

@@ -62,14 +62,23 @@ FLAGS = {
     "lost": "words lost",
     "cut": "partly cut off",
     "enlarged": "enlarged",
-    "noted": "changed or remarked",
+    "noted": "with a remark",
     "filename": "caption from the file name",
     "model": "caption by a model",
     "template": "caption from the template",
 }
 """What a picture may be filtered by -> its words, the most important first."""
-_LOOK_AT = ("empty", "bare", "lost", "cut", "enlarged", "noted")
+_LOOK_AT = frozenset(("empty", "bare", "lost", "cut", "enlarged", "noted"))
 """Flags that are worth a look; who wrote a caption alone is not."""
+_REMARKS = {
+    "lost": "the caption is too long for the base, and its end is lost",
+    "cut": f"more than {WORTH_SAYING:.0%} of the picture is cut off",
+    "enlarged": "smaller than the size that is trained at: the picture is enlarged and looks soft",
+}
+_LOST_SHOWN = 160
+"""characters of what a base does not read that a card shows"""
+_OPEN_FROM = 0.1
+"""the share cut off from which on a card shows the whole picture at once"""
 
 
 class Thumbnail(NamedTuple):
@@ -90,6 +99,17 @@ class DatasetPage(NamedTuple):
     shown: int
     """The number of pictures on the page."""
     of: int
+
+
+class NextStep(NamedTuple):
+    """What the reader of the page is told to do, in the words of whoever had it made."""
+
+    hint: str
+    """What to do where something is wrong; "" where nothing is."""
+    command: str
+    """The command for it."""
+    list_all: str
+    """The command that lists every picture."""
 
 
 class TrainedSize(NamedTuple):
@@ -165,21 +185,25 @@ def _framed(image: Image.Image, bucket: Bucket, px: int) -> Image.Image:
 # --- the page -------------------------------------------------------------------------------------------------------
 
 
-def dataset_page(found: Audit, preview: Preview, advice: str, command: str) -> DatasetPage:
-    """The page of what `check` found.
-
-    advice: what to do next where something is wrong, "" where nothing is. command: what lists every picture.
-    """
+def dataset_page(found: Audit, preview: Preview, step: NextStep) -> DatasetPage:
+    """The page of what `check` found."""
     rows = _rows(found, preview)
     cards = list(_cards(rows, found.card.trigger))
     text = render(
-        "dataset.html", found=found, preview=preview, advice=advice, command=command, cards=cards, of=len(rows),
-        flags=_flag_counts(rows), buckets=trained_sizes(preview), lines=LINES, remedies=REMEDIES, authors=AUTHORS,
-        looked_at=sum(any(flag in _LOOK_AT for flag in row.flags) for row in rows), shown_text=shown_text,
-        plain_text=plain_text,
-        notes=by_text((*found.notes, *preview.notes)),
+        "dataset.html", found=found, preview=preview, step=step, cards=cards, of=len(rows), notes=_notes(found, rows),
+        flags=_flag_counts(rows), sizes=trained_sizes(preview), lines=LINES, remedies=REMEDIES, authors=AUTHORS,
+        looked_at=sum(not _LOOK_AT.isdisjoint(row.flags) for row in rows), shown_text=shown_text, plain_text=plain_text,
+        worth_saying=WORTH_SAYING,
     )  # fmt: skip
     return DatasetPage(text, len(cards), len(rows))
+
+
+def _notes(found: Audit, rows: Sequence[_Row]) -> dict[str, list[str]]:
+    """Remarks on the dataset and on files, each with the files; what is cut off and lost stands on the cards."""
+    flagged = {
+        text: [row.seen.placed.example.name for row in rows if flag in row.flags] for flag, text in _REMARKS.items()
+    }
+    return by_text(found.notes) | {text: names for text, names in flagged.items() if names}
 
 
 def trained_sizes(preview: Preview) -> list[TrainedSize]:
@@ -202,7 +226,7 @@ def _rows(found: Audit, preview: Preview) -> list[_Row]:
     for seen in preview.rows:
         own = tuple(notes.get(seen.placed.example.name, ()))
         rows.append(_Row(seen, tuple(_flags(seen, found.card.trigger, own)), own))
-    return sorted(rows, key=lambda row: not any(flag in _LOOK_AT for flag in row.flags))
+    return sorted(rows, key=lambda row: _LOOK_AT.isdisjoint(row.flags))
 
 
 def _flags(seen: Previewed, trigger: str | None, notes: Sequence[str]) -> Iterator[str]:
@@ -241,9 +265,9 @@ def _card(row: _Row, trigger: str | None) -> Markup:
     return Markup(
         render(
             "dataset_card.html", row=row, placed=row.seen.placed, picture=picture, whole=whole, authors=AUTHORS,
-            words=FLAGS, name=shown_text(example.name), caption=shown_text(example.caption, trigger),
-            wordings=[shown_text(one, trigger) for one in example.wordings], lost=shown_text(row.seen.truncated),
-            shown_text=shown_text,
+            name=shown_text(example.name), caption=shown_text(example.caption, trigger), open_from=_OPEN_FROM,
+            wordings=[shown_text(one, trigger) for one in example.wordings], shown_text=shown_text,
+            lost=shown_text(row.seen.truncated, longest=_LOST_SHOWN),
         )
     )  # fmt: skip
 

@@ -19,9 +19,9 @@ _JOINERS = "\u200c\u200d"
 _INVISIBLE = frozenset(("Cc", "Cf", "Cs", "Co", "Zl", "Zp"))
 
 
-def shown_text(text: str, trigger: str | None = None) -> Markup:
+def shown_text(text: str, trigger: str | None = None, longest: int = LONGEST) -> Markup:
     """The text as HTML of its own direction; hidden characters as their code, the trigger in <mark>."""
-    kept, more = text[:LONGEST], len(text) - LONGEST
+    kept, more = text[:longest], len(text) - longest
     rest = Markup(' <span class="soft">(and {} more characters)</span>').format(f"{more:,}") if more > 0 else Markup()
     return Markup("<bdi>{}</bdi>{}").format(Markup().join(_pieces(kept, trigger)), rest)
 

@@ -27,6 +27,7 @@ class Previewed(NamedTuple):
 
 @dataclass(frozen=True)
 class Preview:
+    base: str | None
     resolution: int
     stride: int
     rows: Sequence[Previewed]
@@ -59,7 +60,7 @@ def preview(found: Audit, base: str | None, resolution: int | None, max_aspect: 
     stride = facts.stride if facts else usual_stride(px)
     placed = dataset.assign_buckets(found.used, plan_buckets(px * px, stride, max_aspect))
     counts = [counter.lost(p.example.caption) if counter else (None, "") for p in placed]
-    return Preview(px, stride, [Previewed(p, *count) for p, count in zip(placed, counts, strict=True)])
+    return Preview(base, px, stride, [Previewed(p, *count) for p, count in zip(placed, counts, strict=True)])
 
 
 def by_text(notes: Iterable[CaptionNote]) -> dict[str, list[str]]:
