@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from finetune.planning.plan import Plan
     from finetune.proof.verify import Report
     from finetune.recipe import Loaded, Recipe
+    from finetune.reporting.status import RunStatus
     from finetune.sampling.folder import Written
     from finetune.training.stop import Events
 
@@ -133,6 +134,20 @@ def train(recipe: "Recipe | Path | str | None", out: Path | str, resume: bool = 
         Interrupted: Ctrl-C or SIGTERM; the state is saved.
     """
     return _quietly(lambda: _run(recipe, out, resume))
+
+
+def status(folder: Path | str = ".") -> "list[RunStatus]":
+    """Where the run in a folder stands, or each run beneath it: how far it is, how it ended, what to look at.
+
+    Also of a run that is going on in another process, and of one that was killed: `state` is then "stopped without a
+    word", and `resume` says how to go on. Nothing is loaded or changed.
+
+    Raises:
+        RunError: there is no such folder, or no run in it.
+    """
+    from finetune.reporting.status import read_status, run_folders
+
+    return [read_status(one) for one in run_folders([Path(folder)])]
 
 
 def sample(

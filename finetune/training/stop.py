@@ -11,6 +11,7 @@ from typing import Any
 from finetune import reading, references
 from finetune.errors import Action, Interrupted, action
 from finetune.events import Event
+from finetune.reporting.status import resuming as resuming
 
 Events = Generator[Event, None, None]
 
@@ -83,10 +84,6 @@ class Interruption:
         except Interrupted as e:
             return events.throw(e)
         return next(events, None)
-
-
-def resuming(out: Path) -> Action:
-    return action("train", recipe=out / "recipe.toml", out=out, resume=True)
 
 
 @contextmanager
