@@ -4,6 +4,7 @@ A page holds at most SHOWN pictures and ROWS_BYTES of them: those with something
 counted. Pictures are opened one at a time.
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -279,11 +280,15 @@ def refuse_target(page: Path, root: Path) -> None:
         RunError: it is a folder, somebody else's file, or would become one of the dataset's own files.
     """
     hint = "name another file for the page"
-    if page.is_dir() or (page.exists() and not page.is_file()):
+    there = os.path.exists(page)  # unlike a Path's, it answers for names that are too long as well
+    if there and not os.path.isfile(page):
         raise RunError(f"cannot write {page}: it is no file", hint)
+    home = next(folder for folder in page.absolute().parents if os.path.exists(folder))
+    if not (home.is_dir() and os.access(home, os.W_OK)):
+        raise RunError(f"cannot write {page}: nothing can be written into {home}", hint)
     if page.resolve().is_relative_to(root.resolve()):
         raise RunError(f"{page} lies inside of the dataset, whose files are all checked", "write the page beside it")
-    if page.exists() and not _is_ours(page):
+    if there and not _is_ours(page):
         raise RunError(f"{page} is there already, and finetune did not make it", f"{hint}, or remove that one")
 
 
