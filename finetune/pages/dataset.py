@@ -117,7 +117,7 @@ class TrainedSize(NamedTuple):
     """A size that is trained at, and its pictures."""
 
     bucket: Bucket
-    count: int
+    pictures: int
     mean_loss: float
     """The share that is cropped, in [0, 1)."""
     most_loss: float
