@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from finetune import reading
 from finetune.choices import CaptionsFrom, Dtype, Layout, Precision
 from finetune.silence import silence
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from finetune.planning.plan import Plan
     from finetune.proof.verify import Report
     from finetune.recipe import Loaded, Recipe
+    from finetune.reporting.status import RunStatus
     from finetune.sampling.folder import Written
     from finetune.training.stop import Events
 
@@ -132,6 +134,20 @@ def train(recipe: "Recipe | Path | str | None", out: Path | str, resume: bool = 
         Interrupted: Ctrl-C or SIGTERM; the state is saved.
     """
     return _quietly(lambda: _run(recipe, out, resume))
+
+
+def status(folder: Path | str = ".") -> "list[RunStatus]":
+    """Where the run in a folder stands, or each run beneath it: how far it is, how it ended, what to look at.
+
+    Also of a run that is going on in another process, and of one that was killed: `state` is then "stopped without a
+    word", and `resume` says how to go on. Nothing is loaded or changed.
+
+    Raises:
+        RunError: there is no such folder, or no run in it.
+    """
+    from finetune.reporting.status import read_status, run_folders
+
+    return [read_status(one) for one in run_folders([Path(folder)])]
 
 
 def sample(
@@ -283,7 +299,7 @@ def base_of(file: Path, run: Path | None) -> str:
     from finetune.files import layouts
 
     for folder in (run, references.run_of(file)):
-        if folder and (folder / "recipe.toml").is_file():
+        if folder and reading.is_file(folder / "recipe.toml"):
             return _run_base(folder)
     said = layouts.read_adapter(file).metadata.get("finetune.base", "")
     if not said:
@@ -295,7 +311,7 @@ def _run_base(run: Path) -> str:
     from finetune import recipe
 
     file = run / "recipe.toml"
-    return recipe.load(file).recipe.base if file.is_file() else ""
+    return recipe.load(file).recipe.base if reading.is_file(file) else ""
 
 
 def _folder(path: Path | str | None) -> Path | None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from finetune import reading
 from finetune import recipe as recipe_files
 from finetune.cli.options import AsJson, Output, Quiet
 from finetune.resources import RECIPES
@@ -54,8 +55,8 @@ def copy_recipe(
     from finetune.errors import RunError
 
     source = recipe_files.find_recipe(name)
-    target = to / source.name if to and to.is_dir() else to or Path(source.name)
-    if target.exists():
+    target = to / source.name if to and reading.is_dir(to) else to or Path(source.name)
+    if reading.exists(target):
         raise RunError(f"{target} exists", "choose another name")
     try:
         target.write_text(recipe_files.whole_text(source), encoding="utf-8")

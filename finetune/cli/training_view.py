@@ -31,7 +31,7 @@ def train(loaded: Loaded, out: Path, resume: bool, output: Output) -> None:
         return
     if output.details:
         console.print(f"\n[bold green]done[/]  {escape(str(result.path))}", soft_wrap=True)
-        console.print(f"      {escape(str(result.sheet))}  (upper row: base, lower row: adapter)", soft_wrap=True)
+        console.print(f"      {escape(str(result.sheet))}", soft_wrap=True)
         console.print(f"next: {escape(_sample(out, loaded.recipe.base, result.path))}", soft_wrap=True)
     else:
         output.result(str(result.path))

@@ -19,7 +19,7 @@ from finetune.evaluation.similarity import FeatureExtractor
 from finetune.evaluation.subject import Subject
 from finetune.evaluation.verdict import Measures
 from finetune.events import Evaluated, Event, Scored, Stage
-from finetune.sampling.grid import grid
+from finetune.sampling.grid import grid, made_with, row_label
 from finetune.sampling.png import write_png
 from finetune.sampling.request import SampleRequest
 
@@ -149,5 +149,9 @@ def _split(pictures: list[Image.Image], asked: PromptSet) -> Painted:
 def _sheet(subject: Subject, asked: PromptSet, ours: list[Image.Image], theirs: list[Image.Image]) -> Path:
     shown = [one.prompt for one in (*asked.with_trigger, *asked.without)]
     path = subject.folder / f"sheet-{subject.path.stem}.png"
-    write_png(grid([("base", theirs), (subject.path.stem, ours)], shown), path, {"prompt": " | ".join(shown)})
+    rows = [(row_label("base", ""), theirs), (row_label("adapter", subject.path.name), ours)]
+    title = f"Judged: {subject.path.name}, and the base model, at the same prompts and seeds"
+    request, base = _requests(subject, asked.with_trigger)[0], shipped.public_name(subject.base)
+    page = grid(rows, shown, title, made_with(base, request.steps, request.guidance))
+    write_png(page, path, {"prompt": " | ".join(shown), "base": base, "adapter": subject.path.name})
     return path

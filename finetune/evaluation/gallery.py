@@ -9,7 +9,7 @@ from typing import Protocol
 
 from PIL import Image
 
-from finetune import families
+from finetune import families, reading
 from finetune.errors import RunError
 from finetune.events import Advanced, Event, Stage
 from finetune.files import layouts
@@ -49,7 +49,7 @@ class FromFile:
 
     @contextmanager
     def adapted(self, prompts: Sequence[str]) -> Iterator[Session]:
-        if (self._adapter / PIPELINE).is_file():
+        if reading.is_file(self._adapter / PIPELINE):
             self._session = None
             yield Session.open(str(self._adapter), prompts, (), self._options)
             return
@@ -128,9 +128,9 @@ class Gallery:
 
 def content_id(adapter: Path) -> str:
     """Of an adapter file or a PEFT folder: what its weights are, wherever it lies; of a pipeline its files."""
-    if (adapter / PIPELINE).is_file():
+    if reading.is_file(adapter / PIPELINE):
         return files_id(adapter)
-    if adapter.is_file():
+    if reading.is_file(adapter):
         return payload_sha256(adapter)
     files = sorted(layouts.adapter_in(adapter).rglob("adapter_*"))  # alphas are in adapter_config.json
     return digest("".join(map(file_sha256, files)))
@@ -138,6 +138,6 @@ def content_id(adapter: Path) -> str:
 
 def files_id(base: Path) -> str:
     """Of a base, which is too large to be read for this: its files by name, size and time."""
-    files = [base] if base.is_file() else sorted(p for p in base.rglob("*") if p.is_file())
+    files = [base] if reading.is_file(base) else sorted(p for p in base.rglob("*") if reading.is_file(p))
     stats = [(p.resolve().name, (found := p.stat()).st_size, found.st_mtime_ns) for p in files]
     return digest(json.dumps(stats))

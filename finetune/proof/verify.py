@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from finetune import families
+from finetune import families, reading
 from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.adapters.attach import read_layer
@@ -216,7 +216,7 @@ def _measure(family: Family, held: _Held, large: bool) -> _Measured:
     apart = _apart(after, expected, before) if held.trained else None
     if held.trained and not all(outputs.agree(after[c], expected[c], before[c], limit) for c in after):
         problems += (_NOT_AS_TRAINED.format(_apart(after, expected, before)),)
-    if file.is_dir():  # PEFT's own layout, which load_lora_weights does not read
+    if reading.is_dir(file):  # PEFT's own layout, which load_lora_weights does not read
         return _Measured(effects, outputs=apart, problems=problems)
     refusal, warned = _load_stock(family, file)
     if refusal:
@@ -244,7 +244,7 @@ def _apart(found: dict[str, Tensor], expected: dict[str, Tensor], before: dict[s
 def _measure_large(family: Family, held: _Held, inputs: outputs.Inputs, before: dict[str, Tensor]) -> _Measured:
     """Of a base in bf16: the effect is that of stock diffusers' live adapter, whose weights are in bf16 as well."""
     file, modules = held.file, held.modules
-    if file.is_dir():
+    if reading.is_dir(file):
         return _Measured(_effects(family, modules, before, None)[0])
     refusal, warned = _load_stock(family, file)
     if refusal:
@@ -392,7 +392,7 @@ def _surplus(modules: AdapterState, should: set[str]) -> list[str]:
 
 
 def _hash_problems(file: Path, told: Mapping[str, str]) -> list[str]:
-    if file.is_dir():
+    if reading.is_dir(file):
         return []
     stated = {"sshs_model_hash": told.get("sshs_model_hash", "").lower().removeprefix("0x")}
     if "finetune.version" in told:  # others put other things there
@@ -407,7 +407,7 @@ def _hash_problems(file: Path, told: Mapping[str, str]) -> list[str]:
 
 def _file_dtype(file: Path) -> torch.dtype:
     """The narrowest float type of the weights."""
-    if file.is_dir():
+    if reading.is_dir(file):
         return torch.float32
     kinds = {DTYPES.get(kind, torch.bfloat16) for kind in weights.read_header(file).dtypes.values()}
     return max(kinds, key=lambda kind: TOLERANCE[kind], default=torch.float32)

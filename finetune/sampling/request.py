@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from finetune import references
+from finetune import reading, references
 from finetune.choices import Precision
 from finetune.errors import BaseError, InputError
 from finetune.recipe import Sample
@@ -89,13 +89,13 @@ class AdapterWeight(NamedTuple):
         """
         path, colon, number = text.rpartition(":")
         weight = 1.0
-        if colon and not Path(text).exists():
+        if colon and not reading.exists(Path(text)):
             try:
                 text, weight = path, float(number)
             except ValueError:
                 pass
         found = references.adapter_path(text)
-        if not found.exists():
+        if not reading.exists(found):
             raise BaseError(f"no adapter file {text}", "write FILE, or FILE:weight, such as mug.safetensors:0.8")
         if not math.isfinite(weight):
             raise BaseError(f"the weight of {text} is {weight}", "write a number, such as mug.safetensors:0.8")

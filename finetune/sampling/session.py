@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 
-from finetune import families
+from finetune import families, reading
 from finetune.adapters.change import AdapterState, target_shapes
 from finetune.encoding.text import Captions, read_ahead
 from finetune.errors import InputError, VerifyError, action
@@ -251,7 +251,7 @@ def _safety(wanted: bool, has: bool) -> str:
 
 def _sha256(path: Path) -> str:
     """Of the file; of a folder, over its weight files."""
-    if path.is_file():
+    if reading.is_file(path):
         return file_sha256(path)
     files = sorted(layouts.adapter_in(path).rglob("*.safetensors"))
     return digest("".join(map(file_sha256, files)))

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import torch
 
+from finetune import reading
 from finetune import tensors as weights
 from finetune.adapters import attach as adapters
 from finetune.errors import VerifyError
@@ -66,7 +67,7 @@ def score_candidate(run: Run) -> Events:
 def scored(run: Run) -> list[Scored]:
     """The scores of all candidates up to this step, the earliest first."""
     files = [path / SCORES for path in step_folders(run.folder.path / CANDIDATES) if step_of(path) <= run.state.step]
-    told = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
+    told = [json.loads(file.read_text(encoding="utf-8")) for file in files if reading.is_file(file)]
     return [Scored(t["step"], t["seen"], {name: Score(*one) for name, one in t["scores"].items()}) for t in told]
 
 

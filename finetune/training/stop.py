@@ -8,9 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from finetune import references
+from finetune import reading, references
 from finetune.errors import Action, Interrupted, action
 from finetune.events import Event
+from finetune.reporting.status import resuming as resuming
 
 Events = Generator[Event, None, None]
 
@@ -42,7 +43,7 @@ class Interruption:
             self.asked = True
             return
         other = self._as_it_is()
-        saved = other or (self.out / references.CHECKPOINTS).exists()
+        saved = other or reading.exists(self.out / references.CHECKPOINTS)
         raise Interrupted(
             "stopped" if saved else "stopped before the first checkpoint; encoded images stay cached",
             "" if self.begun else "start it again",
@@ -83,10 +84,6 @@ class Interruption:
         except Interrupted as e:
             return events.throw(e)
         return next(events, None)
-
-
-def resuming(out: Path) -> Action:
-    return action("train", recipe=out / "recipe.toml", out=out, resume=True)
 
 
 @contextmanager
