@@ -29,7 +29,7 @@ SHOWN = 500
 ROWS_BYTES = 6_500_000
 LINES = 200
 """Problems, rejected files and remarks that a page lists; the others are counted."""
-THUMBNAIL_PX = 160
+_CARD_PX = 160
 WORTH_SAYING = 0.03
 """the share of a picture that may be cut off without a word about it"""
 AUTHORS: dict[CaptionOrigin, str] = {
@@ -82,7 +82,7 @@ _OPEN_FROM = 0.1
 """the share cut off from which on a card shows the whole picture at once"""
 
 
-class Thumbnail(NamedTuple):
+class InlinedPicture(NamedTuple):
     """A picture inside the page, or why there is none."""
 
     source: Markup
@@ -148,23 +148,23 @@ def cropped(placed: Placed, px: int, trigger: str | None = None) -> Markup:
     )  # fmt: skip
 
 
-def _pictures(placed: Placed, px: int, whole: bool = True) -> tuple[Thumbnail, Thumbnail | None]:
+def _pictures(placed: Placed, px: int, whole: bool = True) -> tuple[InlinedPicture, InlinedPicture | None]:
     """What is trained on, and where some of it is cut off the whole picture with the crop's frame."""
     name, bucket = plain_text(placed.example.name), placed.bucket
     alt = f"{name}, cut to {bucket.width} x {bucket.height}"
     try:
         image = open_rgb(placed.example.path)
     except Unusable as e:
-        return Thumbnail(Markup(), Size(px, px), alt, fault=f"{e.reason}: {e.detail}"), None
+        return InlinedPicture(Markup(), Size(px, px), alt, fault=f"{e.reason}: {e.detail}"), None
     kept = _inside(fit(image, bucket), px, alt)
     if not whole or placed.crop_loss <= WORTH_SAYING:
         return kept, None
     return kept, _inside(_framed(image, bucket, px), px, f"{name} as a whole, what is cut off is pale")
 
 
-def _inside(image: Image.Image, px: int, alt: str) -> Thumbnail:
+def _inside(image: Image.Image, px: int, alt: str) -> InlinedPicture:
     image.thumbnail((px, px), Image.Resampling.LANCZOS)
-    return Thumbnail(inlined(image, px), Size(*image.size), alt, pixels=max(image.size) <= _PIXEL_ART_PX)
+    return InlinedPicture(inlined(image, px), Size(*image.size), alt, pixels=max(image.size) <= _PIXEL_ART_PX)
 
 
 def _framed(image: Image.Image, bucket: Bucket, px: int) -> Image.Image:
@@ -262,7 +262,7 @@ def _cards(rows: Sequence[_Row], trigger: str | None) -> Iterator[Markup]:
 
 def _card(row: _Row, trigger: str | None) -> Markup:
     example = row.seen.placed.example
-    picture, whole = _pictures(row.seen.placed, THUMBNAIL_PX)
+    picture, whole = _pictures(row.seen.placed, _CARD_PX)
     return Markup(
         render(
             "dataset_card.html", row=row, placed=row.seen.placed, picture=picture, whole=whole, authors=AUTHORS,
