@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from finetune import errors as errors
     from finetune import events as events
-    from finetune.api import caption, evaluate, export, inspect, load_recipe, plan, prepare, sample, train, verify
+    from finetune.api import (
+        caption,
+        evaluate,
+        export,
+        inspect,
+        load_recipe,
+        plan,
+        prepare,
+        report,
+        sample,
+        train,
+        verify,
+    )
     from finetune.recipe import Recipe
 
 __version__ = "0.1.0"
@@ -27,6 +39,7 @@ __all__ = [
     "load_recipe",
     "plan",
     "prepare",
+    "report",
     "sample",
     "train",
     "verify",
