@@ -125,6 +125,6 @@ def hush() -> None:
         os.environ.setdefault(variable, "error")
     for variable in ("HF_HUB_DISABLE_PROGRESS_BARS", "TF_CPP_MIN_LOG_LEVEL"):
         os.environ.setdefault(variable, "1")
-    for name in ("accelerate", "bitsandbytes"):
+    for name in ("accelerate", "bitsandbytes", "matplotlib"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
