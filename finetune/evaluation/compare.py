@@ -231,7 +231,7 @@ def _default_prompts(some: Sequence[Compared], about: subject.Subject | None) ->
     if about is None:
         raise InputError("what the adapters were trained on is not known, so that there are no prompts",
                          "name some: `prompt`; or the training pictures: `data`")  # fmt: skip
-    if len(words := {(one.words.trigger, one.words.class_word) for one in some}) > 1:
+    if len({(one.words.trigger, one.words.class_word) for one in some}) > 1:
         each = ", ".join(f"{one.short} {f'{one.words.trigger} {one.words.class_word}'.strip()!r}" for one in some)
         raise InputError(f"the adapters have different triggers and class words: {each}",
                          "name prompts for all of them: `prompt`, with {trigger} and {class_word}")  # fmt: skip

@@ -1,4 +1,4 @@
-"""Adapters beside each other: the pictures are those that `sample` makes, nothing of the one before remains, one base."""
+"""Adapters beside each other: pictures as `sample` makes them, nothing of the adapter before remains, one base."""
 
 import json
 from collections import Counter
@@ -12,8 +12,10 @@ from typer.testing import CliRunner
 
 import finetune
 from finetune import families, references
+from finetune import tensors as weights
 from finetune.cli import app
 from finetune.errors import InputError, RunError
+from finetune.evaluation import compare as compare_module
 from finetune.evaluation.compare import Comparison, ComparisonRequest, compare, shortened
 from finetune.events import Note, Stage, unheard
 from finetune.pages import comparison as pages
@@ -100,7 +102,7 @@ def test_the_base_is_opened_once_and_what_is_kept_is_not_generated_again(
     monkeypatch.setattr(Session, "generate_many", counting)
     wanted = ComparisonRequest(tuple(files[:2]), (1.0,), (), ("a star", "a cup"))
     events = compare(wanted, tmp_path)
-    for event in events:  # stopped after the first picture
+    for _ in events:  # stopped after the first picture
         if counted["pictures"]:
             events.close()
     left = sum(1 for _ in tmp_path.glob("*.png"))
@@ -154,22 +156,19 @@ def test_an_adapter_twice_and_two_bases_are_refused(files: list[str], tmp_path: 
         unheard(compare(ComparisonRequest((files[0], files[0]), prompts=PROMPTS), tmp_path))
     other = tmp_path / "other.safetensors"
     pocket_adapter(other, 5)
-    from finetune import tensors as weights
-
     told = {**weights.read_header(other).metadata, "finetune.base": "org/other", "finetune.recipe": ""}
     weights.write_tensors(weights.load_tensors(other), other, {k: v for k, v in told.items() if v})
-    with pytest.raises(InputError, match="was made for pocket, .*other.safetensors for org/other"):
+    with pytest.raises(InputError, match=r"was made for pocket, .*other.safetensors for org/other"):
         unheard(compare(ComparisonRequest((files[0], str(other)), prompts=PROMPTS), tmp_path))
 
 
 def test_steps_name_the_candidates_that_a_run_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from finetune.evaluation import compare as module
-
     run = tmp_path / "run"
     monkeypatch.setattr(references, "steps", lambda _: {5: run, 10: run})
-    assert module._with_steps(str(run), "all") == [f"{run}@5", f"{run}@10"]
-    assert module._with_steps(str(run), (10,)) == [f"{run}@10"]
-    assert module._with_steps(f"{run}@5", "all") == [f"{run}@5"] and module._with_steps(str(run), ()) == [str(run)]
+    assert compare_module._with_steps(str(run), "all") == [f"{run}@5", f"{run}@10"]
+    assert compare_module._with_steps(str(run), (10,)) == [f"{run}@10"]
+    assert compare_module._with_steps(f"{run}@5", "all") == [f"{run}@5"]
+    assert compare_module._with_steps(str(run), ()) == [str(run)]
 
 
 def test_names_are_shown_without_the_folders_that_all_have_in_common() -> None:
