@@ -194,7 +194,7 @@ def dataset_page(found: Audit, preview: Preview, step: NextStep) -> DatasetPage:
         "dataset.html", found=found, preview=preview, step=step, cards=cards, of=len(rows), notes=_notes(found, rows),
         flags=_flag_counts(rows), sizes=trained_sizes(preview), lines=LINES, remedies=REMEDIES, authors=AUTHORS,
         looked_at=sum(not _LOOK_AT.isdisjoint(row.flags) for row in rows), shown_text=shown_text, plain_text=plain_text,
-        worth_saying=WORTH_SAYING,
+        worth_saying=WORTH_SAYING, Markup=Markup,
     )  # fmt: skip
     return DatasetPage(text, len(cards), len(rows))
 
