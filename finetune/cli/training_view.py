@@ -5,7 +5,6 @@ from pathlib import Path
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from finetune import recipe
 from finetune.cli.options import Output
@@ -14,6 +13,7 @@ from finetune.errors import action
 from finetune.events import Advanced, Event, Finished
 from finetune.recipe import Loaded
 from finetune.reporting.jsonl import json_line
+from finetune.reporting.markup import escape
 from finetune.reporting.screen import Screen
 from finetune.training.run import run
 from finetune.training.stop import follow
