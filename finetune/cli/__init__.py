@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from finetune import __version__
-from finetune.cli import captioning, data, evaluation, files, report, sampling, status, system, training
+from finetune.cli import captioning, comparing, data, evaluation, files, report, sampling, status, system, training
 from finetune.cli.streams import guarded
 from finetune.cli.wording import otherwise, worded
 from finetune.errors import FinetuneError, InputError
@@ -72,7 +72,7 @@ def program(
     """
 
 
-for part in (system, data, captioning, training, report, status, files, evaluation, sampling):
+for part in (system, data, captioning, training, report, status, files, evaluation, comparing, sampling):
     part.register(app)
 
 
@@ -125,6 +125,6 @@ def hush() -> None:
         os.environ.setdefault(variable, "error")
     for variable in ("HF_HUB_DISABLE_PROGRESS_BARS", "TF_CPP_MIN_LOG_LEVEL"):
         os.environ.setdefault(variable, "1")
-    for name in ("accelerate", "bitsandbytes"):
+    for name in ("accelerate", "bitsandbytes", "matplotlib"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
