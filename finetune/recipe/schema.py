@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, Field
 
+from finetune.choices import TrackerName
 from finetune.recipe.placeholders import checked_prompt
 from finetune.recipe.tables import (
     Count,
@@ -359,6 +360,15 @@ class Export(Table):
     """License of the adapter, written into the file, such as `CC-BY-4.0`."""
 
 
+class Reporting(Table):
+    to: Annotated[tuple[TrackerName, ...], Loose, Distinct] = ("tensorboard",)
+    """Programs that get the run's losses, scores, speed, memory and pictures: `tensorboard` writes beside the run,
+    `wandb`, `trackio` and `mlflow` are installed and logged into by you. [] for none. When one of them fails, the run
+    says so and goes on."""
+    project: NonEmpty = "finetune"
+    """Project (MLflow: experiment) in which `wandb`, `trackio` and `mlflow` file the run."""
+
+
 class Recipe(Table):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)] | None = None
     """File name of the adapter, without its ending. Default: the name of the output folder."""
@@ -376,6 +386,7 @@ class Recipe(Table):
     sample: Sample = Sample()
     evaluate: Evaluate = Evaluate()
     export: Export = Export()
+    report: Reporting = Reporting()
 
 
 def keys(model: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[str]:
