@@ -352,7 +352,7 @@ class Export(Table):
     """Number format of the adapter file. `float32` keeps every bit; `float16` halves the file with hardly a visible
     difference."""
     layouts: Annotated[tuple[Literal["universal", "diffusers", "merged"], ...], Loose, Distinct] = ("universal",)
-    """Formats to write: `universal` opens in ComfyUI, Forge, A1111, InvokeAI and diffusers, `diffusers` in diffusers
+    """Formats to write: `universal` opens in every program that reads adapters of the base, `diffusers` in diffusers
     alone, `merged` is the whole base with the adapter in it. A PEFT folder is always written."""
     title: str = ""
     """Title that user interfaces show for the adapter. Default: its name."""

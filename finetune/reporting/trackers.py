@@ -26,8 +26,8 @@ IDS = "trackers.json"
 """in a run's folder: what each tracker calls the run, by which a resumed one goes on with the same curves"""
 FOLDER = "tensorboard"
 _WRITING = Lock()
-_FIRST_S, _LAST_S = 30.0, 60.0
-"""how long a run waits for a tracker to open, and to send the rest at the end"""
+_FIRST_S, _LAST_S = 20.0, 60.0
+"""how long a run waits for its trackers to open (they may do so later), and to send the rest at the end"""
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,7 @@ class Trackers:
                 self._board(self._resumed)
         with redirect_stdout(StringIO()):  # some print, where only our JSON may be
             self._remote = [Remote(name, run) for name in to if name != "tensorboard"]
-            for one in self._remote:
-                one.started()
+            wait([opening for one in self._remote for opening in one.pending], _FIRST_S)
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Resumed):
@@ -99,6 +98,9 @@ class Trackers:
             self._board.close()
         with redirect_stdout(StringIO()):
             for one in self._remote:
+                one.finish()
+            wait([sending for one in self._remote for sending in one.pending], _LAST_S)
+            for one in self._remote:
                 one.close()
 
     def _into_board(self, event: Event) -> None:
@@ -116,22 +118,19 @@ class Remote:
     def __init__(self, name: TrackerName, run: Described) -> None:
         self.name, self.run = name, run
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
-        self._pending: deque[Future[None]] = deque()
+        self.pending: deque[Future[None]] = deque()
+        """its calls, each in turn"""
         self._tracker: Any = None
         self._said = self._closed = False
         self._do(self._start)
-
-    def started(self) -> None:
-        """Wait until it is open, or for half a minute: it may open while the run goes on."""
-        wait(self._pending, _FIRST_S)
 
     def log(self, reading: Reading) -> None:
         self._do(self._log, reading)
 
     def faults(self) -> list[str]:
         """Its first failure, in a sentence. One that could not be opened is told nothing more."""
-        while self._pending and self._pending[0].done():
-            error = self._pending.popleft().exception()
+        while self.pending and self.pending[0].done():
+            error = self.pending.popleft().exception()
             if error is not None and not self._said:
                 self._said = True
                 gone = "" if self._tracker else ", and the run goes on without it"
@@ -139,20 +138,21 @@ class Remote:
                 return [f"{self.name}: {lines[0]}{gone or '; some of its curves are missing, the run is unharmed'}"]
         return []
 
-    def close(self) -> None:
-        """Send the rest, and no longer than a minute."""
-        if self._closed:
-            return
+    def finish(self) -> None:
+        """Have it send the rest; after this it is told nothing."""
         self._do(self._finish)
         self._closed = True
-        late = wait(self._pending, _LAST_S).not_done
+
+    def close(self) -> None:
+        """Give up what is not sent by now."""
+        late = [call for call in self.pending if not call.done()]
         self._pool.shutdown(wait=False, cancel_futures=True)
         if late:
-            self._pending = deque([_failed(TimeoutError("it does not answer"))])
+            self.pending = deque([_failed(TimeoutError("it does not answer"))])
 
     def _do(self, call: Callable[..., None], *arguments: object) -> None:
         if not self._closed:
-            self._pending.append(self._pool.submit(call, *arguments))
+            self.pending.append(self._pool.submit(call, *arguments))
 
     def _start(self) -> None:
         known = _known(self.run.folder)

@@ -210,6 +210,7 @@ def what_is_written(place: Place, sets: list[str]) -> object:
         patch.setattr(finish, "verify", lambda *_: None)
         patch.setattr(finish, "_passed", lambda *_: None)
         patch.setattr(finish, "final_sheet", lambda *_: out)
+        patch.setattr(finish, "illustrate", lambda *_: None)
         folder = RunFolder(out / "mug")
         folder.identity = {"base": "0" * 64}
         run = Run(plan, folder, None, family, None, State({}, None))  # type: ignore[arg-type]
