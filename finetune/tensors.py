@@ -4,7 +4,6 @@ Format: 8 bytes little-endian header length n, n bytes of JSON, then the payload
 """
 
 import hashlib
-import json
 import os
 import secrets
 import struct
@@ -17,9 +16,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from finetune import reading
 from finetune.errors import BaseError
 
-_MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+_MAX_HEADER_BYTES = 25 << 20
+"""the format allows 100 MB; a header of 10,000 tensors has about 1 MiB"""
 PICKLED = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 
 
@@ -36,8 +37,8 @@ def read_header(path: Path) -> Header:
     Raises:
         BaseError: not there, pickled, not safetensors, or truncated.
     """
-    if not path.is_file():
-        raise BaseError(f"no file {path}", "check the path")
+    if not reading.is_file(path):
+        raise BaseError(reading.absent(path), "check the path")
     if path.suffix.lower() in PICKLED:
         raise BaseError(
             f"{path} is a pickled file, which can run code when it is opened: refused",
@@ -49,24 +50,42 @@ def read_header(path: Path) -> Header:
     with path.open("rb") as file:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 2 <= length <= _MAX_HEADER_BYTES:
+        if not 2 <= length <= 100_000_000:
             raise BaseError(
                 f"{path} is not a safetensors file", "it may be truncated or of another format: fetch it again"
             )
         if length + 8 > size:
             raise BaseError(f"{path} is truncated inside its header", "copy or download it again")
+        if length > _MAX_HEADER_BYTES:
+            raise BaseError(
+                f"{path}: its header has {length:,} bytes, and no model needs {_MAX_HEADER_BYTES:,}", "get another file"
+            )
         try:
-            table = json.loads(file.read(length))
-            metadata = dict(table.pop("__metadata__", {}))
-            shapes = {str(name): tuple(map(int, entry["shape"])) for name, entry in table.items()}
-            dtypes = {str(name): str(entry["dtype"]) for name, entry in table.items()}
-            end = 8 + length + max((int(entry["data_offsets"][1]) for entry in table.values()), default=0)
-        except (ValueError, TypeError, LookupError, AttributeError) as e:
+            table = reading.json_table(file.read(length).decode(), str(path), BaseError, "")
+            metadata = _texts(table.pop("__metadata__", {}))
+            shapes = {name: tuple(map(_count, entry["shape"])) for name, entry in table.items()}
+            dtypes = {name: str(entry["dtype"]) for name, entry in table.items()}
+            end = 8 + length + max((_count(entry["data_offsets"][1]) for entry in table.values()), default=0)
+        except (ValueError, TypeError, LookupError, AttributeError, BaseError) as e:
             raise BaseError(f"{path}: the safetensors header is damaged", "copy or download it again") from e
     if end != size:
         state = "truncated" if end > size else "longer than its header says"
         raise BaseError(f"{path} is {state}: {size:,} bytes, {end:,} expected", "copy or download it again")
     return Header(metadata, shapes, dtypes, 8 + length)
+
+
+def _texts(found: object) -> dict[str, str]:
+    """Raises TypeError for metadata that is not all text, as the format wants it."""
+    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
+        raise TypeError
+    return found
+
+
+def _count(found: object) -> int:
+    """Raises TypeError for what is no size."""
+    if isinstance(found, bool) or not isinstance(found, int) or not 0 <= found < 1 << 62:
+        raise TypeError
+    return found
 
 
 def load_tensors(path: Path, wanted: Callable[[str], bool] | None = None) -> dict[str, Tensor]:

@@ -1,6 +1,5 @@
 """Captions by a model of transformers that reads pictures: BLIP, Florence-2, and those that take instructions."""
 
-import json
 import re
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from finetune import reading
 from finetune.captioning.captioner import Answer, screened
 from finetune.captioning.cleaning import cleaned
 from finetune.data import decode
@@ -122,7 +122,7 @@ def located(model: str) -> Path:
     Raises:
         BaseError: there is none.
     """
-    if Path(model).is_dir():
+    if reading.is_dir(Path(model)):
         return Path(model)
     if not re.fullmatch(r"\w[\w.-]*/[\w.-]+(@[\w./-]+)?", model):
         raise BaseError(f"there is no folder {model}", _AGAIN)
@@ -134,10 +134,7 @@ def _type_of(folder: Path) -> str:
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as CAPTIONERS
 
     file = folder / "config.json"
-    try:
-        found = json.loads(file.read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError) as e:
-        raise BaseError(f"{file} cannot be read: {getattr(e, 'strerror', None) or e}", _AGAIN) from e
+    found = reading.read_json(file, BaseError, _AGAIN, finite=False).get("model_type")
     if found not in CAPTIONERS:
         raise BaseError(f"{folder} is no model that captions pictures: its type is {found}", _AGAIN)
     if not any(folder.glob("*.safetensors")):

@@ -6,10 +6,10 @@ import posixpath
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from finetune import reading
 from finetune.data.caption_files import TABLE
-from finetune.errors import RunError
+from finetune.errors import DataError, RunError
 
 
 class CaptionTable:
@@ -17,8 +17,9 @@ class CaptionTable:
 
     def __init__(self, root: Path) -> None:
         self.path = root / TABLE
-        text = self.path.read_text(encoding="utf-8-sig") if self.path.is_file() else ""
-        self.rows: list[dict[str, Any]] = [json.loads(line) for line in text.split("\n") if line.strip()]
+        text = reading.read_text(self.path, DataError) if reading.is_file(self.path) else ""
+        lines = [line for line in text.split("\n") if line.strip()]
+        self.rows = [reading.json_table(line, str(self.path), DataError, "", finite=False) for line in lines]
         self._by_name = {_key(str(row["file_name"])): row for row in self.rows}
 
     def put(self, captions: Mapping[str, str]) -> None:

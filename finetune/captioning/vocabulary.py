@@ -2,12 +2,12 @@
 
 import math
 import re
-import tomllib
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from finetune import reading
 from finetune import resources as shipped
 from finetune.data.decode import Colour
 from finetune.data.prompts import expand
@@ -97,11 +97,7 @@ def read_vocabulary(written: str) -> Vocabulary:
     """
     file = shipped.VOCABULARIES / f"{POCKET_NAME}.toml" if written == POCKET_NAME else Path(written)
     try:
-        found = Vocabulary.model_validate(tomllib.loads(file.read_text(encoding="utf-8-sig")))
-    except OSError as e:
-        raise DataError(f"cannot read the vocabulary {file}: {e.strerror}", "give a TOML file, or `pocket`") from e
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
-        raise DataError(f"{file} is not TOML: {e}", "correct it; data/vocabularies/pocket.toml is one") from e
+        found = Vocabulary.model_validate(reading.read_toml(file, DataError, "give a TOML file, or `pocket`"))
     except ValidationError as e:
         wrong = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in e.errors(include_url=False)]
         raise DataError(f"{file}: " + "; ".join(wrong), "`pocket` is one that ships") from e

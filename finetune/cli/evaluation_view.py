@@ -3,23 +3,16 @@
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from finetune.cli.options import Output
 from finetune.evaluation.evaluate import evaluate as events_of
+from finetune.evaluation.meaning import meaning
 from finetune.evaluation.subject import of_path
 from finetune.evaluation.verdict import not_learnt
 from finetune.events import Evaluated
+from finetune.reporting.markup import escape
 from finetune.reporting.screen import Screen
-
-MEANING = {
-    "likeness": "0: as the base's pictures, 1: as the training pictures are to each other",
-    "prompt": "share that shows what was asked for",
-    "drift": "without the trigger: 0 unchanged, 1 other pictures",
-    "diversity": "1: as unlike as the training pictures",
-    "memorisation": "0: no copies, 1: copies of training pictures",
-}
 
 
 def evaluate(
@@ -58,15 +51,10 @@ def as_json(told: Evaluated) -> dict[str, object]:
     }
 
 
-def _meaning(name: str) -> str:
-    """In a few words; a score of held-out pictures names its share of the noise path."""
-    return MEANING.get(name, "loss on held-out pictures; 1: as the base's")
-
-
 def _show(told: Evaluated, console: Console) -> None:
     table = Table(show_header=False, box=None)
     for name, (value, low, high) in told.scores.items():
-        table.add_row(name, f"{value:.2f}", f"{low:.2f} to {high:.2f}", _meaning(name))
+        table.add_row(name, f"{value:.2f}", f"{low:.2f} to {high:.2f}", meaning(name).scale)
     console.print(table)
     for reason in told.reasons:
         console.print(f"[yellow]perhaps:[/] {escape(reason)}", soft_wrap=True)

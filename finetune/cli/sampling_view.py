@@ -4,14 +4,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import track
 
+from finetune import reading
 from finetune.cli.options import Output
 from finetune.errors import InputError
 from finetune.events import Note, Warned
 from finetune.planning.prompts import NamedPrompt
 from finetune.recipe.placeholders import prompt_fault
+from finetune.reporting.markup import escape
 from finetune.sampling import folder
 from finetune.sampling.folder import Written
 from finetune.sampling.request import AdapterWeight, SampleSet, SessionOptions
@@ -55,10 +56,8 @@ def prompts_of(file: Path) -> list[NamedPrompt]:
     Raises:
         InputError: the file cannot be read, has no prompt, or a line that is none.
     """
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as e:
-        raise InputError(f"cannot read {file}: {e}", "a UTF-8 text file, one prompt a line") from e
+    hint = "a UTF-8 text file, one prompt a line"
+    lines = reading.read_text(file, InputError, hint, reading.CONFIG_BYTES).splitlines()
     found = [NamedPrompt(f"{file} line {n}", line.strip()) for n, line in enumerate(lines, 1) if line.strip()]
     if not found:
         raise InputError(f"{file} has no prompt", "write one prompt a line")

@@ -4,7 +4,6 @@ The identity, by counting: files = seen + captions + ignored, and seen = used + 
 that belong to an image, the metadata tables and dataset.toml; `ignored` are hidden and system files, each named.
 """
 
-import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from finetune import reading
 from finetune.choices import CaptionsFrom
 from finetune.data import caption_checks, caption_files, captions, decode, folder
 from finetune.data.caption_files import CaptionSource
@@ -137,13 +137,11 @@ def audit_folder(path: Path, words: CaptionWords, rules: Rules) -> Audit:
 def _card(root: Path) -> DatasetCard | None:
     """dataset.toml, or None for a raw folder."""
     file = root / CARD
-    if not file.is_file():
+    if not reading.is_file(file):
         return None
     hint = "prepare the dataset again"
     try:
-        return DatasetCard.model_validate(tomllib.loads(file.read_text(encoding="utf-8-sig")))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
-        raise DataError(f"cannot read {file}: {e}", hint) from e
+        return DatasetCard.model_validate(reading.read_toml(file, DataError, hint))
     except ValidationError as e:
         wrong = ", ".join(".".join(map(str, error["loc"])) for error in e.errors(include_url=False))
         raise DataError(f"{file}: not a dataset.toml of this version (wrong: {wrong})", hint) from e

@@ -2,15 +2,16 @@
 
 import csv
 import io
-import json
 import posixpath
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, cast, get_args
 
+from finetune import reading
 from finetune.data.folder import Rejected
 from finetune.data.wording import CaptionOrigin
+from finetune.errors import DataError
 
 CaptionSource = Literal["sidecars", "metadata.jsonl", "metadata.csv", "file names", "template", "none"]
 
@@ -122,14 +123,9 @@ def _json_rows(table: str, text: str, problems: list[str]) -> Iterator[tuple[str
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as e:
-            problems.append(f"{table} line {number}: the line is not JSON ({e.msg})")
-            continue
-        if isinstance(row, dict):
-            yield f"line {number}", row
-        else:
-            problems.append(f"{table} line {number}: the line is not a JSON object")
+            yield f"line {number}", reading.json_table(line, f"{table} line {number}", DataError, "", finite=False)
+        except DataError as e:
+            problems.append(e.problem)
 
 
 def _csv_rows(table: str, text: str, problems: list[str]) -> Iterator[tuple[str, Mapping[str, object]]]:
@@ -147,11 +143,9 @@ def _csv_rows(table: str, text: str, problems: list[str]) -> Iterator[tuple[str,
 def _text(root: Path, name: str, problems: list[str]) -> str:
     """The file as UTF-8, without a byte-order mark, lines ending in a line feed."""
     try:
-        return (root / name).read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
-    except UnicodeDecodeError as e:
-        problems.append(f"{name} is not UTF-8 text (byte {e.start}); save it as UTF-8")
-    except OSError as e:
-        problems.append(f"cannot read {name}: {e.strerror}")
+        return reading.read_text(root / name, DataError).replace("\r\n", "\n").replace("\r", "\n")
+    except DataError as e:
+        problems.append("; ".join(filter(None, (e.problem.replace(str(root / name), name), e.hint))))
     return ""
 
 

@@ -3,7 +3,6 @@
 Measures: DINO, CLIP-I and CLIP-T of arXiv:2208.12242 section 5. Shapes: n pictures or captions, d features.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from finetune import reading
 from finetune import tensors as weights
 from finetune.errors import BaseError
 from finetune.families.parts import without_bars
@@ -202,7 +202,7 @@ def _lens(file: Path) -> ImageTransform:
 def _encoder(folder: Path, name: str) -> Any:
     file = folder / "model.safetensors"
     pickled = sorted(p.name for p in folder.iterdir() if p.suffix in weights.PICKLED)
-    if pickled and not file.is_file():
+    if pickled and not reading.is_file(file):
         problem = f"{folder} holds pickled weights only ({pickled[0]}), which can run code when opened: refused"
         raise BaseError(problem, "take the safetensors version of this model")
     weights.read_header(file)
@@ -216,7 +216,7 @@ def _encoder(folder: Path, name: str) -> Any:
 
 def _tokenizer(folder: Path) -> Any:
     # without a vocabulary transformers makes an empty tokenizer, to which all captions are the same
-    if not (folder / "tokenizer.json").is_file() and not all((folder / f).is_file() for f in _VOCABULARY):
+    if not reading.is_file(folder / "tokenizer.json") and not all(reading.is_file(folder / f) for f in _VOCABULARY):
         raise BaseError(f"no {' and '.join(_VOCABULARY)} in {folder}", _AGAIN)
     return _from_pretrained("CLIPTokenizer", folder)
 
@@ -232,9 +232,5 @@ def _from_pretrained(name: str, folder: Path, **options: Any) -> Any:
 
 
 def _json(file: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        hint = "give the folder of a CLIP or a DINOv2 in transformers' layout"
-        raise BaseError(f"{file} cannot be read: {getattr(e, 'strerror', None) or e}", hint) from e
-    return found
+    hint = "give the folder of a CLIP or a DINOv2 in transformers' layout"
+    return reading.read_json(file, BaseError, hint, finite=False)

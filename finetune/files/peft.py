@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeVar
 
 from torch import Tensor
 
+from finetune import reading
 from finetune import tensors as weights
 from finetune.adapters.change import AdapterState
 from finetune.adapters.methods import METHODS
@@ -19,6 +20,7 @@ from finetune.files.names import peft_path, split
 
 PEFT_WEIGHTS, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
+_AGAIN = "copy or download it again"
 T = TypeVar("T")
 
 
@@ -127,17 +129,12 @@ def peft_config(modules: AdapterState) -> dict[str, object]:
 
 def json_object(text: str, where: str) -> dict[str, object]:
     """Raises BaseError when the text is no JSON object."""
-    try:
-        return _table(json.loads(text))
-    except ValueError as e:
-        raise BaseError(f"{where} is not JSON: {e}", "copy or download it again") from e
+    return reading.json_table(text, where, BaseError, _AGAIN)
 
 
 def number(found: object, where: str) -> float:
-    """Raises BaseError when it is none."""
-    if not isinstance(found, int | float):
-        raise BaseError(f"{where}: {found!r} where a number belongs", "copy or download it again")
-    return float(found)
+    """Raises BaseError when it is none, or not a finite one."""
+    return reading.finite_number(found, where, BaseError, _AGAIN)
 
 
 def _kind(table: Mapping[str, object], where: str) -> str:

@@ -8,11 +8,14 @@ import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from finetune import reading
 from finetune import resources as shipped
 from finetune.errors import RecipeError, action
 from finetune.recipe.schema import Recipe
 from finetune.recipe.tables import members, tagged
 
+MAX_BYTES = 1 << 20
+"""of a recipe's text; the longest shipped one has 3 KiB"""
 Entries = dict[tuple[str, str], list[str]]
 """(table, key) -> its lines: the comments above it, and the value as it was written"""
 RIVALS = {("train", "steps"): ("train", "epochs"), ("train", "epochs"): ("train", "steps")}
@@ -47,23 +50,12 @@ def whole_text(path: Path, beneath: tuple[Path, ...] = ()) -> str:
 
 
 def _text(path: Path) -> str:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as e:
-        raise RecipeError(f"{path} is not UTF-8 text (byte {e.start})", "save it as UTF-8") from e
-    except OSError as e:
-        raise RecipeError(f"cannot read {path}: {e.strerror}", "check its permissions") from e
-    return text
+    return reading.read_text(path, RecipeError, "check its permissions", MAX_BYTES)
 
 
 def parsed(path: Path, text: str) -> dict[str, object]:
     """Raises RecipeError with the line that is no TOML."""
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as e:
-        line = re.search(r"line (\d+)", str(e))
-        shown = f"\n  {text.splitlines()[int(line[1]) - 1].strip()}" if line else ""
-        raise RecipeError(f"{path} is not TOML: {e}{shown}", _toml_hint(str(e))) from e
+    return reading.toml_table(text, str(path), RecipeError, _toml_hint)
 
 
 def _toml_hint(fault: str) -> str:
@@ -87,7 +79,7 @@ def _extended(path: Path, text: str) -> list[Path]:
 
 def _named(path: Path, name: str) -> Path:
     places = [folder / f"{name.removesuffix('.toml')}.toml" for folder in (path.parent, shipped.RECIPES)]
-    found = next((place for place in places if place.is_file()), None)
+    found = next((place for place in places if reading.is_file(place)), None)
     if found is None:
         raise RecipeError(
             f"{path} extends {name!r}: no such file beside it, and no shipped recipe",

@@ -2,7 +2,6 @@
 
 import difflib
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -10,6 +9,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from finetune import reading
 from finetune import resources as shipped
 from finetune.errors import Action, RecipeError, action
 from finetune.recipe import rules
@@ -93,9 +93,9 @@ def find_recipe(path: Path) -> Path:
     Raises:
         RecipeError: neither exists.
     """
-    if path.is_file():
+    if reading.is_file(path):
         return path
-    if path.is_dir():
+    if reading.is_dir(path):
         inside = sorted(path.glob("*.toml"))
         raise RecipeError(f"{path} is a folder, not a recipe", *_perhaps(inside))
     names = {p.stem: p for p in sorted(shipped.RECIPES.glob("*.toml"))}
@@ -176,8 +176,8 @@ def _override(raw: dict[str, Any], item: str, problems: list[str]) -> str:
         problems.append(f"override {item!r}: write it as table.key=value")
         return ""
     try:
-        read = tomllib.loads(f"x = {text}")
-    except tomllib.TOMLDecodeError:
+        read = reading.toml_table(f"x = {text}", "", RecipeError, "")
+    except RecipeError:
         read = {"x": text}
     if len(read) > 1:
         problems.append(f"override {key}: more than one value in {text!r}: give each its own")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from finetune import families
+from finetune import families, reading
 from finetune import resources as shipped
 from finetune.data.caption_files import first_three
 from finetune.errors import InputError, RunError
@@ -92,7 +92,7 @@ def _try_out(out: Path, names: Sequence[str]) -> None:
     """
     if there := [name for name in names if os.path.lexists(out / name)]:
         place = out if out.name else out.resolve()
-        free = next(p for n in range(2, 10**6) if not (p := place.with_name(f"{place.name}-{n}")).exists())
+        free = next(p for n in range(2, 10**6) if not reading.exists(p := place.with_name(f"{place.name}-{n}")))
         raise RunError(
             f"{out} holds pictures of an earlier call: {first_three(there)}", f"choose another `out`, such as {free}"
         )

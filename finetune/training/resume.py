@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune import recipe
+from finetune import reading, recipe
 from finetune.errors import InputError, RunError
 from finetune.planning import plan as planning
 from finetune.planning.plan import Plan
@@ -41,7 +41,7 @@ def own_recipe(out: Path, given: Path | None = None, overrides: Sequence[str] = 
         RecipeError: the recipe cannot be read, or a change of it is wrong.
     """
     own = out / "recipe.toml"
-    if not own.is_file():
+    if not reading.is_file(own):
         raise no_run(out)
     begun = record(out).get("file")
     if given is None or recipe.find_recipe(given).resolve() == own.resolve():
@@ -62,8 +62,8 @@ def no_run(out: Path) -> RunError:
 def record(out: Path) -> dict[str, Any]:
     """What run.json says; empty when there is none."""
     try:
-        return dict(json.loads((out / "run.json").read_text()))
-    except (OSError, ValueError, TypeError):
+        return reading.read_json(out / "run.json", RunError, "")
+    except RunError:
         return {}
 
 

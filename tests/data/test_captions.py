@@ -132,8 +132,8 @@ def test_two_sources_of_captions_are_an_error_naming_both(photos: Path) -> None:
         ('{"text": "x"}', "line 5: the row has no file_name"),
         ('{"file_name": "0.jpg", "text": 3}', "line 5: the row must have one caption"),
         ('{"file_name": "0.jpg", "text": "a", "caption": "b"}', "line 5: the row must have one caption"),
-        ('{"file_name": ', "line 5: the line is not JSON"),
-        ("[1]", "line 5: the line is not a JSON object"),
+        ('{"file_name": ', "line 5 is not JSON"),
+        ("[1]", "line 5 is a list, not a JSON object"),
     ],
 )
 def test_a_wrong_row_is_named_with_its_line(line: str, said: str, photos: Path) -> None:

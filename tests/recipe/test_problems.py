@@ -328,7 +328,7 @@ def test_an_unreadable_file_says_why(tmp_path, monkeypatch):
     def denied(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_text", denied)
+    monkeypatch.setattr(Path, "open", denied)
     error = refused(path)
     assert "Permission denied" in error.problem and error.hint
 

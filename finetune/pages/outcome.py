@@ -1,0 +1,230 @@
+"""What became of a run, for a person who never trained a model: did it learn, is it good, which file is sent on."""
+
+import shlex
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from finetune.pages.delivery import Delivery, delivery
+from finetune.reporting.history import History, Told
+
+_SILENT_S, _SILENT_STEPS = 600, 20
+"""a run that says nothing for so long, in seconds and in steps, was probably ended from outside"""
+_UNJUDGED = ("evaluate.count = 0", "whether it was learnt is not judged")
+"""how notes begin that say why there is no verdict"""
+
+
+class Reply(NamedTuple):
+    """To one of the three questions at the top of the page."""
+
+    name: str
+    question: str
+    short: str
+    text: str
+    tone: str
+    """good, bad or wait"""
+
+
+class Outcome(NamedTuple):
+    """The banner of the page, and what stands right under it."""
+
+    state: str
+    """learnt, not learnt, not judged, running, silent, interrupted, failed, not begun"""
+    title: str
+    text: str
+    tone: str
+    todo: tuple[str, ...]
+    """what to do, the most useful first; commands in backquotes"""
+    answers: tuple[Reply, ...]
+    delivery: Delivery | None
+    progress: str
+    """how far it is, while it runs"""
+
+    @property
+    def goes_on(self) -> bool:
+        return self.state == "running"
+
+
+def outcome_of(history: History, now: float | None = None) -> Outcome:
+    """now: seconds since 1970; this moment unless said."""
+    state = _state(history, time.time() if now is None else now)
+    verdict = latest(history, "evaluated")
+    title, text = _banner(state, history, verdict)
+    sent = delivery(history)
+    answers = (_learnt(state, verdict, text), _good(state, verdict), _file(state, sent))
+    todo = tuple(_todo(state, history, verdict))
+    progress = progress_of(history) if state in ("running", "silent") else ""
+    return Outcome(state, title, text, _TONES[state], todo, answers, sent, progress)
+
+
+_TONES = {"learnt": "good", "not learnt": "bad", "failed": "bad"} | dict.fromkeys(
+    ("not judged", "running", "silent", "interrupted", "not begun"), "wait"
+)
+
+
+def latest(history: History, name: str) -> Told | None:
+    """The last event of that name that the newest state of the run has: what was told before it went on is past."""
+    for event in reversed(history.events):
+        if event.name == name:
+            return event
+        if event.name in ("stepped", "resumed"):
+            return None
+    return None
+
+
+def resume_command(folder: Path) -> str:
+    """What goes on with the run."""
+    place = folder.resolve()
+    return shlex.join(["finetune", "train", str(place / "recipe.toml"), "--out", str(place), "--resume"])
+
+
+def progress_of(history: History) -> str:
+    """Such as "Step 120 of 400 (30 %). About 4 minutes are left.", from when steps were told."""
+    step, steps = history.step, history.steps
+    if not steps or not step:
+        return f"It prepares the first of {steps} steps." if steps else "It prepares the first step."
+    if step >= steps:
+        return f"All {steps} steps are done; the file is being written and checked."
+    left = (steps - step) * seconds_a_step(history)
+    return f"Step {step} of {steps} ({step / steps:.0%}). About {duration(left)} left."
+
+
+def seconds_a_step(history: History) -> float:
+    """Pictures and saves between steps included; over the last steps."""
+    taken = history.every("stepped")[-200:]
+    if len(taken) < 2:
+        return float(taken[0].values.get("seconds", 0.0)) if taken else 0.0
+    return (taken[-1].time - taken[0].time) / max(1, int(taken[-1].values["step"]) - int(taken[0].values["step"]))
+
+
+def duration(seconds: float) -> str:
+    """Such as "4 minutes"."""
+    for unit, size in (("hour", 3600), ("minute", 60)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.0f} {unit}s"
+    return f"{max(1, round(seconds))} s" if seconds < 60 else "1 minute"
+
+
+def _state(history: History, now: float) -> str:
+    match history.outcome:
+        case "done":
+            verdict = latest(history, "evaluated")
+            return "not judged" if verdict is None else "learnt" if verdict.values.get("learnt") else "not learnt"
+        case "not learnt" | "interrupted" | "failed" as said:
+            return said
+        case "running":
+            return "silent" if _is_silent(history, now) else "running"
+    return "not begun"
+
+
+def _is_silent(history: History, now: float) -> bool:
+    heard = history.events[-1].time if history.events else now
+    return now - heard > max(_SILENT_S, _SILENT_STEPS * seconds_a_step(history))
+
+
+def _banner(state: str, history: History, verdict: Told | None) -> tuple[str, str]:
+    """Title and text."""
+    said, reason = _said(verdict), str(history.record.get("reason", ""))
+    match state:
+        case "learnt":
+            return "It learnt", said
+        case "not learnt":
+            return "It did not learn it", said or as_sentence(reason)
+        case "not judged":
+            return "Trained, but nobody judged whether it learnt", _why_unjudged(history)
+        case "running":
+            return "It is still running", "This page is written again as the run goes on, and reloads by itself."
+        case "silent":
+            heard = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(history.events[-1].time))
+            return "It seems to have been cut off", f"Nothing was heard of it since {heard}."
+        case "interrupted":
+            return "It was interrupted", f"{_stopped_at(history)} Nothing that was saved is lost."
+        case "failed":
+            return "It ended in an error", as_sentence(reason) or "It left no reason."
+    return "It has not begun", "The run ended, or still prepares itself, before its first step."
+
+
+def _stopped_at(history: History) -> str:
+    if not history.step:
+        return "It stopped before the first step."
+    return f"It stopped after step {history.step}" + (f" of {history.steps}." if history.steps else ".")
+
+
+def _said(verdict: Told | None) -> str:
+    return as_sentence(str(verdict.values.get("text", ""))) if verdict else ""
+
+
+def as_sentence(text: str) -> str:
+    """With a capital and a full stop."""
+    text = text.strip()
+    return text[:1].upper() + text[1:] + ("" if not text or text[-1] in ".?!" else ".")
+
+
+def _why_unjudged(history: History) -> str:
+    notes = [str(note.values.get("text", "")) for note in history.every("note")]
+    return next((as_sentence(n) for n in reversed(notes) if n.startswith(_UNJUDGED)), "It was made without a verdict.")
+
+
+def _todo(state: str, history: History, verdict: Told | None) -> Iterator[str]:
+    reasons = [as_sentence(str(reason)) for reason in verdict.values.get("reasons", ())] if verdict else []
+    match state:
+        case "learnt" | "not learnt":
+            yield from reasons
+            if state == "not learnt" and not reasons:
+                yield "Look at the pictures below: they show what it draws instead."
+        case "not judged":
+            yield "Compare the pictures below yourself: the same prompt and seed, before and after."
+        case "interrupted" | "silent":
+            yield f"Go on where it stopped: `{resume_command(history.folder)}`"
+        case "failed":
+            if hint := str(history.record.get("hint", "")):
+                yield as_sentence(hint)
+            if (history.folder / "checkpoints").is_dir():
+                yield f"Then go on with it: `{resume_command(history.folder)}`"
+        case "not begun":
+            yield "Look at where the run was started: it says there what is wrong."
+
+
+def _learnt(state: str, verdict: Told | None, text: str) -> Reply:
+    name, question = "learnt", "Did it learn?"
+    seen = str(verdict.values.get("seen", "")).replace("/", " of ") if verdict else ""
+    match state:
+        case "learnt":
+            return Reply(name, question, "Yes", f"It is there in {seen} test pictures.", "good")
+        case "not learnt":
+            return Reply(name, question, "No", f"It is there in {seen or 'too few'} test pictures.", "bad")
+        case "not judged":
+            return Reply(name, question, "Not judged", text, "wait")
+        case "failed":
+            return Reply(name, question, "Not known", "It did not come to its end.", "bad")
+    return Reply(name, question, "Not known yet", "That is judged at the end of the run.", "wait")
+
+
+def _good(state: str, verdict: Told | None) -> Reply:
+    name, question = "good", "Is it good?"
+    if verdict is None or state not in ("learnt", "not learnt"):
+        return Reply(name, question, "Not known", "Look at the pictures below, and judge for yourself.", "wait")
+    if state == "not learnt":
+        return Reply(name, question, "No", "Do not use it. What to change stands under What to do.", "bad")
+    reasons = len(verdict.values.get("reasons", ()))
+    if not reasons:
+        return Reply(name, question, "Yes", "No test found anything against it.", "good")
+    things = "one thing" if reasons == 1 else f"{reasons} things"
+    return Reply(name, question, "Mostly", f"The tests found {things} to know, under What to do.", "wait")
+
+
+def _file(state: str, sent: Delivery | None) -> Reply:
+    name, question = "file", "Which file do I send to the designer?"
+    if sent is None:
+        short = "None yet" if state in ("running", "interrupted", "silent") else "None"
+        return Reply(name, question, short, "The run has not written its file.", "wait")
+    if state in ("failed", "not learnt"):
+        return Reply(name, question, "None", f"{sent.name} is kept, for a look only.", "bad")
+    if state in ("running", "interrupted", "silent"):
+        return Reply(name, question, "None yet", "The file that is there is of an earlier end of this run.", "wait")
+    return Reply(name, question, sent.name, f"{sent.size}, in {sent.place}.{_called(sent)}", "good")
+
+
+def _called(sent: Delivery) -> str:
+    return f' In prompts, write "{sent.trigger}".' if sent.trigger else ""
