@@ -10,5 +10,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 """Compute precision. auto: bf16 or fp16 on a GPU, fp32 on a CPU."""
 Dtype = Literal["float32", "float16", "bfloat16"]
 """Number format of a file's weights."""
+TrackerName = Literal["tensorboard", "wandb", "trackio", "mlflow"]
+"""Programs that show a run's curves and pictures."""
 Layout = Literal["universal", "diffusers", "peft", "merged"]
 """How an adapter is laid out: one file for every program, diffusers' own, a PEFT folder, or merged into the base."""

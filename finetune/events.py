@@ -39,6 +39,8 @@ class Stepped(NamedTuple):
     seconds: float
     skipped: bool
     """the loss was not finite, and nothing was changed"""
+    peak_bytes: int = 0
+    """the most memory that the run has held until now: of the GPU, else of the process; 0: not known"""
 
 
 class Validated(NamedTuple):

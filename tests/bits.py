@@ -81,7 +81,7 @@ def record(name: str, root: Path) -> dict[str, object]:
         "prior losses": [e["prior_loss"] for e in steps],
         "held out": [e["loss"] for e in events if e["event"] == "validated"],
         "adapter": {str(f.relative_to(out)): _payload(f) for f in sorted(out.glob("adapter/**/*.safetensors"))},
-        "pictures": {str(f.relative_to(out)): _pixels(f) for f in sorted(out.glob("sample*/**/*.png"))},
+        "pictures": {str(f.relative_to(out)): _pixels(f) for f in sorted(out.glob("sample*/*/*.png"))},
     }  # fmt: skip
 
 

@@ -199,6 +199,8 @@ class Family(Protocol):
     """each component that can be trained -> name a recipe may use for adapter.targets -> module patterns"""
     layout: ClassVar[Literal["kohya", "diffusers"]]
     """the names that every reader of this family's adapters knows"""
+    readers: ClassVar[tuple[str, ...]]
+    """programs that apply its adapter files as they were trained; with a version, from that on"""
     schedulers: ClassVar[Mapping[str, str]]
     """a name for users -> diffusers' class"""
 

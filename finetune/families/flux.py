@@ -51,6 +51,7 @@ _ORIGINAL: dict[str, str | tuple[str, int]] = {
 class Flux(flow.FlowFolder):
     name = "flux"
     PIPELINE = "FluxPipeline"
+    readers: ClassVar[tuple[str, ...]] = ("diffusers", "ComfyUI")
     PARTS: ClassVar = {
         "transformer": Part("diffusers:FluxTransformer2DModel"),
         "vae": Part("diffusers:AutoencoderKL"),

@@ -53,6 +53,7 @@ class Flux2Klein(flow.FlowFolder):
     # Training takes no steps of a solver: it keeps to the line.
     name = "flux2"
     PIPELINE = "Flux2KleinPipeline"
+    readers: ClassVar[tuple[str, ...]] = ("diffusers", "ComfyUI 0.33 (`adapter.targets` other than `all`)")
     PARTS: ClassVar = {
         "transformer": Part("diffusers:Flux2Transformer2DModel"),
         "vae": Part("diffusers:AutoencoderKLFlux2"),

@@ -139,6 +139,7 @@ class DiffusersFolder:
     encoders: ClassVar[tuple[str, ...]]
     presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]]
     layout: ClassVar[Literal["kohya", "diffusers"]]
+    readers: ClassVar[tuple[str, ...]] = ("diffusers",)
     schedulers: ClassVar[Mapping[str, str]]
 
     @classmethod

@@ -35,6 +35,7 @@ def _marked(transformer: nn.Module) -> nn.Module:
 class QwenImage(flow.FlowFolder):
     name = "qwen_image"
     PIPELINE = "QwenImagePipeline"
+    readers: ClassVar[tuple[str, ...]] = ("diffusers", "ComfyUI")
     PARTS: ClassVar = {
         "transformer": Part("diffusers:QwenImageTransformer2DModel", _marked),
         "vae": Part("diffusers:AutoencoderKLQwenImage"),

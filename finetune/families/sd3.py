@@ -48,6 +48,7 @@ def _marked(transformer: nn.Module) -> nn.Module:
 class StableDiffusion3(flow.FlowFolder):
     name = "sd3"
     PIPELINE = "StableDiffusion3Pipeline"
+    readers: ClassVar[tuple[str, ...]] = ("diffusers", "ComfyUI")
     PARTS: ClassVar = {
         "transformer": Part("diffusers:SD3Transformer2DModel", _marked),
         "vae": Part("diffusers:AutoencoderKL"),

@@ -62,6 +62,7 @@ class UNetFolder(DiffusersFolder):
     denoiser_name: ClassVar[str] = "unet"
     blocks: ClassVar[tuple[str, ...]] = BLOCKS
     layout: ClassVar[Literal["kohya", "diffusers"]] = "kohya"
+    readers: ClassVar[tuple[str, ...]] = ("diffusers", "ComfyUI", "AUTOMATIC1111", "Forge", "kohya", "LyCORIS")
     schedulers: ClassVar[Mapping[str, str]] = SCHEDULERS
     VARIANTS: ClassVar[tuple[single_file.Variant, ...]]
     """of single files"""

@@ -31,6 +31,7 @@ _ORIGINAL: dict[str, str | tuple[str, int]] = {
 class ZImage(flow.FlowFolder):
     name = "zimage"
     PIPELINE = "ZImagePipeline"
+    readers: ClassVar[tuple[str, ...]] = ("diffusers", "ComfyUI 0.33")
     PARTS: ClassVar = {
         "transformer": Part("diffusers:ZImageTransformer2DModel"),
         "vae": Part("diffusers:AutoencoderKL"),

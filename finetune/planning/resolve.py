@@ -140,6 +140,8 @@ def check_compatible(facts: BaseInfo, wanted: Recipe) -> None:
     asked = [key for key, bits in fewer.items() if bits]
     if asked and find_spec("bitsandbytes") is None:
         raise RecipeError(f"{asked[0]} needs bitsandbytes, which is not installed", "pip install bitsandbytes")
+    if missing := [name for name in wanted.report.to if find_spec(name) is None]:
+        raise RecipeError(f"report.to: {missing[0]} is not installed", f"pip install {' '.join(missing)}")
     judge = wanted.evaluate.judge
     if wanted.evaluate.every and judge is None and not shipped.is_pocket(wanted.base):
         raise RecipeError(

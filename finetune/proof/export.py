@@ -19,6 +19,7 @@ from finetune.errors import BaseError, RunError, VerifyError, action
 from finetune.files import layouts, metadata
 from finetune.files.inspection import Inspection, inspect
 from finetune.files.metadata import About
+from finetune.proof.card import write_model_card
 from finetune.proof.verify import TOLERANCE, Report, difference, quiet, shape_mismatches, verify, weight_of
 
 __all__ = ["About", "Exported", "Inspection", "Merged", "Report", "convert", "export", "inspect", "merge", "verify"]
@@ -49,9 +50,11 @@ def export(
     dtype: Dtype,
     about: About,
     base: str = "",
+    prompts: Sequence[str] = (),
 ) -> Exported:
     """Write an adapter folder: peft/ and README.md always; NAME.safetensors and NAME.json, NAME-diffusers.safetensors
-    and merged/ as wanted. `base` is what merged/ is made from.
+    and merged/ as wanted. `base` is what merged/ is made from; prompts: examples for the card, which is
+    written again, by `card.write_model_card`, when there are pictures.
 
     Raises:
         VerifyError: nothing to export, or the dtype cannot hold it.
@@ -69,8 +72,7 @@ def export(
             diffusers = write_file(modules, out_dir / f"{name}-diffusers.safetensors", "diffusers", dtype, about)
         if "merged" in wanted:
             merged = merge(modules, base, out_dir / "merged", dtype)
-        card = out_dir / "README.md"
-        weights.write_bytes(model_card(name, about, sorted(wanted)).encode(), card)
+        card = write_model_card(out_dir, name, about, sorted(wanted), prompts)
     except OSError as e:
         raise RunError(f"cannot write {e.filename or out_dir}: {e.strerror}", "is the disk full or read-only?") from e
     return Exported(universal, diffusers, peft, card, merged)
@@ -178,32 +180,6 @@ def own_metadata(modules: AdapterState, name: str, about: About) -> dict[str, st
     """What each file of a PEFT directory says of the adapter. Raises RunError as `metadata.make_metadata`."""
     none: dict[str, Tensor] = {}  # the hash of one component's file would not be the other's
     return {k: v for k, v in metadata.make_metadata(about, modules, name, none).items() if k.startswith("finetune.")}
-
-
-def model_card(name: str, about: About, wanted: Sequence[str]) -> str:
-    """README.md, for people and for the Hugging Face hub."""
-    hub_id = about.base if "/" in about.base else ""
-    front = ["---", "library_name: diffusers", "pipeline_tag: text-to-image", "tags: [lora, text-to-image]"]
-    front += [f"base_model: {hub_id}"] if hub_id else []
-    front += [f"license: {json.dumps(about.license)}"] if about.license else []
-    front += ["---", "", f"# {about.title or name}", ""]
-    facts = [
-        ("Base", about.base or about.line),
-        ("Trigger", f"`{about.activation}`" if about.trigger else ""),
-        ("Trained", f"{about.steps} steps on {about.dataset_images} images" if about.steps else ""),
-        ("Images' licence", about.dataset_license),
-        ("About", about.description),
-    ]
-    lines = [f"- {what}: {told}" for what, told in facts if told]
-    use = f"`{name}.safetensors` works as it is in diffusers, ComfyUI, A1111, Forge, kohya and LyCORIS, at weight 1:"
-    load = f'pipeline.load_lora_weights(".", weight_name="{name}.safetensors")'
-    if "universal" not in wanted:
-        use = f"`{name}-diffusers.safetensors` works in diffusers, at weight 1:"
-        load = load.replace(name, f"{name}-diffusers")
-    master = "`peft/` is the lossless master, from which finetune exports any other layout."
-    shown = [use, "", "```python", load, "```", ""] if {"universal", "diffusers"} & {*wanted} else []
-    body = [*lines, "", *shown, master, ""]
-    return "\n".join(front + body)
 
 
 def _about(adapter: layouts.AdapterFile, base: str) -> About:

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, Field
 
+from finetune.choices import TrackerName
 from finetune.recipe.placeholders import checked_prompt
 from finetune.recipe.tables import (
     Count,
@@ -351,12 +352,21 @@ class Export(Table):
     """Number format of the adapter file. `float32` keeps every bit; `float16` halves the file with hardly a visible
     difference."""
     layouts: Annotated[tuple[Literal["universal", "diffusers", "merged"], ...], Loose, Distinct] = ("universal",)
-    """Formats to write: `universal` opens in ComfyUI, Forge, A1111, InvokeAI and diffusers, `diffusers` in diffusers
+    """Formats to write: `universal` opens in every program that reads adapters of the base, `diffusers` in diffusers
     alone, `merged` is the whole base with the adapter in it. A PEFT folder is always written."""
     title: str = ""
     """Title that user interfaces show for the adapter. Default: its name."""
     license: str = ""
     """License of the adapter, written into the file, such as `CC-BY-4.0`."""
+
+
+class Reporting(Table):
+    to: Annotated[tuple[TrackerName, ...], Loose, Distinct] = ("tensorboard",)
+    """Programs that get the run's losses, scores, speed, memory and pictures: `tensorboard` writes beside the run,
+    `wandb`, `trackio` and `mlflow` are installed and logged into by you. [] for none. When one of them fails, the run
+    says so and goes on."""
+    project: NonEmpty = "finetune"
+    """Project (MLflow: experiment) in which `wandb`, `trackio` and `mlflow` file the run."""
 
 
 class Recipe(Table):
@@ -376,6 +386,7 @@ class Recipe(Table):
     sample: Sample = Sample()
     evaluate: Evaluate = Evaluate()
     export: Export = Export()
+    report: Reporting = Reporting()
 
 
 def keys(model: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[str]:

@@ -75,8 +75,9 @@ class Screen:
                 self._say(f"[dim]adapter of step {step}: {escape(str(path))}[/]")
             case Resumed(step, path):
                 self._say(f"resumed after step {step} from {escape(str(path))}")
-            case Sampled(_, paths):
-                self._say(f"[dim]pictures: {escape(str(paths[0] if len(paths) == 1 else paths[0].parent))}[/]")
+            case Sampled(_, paths, sheet):
+                shown = sheet or (paths[0] if len(paths) == 1 else paths[0].parent)
+                self._say(f"[dim]pictures: {escape(str(shown))}[/]")
             case TrainingEffect():
                 self._say(_effect(event))
             case Scored():

@@ -17,7 +17,7 @@ LIVING: tuple[RunState, ...] = ("starting", "running")
 REPORT = "report.html"
 SMOOTHED, TIMED = 20, 100
 """steps over which the loss is averaged, and over which the speed is taken"""
-DEPTH = 3
+SEARCH_DEPTH = 3
 """levels of folders in which runs are looked for"""
 
 
@@ -87,7 +87,7 @@ def run_folders(places: Sequence[Path]) -> list[Path]:
     for place in places:
         if not place.is_dir():
             raise RunError(f"there is no folder {place}", "name a run's folder, or a folder of runs")
-        runs = list(_runs_beneath(place, DEPTH))
+        runs = list(_runs_beneath(place, SEARCH_DEPTH))
         if not runs:
             raise RunError(f"no run in {place}", "name a run's folder, which `train` was given as `out`")
         found |= dict.fromkeys(runs)
@@ -113,12 +113,12 @@ def read_status(folder: Path) -> RunStatus:
     )  # fmt: skip
 
 
-def is_run(folder: Path) -> bool:
+def _is_run(folder: Path) -> bool:
     return (folder / RECORD).is_file() or (folder / LOG).is_file()
 
 
 def _runs_beneath(folder: Path, depth: int) -> Iterator[Path]:
-    if is_run(folder):
+    if _is_run(folder):
         yield folder
     elif depth:
         try:

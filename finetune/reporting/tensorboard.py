@@ -1,42 +1,42 @@
-"""A run's numbers as TensorBoard's curves."""
+"""A run as TensorBoard's curves, pictures and texts."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from finetune.events import Event, Finished, Resumed, Scored, Stepped, Validated
+from finetune.events import Event, Finished, Resumed
+from finetune.reporting.readings import Reading, Readings
 
 
 class TensorBoard:
-    """Losses, learning rates, gradient norms and held-out losses, beside the run. Opened at the first number."""
+    """Losses, learning rates, scores, speed, memory and sheets, beside the run. Opened at the first of them."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, readings: Readings | None = None, texts: Mapping[str, str] | None = None) -> None:
+        self.folder, self.readings = folder, readings or Readings()
+        self.texts = texts or {}
+        """what is known of the run before its first step"""
         self.writer: Any = None
         self.purge: int | None = None
 
     def __call__(self, event: Event) -> None:
-        match event:
-            case Resumed(step, _):
-                self.purge = step + 1  # curves past the checkpoint are drawn again
-            case Stepped():
-                writer = self._open()
-                writer.add_scalar("loss/train", event.loss, event.step)
-                writer.add_scalar("gradient_norm", event.grad_norm, event.step)
-                if event.prior_loss is not None:
-                    writer.add_scalar("loss/prior", event.prior_loss, event.step)
-                for component, rate in event.rates.items():
-                    writer.add_scalar(f"learning_rate/{component}", rate, event.step)
-            case Validated(step, loss, bands):
-                writer = self._open()
-                writer.add_scalar("loss/held_out", loss, step)
-                for level, value in bands.items():
-                    writer.add_scalar(f"loss/held_out_at_{level}", value, step)
-            case Scored(step, _, scores):
-                writer = self._open()
-                for name, score in scores.items():
-                    writer.add_scalar(f"scores/{name}", score.value, step)
-            case Finished():
-                self.close()
+        """Raises OSError: the disk is full, or gone."""
+        if isinstance(event, Resumed):
+            self.purge = event.step + 1  # curves past the checkpoint are drawn again
+        if reading := self.readings(event):
+            self.log(reading)
+        if isinstance(event, Finished):
+            self.close()
+
+    def log(self, reading: Reading) -> None:
+        writer = self._open()
+        for name, value in reading.values.items():
+            writer.add_scalar(name, value, reading.step)
+        for name, path in reading.pictures.items():
+            writer.add_image(name, _pixels(path), reading.step, dataformats="HWC")
+        for name, text in reading.texts.items():
+            writer.add_text(name, text, reading.step)
+        if reading.pictures:
+            writer.flush()
 
     def close(self) -> None:
         if self.writer:
@@ -48,4 +48,15 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
 
             self.writer = SummaryWriter(str(self.folder), purge_step=self.purge)
+            for name, text in self.texts.items():
+                self.writer.add_text(name, text, 0)
         return self.writer
+
+
+def _pixels(path: Path) -> Any:
+    """(height, width, 3), uint8."""
+    import numpy
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return numpy.asarray(image.convert("RGB"))

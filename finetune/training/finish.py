@@ -1,13 +1,13 @@
 """The end of a run: what training changed is measured, the file written, opened again in a fresh base, and proved."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 
 from finetune import families, recipe
 from finetune import tensors as weights
 from finetune.adapters import attach as adapters
 from finetune.adapters.change import AdapterState
-from finetune.errors import TrainError, VerifyError
+from finetune.errors import RunError, TrainError, VerifyError
 from finetune.evaluation import effect as evaluate
 from finetune.evaluation.held_out import held_out_scores
 from finetune.events import (
@@ -24,9 +24,11 @@ from finetune.events import (
 )
 from finetune.families.base import save
 from finetune.files import layouts
+from finetune.files.metadata import About
 from finetune.machine import CPU, DTYPES
 from finetune.planning.plan import Plan
 from finetune.proof import export, outputs
+from finetune.proof.card import write_model_card
 from finetune.proof.verify import Report, is_large, verify
 from finetune.sampling.session import Session
 from finetune.training import samples as pictures
@@ -115,9 +117,10 @@ def moved(norms: Mapping[str, tuple[float, float]]) -> dict[str, float]:
 def export_adapter(run: Run, live: AdapterState, trained: outputs.Reference) -> Generator[Event, None, Finished]:
     """Write every layout, verify each in a fresh base, and draw the final sheet from the file itself."""
     plan, config, out = run.plan, run.plan.recipe.export, run.folder.path
+    name, about = name_of(run), about_run(run, run.exported_step)
     wanted = {layouts.main_layout(live), *(layout for layout in config.layouts if layout != "universal")}
     made = export.export(
-        live, out / "adapter", name_of(run), wanted, config.dtype, about_run(run, run.exported_step), plan.recipe.base
+        live, out / "adapter", name, wanted, config.dtype, about, plan.recipe.base, plan.recipe.sample.prompts
     )
     bits = plan.recipe.train.base_bits
     if bits and not is_large(export.base_sites(plan.recipe.base)):
@@ -133,8 +136,25 @@ def export_adapter(run: Run, live: AdapterState, trained: outputs.Reference) -> 
     if made.merged:
         yield Note(f"merged: rounding to {config.dtype} lost {made.merged.lost:.2%} of the change")
     sheet = final_sheet(plan, file, out, run.exported_step)
+    illustrate(run, sheet, pictures.final_pictures(out, file.stem), name, about, sorted(wanted))
     yield Sampled(run.exported_step, (sheet,), sheet)
     return Finished(run.exported_step, "done", file, sheet, verified)
+
+
+def illustrate(
+    run: Run, sheet: Path, drawn: Sequence[Path], name: str, about: About, wanted: Sequence[str]
+) -> None:  # fmt: skip
+    """The model card once more, with the pictures that were drawn of the exported file.
+
+    Raises:
+        RunError: they cannot be written beside it.
+    """
+    folder = run.folder.path / "adapter"
+    try:
+        write_model_card(folder, name, about, wanted, run.plan.recipe.sample.prompts, sheet, drawn)
+    except OSError as e:
+        said = f"cannot write the model card in {folder}: {e.strerror}"
+        raise RunError(said, "the verified file is there; free some space for the rest") from e
 
 
 def _passed(file: Path, report: Report, out: Path) -> Verified:

@@ -15,10 +15,11 @@ from typing import ClassVar
 import torch
 
 from finetune import __version__, recipe, references
+from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.adapters.attach import Trainable
 from finetune.errors import FinetuneError, Interrupted, NotLearnt, RunError
-from finetune.events import Event, Saved, Warned, unheard
+from finetune.events import Event, Finished, Saved, Warned, unheard
 from finetune.families.base import Family
 from finetune.files import layouts
 from finetune.machine import has_gpu
@@ -29,14 +30,14 @@ from finetune.planning.candidates import candidate_bytes, candidate_count
 from finetune.planning.plan import Plan
 from finetune.reporting.jsonl import JsonLines
 from finetune.reporting.owner import LOCK, Ownership, owned, owner_of
-from finetune.reporting.tensorboard import TensorBoard
+from finetune.reporting.trackers import FOLDER, IDS, Described, Trackers
 from finetune.training import checkpoint
 from finetune.training.loop import State
 from finetune.training.resume import compared, no_run, record, settings
 
 _LOG = "events.jsonl"
 _TRACES = {
-    _LOG, LOCK, "run.json", "recipe.toml", "tensorboard", "samples", PAGE, references.CHECKPOINTS,
+    _LOG, LOCK, "run.json", "recipe.toml", FOLDER, IDS, "wandb", "samples", PAGE, references.CHECKPOINTS,
     references.CANDIDATES,
 }  # fmt: skip
 """what a run leaves that ended before it saved a step"""
@@ -62,7 +63,7 @@ class RunFolder:
         """the step whose adapter is exported, by evaluate.pick = "best"; None: the last one"""
         self._begun = False
         self._log: JsonLines | None = None
-        self._curves = TensorBoard(path / "tensorboard")
+        self._trackers = Trackers()
         self._ownership = Ownership(path)
         self._warning = ""
         """about the disk it is on"""
@@ -112,6 +113,7 @@ class RunFolder:
         weights.write_bytes(recipe.dumps(plan.recipe).encode(), self.path / "recipe.toml")
         self._write_record(plan, "running")
         self._begun = True
+        self._trackers.begin(plan.recipe.report.to, _described(plan, self.path))
         self._page = ReportWriter(self.path)  # only now: a run that is refused leaves no page
 
     def end(self, plan: Plan) -> None:
@@ -124,7 +126,7 @@ class RunFolder:
         if self._log is None:  # only now: a run that is refused leaves no file
             self._log = JsonLines(self.path / _LOG)
         self._log(event)
-        self._curves(event)
+        self._trackers(event)
 
     def recorded(self, events: Generator[Event, None, None]) -> Generator[Event, None, None]:
         """The same events, each written down before it is read; in run.json an error that ends them; the run's page."""
@@ -132,6 +134,9 @@ class RunFolder:
             with closing(events):
                 for event in chain([Warned(self._warning)] if self._warning else [], events):
                     self.record(event)
+                    if isinstance(event, Finished):
+                        self._trackers.close()
+                    yield from self._log_faults()
                     if self._page and (warned := self._page(event)):
                         self.record(warned)
                         yield warned
@@ -143,7 +148,8 @@ class RunFolder:
             self._note(_OUTCOMES.get(type(e), "failed"), str(e), e.hint)
             raise
         finally:
-            self._curves.close()
+            self._trackers.close()
+            self._log_faults()
             self._last_page()
             self._ownership.release()
 
@@ -153,6 +159,14 @@ class RunFolder:
             self._note("failed", "an error of finetune itself; it was shown where the run was started")
         if self._page and not self._page.finished and (warned := self._page.write()):
             self.record(warned)
+
+    def _log_faults(self) -> list[Warned]:
+        """What went wrong with trackers, which is written down and told, and stops nothing."""
+        found = [Warned(fault) for fault in self._trackers.faults()]
+        for event in found:
+            if self._log:
+                self._log(event)
+        return found
 
     def save(self, state: State, keep_last: int, told: Mapping[str, str]) -> Saved | None:
         """A checkpoint of the state, whose adapter says of itself what is told; None when it is written already.
@@ -211,6 +225,15 @@ class Unwritten(RunFolder):
 
     def save(self, state: State, keep_last: int, told: Mapping[str, str]) -> None:
         return None
+
+
+def _described(plan: Plan, out: Path) -> Described:
+    """No path of this machine is in it."""
+    public = recipe.without_paths(plan.recipe, plan.data.root.name, shipped.public_name(plan.recipe.base))
+    values = settings(public).items()
+    config = {key: value if isinstance(value, str | int | float | None) else json.dumps(value) for key, value in values}
+    name, images = plan.recipe.name or out.resolve().name, plan.samples / plan.steps
+    return Described(out, plan.recipe.report.project, name, config, recipe.dumps(public), images)
 
 
 def run_identity(plan: Plan, family: Family) -> dict[str, str]:

@@ -57,7 +57,7 @@ def measure(state: State, batches: Batches, config: Recipe, device: Device) -> M
             for parameter, before in zip(state.parameters, kept, strict=True):
                 parameter.copy_(before)
                 parameter.grad = None
-    return Measured(seconds, _peak_bytes(), loss)
+    return Measured(seconds, peak_bytes(), loss)
 
 
 @contextmanager
@@ -122,7 +122,8 @@ def _reached(state: State, adapter: bool, only: tuple[str, ...]) -> None:
             )
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
+    """The most memory that was held until now: of the GPU, where there is one, else of this process."""
     if has_gpu():
         return int(torch.cuda.max_memory_allocated())
     import resource

@@ -17,11 +17,12 @@ MAY_CHANGE = (
     "name", "train.steps", "train.epochs", "train.checkpoint_every", "train.keep_last", "train.patience",
     "train.compile", "validation.every",
 )  # fmt: skip
-"""recipe keys a resumed run may change, beside sample, evaluate and export"""
+"""recipe keys a resumed run may change, beside sample, evaluate, export and report"""
 _NOT_COMPARED = (
     "sample.",
     "evaluate.",
     "export.",
+    "report.",
     "data.path",
     "data.cache",
     "base",

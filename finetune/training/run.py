@@ -15,6 +15,7 @@ from finetune.planning import plan as planning
 from finetune.planning.candidates import is_candidate, is_scored
 from finetune.planning.plan import Plan
 from finetune.recipe import Loaded, LowRank
+from finetune.reporting.trackers import how_to_open
 from finetune.sampling.session import Session
 from finetune.training import candidates, checkpoint, preflight
 from finetune.training import loop as trainer
@@ -137,6 +138,9 @@ def first(run: Run, stop: Interruption) -> Events:
     run.folder.begin(run.plan)
     stop.begun = True
     stop.base = run.plan.recipe.base if isinstance(run.plan.recipe.adapter, LowRank) else ""
+    report = run.plan.recipe.report
+    if run.folder.writes and (line := how_to_open(report.to, run.folder.path, report.project)):
+        yield Note(line)
     if measured:
         yield Note(f"pre-flight: loss {measured.loss:.4f}, {measured.seconds:.2f} s a step at the largest bucket, "
                    f"peak memory {measured.peak_bytes / 2**30:.2f} GiB")  # fmt: skip
@@ -224,5 +228,6 @@ def observe(run: Run, step: int) -> Events:
 
 def stepped(step: Step, steps: int) -> Stepped:
     return Stepped(
-        step.number, steps, step.loss, step.prior_loss, step.grad_norm, step.rates, step.seconds, step.skipped
-    )
+        step.number, steps, step.loss, step.prior_loss, step.grad_norm, step.rates, step.seconds, step.skipped,
+        preflight.peak_bytes(),
+    )  # fmt: skip

@@ -64,6 +64,11 @@ def write_sheet(plan: Plan, rows: list[tuple[str, list[Picture]]], out: Path, fa
     return path
 
 
+def final_pictures(out: Path, name: str) -> list[Path]:
+    """Those of one row of the final sheet, in the order of the prompts."""
+    return sorted((out / "samples" / f"final-{name}").glob("*.png"))
+
+
 def _write_grid(
     plan: Plan, rows: Sequence[tuple[str, list[Picture]]], path: Path, title: str, facts: dict[str, str]
 ) -> Path:

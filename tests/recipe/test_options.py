@@ -27,6 +27,7 @@ from finetune.planning import footprint
 from finetune.planning import plan as planning
 from finetune.planning.plan import Plan
 from finetune.proof import export
+from finetune.reporting import trackers
 from finetune.training import batches, begin, finish, learnt, pick, preflight
 from finetune.training import loop as trainer
 from finetune.training import samples as pictures
@@ -209,6 +210,7 @@ def what_is_written(place: Place, sets: list[str]) -> object:
         patch.setattr(finish, "verify", lambda *_: None)
         patch.setattr(finish, "_passed", lambda *_: None)
         patch.setattr(finish, "final_sheet", lambda *_: out)
+        patch.setattr(finish, "illustrate", lambda *_: None)
         folder = RunFolder(out / "mug")
         folder.identity = {"base": "0" * 64}
         run = Run(plan, folder, None, family, None, State({}, None))  # type: ignore[arg-type]
@@ -217,6 +219,17 @@ def what_is_written(place: Place, sets: list[str]) -> object:
     heads = [weights.read_header(p) for p in files if p.parent.name == "adapter" and p.suffix == ".safetensors"]
     told = [{k: v for k, v in h.metadata.items() if k in ("modelspec.title", "modelspec.license")} for h in heads]
     return [p.name for p in files], [set(h.dtypes.values()) for h in heads], told
+
+
+def what_trackers_are_told(place: Place, sets: list[str]) -> object:
+    """Which are opened, and of what project."""
+    opened: list[object] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trackers.Trackers, "begin", lambda _, to, run: opened.append((to, run.project)))
+        run_folder = RunFolder(place.root / "told")
+        run_folder.path.mkdir(exist_ok=True)
+        run_folder.begin(place.plan(sets))
+    return opened
 
 
 # --- the table -------------------------------------------------------------------------------------------------------
@@ -320,6 +333,8 @@ CASES = {
     "export.layouts": Case('export.layouts=["diffusers"]', what_is_written),
     "export.title": Case("export.title=My mug", what_is_written),
     "export.license": Case("export.license=CC0-1.0", what_is_written),
+    "report.to": Case("report.to=[]", what_trackers_are_told),
+    "report.project": Case("report.project=brand", what_trackers_are_told),
 }
 
 

@@ -49,7 +49,8 @@ def test_a_finished_run_leaves_the_folders_that_are_promised(finished: Done) -> 
     last = f"checkpoints/step-{finished.result.step:06d}"
     for name in ("recipe.toml", "run.json", "sheet.png", "adapter/mug.safetensors", "adapter/mug.json", "adapter/peft",
                  "adapter/README.md", last, "samples/step-000000/00.png",
-                 "samples/step-000000.png", "samples/step-000040.png"):  # fmt: skip
+                 "samples/step-000000.png", "samples/step-000040.png", "adapter/sheet.png",
+                 "adapter/pictures/00.png"):  # fmt: skip
         assert (finished.out / name).exists(), name
     assert not list(finished.out.rglob(".*"))
 
