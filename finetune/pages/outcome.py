@@ -65,7 +65,7 @@ _TONES = {"learnt": "good", "not learnt": "bad", "failed": "bad"} | dict.fromkey
 
 def latest(history: History, name: str) -> Told | None:
     """The last event of that name that the newest state of the run has: what was told before it went on is past."""
-    for event in reversed(history.events):
+    for event in history.events[::-1]:
         if event.name == name:
             return event
         if event.name in ("stepped", "resumed"):
@@ -134,7 +134,7 @@ def _banner(state: str, history: History, verdict: Told | None) -> tuple[str, st
         case "not judged":
             return "Trained, but nobody judged whether it learnt", _why_unjudged(history)
         case "running":
-            return "It is still running", "This page is written again as the run goes on, and reloads by itself."
+            return "It is still running", "This page is written again as the run goes on, and reloads itself."
         case "silent":
             heard = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(history.events[-1].time))
             return "It seems to have been cut off", f"Nothing was heard of it since {heard}."
@@ -156,9 +156,10 @@ def _said(verdict: Told | None) -> str:
 
 
 def as_sentence(text: str) -> str:
-    """With a capital and a full stop."""
+    """With a full stop, and a capital unless it begins with a key of the recipe."""
     text = text.strip()
-    return text[:1].upper() + text[1:] + ("" if not text or text[-1] in ".?!" else ".")
+    is_key = "." in text.partition(" ")[0][:-1]
+    return (text[:1] if is_key else text[:1].upper()) + text[1:] + ("" if not text or text[-1] in ".?!" else ".")
 
 
 def _why_unjudged(history: History) -> str:

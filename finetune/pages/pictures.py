@@ -12,7 +12,7 @@ from finetune.pages.html import inlined
 from finetune.references import EVALUATION, step_folders, step_of
 from finetune.reporting.history import History
 
-PAIR_PX, SAMPLE_PX, JUDGED_PX = 448, 160, 112
+PAIR_PX, SAMPLE_PX, JUDGED_PX = 512, 192, 128
 """longer sides of pictures: before and after, over the steps, judged"""
 MOST_PAIRS, MOST_ROWS, MOST_COLUMNS, MOST_JUDGED = 8, 8, 8, 24
 
@@ -95,9 +95,8 @@ def before_and_after(history: History) -> Pairs | None:
     """
     samples = history.folder / "samples"
     finals = sorted(p for p in samples.glob("final-*") if p.is_dir() and p.name != "final-base")
-    done = [samples / "final-base", max(finals, key=_time)] if finals else []
-    if done and done[0].is_dir():
-        return _pairs(*done, "the base, before training", "with your adapter")
+    if finals and (base := samples / "final-base").is_dir():
+        return _pairs(base, max(finals, key=_time), "the base, before training", "with your adapter")
     steps = step_folders(samples)
     if len(steps) < 2:
         return None

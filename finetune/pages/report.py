@@ -50,15 +50,15 @@ def report(run: Path, now: float | None = None) -> str:
     history = read_history(run)
     damage = list(history.damage)
 
-    def section(what: str, make: Callable[[History], _Section], empty: _Section) -> _Section:
+    def section(what: str, make: Callable[[History], _Section]) -> _Section | None:
         try:
             return make(history)
         except _FAULTS:
             damage.append(f"{what} cannot be shown: what the run wrote of it cannot be read")
-            return empty
+            return None
 
-    outcome = section("the outcome", lambda h: outcome_of(h, now), _UNKNOWN)
-    words = section("the trigger", data_words, None)
+    outcome = section("the outcome", lambda h: outcome_of(h, now)) or _UNKNOWN
+    words = section("the trigger", data_words)
     sent = outcome.delivery
     judged = lambda h: pictures.judged_pictures(h, sent.name if sent else "", words.trigger if words else "")  # noqa: E731
     return render(
@@ -66,18 +66,18 @@ def report(run: Path, now: float | None = None) -> str:
         name=name_of_run(history), folder=str(run.resolve()), serve=serving(run), history=history, outcome=outcome,
         refresh=REFRESH_S, delivery=sent,
         written=time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now)),
-        pairs=section("before and after", pictures.before_and_after, None),
-        over_steps=section("the pictures over the steps", pictures.over_steps, None),
-        judged=section("the pictures that were judged", judged, None),
-        scores=section("the scores", numbers.final_scores, []),
-        candidates=section("the candidates", numbers.candidates, []),
-        learning=section("what training did", numbers.learning, []),
-        figures=section("the curves", figures.figures, []),
-        layers=section("the change by layer", numbers.changed_layers, None),
-        data=section("the training pictures", training_data, None),
-        checks=section("what was verified", numbers.checks, []),
-        settings=section("the recipe", settings_of, None),
-        warnings=section("the warnings", run_warnings, []),
+        pairs=section("before and after", pictures.before_and_after),
+        over_steps=section("the pictures over the steps", pictures.over_steps),
+        judged=section("the pictures that were judged", judged),
+        scores=section("the scores", numbers.final_scores),
+        candidates=section("the candidates", numbers.candidates),
+        learning=section("what training did", numbers.learning),
+        figures=section("the curves", figures.figures),
+        layers=section("the change by layer", numbers.changed_layers),
+        data=section("the training pictures", training_data),
+        checks=section("what was verified", numbers.checks),
+        settings=section("the recipe", settings_of),
+        warnings=section("the warnings", run_warnings),
         damage=damage,
     )  # fmt: skip
 

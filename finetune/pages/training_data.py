@@ -44,7 +44,7 @@ class TrainingData(NamedTuple):
 
     path: str
     missing: str
-    count: int
+    number: int
     thumbnails: list[Thumbnail]
     left_out: int
     origins: list[str]
@@ -67,12 +67,12 @@ def training_data(history: History) -> TrainingData | None:
     if not said.get("path"):
         return None
     path = data_path(Path(str(said["path"])))
-    words = [str(said.get(key) or "") for key in ("trigger", "class_word")]
+    trigger, class_word = (str(said.get(key) or "") for key in ("trigger", "class_word"))
     crop, flip = str(said.get("crop", "")), bool(said.get("flip"))
     try:
-        found = _dataset(path, *words, bool(said.get("allow_uncaptioned")))
+        found = _dataset(path, trigger, class_word, bool(said.get("allow_uncaptioned")))
     except DataError as e:
-        return TrainingData(str(path), e.problem, 0, [], 0, [], "", "", *words, crop, flip)
+        return TrainingData(str(path), e.problem, 0, [], 0, [], "", "", trigger, class_word, crop, flip)
     placed = _placed(history, found)
     shown = [_thumbnail(one) for one in placed[:MOST_THUMBNAILS]]
     origins = [f"{n} {_ORIGINS[one]}" for one, n in Counter(e.origin for e in found.examples).most_common()]
