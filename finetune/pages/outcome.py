@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from finetune.pages.delivery import Delivery, delivery
+from finetune.references import steps
 from finetune.reporting.history import History, Told
+from finetune.resources import is_pocket
 
 _SILENT_S, _SILENT_STEPS = 600, 20
 """a run that says nothing for so long, in seconds and in steps, was probably ended from outside"""
@@ -77,6 +79,12 @@ def resume_command(folder: Path) -> str:
     """What goes on with the run."""
     place = folder.resolve()
     return shlex.join(["finetune", "train", str(place / "recipe.toml"), "--out", str(place), "--resume"])
+
+
+def judge_command(history: History) -> str:
+    """What judges the file; pictures of most bases need a judge that knows photos."""
+    judge = [] if is_pocket(str(history.recipe.get("base", ""))) else ["--judge", "FOLDER_OF_A_CLIP"]
+    return shlex.join(["finetune", "evaluate", str(history.folder.resolve()), *judge])
 
 
 def progress_of(history: History) -> str:
@@ -176,15 +184,27 @@ def _todo(state: str, history: History, verdict: Told | None) -> Iterator[str]:
                 yield "Look at the pictures below: they show what it draws instead."
         case "not judged":
             yield "Compare the pictures below yourself: the same prompt and seed, before and after."
+            yield f"Or have it judged now: `{judge_command(history)}`"
         case "interrupted" | "silent":
             yield f"Go on where it stopped: `{resume_command(history.folder)}`"
+            yield from _as_it_is(history)
         case "failed":
             if hint := str(history.record.get("hint", "")):
                 yield as_sentence(hint)
             if (history.folder / "checkpoints").is_dir():
                 yield f"Then go on with it: `{resume_command(history.folder)}`"
+                yield from _as_it_is(history)
         case "not begun":
             yield "Look at where the run was started: it says there what is wrong."
+
+
+def _as_it_is(history: History) -> Iterator[str]:
+    """What else can be done with a run that has no result: its newest adapter as a file."""
+    found = [] if history.recipe.get("adapter", {}).get("method") == "full" else steps(history.folder)
+    if found:
+        named = f"{history.folder.resolve()}@{max(found)}"
+        base = ["--base", str(history.recipe["base"])] if history.recipe.get("base") else []
+        yield f"Or take what it has learnt so far as a file: `{shlex.join(['finetune', 'export', named, *base])}`"
 
 
 def _learnt(state: str, verdict: Told | None, text: str) -> Reply:
