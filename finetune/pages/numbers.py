@@ -147,10 +147,10 @@ def changed_layers(history: History) -> Layers | None:
 
 
 def block_of(module: str) -> str:
-    """The block that a module stands in: all up to its last number, unet.down_blocks.0.attentions.1."""
+    """The block that a module stands in: all up to the first number, such as unet.down_blocks.0."""
     parts = module.split(".")
-    numbers = [i for i, part in enumerate(parts[:4]) if part.isdecimal()]
-    return ".".join(parts[: numbers[-1] + 1]) if numbers else ".".join(parts[:2])
+    number = next((i for i, part in enumerate(parts) if part.isdecimal()), 1)
+    return ".".join(parts[: number + 1])
 
 
 def checks(history: History) -> list[Check]:

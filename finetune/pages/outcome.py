@@ -204,7 +204,7 @@ def _as_it_is(history: History) -> Iterator[str]:
     if found:
         named = f"{history.folder.resolve()}@{max(found)}"
         base = ["--base", str(history.recipe["base"])] if history.recipe.get("base") else []
-        yield f"Or take what it has learnt so far as a file: `{shlex.join(['finetune', 'export', named, *base])}`"
+        yield f"Or take what it has learnt so far as a file: `{shlex.join(['finetune', 'export', '--from', named, *base])}`"
 
 
 def _learnt(state: str, verdict: Told | None, text: str) -> Reply:

@@ -96,7 +96,7 @@ def before_and_after(history: History) -> Pairs | None:
     samples = history.folder / "samples"
     finals = sorted(p for p in samples.glob("final-*") if p.is_dir() and p.name != "final-base")
     if finals and (base := samples / "final-base").is_dir():
-        return _pairs(base, max(finals, key=_time), "the base, before training", "with your adapter")
+        return _pairs(base, max(finals, key=_time), "the base, before training", "after it")
     steps = step_folders(samples)
     if len(steps) < 2:
         return None

@@ -1,5 +1,6 @@
 """A run's page says what its folder holds, of a run in any state, and costs no run."""
 
+import contextlib
 import json
 import re
 import shlex
@@ -11,9 +12,11 @@ from support import report_runs as runs
 from support.command import said
 
 import finetune
-from finetune.cli import app
+from finetune import recipe as recipes
+from finetune.cli import app, training_view
+from finetune.cli.options import Output
 from finetune.cli.wording import command_of
-from finetune.errors import RunError
+from finetune.errors import NotLearnt, RunError
 from finetune.events import Finished, Sampled, Stage, Stepped, Warned
 from finetune.pages import numbers, outcome, pictures, training_data, writer
 from finetune.pages.figures import smoothed, thinned
@@ -161,6 +164,44 @@ def test_a_verdict_from_before_a_resume_is_none_of_what_came_after(bad):
     told = found(bad, 2e9)
     assert told.state == "running" and told.answers[2].short == "None yet"
     assert numbers.final_scores(read_history(bad)) is None
+
+
+def test_a_run_of_all_weights_sends_a_folder_with_a_whole_model(bad):
+    shutil.rmtree(bad / "adapter")
+    model = bad / "adapter" / "mug"
+    model.mkdir(parents=True)
+    (model / "model_index.json").write_text("{}")
+    (model / "weights.safetensors").write_bytes(b"x" * 1500)
+    told = found(runs.as_learnt(bad))
+    assert told.delivery.whole and told.answers[2].short == "mug" and told.delivery.size == "1.5 kB"
+    assert "How the model is used" in report(bad) and 'id="use-weight"' not in report(bad)
+
+
+def test_the_file_for_every_program_is_the_one_to_send(bad):
+    (bad / "adapter" / "a-diffusers.safetensors").write_bytes(b"x")
+    told = found(runs.as_learnt(bad))
+    assert told.delivery.name == "mug.safetensors" and told.delivery.others == ("a-diffusers.safetensors",)
+
+
+@pytest.mark.parametrize("ending", ["done", "not learnt", "refused"])
+def test_the_end_of_train_names_the_page_first_where_the_run_wrote_one(bad, capsys, monkeypatch, ending):
+    path = bad / "adapter" / "mug.safetensors"
+
+    def follow(events, listen):
+        if ending != "refused":
+            (bad / PAGE).write_text("new")
+        if ending != "done":
+            raise NotLearnt("not learnt")
+        return Finished(6, "done", path, bad / "sheet.png")
+
+    monkeypatch.setattr(training_view, "run", lambda *_: iter(()))
+    monkeypatch.setattr(training_view, "follow", follow)
+    loaded = recipes.load(bad / "recipe.toml")
+    with contextlib.nullcontext() if ending == "done" else pytest.raises(NotLearnt):
+        training_view.train(loaded, bad, False, Output())
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line]
+    assert [line[0] for line in lines][:1] == ([] if ending == "refused" else ["page"])
+    assert ending != "done" or [line[0] for line in lines][:2] == ["page", "done"]
 
 
 # --- damage ----------------------------------------------------------------------------------------------------------

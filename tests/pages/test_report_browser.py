@@ -128,7 +128,7 @@ QUESTIONS = [
     ("Show me a prompt that works.", "#use-prompt", "a sks cup on a red background", "a sks cup"),
     ("How strong do I set it?", "#use-weight", "1 is as it was trained", "1 is as it was trained"),
     ("What should I do about the warning?", "#todo", "fewer train.steps", "more train.steps"),
-    ("What did it look like before?", "#before-after", "the base, before training", "the base, before training"),
+    ("What did it look like before?", "#before-after", "before training", "before training"),
     ("Do its pictures look like mine?", "#score-likeness", "Very alike", "How much the pictures look like yours"),
     ("Do other prompts still work?", "#score-drift", "Unchanged", "How much pictures have changed"),
     ("Does it copy my pictures?", "#score-memorisation", "No copies", "Whether training pictures are copied"),
