@@ -17,12 +17,12 @@ recipe = finetune.Recipe(
     sample={"prompts": ["a photo of sks cup", "a photo of a cup"], "steps": 4},
     evaluate={"count": 0},  # ten steps learn nothing, and a run that learnt nothing ends with an error
 )
-plan = finetune.plan(recipe)
-assert plan.steps == 10
+assert finetune.plan(recipe).steps == 10
 
 # %% Training is a stream of events: stop reading, and the run is saved; read on, and it goes on.
 events = list(finetune.train(recipe, "runs/mug"))
 losses = [event.loss for event in events if isinstance(event, finetune.events.Stepped)]
+assert finetune.status("runs/mug")[0].state == "done"  # as well while it goes on, and after a crash
 adapter = events[-1].path  # the last event is Finished: its file was loaded into a fresh base and compared
 
 # %% Pictures, with the adapter at 80 percent, each with its seed and settings inside.

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from finetune import events as events
     from finetune.api import (
         caption,
+        compare,
         evaluate,
         export,
         inspect,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         prepare,
         report,
         sample,
+        status,
         train,
         verify,
     )
@@ -31,6 +33,7 @@ __all__ = [
     "Recipe",
     "__version__",
     "caption",
+    "compare",
     "errors",
     "evaluate",
     "events",
@@ -41,6 +44,7 @@ __all__ = [
     "prepare",
     "report",
     "sample",
+    "status",
     "train",
     "verify",
 ]

@@ -4,8 +4,9 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from finetune import reading
 from finetune.choices import CaptionsFrom, Dtype, Layout, Precision
 from finetune.silence import silence
 
@@ -14,11 +15,13 @@ if TYPE_CHECKING:
     from finetune.data.decode import Colour
     from finetune.data.example import Dataset
     from finetune.data.wording import DatasetKind
+    from finetune.evaluation.compare import Comparison
     from finetune.events import Evaluated, Event
     from finetune.files.inspection import Inspection
     from finetune.planning.plan import Plan
     from finetune.proof.verify import Report
     from finetune.recipe import Loaded, Recipe
+    from finetune.reporting.status import RunStatus
     from finetune.sampling.folder import Written
     from finetune.training.stop import Events
 
@@ -134,6 +137,20 @@ def train(recipe: "Recipe | Path | str | None", out: Path | str, resume: bool = 
     return _quietly(lambda: _run(recipe, out, resume))
 
 
+def status(folder: Path | str = ".") -> "list[RunStatus]":
+    """Where the run in a folder stands, or each run beneath it: how far it is, how it ended, what to look at.
+
+    Also of a run that is going on in another process, and of one that was killed: `state` is then "stopped without a
+    word", and `resume` says how to go on. Nothing is loaded or changed.
+
+    Raises:
+        RunError: there is no such folder, or no run in it.
+    """
+    from finetune.reporting.status import read_status, run_folders
+
+    return [read_status(one) for one in run_folders([Path(folder)])]
+
+
 def sample(
     base: Path | str, prompts: Sequence[str], out: Path | str, adapters: Sequence[tuple[Path | str, float]] = (), *,
     negative: str = "", seed: int = 0, count: int = 1, steps: int = 20, guidance: float | None = None,
@@ -210,6 +227,40 @@ def report(run: Path | str, out: Path | str | None = None) -> Path:
         from finetune.pages.report import write_report
 
         return write_report(Path(run), _folder(out))
+
+
+def compare(
+    adapters: Sequence[Path | str], out: Path | str, *, weights: Sequence[float] = (1.0,),
+    steps: "Sequence[int] | Literal['all']" = (), prompts: Sequence[str] = (), seed: int = 0, count: int = 1,
+    base: Path | str = "", data: Path | str = "", judge: Path | str = "",
+) -> "Comparison":  # fmt: skip
+    """Generate the same prompts and seeds with each adapter at each weight, and with the base, and score them; written
+    into `out` as comparison.html, comparison.png and comparison.json.
+
+    adapters: files, PEFT folders, run folders or RUN@STEP, of one base. steps: of each run the adapters of these steps,
+    or of all that it kept, instead of what it exported. prompts: with {trigger} and {class_word}, each at `count` seeds
+    from `seed` on; those of the verdict when there are none. base, data, judge: as for `evaluate`. The result's `rows`
+    have pictures and scores, `best` is the row to take, `why` says why. The same call goes on where it was stopped.
+
+    Raises:
+        InputError: adapters of several bases, an adapter twice, a prompt or a weight that cannot be.
+        RunError: `out` holds something else, or cannot be written.
+        VerifyError: an adapter cannot be read whole for the base.
+    """
+    with silence():
+        from finetune.evaluation.compare import ComparisonRequest
+        from finetune.evaluation.compare import compare as compared
+        from finetune.events import unheard
+        from finetune.pages import comparison
+
+        wanted = ComparisonRequest(
+            tuple(map(str, adapters)), tuple(weights), steps if steps == "all" else tuple(steps), tuple(prompts), seed,
+            count, str(base), str(data), str(judge),
+        )  # fmt: skip
+        comparison.claim(Path(out), wanted)
+        found = unheard(compared(wanted, Path(out) / comparison.PICTURES))
+        comparison.write_comparison(found, wanted, Path(out))
+        return found
 
 
 def verify(
@@ -298,7 +349,7 @@ def base_of(file: Path, run: Path | None) -> str:
     from finetune.files import layouts
 
     for folder in (run, references.run_of(file)):
-        if folder and (folder / "recipe.toml").is_file():
+        if folder and reading.is_file(folder / "recipe.toml"):
             return _run_base(folder)
     said = layouts.read_adapter(file).metadata.get("finetune.base", "")
     if not said:
@@ -310,7 +361,7 @@ def _run_base(run: Path) -> str:
     from finetune import recipe
 
     file = run / "recipe.toml"
-    return recipe.load(file).recipe.base if file.is_file() else ""
+    return recipe.load(file).recipe.base if reading.is_file(file) else ""
 
 
 def _folder(path: Path | str | None) -> Path | None:

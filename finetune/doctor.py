@@ -12,7 +12,7 @@ import torch
 from packaging.requirements import Requirement
 from torch import nn
 
-from finetune import optimizers, recipe
+from finetune import optimizers, reading, recipe
 from finetune.encoding.store import default_root
 from finetune.errors import Action, RunError, action
 from finetune.machine import current_device, has_gpu
@@ -100,7 +100,7 @@ def gpus() -> Iterator[Finding]:
 
 def room(folder: Path) -> Finding:
     """Free disk where the cache is, and here."""
-    there = next(p for p in (folder, *folder.parents) if p.exists())
+    there = next(p for p in (folder, *folder.parents) if reading.exists(p))
     free = min(shutil.disk_usage(there).free, shutil.disk_usage(".").free)
     return Finding(
         "disk",

@@ -66,8 +66,13 @@ class Resumed(NamedTuple):
 
 
 class Sampled(NamedTuple):
+    """Pictures of the recipe's prompts were generated."""
+
     step: int
     paths: tuple[Path, ...]
+    """one for each prompt; at the end the sheet alone"""
+    sheet: Path | None = None
+    """all of them, titled"""
 
 
 class CaptionFit(NamedTuple):

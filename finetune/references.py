@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from finetune import reading
 from finetune.errors import BaseError
 
 CANDIDATES, CHECKPOINTS = "candidates", "checkpoints"
@@ -22,7 +23,7 @@ def adapter_path(written: Path | str) -> Path:
     """
     text = str(written)
     run, at, word = text.rpartition("@")
-    if Path(text).exists() or not (at and Path(run).is_dir()):
+    if reading.exists(Path(text)) or not (at and reading.is_dir(Path(run))):
         return _file_in(Path(text))
     found = steps(Path(run))
     if not found:
@@ -33,7 +34,7 @@ def adapter_path(written: Path | str) -> Path:
     if step not in found:
         raise BaseError(f"{text}: the run has no such step", listed(Path(run)))
     place = found[step]
-    if place.is_dir():
+    if reading.is_dir(place):
         _check(text, place)
     return place
 
@@ -42,7 +43,7 @@ def steps(run: Path) -> dict[int, Path]:
     """step -> where its adapter is: the file of a sampled step, else the folder of its checkpoint; in order."""
     saved = {step_of(path): path for path in step_folders(run / CHECKPOINTS)}
     sampled = {step_of(path): _file_in(path) for path in step_folders(run / CANDIDATES)}
-    return dict(sorted((saved | {step: path for step, path in sampled.items() if path.is_file()}).items()))
+    return dict(sorted((saved | {step: path for step, path in sampled.items() if reading.is_file(path)}).items()))
 
 
 def listed(run: Path) -> str:
@@ -54,7 +55,7 @@ def listed(run: Path) -> str:
 
 def run_of(path: Path) -> Path | None:
     """The folder of the run that a file or folder is, or lies in: RUN/checkpoints/step-000500/ema/unet and above."""
-    return next((one for one in [path, *path.parents][:6] if (one / "run.json").is_file()), None)
+    return next((one for one in [path, *path.parents][:6] if reading.is_file(one / "run.json")), None)
 
 
 def adapter_name(path: Path) -> str:
@@ -81,7 +82,7 @@ def fault(checkpoint: Path, needed: tuple[str, ...] = ()) -> str:
     except (OSError, ValueError, TypeError):
         return "no readable manifest"
     for name in dict.fromkeys((*needed, *manifest)):
-        if not (checkpoint / name).is_file():
+        if not reading.is_file(checkpoint / name):
             return f"{name} is missing"
         if tensors.file_sha256(checkpoint / name) != manifest.get(name):
             return f"{name} is not what was written"
@@ -97,7 +98,7 @@ def _check(text: str, checkpoint: Path) -> None:
     """Raises BaseError when a checkpoint is damaged, or is none of an adapter."""
     if damage := fault(checkpoint):
         raise BaseError(f"{text}: {checkpoint} is damaged: {damage}", "name another step, or resume the run")
-    if (checkpoint / _WHOLE).is_file():
+    if reading.is_file(checkpoint / _WHOLE):
         earlier = json.loads((checkpoint / "state.json").read_text()).get("format") == 2
         why = "was written by an earlier version, without alpha" if earlier else "holds all weights of the base"
         next_step = "resume the run, which writes the next ones with alpha" if earlier else "resume the run to its end"

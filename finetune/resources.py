@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+from finetune import reading
+
 _PACKAGE = Path(__file__).parent
-ROOT = _PACKAGE / "bundled" if (_PACKAGE / "bundled").is_dir() else _PACKAGE.parent
+ROOT = _PACKAGE / "bundled" if reading.is_dir(_PACKAGE / "bundled") else _PACKAGE.parent
 """A wheel carries `recipes/` and `data/` inside the package; a checkout has them beside it."""
 
 RECIPES = ROOT / "recipes"
@@ -37,4 +39,4 @@ PLUS = " + "
 
 def public_name(base: str) -> str:
     """What may be said of a base: a hub id or a word as it is, of a path on this machine only the last part."""
-    return PLUS.join(Path(one).name if Path(one).exists() else one for one in base.split(PLUS))
+    return PLUS.join(Path(one).name if reading.exists(Path(one)) else one for one in base.split(PLUS))

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from finetune import reading
 from finetune.captioning.captioner import Captioner
 from finetune.captioning.model import CaptionModel
 from finetune.captioning.program import TIMEOUT_S, Program
@@ -25,7 +26,7 @@ class CaptionerChoice(NamedTuple):
     @classmethod
     def of(cls, spec: str) -> "CaptionerChoice":
         """`pocket` or a file is a vocabulary; else it is a model's folder or hub id."""
-        if spec == POCKET_NAME or Path(spec).is_file() or spec.endswith(".toml"):
+        if spec == POCKET_NAME or reading.is_file(Path(spec)) or spec.endswith(".toml"):
             return cls(vocabulary=spec)
         return cls(with_model=spec)
 

@@ -122,7 +122,7 @@ def located(model: str) -> Path:
     Raises:
         BaseError: there is none.
     """
-    if Path(model).is_dir():
+    if reading.is_dir(Path(model)):
         return Path(model)
     if not re.fullmatch(r"\w[\w.-]*/[\w.-]+(@[\w./-]+)?", model):
         raise BaseError(f"there is no folder {model}", _AGAIN)

@@ -1,6 +1,7 @@
 """`finetune prepare` and `finetune check`: a folder of photos, made into a dataset or looked at."""
 
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,11 +10,14 @@ import typer
 
 from finetune.choices import CaptionsFrom, Kind
 from finetune.cli.options import AsJson, Output, Quiet
-from finetune.errors import DataError
+from finetune.errors import DataError, RunError
 from finetune.recipe import Data
 
 if TYPE_CHECKING:
+    from finetune.data.audit import Audit
     from finetune.data.decode import Colour
+    from finetune.pages.dataset import NextStep
+    from finetune.planning.preview import Preview
 
 MAX_ASPECT: float = Data.model_fields["max_aspect"].default
 
@@ -125,6 +129,12 @@ def check(
         float, typer.Option(help="Largest width:height ratio; longer images are cropped to it.", min=1, max=4)
     ] = MAX_ASPECT,
     allow_uncaptioned: AllowUncaptioned = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html", metavar="FILE", help="Write a page that shows each image as it will be cropped, with its caption."
+        ),
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -132,22 +142,62 @@ def check(
 
     The caption shown is the one the model is trained on. Exit code 2 means that something must be corrected first.
     """
-    from finetune.cli import data_view
-    from finetune.cli.wording import flags
+    from finetune.cli import data_view, wording
     from finetune.data.audit import audit
+    from finetune.planning.preview import preview
 
+    if html:
+        _refuse_target(html, path)
     found = audit(
         path, trigger=trigger, class_word=class_word, template=template, kind=kind or "", captions_from=captions_from,
         allow_uncaptioned=allow_uncaptioned,
     )  # fmt: skip
-    found = replace(found, problems=tuple(flags(problem, ctx.command) for problem in found.problems))
-    output, view = Output(as_json, quiet), data_view.view(found, base, resolution, max_aspect)
+    found = replace(found, problems=tuple(wording.flags(problem, ctx.command) for problem in found.problems))
+    output, view = Output(as_json, quiet), preview(found, base, resolution, max_aspect)
     if output.details:
         data_view.show_audit(found, view)
-    output.json(data_view.audit_json(found, view))
+    error = DataError(*data_view.verdict(path, found)) if found.problems or found.rejected else None
+    if html:
+        shown = _write_page(html, found, view, _next_step(error, path, ctx))
+    output.json(data_view.audit_json(found, view) | ({"page": str(html)} if html else {}))
     output.result(f"seen {found.seen} = used {len(found.used)} + rejected {len(found.rejected)}")
-    if found.problems or found.rejected:
-        raise DataError(*data_view.verdict(path, found))
+    if html:
+        output.result(f"wrote {html}: {shown} as cropped; open it in a browser")
+    if error:
+        raise error
+
+
+def _refuse_target(html: Path, path: Path) -> None:
+    from finetune.data.folder import locate_images
+    from finetune.pages.dataset import refuse_target
+
+    refuse_target(html, locate_images(path))
+
+
+def _next_step(error: DataError | None, path: Path, ctx: typer.Context) -> "NextStep":
+    """What the page tells its reader to do, in the words of this program."""
+    from finetune.cli import wording
+    from finetune.pages.dataset import NextStep
+
+    again = shlex.join(["finetune", "check", str(path)])
+    if error is None or error.action is None:
+        return NextStep("", "", again)
+    program = ctx.find_root().command
+    return NextStep(wording.flags(error.hint, ctx.command), wording.written(error.action, program), again)
+
+
+def _write_page(html: Path, found: "Audit", view: "Preview", step: "NextStep") -> str:
+    """The page of what was found; says how many images it shows."""
+    from finetune.pages.dataset import dataset_page
+    from finetune.pages.html import write_page
+
+    page = dataset_page(found, view, step)
+    try:
+        html.parent.mkdir(parents=True, exist_ok=True)
+        write_page(page.text, html)
+    except OSError as e:
+        raise RunError(f"cannot write {html}: {e.strerror or e}", "name another file for the page") from e
+    return f"{page.shown} images" if page.shown == page.of else f"{page.shown} of {page.of} images"
 
 
 def _colour(written: str) -> "Colour":

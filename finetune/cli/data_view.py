@@ -1,71 +1,24 @@
 """What `prepare` and `check` found, as tables and as JSON. Imports the images' libraries."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from finetune import families
-from finetune.data import dataset
 from finetune.data.audit import Audit, next_step
-from finetune.data.buckets import plan_buckets, usual_stride
 from finetune.data.captions import CaptionNote
-from finetune.data.dataset import Placed
 from finetune.data.example import Dataset, Example
 from finetune.data.folder import Rejected
 from finetune.data.wording import CaptionOrigin
 from finetune.errors import Action
-
-RESOLUTION_PX = 512
-
-
-class Shown(NamedTuple):
-    """An image as `check` lists it; tokens are None where no base was named."""
-
-    placed: Placed
-    tokens: int | None
-    truncated: str
-
-
-@dataclass(frozen=True)
-class View:
-    resolution: int
-    stride: int
-    rows: Sequence[Shown]
-
-    @property
-    def notes(self) -> list[CaptionNote]:
-        scaled = [
-            CaptionNote(r.placed.example.name, f"upscaled {r.placed.enlargement:.1f} times")
-            for r in self.rows
-            if r.placed.enlargement > 1
-        ]
-        lost = [
-            CaptionNote(r.placed.example.name, f"caption too long: {r.truncated!r} is lost")
-            for r in self.rows
-            if r.truncated
-        ]
-        return scaled + lost
-
-
-def view(found: Audit, base: str | None, resolution: int | None, max_aspect: float) -> View:
-    facts = families.detect(base) if base else None
-    counter = families.tokenizer(base) if base else None
-    px = resolution or (facts.resolution if facts else RESOLUTION_PX)
-    stride = facts.stride if facts else usual_stride(px)
-    placed = dataset.assign_buckets(found.used, plan_buckets(px * px, stride, max_aspect))
-    counts = [counter.lost(p.example.caption) if counter else (None, "") for p in placed]
-    return View(px, stride, [Shown(p, *count) for p, count in zip(placed, counts, strict=True)])
-
+from finetune.planning.preview import Preview, Previewed, by_text
+from finetune.reporting.markup import escape
 
 # --- json -----------------------------------------------------------------------------------------------------------
 
 
-def audit_json(found: Audit, view: View) -> dict[str, object]:
+def audit_json(found: Audit, view: Preview) -> dict[str, object]:
     return {
         "seen": found.seen,
         "used": len(found.used),
@@ -86,7 +39,7 @@ def audit_json(found: Audit, view: View) -> dict[str, object]:
     }
 
 
-def _row_json(row: Shown) -> dict[str, object]:
+def _row_json(row: Previewed) -> dict[str, object]:
     example, bucket, loss, enlargement = row.placed
     return {
         "file": example.name,
@@ -120,7 +73,7 @@ def prepared_json(made: Dataset) -> dict[str, object]:
 # --- for people -----------------------------------------------------------------------------------------------------
 
 
-def show_audit(found: Audit, view: View) -> None:
+def show_audit(found: Audit, view: Preview) -> None:
     console = Console(highlight=False)
     if view.rows:
         console.print(_image_table(view))
@@ -134,7 +87,7 @@ def show_audit(found: Audit, view: View) -> None:
         console.print(f"trigger {escape(repr(found.card.trigger))} in {having} of {of} captions")
 
 
-def _image_table(view: View) -> Table:
+def _image_table(view: Preview) -> Table:
     counted = any(row.tokens is not None for row in view.rows)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("file", overflow="fold")
@@ -160,11 +113,8 @@ def _show_rejected(console: Console, rejected: Iterable[Rejected]) -> None:
 
 def _show_notes(console: Console, notes: Iterable[CaptionNote]) -> None:
     """Notes of the same text on one line."""
-    grouped: dict[str, list[str]] = {}
-    for note in notes:
-        grouped.setdefault(note.text, []).append(note.file)
-    for text, names in grouped.items():
-        where = "" if names == [""] else f": {_some(names)}"
+    for text, names in by_text(notes).items():
+        where = f": {_some(names)}" if names else ""
         console.print(f"[yellow]note[/yellow]     {escape(text + where)}", soft_wrap=True)
 
 

@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
+from finetune import reading
 from finetune import recipe as recipe_files
 from finetune.cli.options import AsJson, Output, Quiet
+from finetune.reporting.shown import harmless
 from finetune.resources import RECIPES
 
 Sets = Annotated[list[str] | None, typer.Option("--set", help="Override one value: table.key=value. May be repeated.")]
@@ -54,8 +56,8 @@ def copy_recipe(
     from finetune.errors import RunError
 
     source = recipe_files.find_recipe(name)
-    target = to / source.name if to and to.is_dir() else to or Path(source.name)
-    if target.exists():
+    target = to / source.name if to and reading.is_dir(to) else to or Path(source.name)
+    if reading.exists(target):
         raise RunError(f"{target} exists", "choose another name")
     try:
         target.write_text(recipe_files.whole_text(source), encoding="utf-8")
@@ -86,7 +88,7 @@ def plan(
 
     settled = planning.resolve_plan(loaded, gpus)
     for notice in settled.notices:
-        typer.echo(f"note: {notice}", err=True)
+        typer.echo(harmless(f"note: {notice}"), err=True)
     rows, kept = footprint.component_footprints(settled), memory.activation_bytes(settled)
     measured = None
     if measure:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from finetune import recipe
 from finetune.cli.options import Output
@@ -15,6 +14,7 @@ from finetune.events import Advanced, Event, Finished
 from finetune.pages.report import PAGE
 from finetune.recipe import Loaded
 from finetune.reporting.jsonl import json_line
+from finetune.reporting.markup import escape
 from finetune.reporting.screen import Screen
 from finetune.training.run import run
 from finetune.training.stop import follow
@@ -34,7 +34,7 @@ def train(loaded: Loaded, out: Path, resume: bool, output: Output) -> None:
         return
     if output.details:
         console.print(f"[bold green]done[/]  {escape(str(result.path))}", soft_wrap=True)
-        console.print(f"      {escape(str(result.sheet))}  (upper row: base, lower row: adapter)", soft_wrap=True)
+        console.print(f"      {escape(str(result.sheet))}", soft_wrap=True)
         console.print(f"next: {escape(_sample(out, loaded.recipe.base, result.path))}", soft_wrap=True)
     else:
         output.result(str(result.path))

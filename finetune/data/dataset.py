@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from finetune import reading
 from finetune.choices import CaptionsFrom
 from finetune.data import captions, folder
 from finetune.data.audit import audit_folder, complaint
@@ -38,7 +39,7 @@ def read_dataset(
     Raises:
         DataError: names every problem, and every file that cannot be used: none is left out in silence.
     """
-    prepared = (folder.locate_images(path) / CARD).is_file()
+    prepared = reading.is_file(folder.locate_images(path) / CARD)
     words = captions.clean_words(trigger, class_word, template, "", captions_from, allow_uncaptioned)
     report = audit_folder(path, words, Rules(decode=not prepared))
     if report.problems or report.rejected:

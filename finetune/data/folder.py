@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from finetune import reading
 from finetune import resources as shipped
 from finetune.data import decode
 from finetune.data.buckets import Size
@@ -58,12 +59,12 @@ def locate_images(path: Path) -> Path:
         DataError: there is no such folder; the hint lists the folders that are there.
     """
     root = shipped.data_path(path)
-    if root.is_dir():
+    if reading.is_dir(root):
         return root
-    if root.is_file():
+    if reading.is_file(root):
         raise DataError(f"{path} is a file", "give the folder that contains the images; unpack archives first")
-    near = next((p for p in (root, *root.parents) if p.is_dir()), Path("/"))
-    beside = sorted(p.name for p in near.iterdir() if p.is_dir() and not p.name.startswith("."))[:5]
+    near = next((p for p in (root, *root.parents) if reading.is_dir(p)), Path("/"))
+    beside = sorted(p.name for p in near.iterdir() if reading.is_dir(p) and not p.name.startswith("."))[:5]
     raise DataError(f"no folder {path}", f"in {near} there are: {', '.join(beside)}" if beside else "check the path")
 
 
@@ -101,9 +102,9 @@ def _not_ordinary(root: Path, file: Path) -> tuple[Reason, str] | None:
     """The reason why a directory entry is not opened; None for a regular file of the folder."""
     if file.is_symlink():
         target = file.resolve()
-        if not target.exists():
+        if not reading.exists(target):
             return "link", "the link points to nothing"
-        if target.is_dir():
+        if reading.is_dir(target):
             return "link", "links to folders are not followed; copy the folder"
         if not target.is_relative_to(root.resolve()):
             return "link", "the link points outside of the folder; copy the file"

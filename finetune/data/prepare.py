@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from finetune import reading
 from finetune.choices import CaptionsFrom
 from finetune.data import captions, decode, folder
 from finetune.data.audit import Audit, audit_folder, complaint
@@ -75,7 +76,7 @@ def prepare(
 
 
 def _refuse_out(source: Path, out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if reading.exists(out) and (not reading.is_dir(out) or any(out.iterdir())):
         raise DataError(f"{out} is not empty", "choose another `out`, or remove it first")
     if out.resolve().is_relative_to(source.resolve()):
         raise DataError(f"{out} lies inside {source}, which must stay as it is", "choose an `out` outside of it")
@@ -87,7 +88,7 @@ def _write(report: Audit, card: DatasetCard, out: Path, background: Colour) -> N
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.", ignore_cleanup_errors=True) as aside:
             folder_aside = Path(aside) / out.name
             _fill_folder(report, card, folder_aside, background)
-            if out.is_dir():
+            if reading.is_dir(out):
                 out.rmdir()
             folder_aside.rename(out)
     except OSError as e:

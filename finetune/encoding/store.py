@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeVar
 
 from torch import Tensor
 
+from finetune import reading
 from finetune import tensors as weights
 from finetune.errors import BaseError, RunError
 
@@ -44,7 +45,7 @@ class Store:
         """None: there is none, or it is damaged."""
         path = self._path(kind, key)
         try:
-            found = weights.load_tensors(path) if path.is_file() else None
+            found = weights.load_tensors(path) if reading.is_file(path) else None
             if found is None or weights.fingerprint(found) != weights.read_header(path).metadata.get("sha256"):
                 return None
         except (BaseError, OSError):  # another process clears the cache meanwhile
@@ -148,7 +149,7 @@ def clear(root: Path) -> None:
 
 def _files(root: Path) -> list[Path]:
     """Entries of every format version, and what a killed writer left beside them."""
-    found = [p for kind in KINDS for p in root.glob(f"v*/{kind}/??/*") if p.is_file()]
+    found = [p for kind in KINDS for p in root.glob(f"v*/{kind}/??/*") if reading.is_file(p)]
     return [p for p in found if _ENTRY.fullmatch(p.name)]
 
 

@@ -18,8 +18,8 @@ from finetune.evaluation.prompts import Asked, PromptSet, bare_caption, prompt_s
 from finetune.evaluation.similarity import FeatureExtractor
 from finetune.evaluation.subject import Subject
 from finetune.evaluation.verdict import Measures
-from finetune.events import Evaluated, Event, Scored, Stage
-from finetune.sampling.grid import grid
+from finetune.events import Evaluated, Event, Score, Scored, Stage
+from finetune.sampling.grid import grid, made_with, row_label
 from finetune.sampling.png import write_png
 from finetune.sampling.request import SampleRequest
 
@@ -96,7 +96,7 @@ def measure_pictures(
     shown, own = eyes.of_pictures(ours.with_trigger), eyes.of_pictures(real)
     found = {
         "likeness": likeness.score,
-        "drift": scores.drift_score(eyes.of_pictures(ours.without), eyes.of_pictures(theirs.without)),
+        **_drift(eyes, ours.without, theirs.without),
         "diversity": scores.diversity_score(shown, own),
         "memorisation": scores.memorisation_score(shown, own, torch.stack([eyes.of_pictures(v) for v in views(real)])),
     }
@@ -105,6 +105,13 @@ def measure_pictures(
     words = eyes.of_captions([one.caption for one in asked.with_trigger])
     base = scores.prompt_score(eyes.of_pictures(theirs.with_trigger), words)
     return Measures(likeness, {**found, "prompt": scores.prompt_score(shown, words)}, base.value)
+
+
+def _drift(eyes: FeatureExtractor, ours: list[Image.Image], theirs: list[Image.Image]) -> dict[str, Score]:
+    """Nothing where there are not two pictures without the trigger."""
+    if len(ours) < 2:
+        return {}
+    return {"drift": scores.drift_score(eyes.of_pictures(ours), eyes.of_pictures(theirs))}
 
 
 def _reads(eyes: FeatureExtractor, real: Tensor, data: Dataset) -> bool:
@@ -149,5 +156,9 @@ def _split(pictures: list[Image.Image], asked: PromptSet) -> Painted:
 def _sheet(subject: Subject, asked: PromptSet, ours: list[Image.Image], theirs: list[Image.Image]) -> Path:
     shown = [one.prompt for one in (*asked.with_trigger, *asked.without)]
     path = subject.folder / f"sheet-{subject.path.stem}.png"
-    write_png(grid([("base", theirs), (subject.path.stem, ours)], shown), path, {"prompt": " | ".join(shown)})
+    rows = [(row_label("base", ""), theirs), (row_label("adapter", subject.path.name), ours)]
+    title = f"Judged: {subject.path.name}, and the base model, at the same prompts and seeds"
+    request, base = _requests(subject, asked.with_trigger)[0], shipped.public_name(subject.base)
+    page = grid(rows, shown, title, made_with(base, request.steps, request.guidance))
+    write_png(page, path, {"prompt": " | ".join(shown), "base": base, "adapter": subject.path.name})
     return path

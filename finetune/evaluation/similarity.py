@@ -202,7 +202,7 @@ def _lens(file: Path) -> ImageTransform:
 def _encoder(folder: Path, name: str) -> Any:
     file = folder / "model.safetensors"
     pickled = sorted(p.name for p in folder.iterdir() if p.suffix in weights.PICKLED)
-    if pickled and not file.is_file():
+    if pickled and not reading.is_file(file):
         problem = f"{folder} holds pickled weights only ({pickled[0]}), which can run code when opened: refused"
         raise BaseError(problem, "take the safetensors version of this model")
     weights.read_header(file)
@@ -216,7 +216,7 @@ def _encoder(folder: Path, name: str) -> Any:
 
 def _tokenizer(folder: Path) -> Any:
     # without a vocabulary transformers makes an empty tokenizer, to which all captions are the same
-    if not (folder / "tokenizer.json").is_file() and not all((folder / f).is_file() for f in _VOCABULARY):
+    if not reading.is_file(folder / "tokenizer.json") and not all(reading.is_file(folder / f) for f in _VOCABULARY):
         raise BaseError(f"no {' and '.join(_VOCABULARY)} in {folder}", _AGAIN)
     return _from_pretrained("CLIPTokenizer", folder)
 

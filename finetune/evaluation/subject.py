@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune import references
+from finetune import reading, references
 from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.data.dataset import read_dataset
@@ -68,7 +68,7 @@ def of_path(
     path = references.adapter_path(what)
     run = references.run_of(path)
     file = exported(run) if run and path == run else path
-    text = (run / RECIPE).read_text(encoding="utf-8") if run else _recipe_in(file)
+    text = (run / RECIPE).read_text(encoding="utf-8") if run else recipe_in(file)
     said = tomllib.loads(text)
     base = base or said.get("base", "")
     if not base:
@@ -100,8 +100,9 @@ def exported(run: Path) -> Path:
     return made[0] if made else layouts.adapter_in(run)
 
 
-def _recipe_in(file: Path) -> str:
-    if file.is_dir():
+def recipe_in(file: Path) -> str:
+    """The recipe that an adapter file carries, or what it says of its base, as TOML; empty where it says nothing."""
+    if reading.is_dir(file):
         return ""
     found = weights.read_header(file).metadata
     base = f"base = {json.dumps(found['finetune.base'])}\n" if "finetune.base" in found else ""
@@ -180,7 +181,7 @@ def _held_out(run: Path | None) -> dict[str, Score]:
 def _last(run: Path | None, event: str) -> dict[str, Any] | None:
     """The last event of that name in a run's log."""
     file = run / "events.jsonl" if run else None
-    if file is None or not file.is_file():
+    if file is None or not reading.is_file(file):
         return None
     lines = [line for line in file.read_text(encoding="utf-8").splitlines() if f'"{event}"' in line]
     found = [told for told in map(json.loads, lines) if told["event"] == event]

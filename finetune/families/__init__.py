@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from finetune import reading
 from finetune import resources as shipped
 from finetune.errors import BaseError, InputError
 from finetune.resources import PLUS
@@ -52,13 +53,20 @@ def detect(base: str) -> "BaseInfo":
     Raises:
         BaseError: not there, broken, or of no family we know.
     """
-    where = locate(base)
+    try:
+        return _detected(base, locate(base))
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as e:
+        said = f"{type(e).__name__}: {str(e)[:100]}"
+        raise BaseError(f"{base}: its configuration cannot be read ({said})", "fetch the base again") from e
+
+
+def _detected(base: str, where: str) -> "BaseInfo":
     for name in registry():
         family = family_class(name)
         facts = family.detect(where)
         if facts is not None:
             return facts._replace(dtype=_stored(Path(where), family.denoiser_name))
-    if Path(where).is_file():
+    if reading.is_file(Path(where)):
         from finetune.families.single_file import open_checkpoint
 
         open_checkpoint(Path(where))  # says what it is instead
@@ -72,7 +80,7 @@ def _stored(where: Path, denoiser: str) -> str:
     from finetune.families.parts import stored, weight_files
     from finetune.families.single_file import UNET
 
-    if where.is_file():
+    if reading.is_file(where):
         return stored([where], UNET)
     return stored(weight_files(where / denoiser / "diffusion_pytorch_model.safetensors"))
 
@@ -125,7 +133,7 @@ def locate(base: str) -> str:
         BaseError: no such folder, file or hub model.
     """
     written = shipped.base_path(base)
-    if Path(written).exists():
+    if reading.exists(Path(written)):
         return written
     folder, plus, file = written.partition(PLUS)
     if plus:
@@ -138,7 +146,7 @@ def locate(base: str) -> str:
 @functools.cache
 def _composed(folder: str, file: str) -> str:
     """A folder of links: to the base's parts, and to the file in place of the denoiser's weights."""
-    if not Path(file).is_file():
+    if not reading.is_file(Path(file)):
         raise BaseError(f"no file {file}", "BASE + FILE: a .safetensors file of the denoiser's weights")
     made = Path(tempfile.mkdtemp(prefix="finetune-base-"))
     atexit.register(shutil.rmtree, made, ignore_errors=True)
@@ -211,8 +219,8 @@ def fetch_from_hub(written: str, wanted: Sequence[str]) -> str:
 
 def _what_it_is(where: str) -> str:
     index = Path(where) / "model_index.json"
-    if index.is_file():
-        import json
+    if reading.is_file(index):
+        from finetune.families.parts import pipeline_name
 
-        return f": it holds a {json.loads(index.read_text(encoding='utf-8')).get('_class_name', 'unknown pipeline')}"
-    return ": no model_index.json in it" if Path(where).is_dir() else ""
+        return f": it holds a {pipeline_name(Path(where)) or 'unknown pipeline'}"
+    return ": no model_index.json in it" if reading.is_dir(Path(where)) else ""

@@ -71,8 +71,8 @@ class Tokenizer(NamedTuple):
         try:
             kind = getattr(transformers, self.kind)
             return kind.from_pretrained(str(path), subfolder=self.folder, local_files_only=True)
-        except (OSError, ValueError) as e:
-            problem = f"{path / self.folder} cannot be loaded: {str(e).splitlines()[0]}"
+        except Exception as e:  # the tokenizers library raises bare Exceptions
+            problem = f"{path / self.folder} cannot be loaded: {(str(e).splitlines() or [type(e).__name__])[0][:200]}"
             raise BaseError(problem, "fetch the base again") from e
 
 

@@ -132,7 +132,7 @@ def from_pretrained(kind: Any, path: Path, part: str, dtype: torch.dtype, bits: 
     Raises:
         BaseError: it cannot be loaded whole.
     """
-    if (path / part / OWN_FILE).is_file():
+    if reading.is_file(path / part / OWN_FILE):
         return _from_own_file(kind, path / part, dtype)
     options = _quantised(bits, dtype) if bits else {}
     try:
@@ -241,7 +241,7 @@ def check_complete(path: Path) -> None:
     """Raises BaseError when a weight file, or one of those it was split into, is not there, pickled or cut short."""
     files = weight_files(path)
     pickled = [p.name for p in path.parent.glob("*.bin")]
-    if files == [path] and not path.is_file() and pickled:
+    if files == [path] and not reading.is_file(path) and pickled:
         raise BaseError(
             f"{path.parent} holds pickled weights only ({pickled[0]}), which can run code when opened: refused",
             "take the safetensors version of this model",
@@ -253,11 +253,26 @@ def check_complete(path: Path) -> None:
 def weight_files(path: Path) -> list[Path]:
     """What `check_complete` looks at: one file of weights, or those it was split into."""
     index = path.with_name(f"{path.name}.index.json")
-    if path.with_name(OWN_FILE).is_file():
+    if reading.is_file(path.with_name(OWN_FILE)):
         return [path.with_name(OWN_FILE)]
-    if not path.is_file() and index.is_file():
-        return [path.with_name(shard) for shard in sorted(set(config(index)["weight_map"].values()))]
+    if not reading.is_file(path) and reading.is_file(index):
+        return [path.with_name(shard) for shard in _shards(index)]
     return [path]
+
+
+def _shards(index: Path) -> list[str]:
+    """The files that an index of weights names.
+
+    Raises:
+        BaseError: it names none, or one outside of its folder.
+    """
+    named = config(index).get("weight_map")
+    found = sorted(set(map(str, named.values()))) if isinstance(named, dict) else []
+    strange = [name for name in found if Path(name).name != name]
+    if not found or strange:
+        why = f"names {strange[0]!r}, which is not beside it" if strange else "names no files"
+        raise BaseError(f"{index} {why}", "fetch the base again")
+    return found
 
 
 def stored(files: Iterable[Path], prefix: str = "") -> str:
@@ -275,7 +290,12 @@ def check_vocabulary(folder: Path, *files: str) -> None:
     Raises:
         BaseError: neither tokenizer.json nor all of `files` are there.
     """
-    if not (folder / "tokenizer.json").is_file() and not all((folder / f).is_file() for f in files):
+    own = folder / "tokenizer.json"
+    if reading.is_file(own):
+        model = reading.read_json(own, BaseError, "fetch it again", finite=False, limit=reading.TEXT_BYTES).get("model")
+        if not (isinstance(model, dict) and model.get("vocab")):
+            raise BaseError(f"{own} holds no vocabulary", "fetch the base again")
+    elif not all(reading.is_file(folder / f) for f in files):
         raise BaseError(f"the base lacks its vocabulary: no {' and '.join(files)} in {folder}", "fetch it again")
 
 
@@ -289,4 +309,4 @@ def config(path: Path) -> dict[str, Any]:
 def pipeline_name(path: Path) -> str:
     """The class that a diffusers folder is of; empty when it is no such folder."""
     index = path / "model_index.json"
-    return str(config(index).get("_class_name", "")) if index.is_file() else ""
+    return str(config(index).get("_class_name", "")) if reading.is_file(index) else ""

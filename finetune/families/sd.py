@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 
+from finetune import reading
 from finetune.families import clip_t5, folder, parts, single_file, unet
 from finetune.families.base import BaseInfo, Labels, ModelLine, Prompt, Text
 from finetune.families.folder import Part
@@ -82,7 +83,7 @@ class StableDiffusion(unet.UNetFolder):
         }  # fmt: skip
 
     def has_safety_checker(self) -> bool:
-        return (Path(self.base) / "safety_checker" / "config.json").is_file()
+        return reading.is_file(Path(self.base) / "safety_checker" / "config.json")
 
     def _safety(self) -> tuple[Any, Any]:
         if not self.has_safety_checker():

@@ -18,6 +18,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from finetune import reading
 from finetune import tensors as weights
 from finetune.diffusion.process import Prediction
 from finetune.errors import BaseError
@@ -204,7 +205,7 @@ def load_tokenizer(variant: Variant, configs: Path | None = None, part: str = "t
     from transformers import CLIPTokenizer
 
     own = (configs or config_folder(variant)) / part
-    if any((own / name).is_file() for name in ("vocab.json", "tokenizer.json")):
+    if any(reading.is_file(own / name) for name in ("vocab.json", "tokenizer.json")):
         return CLIPTokenizer.from_pretrained(str(own), local_files_only=True)
     merges = clip_merges()
     with tempfile.TemporaryDirectory() as name:

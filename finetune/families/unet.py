@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from finetune import reading
 from finetune import tensors as weights
 from finetune.diffusion.process import Prediction, Process, betas, discrete
 from finetune.errors import BaseError
@@ -27,6 +28,11 @@ SCHEDULERS = {
     "pndm": "PNDMScheduler",
     "unipc": "UniPCMultistepScheduler",
 }
+TABLES = {
+    *SCHEDULERS.values(), "DEISMultistepScheduler", "DPMSolverSDEScheduler", "DPMSolverSinglestepScheduler",
+    "KDPM2AncestralDiscreteScheduler", "KDPM2DiscreteScheduler", "LCMScheduler", "LMSDiscreteScheduler", "TCDScheduler",
+}  # fmt: skip
+"""diffusers' schedulers of a beta table; EDM's and those of flows are of another noise path"""
 PREDICTIONS: dict[str, Prediction] = {"epsilon": "epsilon", "v_prediction": "v"}
 ITS_SCHEDULER = "this family has neither: is scheduler_config.json the base's own?"
 
@@ -63,12 +69,12 @@ class UNetFolder(DiffusersFolder):
     @classmethod
     def source(cls, base: str) -> Source:
         path = Path(base)
-        return single_file.SingleFile(path) if path.is_file() else super().source(base)
+        return single_file.SingleFile(path) if reading.is_file(path) else super().source(base)
 
     @classmethod
     def detect(cls, base: str) -> BaseInfo | None:
         path = Path(base)
-        if not path.is_file():
+        if not reading.is_file(path):
             return super().detect(base)
         if single_file.identify(weights.read_header(path)).variant not in cls.VARIANTS:
             return None
@@ -120,7 +126,10 @@ def facts(path: Path, family: str, variant: str, **own: Any) -> BaseInfo:
 
 
 def prediction(scheduler: Mapping[str, Any], where: object) -> Prediction:
-    """Raises BaseError when the scheduler's config names one that no base of these families has."""
+    """Raises BaseError when the scheduler, or the prediction it names, is one that no base of these families has."""
+    if scheduler.get("_class_name") not in TABLES:
+        problem = f"{where}/scheduler: {scheduler.get('_class_name')} is no scheduler of a beta table"
+        raise BaseError(problem, "is it the base's own? CosXL and other EDM bases are not trained here")
     named = scheduler.get("prediction_type", "epsilon")
     if named not in PREDICTIONS:
         raise BaseError(f"{where}: prediction type {named!r} is not one of epsilon, v_prediction", ITS_SCHEDULER)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune import references
+from finetune import reading, references
 from finetune import tensors as weights
 from finetune.adapters.change import Change
 from finetune.adapters.lora import Lora, norm
@@ -58,9 +58,9 @@ def inspect(file: Path) -> Inspection:
     """Of a file, a folder, or a step of a run (RUN@500). Raises BaseError when it cannot be read at all."""
     file = references.adapter_path(file)
     adapter = layouts.read_adapter(file)
-    where = file if file.is_file() else layouts.adapter_in(file)
+    where = file if reading.is_file(file) else layouts.adapter_in(file)
     # a checkpoint's optimizer lies beside its adapter
-    files = [where] if where.is_file() else sorted(where.rglob(layouts.PEFT_WEIGHTS))
+    files = [where] if reading.is_file(where) else sorted(where.rglob(layouts.PEFT_WEIGHTS))
     headers = [weights.read_header(path) for path in files]
     told = adapter.metadata
     parts = tuple(_part(name, change) for name, change in sorted(adapter.modules.items()))

@@ -67,9 +67,9 @@ def read_adapter(path: Path, names: Collection[str] | None = None, family: str =
     Raises:
         BaseError: not there, pickled, truncated or not safetensors; an adapter of no method that is known.
     """
-    if path.is_dir():
+    if reading.is_dir(path):
         return _read_folder(path, names, family)
-    if path.name in (PEFT_WEIGHTS, PEFT_PICKLED) and (path.parent / PEFT_CONFIG).is_file():
+    if path.name in (PEFT_WEIGHTS, PEFT_PICKLED) and reading.is_file(path.parent / PEFT_CONFIG):
         return _read_peft(path.parent, names, family, _component(path.parent, family))
     header = weights.read_header(path)
     configs = peft_config.parse_flat(header.metadata.get(DIFFUSERS_CONFIG, "{}"), f"{path}, {DIFFUSERS_CONFIG}")
@@ -191,6 +191,11 @@ def _change(
         nearest = min((method.ROLES for method in fitting), key=len, default=own)
         missing = sorted(nearest - own) or sorted(own)
         return f"its {missing[0]} tensor is missing"
+    if whole := [role for role, tensor in sorted(roles.items()) if _is_packed(role, tensor)]:
+        return (
+            f"its {whole[0]} tensor is of {str(roles[whole[0]].dtype).removeprefix('torch.')}, which holds no weights"
+        )
+    roles = {role: tensor.float() for role, tensor in roles.items()}  # of 8-bit floats little else can be asked
     bad = [role for role, tensor in sorted(roles.items()) if not bool(tensor.isfinite().all())]
     if bad:
         return f"its {bad[0]} tensor holds values that are not finite"
@@ -209,6 +214,11 @@ def _change(
     own_alpha = told[name][1] if module.layout == "peft" and name in told else float(rank)
     alpha = roles.get("alpha", torch.tensor(own_alpha))
     return method.of_tensors(roles, float(alpha) / rank) if alpha.numel() == 1 else "its .alpha is not one number"
+
+
+def _is_packed(role: str, tensor: Tensor) -> bool:
+    """Whole numbers, in which other programs pack quantised weights; an alpha may be one."""
+    return role != "alpha" and not tensor.is_floating_point()
 
 
 def _warnings(found: Mapping[str, _Tensors], index: Mapping[str, Sequence[Meaning]]) -> list[str]:
@@ -259,7 +269,7 @@ def _read_folder(folder: Path, names: Collection[str] | None, family: str) -> Ad
     inside = adapter_in(folder)
     if inside != folder:
         return read_adapter(inside, names, family)
-    whole = (folder / PEFT_CONFIG).is_file()
+    whole = reading.is_file(folder / PEFT_CONFIG)
     inner = [child for child in _peft_folders(folder) if not whole or child.name in possible_components(family)]
     own = [_read_peft(folder, names, family, _component(folder, family))] if whole else []
     files = [*own, *(_read_peft(child, names, family, child.name) for child in inner)]
@@ -279,9 +289,9 @@ def adapter_in(folder: Path) -> Path:
     """Where the adapter is, in a run folder, an adapter folder, a checkpoint or a hub download. Of a checkpoint with a
     running mean it is that mean, which the run exports as well."""
     inside = (folder / "adapter" / "peft", folder / "peft", folder / EMA_FOLDER)
-    if not (folder / PEFT_CONFIG).is_file():
+    if not reading.is_file(folder / PEFT_CONFIG):
         for place in (*inside, folder / "pytorch_lora_weights.safetensors"):
-            if place.exists():
+            if reading.exists(place):
                 return place
         if not _peft_folders(folder):
             known = references.listed(folder)
@@ -308,6 +318,6 @@ def _read_peft(folder: Path, names: Collection[str] | None, family: str, compone
         raise BaseError(f"{folder} has no {PEFT_CONFIG}", "is the PEFT directory whole?")
     config = peft_config.parse(reading.read_json(file, BaseError, "copy or download it again"), str(file))
     pickled = folder / PEFT_PICKLED
-    file = folder / PEFT_WEIGHTS if not pickled.is_file() or (folder / PEFT_WEIGHTS).is_file() else pickled
+    file = folder / PEFT_WEIGHTS if not reading.is_file(pickled) or reading.is_file(folder / PEFT_WEIGHTS) else pickled
     header = weights.read_header(file)
     return _parse(weights.load_tensors(file), header.metadata, names, family, lambda _: config, component)

@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from finetune import families
+from finetune import families, reading
 from finetune import resources as shipped
 from finetune.data.example import Dataset
 from finetune.data.prompts import WORD_NAMES, all_lack, expand, missing_word
@@ -90,7 +90,7 @@ def too_long(base: str, facts: BaseInfo, prompts: Sequence[NamedPrompt]) -> Iter
 def _of_goal(data: Dataset) -> tuple[str, ...]:
     """The prompts that recipes of the dataset's kind are shipped with; none where a word for them is missing."""
     file = shipped.RECIPES / "goals" / f"{data.kind}.toml"
-    if not file.is_file():
+    if not reading.is_file(file):
         return ()
     prompts: list[str] = tomllib.loads(file.read_text(encoding="utf-8"))["sample"]["prompts"]
     lacking = any(missing_word(prompt, data.trigger, data.class_word) for prompt in prompts)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from finetune import families, references
+from finetune import families, reading, references
 from finetune import resources as shipped
 from finetune.data.example import Dataset
 from finetune.errors import BaseError, RecipeError
@@ -69,7 +69,7 @@ def _start_of(adapter: AnyAdapter) -> Path | None:
         start = references.adapter_path(adapter.init_from)
     except BaseError as e:
         raise RecipeError(f"adapter.init_from: {e.problem}", e.hint) from e
-    if not start.exists():
+    if not reading.exists(start):
         raise RecipeError(f"adapter.init_from: no {start}", "a LoRA file, a PEFT directory, a run folder or RUN@STEP")
     return start
 
@@ -146,7 +146,7 @@ def check_compatible(facts: BaseInfo, wanted: Recipe) -> None:
             f"evaluate.every: pictures of {wanted.base} need a judge that knows photos",
             "name the folder of a CLIP or DINOv2, evaluate.judge; or leave out evaluate.every, pick and stop",
         )
-    if judge is not None and not (judge / "config.json").is_file():
+    if judge is not None and not reading.is_file(judge / "config.json"):
         raise RecipeError(
             f"evaluate.judge: no model in {judge}", "the folder of a CLIP or DINOv2 in transformers' layout"
         )

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from finetune import families
+from finetune import families, reading
 from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.adapters.attach import read_layer
@@ -33,6 +33,8 @@ LARGE = 4_000_000_000
 """weights from which a base is opened in bf16, where outputs with the change merged in could not be compared (T17)"""
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 """of a module's change, by the file's dtype; measured on fp16: 3.3e-4, on bf16: 2.8e-3"""
+MOST_CHANGE = 100.0
+"""of weights by an adapter, in units of their size: trained ones have up to 0.3"""
 _REFUSALS = (ValueError, KeyError, RuntimeError, TypeError, IndexError, AttributeError)
 
 
@@ -216,7 +218,7 @@ def _measure(family: Family, held: _Held, large: bool) -> _Measured:
     apart = _apart(after, expected, before) if held.trained else None
     if held.trained and not all(outputs.agree(after[c], expected[c], before[c], limit) for c in after):
         problems += (_NOT_AS_TRAINED.format(_apart(after, expected, before)),)
-    if file.is_dir():  # PEFT's own layout, which load_lora_weights does not read
+    if reading.is_dir(file):  # PEFT's own layout, which load_lora_weights does not read
         return _Measured(effects, outputs=apart, problems=problems)
     refusal, warned = _load_stock(family, file)
     if refusal:
@@ -244,7 +246,7 @@ def _apart(found: dict[str, Tensor], expected: dict[str, Tensor], before: dict[s
 def _measure_large(family: Family, held: _Held, inputs: outputs.Inputs, before: dict[str, Tensor]) -> _Measured:
     """Of a base in bf16: the effect is that of stock diffusers' live adapter, whose weights are in bf16 as well."""
     file, modules = held.file, held.modules
-    if file.is_dir():
+    if reading.is_dir(file):
         return _Measured(_effects(family, modules, before, None)[0])
     refusal, warned = _load_stock(family, file)
     if refusal:
@@ -278,8 +280,18 @@ def _effects(
     """What each component changes, and the sentence for one that changes nothing; after: None where not to be had."""
     names = sorted({name.partition(".")[0] for name in modules})
     effects = tuple(_effect(family, c, modules, before[c], after[c] if after else None) for c in names)
-    idle = [e.component for e in effects if not e.weight or e.output == 0]
-    return effects, tuple(f"{component}: the adapter changes nothing" for component in idle)
+    return effects, tuple(f"{e.component}: {wrong}" for e in effects if (wrong := _wrong_effect(e)))
+
+
+def _wrong_effect(effect: Effect) -> str:
+    """What no adapter that works does; empty when it may."""
+    if not effect.weight or effect.output == 0:
+        return "the adapter changes nothing"
+    if not math.isfinite(effect.weight) or not math.isfinite(effect.output or 0):
+        return "with the adapter its outputs are not finite: pictures would be black"
+    if effect.weight > MOST_CHANGE:
+        return f"the adapter changes its weights by {effect.weight:.0e} times their size: pictures would be noise"
+    return ""
 
 
 def _told_differently(wrong: list[str], modules: AdapterState) -> str:
@@ -392,7 +404,7 @@ def _surplus(modules: AdapterState, should: set[str]) -> list[str]:
 
 
 def _hash_problems(file: Path, told: Mapping[str, str]) -> list[str]:
-    if file.is_dir():
+    if reading.is_dir(file):
         return []
     stated = {"sshs_model_hash": told.get("sshs_model_hash", "").lower().removeprefix("0x")}
     if "finetune.version" in told:  # others put other things there
@@ -407,7 +419,7 @@ def _hash_problems(file: Path, told: Mapping[str, str]) -> list[str]:
 
 def _file_dtype(file: Path) -> torch.dtype:
     """The narrowest float type of the weights."""
-    if file.is_dir():
+    if reading.is_dir(file):
         return torch.float32
     kinds = {DTYPES.get(kind, torch.bfloat16) for kind in weights.read_header(file).dtypes.values()}
     return max(kinds, key=lambda kind: TOLERANCE[kind], default=torch.float32)

@@ -79,7 +79,7 @@ def _extended(path: Path, text: str) -> list[Path]:
 
 def _named(path: Path, name: str) -> Path:
     places = [folder / f"{name.removesuffix('.toml')}.toml" for folder in (path.parent, shipped.RECIPES)]
-    found = next((place for place in places if place.is_file()), None)
+    found = next((place for place in places if reading.is_file(place)), None)
     if found is None:
         raise RecipeError(
             f"{path} extends {name!r}: no such file beside it, and no shipped recipe",

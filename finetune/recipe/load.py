@@ -93,9 +93,9 @@ def find_recipe(path: Path) -> Path:
     Raises:
         RecipeError: neither exists.
     """
-    if path.is_file():
+    if reading.is_file(path):
         return path
-    if path.is_dir():
+    if reading.is_dir(path):
         inside = sorted(path.glob("*.toml"))
         raise RecipeError(f"{path} is a folder, not a recipe", *_perhaps(inside))
     names = {p.stem: p for p in sorted(shipped.RECIPES.glob("*.toml"))}

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from finetune import families
+from finetune import families, reading
+from finetune import resources as shipped
 from finetune.data.caption_files import first_three
 from finetune.errors import InputError, RunError
 from finetune.events import Note, Warned
@@ -17,7 +18,7 @@ from finetune.sampling.grid import grid
 from finetune.sampling.png import write_png
 from finetune.sampling.request import USUAL, AdapterWeight, SampleRequest, SampleSet, SessionOptions
 from finetune.sampling.session import Session, check_options
-from finetune.sampling.words import adapters_in_use, stacked, word_notices, written_out
+from finetune.sampling.words import AdapterInUse, adapters_in_use, stacked, word_notices, written_out
 
 GRID = "sheet.png"
 
@@ -32,8 +33,8 @@ def sample(
     base: str, wanted: SampleSet, out: Path, adapters: Sequence[AdapterWeight] = (),
     options: SessionOptions = USUAL,
 ) -> Iterator[Note | Warned | Written]:  # fmt: skip
-    """Say what the pictures are made with, then generate every picture of the set as PROMPT-SEED.png, then the grid of
-    all of them, one row for each seed.
+    """Say what the pictures are made with, then generate every picture of the set as PROMPT-SEED.png, then the sheet
+    of all of them.
 
     Raises, before anything is generated:
         InputError: what was asked for does not fit the base or this machine; a prompt cannot be read.
@@ -51,19 +52,32 @@ def sample(
     yield from (Warned(text) for text in word_notices(wanted, base, info, used))
     session = Session.open(base, [*wanted.prompts, wanted.negative], adapters, options, info)
     triggers = ", ".join(f"{adapter.file.name}: {adapter.trigger}" for adapter in used if adapter.trigger)
-    facts, shown = {**session.made_with, "triggers": triggers}, []
+    facts, shown = {**session.made_with, "triggers": triggers}, {}
     pictures = session.generate_many([request for row in rows for request in row])
     for row in rows:
-        images = []
         for n, request in enumerate(row):
             picture = next(pictures)
             path = out / _name(n, request)
             _write(picture.image, path, {**request.described(), **facts, "blanked": "yes" if picture.blocked else ""})
-            images.append(picture.image)
+            shown[n, row[0].seed] = picture.image
             yield Written(path, picture.blocked)
-        shown.append((f"seed {row[0].seed}", images))
-    _write(grid(shown, wanted.prompts), out / GRID, {"prompt": " | ".join(wanted.prompts), **facts})
+    _write(_sheet(wanted, shown, used, base), out / GRID, {"prompt": " | ".join(wanted.prompts), **facts})
     yield Written(out / GRID, False)
+
+
+def _sheet(
+    wanted: SampleSet, pictures: Mapping[tuple[int, int], Image.Image], used: Sequence[AdapterInUse], base: str
+) -> Image.Image:
+    """All pictures, each by its prompt's number and its seed: in columns whichever there is more of, prompts or seeds,
+    as columns go on in further bands."""
+    prompts, seeds = list(enumerate(wanted.prompts)), sorted({seed for _, seed in pictures})
+    title = " and ".join(f"{one.file.name} at weight {one.weight:g}" for one in used) or "The base model alone"
+    details = f"base model: {shipped.public_name(base)}; {wanted.steps} denoising steps"
+    if len(prompts) >= len(seeds):
+        rows = [(f"seed {seed}", [pictures[n, seed] for n, _ in prompts]) for seed in seeds]
+        return grid(rows, wanted.prompts, title, details)
+    rows = [(prompt, [pictures[n, seed] for seed in seeds]) for n, prompt in prompts]
+    return grid(rows, [f"seed {seed}" for seed in seeds], title, details)
 
 
 def _name(number: int, request: SampleRequest) -> str:
@@ -78,7 +92,7 @@ def _try_out(out: Path, names: Sequence[str]) -> None:
     """
     if there := [name for name in names if os.path.lexists(out / name)]:
         place = out if out.name else out.resolve()
-        free = next(p for n in range(2, 10**6) if not (p := place.with_name(f"{place.name}-{n}")).exists())
+        free = next(p for n in range(2, 10**6) if not reading.exists(p := place.with_name(f"{place.name}-{n}")))
         raise RunError(
             f"{out} holds pictures of an earlier call: {first_three(there)}", f"choose another `out`, such as {free}"
         )

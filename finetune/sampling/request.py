@@ -1,12 +1,11 @@
 """What pictures are made from: a request for one, a set of them, adapters with weights, how the base is opened."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from finetune import references
+from finetune import reading, references
 from finetune.choices import Precision
 from finetune.errors import BaseError, InputError
 from finetune.recipe import Sample
@@ -14,6 +13,8 @@ from finetune.recipe import Sample
 if TYPE_CHECKING:
     from finetune.families.base import BaseInfo
 
+MOST_WEIGHT = 100.0
+"""that an adapter is applied at; people use up to 2"""
 STEPS: int = Sample.model_fields["steps"].default
 """Denoising steps, unless said otherwise: those of a recipe's sheet."""
 
@@ -89,16 +90,19 @@ class AdapterWeight(NamedTuple):
         """
         path, colon, number = text.rpartition(":")
         weight = 1.0
-        if colon and not Path(text).exists():
+        if colon and not reading.exists(Path(text)):
             try:
                 text, weight = path, float(number)
             except ValueError:
                 pass
         found = references.adapter_path(text)
-        if not found.exists():
+        if not reading.exists(found):
             raise BaseError(f"no adapter file {text}", "write FILE, or FILE:weight, such as mug.safetensors:0.8")
-        if not math.isfinite(weight):
-            raise BaseError(f"the weight of {text} is {weight}", "write a number, such as mug.safetensors:0.8")
+        if not abs(weight) <= MOST_WEIGHT:  # nor NaN
+            raise BaseError(
+                f"the weight of {text} is {weight}",
+                f"write a number between -{MOST_WEIGHT:g} and {MOST_WEIGHT:g}, such as mug.safetensors:0.8",
+            )
         return AdapterWeight(found, weight)
 
 

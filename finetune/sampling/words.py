@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from finetune import reading
 from finetune.data.prompts import WORD_NAMES, all_lack, expand, missing_word
 from finetune.errors import InputError
 from finetune.families.base import BaseInfo
@@ -129,8 +130,8 @@ def _meant(wanted: SampleSet, adapters: Sequence[AdapterInUse]) -> Sequence[Adap
 
 def _words(path: Path) -> tuple[str, str]:
     """(trigger, class word) as a file of ours says, or another trainer's by ModelSpec."""
-    folder = None if path.is_file() else layouts.adapter_in(path)
-    files = [path] if folder is None else sorted(folder.rglob("*.safetensors")) if folder.is_dir() else [folder]
+    folder = None if reading.is_file(path) else layouts.adapter_in(path)
+    files = [path] if folder is None else sorted(folder.rglob("*.safetensors")) if reading.is_dir(folder) else [folder]
     # a checkpoint's folder holds other files as well, which do not name the adapter
     metadata = {key: text for file in files for key, text in read_header(file).metadata.items()}
     trigger = metadata.get("finetune.trigger") or metadata.get("modelspec.trigger_phrase", "")

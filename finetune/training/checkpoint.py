@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from finetune import reading
 from finetune import tensors as weights
 from finetune.errors import RunError
 from finetune.files.peft import PEFT_CONFIG, PEFT_WEIGHTS, parameter_key
@@ -63,10 +64,10 @@ def save_checkpoint(
     content = {"format": FORMAT, "step": state.step, "bad_steps": state.bad_steps, "identity": dict(identity),
                "optimizer": tree, "scaler": dict(state.scaler.state_dict()) if state.scaler else {}}  # fmt: skip
     weights.write_bytes(json.dumps(content, indent=1).encode(), beside / "state.json")
-    written = sorted(path for path in beside.rglob("*") if path.is_file())
+    written = sorted(path for path in beside.rglob("*") if reading.is_file(path))
     manifest = {path.relative_to(beside).as_posix(): weights.file_sha256(path) for path in written}
     weights.write_bytes(json.dumps(manifest, indent=1).encode(), beside / "manifest.json")
-    if target.exists():
+    if reading.exists(target):
         shutil.rmtree(target)
     beside.rename(target)
     _sync(folder)
@@ -142,7 +143,7 @@ def _write(state: State, folder: Path, values: Sequence[Tensor], ema: bool, told
 def _read(state: State, folder: Path, ema: bool) -> dict[str, Tensor]:
     """The trained tensors of a checkpoint, as `_named`; what it has of others under their own keys."""
     whole = folder / (_WHOLE_MEAN if ema else _WHOLE)
-    if whole.is_file():
+    if reading.is_file(whole):
         return weights.load_tensors(whole)
     found: dict[str, Tensor] = {}
     for file in sorted((folder / EMA_FOLDER if ema else folder).glob(f"*/{PEFT_WEIGHTS}")):

@@ -132,8 +132,8 @@ def export_adapter(run: Run, live: AdapterState, trained: outputs.Reference) -> 
     check_picked(run, weights.payload_sha256(file))
     if made.merged:
         yield Note(f"merged: rounding to {config.dtype} lost {made.merged.lost:.2%} of the change")
-    sheet = final_sheet(plan, file, out)
-    yield Sampled(run.exported_step, (sheet,))
+    sheet = final_sheet(plan, file, out, run.exported_step)
+    yield Sampled(run.exported_step, (sheet,), sheet)
     return Finished(run.exported_step, "done", file, sheet, verified)
 
 
@@ -170,15 +170,15 @@ def export_pipeline(run: Run) -> Generator[Event, None, Finished]:
     }
     rows = [(label, pictures.draw_samples(plan, session)) for label, session in sessions.items()]
     sheet = pictures.write_sheet(plan, rows, run.folder.path, {})
-    yield Sampled(plan.steps, (sheet,))
+    yield Sampled(plan.steps, (sheet,), sheet)
     return Finished(run.state.step, "done", folder, sheet)
 
 
-def final_sheet(plan: Plan, file: Path, out: Path) -> Path:
+def final_sheet(plan: Plan, file: Path, out: Path, step: int) -> Path:
     """Base row and adapter row at the same seeds, the adapter read from its file by stock diffusers."""
     session = Session.of(open_base(plan), pictures.sample_prompts(plan))
     rows = [("base", pictures.draw_samples(plan, session))]
     session.load_by_diffusers(file)
     rows.append((file.stem, pictures.draw_samples(plan, session)))
-    facts = {"adapter": file.name, "adapter_sha256": weights.file_sha256(file)}
+    facts = {"adapter": file.name, "adapter_sha256": weights.file_sha256(file), "step": str(step)}
     return pictures.write_sheet(plan, rows, out, facts)

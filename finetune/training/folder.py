@@ -5,9 +5,10 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Generator, Mapping
-from contextlib import closing
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,7 +18,7 @@ from finetune import __version__, recipe, references
 from finetune import tensors as weights
 from finetune.adapters.attach import Trainable
 from finetune.errors import FinetuneError, Interrupted, NotLearnt, RunError
-from finetune.events import Event, Saved, unheard
+from finetune.events import Event, Saved, Warned, unheard
 from finetune.families.base import Family
 from finetune.files import layouts
 from finetune.machine import has_gpu
@@ -27,6 +28,7 @@ from finetune.planning import footprint
 from finetune.planning.candidates import candidate_bytes, candidate_count
 from finetune.planning.plan import Plan
 from finetune.reporting.jsonl import JsonLines
+from finetune.reporting.owner import LOCK, Ownership, owned, owner_of
 from finetune.reporting.tensorboard import TensorBoard
 from finetune.training import checkpoint
 from finetune.training.loop import State
@@ -34,7 +36,8 @@ from finetune.training.resume import compared, no_run, record, settings
 
 _LOG = "events.jsonl"
 _TRACES = {
-    _LOG, "run.json", "recipe.toml", "tensorboard", "samples", PAGE, references.CHECKPOINTS, references.CANDIDATES
+    _LOG, LOCK, "run.json", "recipe.toml", "tensorboard", "samples", PAGE, references.CHECKPOINTS,
+    references.CANDIDATES,
 }  # fmt: skip
 """what a run leaves that ended before it saved a step"""
 _OUTCOMES: dict[type[FinetuneError], str] = {Interrupted: "interrupted", NotLearnt: "not learnt"}
@@ -60,6 +63,9 @@ class RunFolder:
         self._begun = False
         self._log: JsonLines | None = None
         self._curves = TensorBoard(path / "tensorboard")
+        self._ownership = Ownership(path)
+        self._warning = ""
+        """about the disk it is on"""
         self._page: ReportWriter | None = None
 
     def open(self, plan: Plan, resume: bool) -> None:
@@ -67,21 +73,39 @@ class RunFolder:
 
         What a run leaves that ended before it saved a step is in nobody's way: all but its log is removed.
 
+        From here to the end of `recorded` the folder is this process's alone.
+
         Raises:
-            RunError: says which, and what to do.
+            RunError: says which, and what to do; also when a living run owns the folder.
         """
+        if owner := owner_of(self.path):
+            raise owned(self.path, owner)
         _refuse(self.path, resume)
         made = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            _reserve(self.path, _bytes_needed(plan) - _bytes_there(self.path))
-            if not resume:
-                _remove_traces(self.path)
+            self._warning = self._ownership.take()
+            with self._kept_when_opened():
+                _refuse(self.path, resume)  # another run may have come and gone since
+                self._make_room(plan, resume)
         except OSError as e:
             if made and self.path.is_dir():
                 self.path.rmdir()
             problem = f"cannot write into {self.path}: {e.strerror}"
             raise RunError(problem, "choose another `out`, or free some space") from e
+
+    @contextmanager
+    def _kept_when_opened(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._ownership.release()
+            raise
+
+    def _make_room(self, plan: Plan, resume: bool) -> None:
+        _reserve(self.path, _bytes_needed(plan) - _bytes_there(self.path))
+        if not resume:
+            _remove_traces(self.path)
 
     def begin(self, plan: Plan) -> None:
         """Write recipe.toml, which repeats the run, and run.json: versions, fingerprints, hardware."""
@@ -106,7 +130,7 @@ class RunFolder:
         """The same events, each written down before it is read; in run.json an error that ends them; the run's page."""
         try:
             with closing(events):
-                for event in events:
+                for event in chain([Warned(self._warning)] if self._warning else [], events):
                     self.record(event)
                     if self._page and (warned := self._page(event)):
                         self.record(warned)
@@ -121,6 +145,7 @@ class RunFolder:
         finally:
             self._curves.close()
             self._last_page()
+            self._ownership.release()
 
     def _last_page(self) -> None:
         """Of a run that ended before its result."""
@@ -218,14 +243,14 @@ def _is_free(out: Path) -> bool:
     """Does it hold nothing, or no more than the traces of a run that ended before it saved a step?"""
     names = {path.name for path in out.iterdir()}
     ended = record(out).get("outcome", "running") not in ("running", "done")
-    return names <= {_LOG} or (ended and names <= _TRACES and not references.steps(out))
+    return names <= {_LOG, LOCK} or (ended and names <= _TRACES and not references.steps(out))
 
 
 def _remove_traces(out: Path) -> None:
     for path in out.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name != _LOG:
+        elif path.name not in (_LOG, LOCK):
             path.unlink()
 
 

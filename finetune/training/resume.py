@@ -40,7 +40,7 @@ def own_recipe(out: Path, given: Path | None = None, overrides: Sequence[str] = 
         RecipeError: the recipe cannot be read, or a change of it is wrong.
     """
     own = out / "recipe.toml"
-    if not own.is_file():
+    if not reading.is_file(own):
         raise no_run(out)
     begun = record(out).get("file")
     if given is None or recipe.find_recipe(given).resolve() == own.resolve():

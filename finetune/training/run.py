@@ -9,7 +9,7 @@ import torch
 from finetune import optimizers
 from finetune.errors import RunError
 from finetune.evaluation import effect as evaluate
-from finetune.events import Note, Resumed, Sampled, Saved, Stage, Stepped, Validated, Warned
+from finetune.events import Note, Resumed, Saved, Stage, Stepped, Validated, Warned
 from finetune.machine import CPU, Device, open_machine
 from finetune.planning import plan as planning
 from finetune.planning.candidates import is_candidate, is_scored
@@ -20,6 +20,7 @@ from finetune.training import candidates, checkpoint, preflight
 from finetune.training import loop as trainer
 from finetune.training import samples as pictures
 from finetune.training.begin import Run, begin, beginning
+from finetune.training.candidates import name_of
 from finetune.training.finish import finish
 from finetune.training.folder import RunFolder, Unwritten
 from finetune.training.loop import Step
@@ -214,12 +215,11 @@ def observe(run: Run, step: int) -> Events:
         found = evaluate.losses(plan.held_out, run.data.latents, run.data.captions, run.device.autocast, px=px)
         yield Validated(step, found.mean, found.bands)
     if config.sample.every and step % config.sample.every == 0:
-        folder = run.folder.path / "samples" / f"step-{step:06d}"
         family.parts.to(run.device.device, "vae")
         session = Session(family, run.data.captions, run.device.device, run.device.autocast)
         drawn = pictures.draw_samples(plan, session)
         family.parts.to(CPU, "vae")
-        yield Sampled(step, tuple(pictures.write_samples(plan, drawn, folder, {"step": str(step)})))
+        yield pictures.write_step(plan, drawn, step, name_of(run), run.folder.path)
 
 
 def stepped(step: Step, steps: int) -> Stepped:

@@ -1,10 +1,12 @@
 """The pictures a run makes of its recipe's prompts: in flight, and the final sheet from the exported file."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from finetune import resources as shipped
+from finetune.events import Sampled
 from finetune.planning.plan import Plan
-from finetune.sampling.grid import grid
+from finetune.sampling.grid import grid, made_with, row_label
 from finetune.sampling.png import write_png
 from finetune.sampling.request import SampleRequest
 from finetune.sampling.session import Picture, Session
@@ -39,12 +41,34 @@ def write_samples(plan: Plan, pictures: list[Picture], folder: Path, facts: dict
     return paths
 
 
+def write_step(plan: Plan, pictures: list[Picture], step: int, name: str, out: Path) -> Sampled:
+    """The pictures of a step on the way: each under samples/step-000500, and a sheet of them as
+    samples/step-000500.png."""
+    folder = out / "samples" / f"step-{step:06d}"
+    paths = write_samples(plan, pictures, folder, {"step": str(step)})
+    row = (f"after step {step}" if step else "before training", pictures)
+    title = f"{name}: step {step} of {plan.steps}" if step else f"{name}: before training"
+    sheet = folder.with_name(f"{folder.name}.png")
+    return Sampled(step, tuple(paths), _write_grid(plan, [row], sheet, title, {"step": str(step)}))
+
+
 def write_sheet(plan: Plan, rows: list[tuple[str, list[Picture]]], out: Path, facts: dict[str, str]) -> Path:
-    """Each row's pictures beside each other as `sheet.png`, and each for itself under samples/final-ROW."""
-    path = out / "sheet.png"
-    page = grid([(label, [p.image for p in pictures]) for label, pictures in rows], plan.recipe.sample.prompts)
-    base = shipped.public_name(plan.recipe.base)
-    write_png(page, path, {"prompt": " | ".join(plan.recipe.sample.prompts), "base": base, **facts})
-    for label, pictures in rows:
-        write_samples(plan, pictures, out / "samples" / f"final-{label}", facts if label != "base" else {})
+    """The rows' pictures under each other as `sheet.png`, and each for itself under samples/final-ROW. A row is named
+    "base" or after its adapter; facts: what pictures of adapters say of themselves beside their request."""
+    named = [(row_label(name, facts.get("adapter", name)), pictures) for name, pictures in rows]
+    step = f", step {facts['step']}" if "step" in facts else ""
+    title = f"{facts.get('adapter', rows[-1][0])}{step}, and the base model, at the same prompts and seeds"
+    path = _write_grid(plan, named, out / "sheet.png", title, facts)
+    for name, pictures in rows:
+        write_samples(plan, pictures, out / "samples" / f"final-{name}", facts if name != "base" else {})
+    return path
+
+
+def _write_grid(
+    plan: Plan, rows: Sequence[tuple[str, list[Picture]]], path: Path, title: str, facts: dict[str, str]
+) -> Path:
+    wanted, base = plan.recipe.sample, shipped.public_name(plan.recipe.base)
+    details = made_with(base, wanted.steps, wanted.guidance)
+    page = grid([(label, [p.image for p in pictures]) for label, pictures in rows], wanted.prompts, title, details)
+    write_png(page, path, {"prompt": " | ".join(wanted.prompts), "base": base, **facts})
     return path

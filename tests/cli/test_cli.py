@@ -42,6 +42,7 @@ COMMANDS = {
         "--resolution",
         "--max-aspect",
         "--allow-uncaptioned",
+        "--html",
         "--json",
         "--quiet",
     ),

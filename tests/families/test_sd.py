@@ -222,7 +222,7 @@ def misshapen(base: Path) -> None:
         (no_scheduler, "lacks scheduler/scheduler_config.json"),
         (no_tokenizer, "lacks its vocabulary"),
         (no_vocabulary, "lacks its vocabulary"),
-        (broken_vocabulary, "tokenizer cannot be loaded"),
+        (broken_vocabulary, "tokenizer.json is not JSON"),
         (no_index, "no model_index.json in it"),
         (broken_index, "model_index.json is not JSON"),
         (broken_config, "config.json is not JSON"),

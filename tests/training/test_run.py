@@ -48,7 +48,8 @@ def test_a_finished_run_leaves_the_folders_that_are_promised(finished: Done) -> 
     assert outcome(finished.out) == "done"
     last = f"checkpoints/step-{finished.result.step:06d}"
     for name in ("recipe.toml", "run.json", "sheet.png", "adapter/mug.safetensors", "adapter/mug.json", "adapter/peft",
-                 "adapter/README.md", last, "samples/step-000000/00.png"):  # fmt: skip
+                 "adapter/README.md", last, "samples/step-000000/00.png",
+                 "samples/step-000000.png", "samples/step-000040.png"):  # fmt: skip
         assert (finished.out / name).exists(), name
     assert not list(finished.out.rglob(".*"))
 
@@ -219,7 +220,7 @@ def test_the_final_adapter_row_is_drawn_from_the_exported_file(finished: Done, t
     tensors = {n: t * 3 if n.endswith("lora_up.weight") else t for n, t in load_file(finished.result.path).items()}
     weights.write_tensors(tensors, file, {})
     plan = planning.resolve_plan(finished.loaded)
-    final_sheet(plan, file, tmp_path)
+    final_sheet(plan, file, tmp_path, 4)
     shown = pixels(tmp_path / "samples" / "final-mug" / "00.png")
     assert not np.array_equal(shown, pixels(finished.out / "samples" / "final-mug" / "00.png"))
     with Image.open(tmp_path / "sheet.png") as sheet:

@@ -1,0 +1,300 @@
+"""Pictures as training sees them, cut to their bucket beside the caption that is learnt with them; the page of `check`.
+
+A page holds at most SHOWN pictures and ROWS_BYTES of them: those with something to look at come first, the others are
+counted. Pictures are opened one at a time.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from markupsafe import Markup
+from PIL import Image, ImageDraw
+
+from finetune.data.audit import Audit
+from finetune.data.buckets import Bucket, Size, enlargement, fit
+from finetune.data.captions import mentions
+from finetune.data.dataset import Placed
+from finetune.data.decode import open_rgb
+from finetune.data.diagnose import Reason, Unusable
+from finetune.data.wording import CaptionOrigin
+from finetune.errors import RunError
+from finetune.pages.html import inlined, render
+from finetune.pages.text import plain_text, shown_text
+from finetune.planning.preview import SEEN_ENLARGED, Preview, Previewed, by_text
+
+SHOWN = 500
+ROWS_BYTES = 6_500_000
+LINES = 200
+"""Problems, rejected files and remarks that a page lists; the others are counted."""
+_CARD_PX = 160
+WORTH_SAYING = 0.03
+"""the share of a picture that may be cut off without a word about it"""
+AUTHORS: dict[CaptionOrigin, str] = {
+    "written": "by a person", "filename": "from the file name", "model": "by a captioning model",
+    "template": "from the template",
+}  # fmt: skip
+_PIXEL_ART_PX = 96
+"""Pictures up to this size are enlarged by whole pixels, which is what is trained on."""
+_VEIL = (255, 255, 255, 190)
+_FRAME = (214, 40, 40)
+
+REMEDIES: dict[Reason, str] = {
+    "zero bytes": "Copy the file again from where it came from.",
+    "truncated": "Copy or download it again: the end is missing.",
+    "corrupt": "Copy it again, or open it in an image editor and save it anew.",
+    "not an image": "Remove it, or fetch the picture again.",
+    "unsupported type": "Export it as JPEG or PNG, or remove it.",
+    "animated": "Save the frame that you want as PNG.",
+    "too small": "Use a larger original.",
+    "extreme aspect": "Crop it to a shape closer to a square.",
+    "exact duplicate": "Remove one of the two.",
+    "image bomb": "Save it smaller.",
+    "link": "Copy the file itself into the folder.",
+    "caption without image": "Put the picture back beside it, or remove the caption file.",
+    "unreadable": "Rename the file, or give yourself the right to read it.",
+}
+"""Reason -> what to do, in general; the detail of a rejected file says it of that file."""
+FLAGS = {
+    "empty": "empty caption",
+    "bare": "trigger missing",
+    "lost": "words lost",
+    "cut": "partly cut off",
+    "enlarged": "enlarged",
+    "noted": "with a remark",
+    "filename": "caption from the file name",
+    "model": "caption by a model",
+    "template": "caption from the template",
+}
+"""What a picture may be filtered by -> its words, the most important first."""
+_LOOK_AT = frozenset(("empty", "bare", "lost", "cut", "enlarged", "noted"))
+"""Flags that are worth a look; who wrote a caption alone is not."""
+_REMARKS = {
+    "lost": "the caption is too long for the base, and its end is lost",
+    "cut": f"more than {WORTH_SAYING:.0%} of the picture is cut off",
+    "enlarged": "smaller than the size that is trained at: the picture is enlarged and looks soft",
+}
+_LOST_SHOWN = 160
+"""characters of what a base does not read that a card shows"""
+_OPEN_FROM = 0.1
+"""the share cut off from which on a card shows the whole picture at once"""
+
+
+class InlinedPicture(NamedTuple):
+    """A picture inside the page, or why there is none."""
+
+    source: Markup
+    """The `src` of an <img>."""
+    size: Size
+    """In px."""
+    alt: str
+    pixels: bool = False
+    fault: str = ""
+    """Why the file could not be read; then there is no source."""
+
+
+class DatasetPage(NamedTuple):
+    text: str
+    shown: int
+    """The number of pictures on the page."""
+    of: int
+
+
+class NextStep(NamedTuple):
+    """What the reader of the page is told to do, in the words of whoever had it made."""
+
+    hint: str
+    """What to do where something is wrong; "" where nothing is."""
+    command: str
+    """The command for it."""
+    list_all: str
+    """The command that lists every picture."""
+
+
+class TrainedSize(NamedTuple):
+    """A size that is trained at, and its pictures."""
+
+    bucket: Bucket
+    pictures: int
+    mean_loss: float
+    """The share that is cropped, in [0, 1)."""
+    most_loss: float
+
+
+class _Row(NamedTuple):
+    """A picture with all that its card says."""
+
+    seen: Previewed
+    flags: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+# --- one picture ----------------------------------------------------------------------------------------------------
+
+
+def cropped(placed: Placed, px: int, trigger: str | None = None) -> Markup:
+    """A <figure>: the picture as the crop leaves it, its longer side at most px, and beneath it the caption, the
+    trigger marked, the file's name and who wrote the caption. A file that cannot be read costs its picture only.
+
+    The page's style block needs `{% include "picture.css" %}`.
+    """
+    picture, _ = _pictures(placed, px, whole=False)
+    name, caption = shown_text(placed.example.name), shown_text(placed.example.caption, trigger)
+    return Markup(
+        render("cropped.html", picture=picture, name=name, caption=caption, row=placed, authors=AUTHORS,
+               worth_saying=WORTH_SAYING)
+    )  # fmt: skip
+
+
+def _pictures(placed: Placed, px: int, whole: bool = True) -> tuple[InlinedPicture, InlinedPicture | None]:
+    """What is trained on, and where some of it is cut off the whole picture with the crop's frame."""
+    name, bucket = plain_text(placed.example.name), placed.bucket
+    alt = f"{name}, cut to {bucket.width} x {bucket.height}"
+    try:
+        image = open_rgb(placed.example.path)
+    except Unusable as e:
+        return InlinedPicture(Markup(), Size(px, px), alt, fault=f"{e.reason}: {e.detail}"), None
+    kept = _inside(fit(image, bucket), px, alt)
+    if not whole or placed.crop_loss <= WORTH_SAYING:
+        return kept, None
+    return kept, _inside(_framed(image, bucket, px), px, f"{name} as a whole, what is cut off is pale")
+
+
+def _inside(image: Image.Image, px: int, alt: str) -> InlinedPicture:
+    image.thumbnail((px, px), Image.Resampling.LANCZOS)
+    return InlinedPicture(inlined(image, px), Size(*image.size), alt, pixels=max(image.size) <= _PIXEL_ART_PX)
+
+
+def _framed(image: Image.Image, bucket: Bucket, px: int) -> Image.Image:
+    """The whole picture, its longer side at most px; what `fit` cuts off is pale, what stays has a frame."""
+    scale = enlargement(Size(*image.size), bucket)
+    small = image.copy()
+    small.thumbnail((px, px), Image.Resampling.LANCZOS)
+    per_px = small.width / image.width
+    width, height = (round(side / scale * per_px) for side in bucket)
+    left, top = (small.width - width) // 2, (small.height - height) // 2
+    box = (left, top, min(left + width, small.width), min(top + height, small.height))
+    veil = Image.new("RGBA", small.size, _VEIL)
+    veil.paste((0, 0, 0, 0), box)
+    small.paste(veil, mask=veil)
+    ImageDraw.Draw(small).rectangle((box[0], box[1], box[2] - 1, box[3] - 1), outline=_FRAME, width=2)
+    return small
+
+
+# --- the page -------------------------------------------------------------------------------------------------------
+
+
+def dataset_page(found: Audit, preview: Preview, step: NextStep) -> DatasetPage:
+    """The page of what `check` found."""
+    rows = _rows(found, preview)
+    cards = list(_cards(rows, found.card.trigger))
+    text = render(
+        "dataset.html", found=found, preview=preview, step=step, cards=cards, of=len(rows), notes=_notes(found, rows),
+        flags=_flag_counts(rows), sizes=trained_sizes(preview), lines=LINES, remedies=REMEDIES, authors=AUTHORS,
+        looked_at=sum(not _LOOK_AT.isdisjoint(row.flags) for row in rows), shown_text=shown_text, plain_text=plain_text,
+        worth_saying=WORTH_SAYING,
+    )  # fmt: skip
+    return DatasetPage(text, len(cards), len(rows))
+
+
+def _notes(found: Audit, rows: Sequence[_Row]) -> dict[str, list[str]]:
+    """Remarks on the dataset and on files, each with the files; what is cut off and lost stands on the cards."""
+    flagged = {
+        text: [row.seen.placed.example.name for row in rows if flag in row.flags] for flag, text in _REMARKS.items()
+    }
+    return by_text(found.notes) | {text: names for text, names in flagged.items() if names}
+
+
+def trained_sizes(preview: Preview) -> list[TrainedSize]:
+    """The sizes that are trained at, from the tallest to the widest."""
+    losses: dict[Bucket, list[float]] = {}
+    for row in preview.rows:
+        losses.setdefault(row.placed.bucket, []).append(row.placed.crop_loss)
+    return [
+        TrainedSize(bucket, len(some), sum(some) / len(some), max(some))
+        for bucket, some in sorted(losses.items(), key=lambda one: (one[0].width / one[0].height, one[0]))
+    ]
+
+
+def _rows(found: Audit, preview: Preview) -> list[_Row]:
+    """All pictures, those with something to look at first."""
+    notes: dict[str, list[str]] = {}
+    for note in found.notes:
+        notes.setdefault(note.file, []).append(note.text)
+    rows = []
+    for seen in preview.rows:
+        own = tuple(notes.get(seen.placed.example.name, ()))
+        rows.append(_Row(seen, tuple(_flags(seen, found.card.trigger, own)), own))
+    return sorted(rows, key=lambda row: _LOOK_AT.isdisjoint(row.flags))
+
+
+def _flags(seen: Previewed, trigger: str | None, notes: Sequence[str]) -> Iterator[str]:
+    example = seen.placed.example
+    present = {
+        "empty": not example.caption,
+        "bare": bool(trigger and example.caption and not mentions(example.caption, trigger)),
+        "lost": bool(seen.truncated),
+        "cut": seen.placed.crop_loss > WORTH_SAYING,
+        "enlarged": seen.placed.enlargement >= SEEN_ENLARGED,
+        "noted": bool(notes),
+        example.origin: True,
+    }
+    return (flag for flag in FLAGS if present.get(flag))
+
+
+def _flag_counts(rows: Sequence[_Row]) -> list[tuple[str, str, int]]:
+    counts = Counter(flag for row in rows for flag in row.flags)
+    return [(flag, words, counts[flag]) for flag, words in FLAGS.items() if counts[flag]]
+
+
+def _cards(rows: Sequence[_Row], trigger: str | None) -> Iterator[Markup]:
+    """The cards of the pictures that the page has room for."""
+    room = ROWS_BYTES
+    for row in rows[:SHOWN]:
+        card = _card(row, trigger)
+        room -= len(card.encode("utf-8", "replace"))
+        if room < 0:
+            return
+        yield card
+
+
+def _card(row: _Row, trigger: str | None) -> Markup:
+    example = row.seen.placed.example
+    picture, whole = _pictures(row.seen.placed, _CARD_PX)
+    return Markup(
+        render(
+            "dataset_card.html", row=row, placed=row.seen.placed, picture=picture, whole=whole, authors=AUTHORS,
+            name=shown_text(example.name), caption=shown_text(example.caption, trigger), open_from=_OPEN_FROM,
+            wordings=[shown_text(one, trigger) for one in example.wordings], shown_text=shown_text,
+            lost=shown_text(row.seen.truncated, longest=_LOST_SHOWN),
+        )
+    )  # fmt: skip
+
+
+def refuse_target(page: Path, root: Path) -> None:
+    """Refuses a file that the page of the folder `root` must not be written to.
+
+    Raises:
+        RunError: it is a folder, somebody else's file, or would become one of the dataset's own files.
+    """
+    hint = "name another file for the page"
+    there = os.path.exists(page)  # unlike a Path's, it answers for names that are too long as well
+    if there and not os.path.isfile(page):
+        raise RunError(f"cannot write {page}: it is no file", hint)
+    home = next(folder for folder in page.absolute().parents if os.path.exists(folder))
+    if not (home.is_dir() and os.access(home, os.W_OK)):
+        raise RunError(f"cannot write {page}: nothing can be written into {home}", hint)
+    if page.resolve().is_relative_to(root.resolve()):
+        raise RunError(f"{page} lies inside of the dataset, whose files are all checked", "write the page beside it")
+    if there and not _is_ours(page):
+        raise RunError(f"{page} is there already, and finetune did not make it", f"{hint}, or remove that one")
+
+
+def _is_ours(page: Path) -> bool:
+    try:
+        with page.open("rb") as file:
+            return b'<meta name="generator" content="finetune ' in file.read(2048)
+    except OSError:
+        return False

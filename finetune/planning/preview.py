@@ -1,0 +1,71 @@
+"""How the pictures of a folder would be trained: at which size, and what of their captions a base reads."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from finetune import families
+from finetune.data import dataset
+from finetune.data.audit import Audit
+from finetune.data.buckets import plan_buckets, usual_stride
+from finetune.data.captions import CaptionNote
+from finetune.data.dataset import Placed
+
+RESOLUTION_PX = 512
+SEEN_ENLARGED = 1.05
+"""the factor from which on a picture is upscaled so that it is worth a word"""
+
+
+class Previewed(NamedTuple):
+    """An image as it would be trained on; tokens are None where no base was named."""
+
+    placed: Placed
+    tokens: int | None
+    truncated: str
+    """The end of the caption that the base does not read."""
+
+
+@dataclass(frozen=True)
+class Preview:
+    base: str | None
+    resolution: int
+    stride: int
+    rows: Sequence[Previewed]
+
+    @property
+    def notes(self) -> list[CaptionNote]:
+        scaled = [
+            CaptionNote(r.placed.example.name, f"upscaled {r.placed.enlargement:.1f} times")
+            for r in self.rows
+            if r.placed.enlargement >= SEEN_ENLARGED
+        ]
+        lost = [
+            CaptionNote(r.placed.example.name, f"caption too long: {r.truncated!r} is lost")
+            for r in self.rows
+            if r.truncated
+        ]
+        return scaled + lost
+
+
+def preview(found: Audit, base: str | None, resolution: int | None, max_aspect: float) -> Preview:
+    """The pictures of an audit at the resolution in px; None: the base's, else 512.
+
+    Raises:
+        BaseError: the base cannot be read.
+        DataError: no bucket has that resolution.
+    """
+    facts = families.detect(base) if base else None
+    counter = families.tokenizer(base) if base else None
+    px = resolution or (facts.resolution if facts else RESOLUTION_PX)
+    stride = facts.stride if facts else usual_stride(px)
+    placed = dataset.assign_buckets(found.used, plan_buckets(px * px, stride, max_aspect))
+    counts = [counter.lost(p.example.caption) if counter else (None, "") for p in placed]
+    return Preview(base, px, stride, [Previewed(p, *count) for p, count in zip(placed, counts, strict=True)])
+
+
+def by_text(notes: Iterable[CaptionNote]) -> dict[str, list[str]]:
+    """Each remark with the files that it is on; of a remark on the whole dataset none."""
+    grouped: dict[str, list[str]] = {}
+    for note in notes:
+        grouped.setdefault(note.text, []).extend([note.file] if note.file else [])
+    return grouped

@@ -1,0 +1,72 @@
+"""What hostile inputs are made of: sound files, of which each case takes a copy and spoils it."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from support.adapters import random_lora
+
+from finetune import families
+from finetune.adapters.change import AdapterState, target_shapes
+from finetune.cli import app  # noqa: F401  (what a child needs is imported once, in the parent)
+from finetune.files import layouts, metadata, peft
+from finetune.proof import export
+from finetune.resources import POCKET
+
+
+@pytest.fixture(scope="session")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with sound inputs of each kind."""
+    torch.set_num_threads(1)
+    for name in ("api", "captioning.dataset", "cli.data_view", "cli.plan_view", "cli.sampling_view", "proof.verify"):
+        __import__(f"finetune.{name}")
+    folder = tmp_path_factory.mktemp("sound")
+    photos(folder / "photos")
+    (folder / "mine.toml").write_text(
+        'base = "pocket"\n[data]\npath = "photos"\ntrigger = "sks"\nallow_uncaptioned = true\n[train]\nsteps = 2\n'
+    )
+    (folder / "words.toml").write_text(
+        '[captions]\nproduct = "a {trigger} {class_word} on {settings}"\nstyle = "{settings}, {trigger} style"\n'
+        'other = "{settings}"\n[lists]\nsettings = ["a beach", "a table"]\n'
+    )
+    photos(folder / "bare")
+    for caption in (folder / "bare").glob("*.txt"):
+        caption.unlink()
+    (folder / "prompts.txt").write_text("a cup\n")
+    facts = families.detect("pocket")
+    about = metadata.About.of(facts, base="pocket", trigger="sks", class_word="mug", title="A mug")
+    shapes = target_shapes(families.family_class(facts.family).on_meta(families.locate("pocket"), facts))
+    attention = [name for name in shapes if name.endswith(("attn2.to_v", "layers.0.self_attn.v_proj"))]
+    modules: AdapterState = {name: random_lora(shapes[name], 2, 0.1, seed) for seed, name in enumerate(attention)}
+    export.write_file(modules, folder / "mug.safetensors", "universal", "float32", about)
+    peft.write_peft(modules, folder / "peft", {})
+    shutil.copytree(POCKET, folder / "base")
+    assert layouts.read_adapter(folder / "mug.safetensors").modules.keys() >= modules.keys()
+    return folder
+
+
+def photos(folder: Path) -> None:
+    folder.mkdir()
+    for n in range(4):
+        image = Image.new("RGB", (96, 80), (40 * n, 200, 120))
+        ImageDraw.Draw(image).ellipse((10 + n, 20, 70, 70 + n), fill=(200, 30, 30))
+        image.save(folder / f"photo {n}.png")
+        (folder / f"photo {n}.txt").write_text(f"a sks mug, view {n}")
+
+
+@pytest.fixture
+def place(sound: Path, tmp_path: Path) -> Path:
+    """A copy of all that is sound, to spoil; large files are links, which a case replaces and never writes into."""
+    folder = tmp_path / "place"
+    shutil.copytree(sound, folder, copy_function=linked_or_copied)
+    return folder
+
+
+def linked_or_copied(source: str, target: str) -> None:
+    if os.path.getsize(source) > 1 << 20:
+        os.link(source, target)
+    else:
+        shutil.copy2(source, target)
