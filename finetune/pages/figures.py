@@ -13,9 +13,8 @@ from finetune.reporting.history import History, Told
 _INK, _LINE = "#010203", "#040506"
 _CURVES = ("#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04")
 """colours that stand for the page's own until the SVG is written"""
-_COLOURS = {_INK: "currentColor", _LINE: "var(--line)"} | {
-    colour: f"var(--curve-{number})" for number, colour in enumerate(_CURVES, 1)
-}
+_VARIABLES = {_LINE: "line"} | {colour: f"curve-{number}" for number, colour in enumerate(_CURVES, 1)}
+_COLOURS = {_INK: "currentColor"} | {colour: f"var(--{name})" for colour, name in _VARIABLES.items()}
 _DASHES = ("-", "--", "-.", ":")
 """curves differ in more than their colour"""
 _SIZE_IN = (4.6, 2.5)

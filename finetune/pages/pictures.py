@@ -147,7 +147,7 @@ def judged_pictures(history: History, adapter: str, trigger: str) -> JudgedPictu
     """The pictures that the verdict was told from: of the base, and of the exported file. None: there are none."""
     files = sorted((history.folder / EVALUATION).glob("*.png"), key=_time)
     made = {file: facts for file in files if (facts := _facts(file)) and facts.get("seed")}
-    ours, base = (_by_prompt(made, name) for name in (adapter, ""))
+    ours, base = _by_prompt(made, (adapter, f"{adapter}:1")), _by_prompt(made, ("",))
     both = sorted(ours.keys() & base.keys(), key=lambda key: (int(key[1]), key[0]))
     pairs = [pair for key in both[:MOST_JUDGED] if (pair := _pair(base[key], ours[key], JUDGED_PX))]
     if not pairs:
@@ -156,12 +156,12 @@ def judged_pictures(history: History, adapter: str, trigger: str) -> JudgedPictu
     return JudgedPictures(asked, [pair for pair in pairs if pair not in asked], max(0, len(both) - MOST_JUDGED))
 
 
-def _by_prompt(made: Mapping[Path, Mapping[str, str]], adapter: str) -> dict[tuple[str, str], Path]:
-    """(prompt, seed) -> the newest picture of that row."""
+def _by_prompt(made: Mapping[Path, Mapping[str, str]], named: tuple[str, ...]) -> dict[tuple[str, str], Path]:
+    """(prompt, seed) -> the newest picture of the row that is called so."""
     return {
         (facts.get("prompt", ""), facts["seed"]): file
         for file, facts in made.items()
-        if facts.get("adapter") == adapter and facts["seed"].isdecimal()
+        if facts.get("adapter") in named and facts["seed"].isdecimal()
     }
 
 

@@ -1,6 +1,5 @@
 """What a run learnt from, as its page shows it: the pictures as training crops them, captions, origins, licence."""
 
-import shlex
 from collections import Counter
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +12,7 @@ from finetune.data.dataset import Placed, assign_buckets, read_dataset
 from finetune.data.decode import open_rgb
 from finetune.data.diagnose import Unusable
 from finetune.data.example import Dataset
-from finetune.errors import DataError
+from finetune.errors import Action, DataError, action
 from finetune.pages.html import inlined
 from finetune.reporting.history import History
 from finetune.resources import data_path
@@ -56,9 +55,9 @@ class TrainingData(NamedTuple):
     flip: bool
 
     @property
-    def command(self) -> str:
+    def listing(self) -> Action:
         """What lists them all."""
-        return shlex.join(["finetune", "check", self.path])
+        return action("check", path=self.path)
 
 
 def training_data(history: History) -> TrainingData | None:

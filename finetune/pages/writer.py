@@ -7,7 +7,8 @@ from pathlib import Path
 from finetune.errors import FinetuneError
 from finetune.events import Evaluated, Event, Finished, Sampled, Scored, Stage, Stepped, Validated, Warned
 from finetune.pages.html import TEMPLATE_ERROR
-from finetune.pages.report import PAGE, write_report
+from finetune.pages.report import Wording, write_report
+from finetune.reporting.status import REPORT
 
 _NEWS = (Sampled, Validated, Scored, Evaluated)
 """events after which the page has something new to show"""
@@ -23,10 +24,12 @@ FAULTS = (
 
 
 class ReportWriter:
-    """Writes RUN/report.html where a run has something new to show. clock: seconds, rising."""
+    """Writes RUN/report.html where a run has something new to show. worded: as for `write_report`; clock: seconds,
+    rising."""
 
-    def __init__(self, run: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, run: Path, worded: Wording = str, clock: Callable[[], float] = time.monotonic) -> None:
         self.run = run
+        self._worded = worded
         self._clock = clock
         self._news = True
         self._failed = False
@@ -48,10 +51,10 @@ class ReportWriter:
         """Now, whatever it takes."""
         began = self._clock()
         try:
-            write_report(self.run)
+            write_report(self.run, worded=self._worded)
         except FAULTS as e:
             first, self._failed = not self._failed, True
-            return Warned(f"{self.run / PAGE} cannot be written: {e}") if first else None
+            return Warned(f"{self.run / REPORT} cannot be written: {e}") if first else None
         finally:
             ended = self._clock()
             self._rest = ended + (ended - began) / MOST_TIME

@@ -22,13 +22,14 @@ from finetune.events import Event, Saved, Warned, unheard
 from finetune.families.base import Family
 from finetune.files import layouts
 from finetune.machine import has_gpu
-from finetune.pages.report import PAGE
+from finetune.pages.report import Wording
 from finetune.pages.writer import ReportWriter
 from finetune.planning import footprint
 from finetune.planning.candidates import candidate_bytes, candidate_count
 from finetune.planning.plan import Plan
 from finetune.reporting.jsonl import JsonLines
 from finetune.reporting.owner import LOCK, Ownership, owned, owner_of
+from finetune.reporting.status import REPORT
 from finetune.reporting.tensorboard import TensorBoard
 from finetune.training import checkpoint
 from finetune.training.loop import State
@@ -36,7 +37,7 @@ from finetune.training.resume import compared, no_run, record, settings
 
 _LOG = "events.jsonl"
 _TRACES = {
-    _LOG, LOCK, "run.json", "recipe.toml", "tensorboard", "samples", PAGE, references.CHECKPOINTS,
+    _LOG, LOCK, "run.json", "recipe.toml", "tensorboard", "samples", REPORT, references.CHECKPOINTS,
     references.CANDIDATES,
 }  # fmt: skip
 """what a run leaves that ended before it saved a step"""
@@ -50,8 +51,10 @@ class RunFolder:
 
     writes: ClassVar[bool] = True
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, worded: Wording = str) -> None:
         self.path = path
+        self._worded = worded
+        """how its page writes what its reader may do next"""
         self.identity: dict[str, str] = {}
         """what must be the same for the run to be resumed, by `identify`"""
         self.saved: int | None = None
@@ -112,7 +115,7 @@ class RunFolder:
         weights.write_bytes(recipe.dumps(plan.recipe).encode(), self.path / "recipe.toml")
         self._write_record(plan, "running")
         self._begun = True
-        self._page = ReportWriter(self.path)  # only now: a run that is refused leaves no page
+        self._page = ReportWriter(self.path, self._worded)  # only now: a run that is refused leaves no page
 
     def end(self, plan: Plan) -> None:
         """It did what it was asked for: run.json says so."""

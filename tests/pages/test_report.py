@@ -20,10 +20,12 @@ from finetune.errors import NotLearnt, RunError
 from finetune.events import Finished, Sampled, Stage, Stepped, Warned
 from finetune.pages import numbers, outcome, pictures, training_data, writer
 from finetune.pages.figures import smoothed, thinned
-from finetune.pages.report import PAGE, report, write_report
+from finetune.pages.report import report, write_report
 from finetune.pages.settings import settings_of
 from finetune.pages.writer import ReportWriter
 from finetune.reporting.history import read_history
+from finetune.reporting.owner import Ownership
+from finetune.reporting.status import REPORT
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:matplotlib")
 
@@ -33,15 +35,24 @@ def bad(trained_run, tmp_path):
     return runs.copied(trained_run, tmp_path / "mug run")
 
 
-def found(run, now=None):
-    return outcome.outcome_of(read_history(run), now)
+@pytest.fixture
+def running(bad):
+    """The same run as it was after three of six steps, its folder owned by a living process."""
+    ownership = Ownership(runs.before(bad, 3))
+    ownership.take()
+    yield bad
+    ownership.release()
+
+
+def found(run):
+    return outcome.outcome_of(read_history(run))
 
 
 # --- what a run left, in its own words -------------------------------------------------------------------------------
 
 
 def test_a_run_writes_its_page_and_the_page_has_its_verdict(trained_run):
-    page = (trained_run / PAGE).read_text(encoding="utf-8")
+    page = (trained_run / REPORT).read_text(encoding="utf-8")
     assert 'data-state="not learnt"' in page and 'http-equiv="refresh"' not in page
     told = found(trained_run)
     assert [reply.short for reply in told.answers] == ["No", "No", "None"] and told.todo
@@ -49,17 +60,21 @@ def test_a_run_writes_its_page_and_the_page_has_its_verdict(trained_run):
 
 
 def test_the_command_and_the_call_write_the_same_page(bad, tmp_path, capsys):
-    (bad / PAGE).unlink()
-    assert said(capsys, "report", bad) == (0, f"{bad / PAGE}\n", "")
+    (bad / REPORT).unlink()
+    assert said(capsys, "report", bad) == (0, f"{bad / REPORT}\n", "")
     other = tmp_path / "other.html"
     code, out, _ = said(capsys, "report", bad, "--out", other, "--json")
     assert code == 0 and json.loads(out) == {"path": str(other)}
-    assert finetune.report(bad) == bad / PAGE
+    assert finetune.report(bad) == bad / REPORT
+
+    (page,) = re.findall(r"<code>(train\([^<]*)</code>", (bad / REPORT).read_text(encoding="utf-8"))
+    assert page.startswith("train(recipe="), "as Python has it"
 
     def timeless(path):
         return re.sub(r"Page written [-\d: ]+ UTC", "", path.read_text(encoding="utf-8"))
 
-    assert timeless(other) == timeless(bad / PAGE)
+    said(capsys, "report", bad)
+    assert timeless(other) == timeless(bad / REPORT) and "<code>finetune train" in timeless(other)
 
 
 @pytest.mark.parametrize("made", ["nothing", "empty", "foreign", "file"])
@@ -84,7 +99,7 @@ def test_a_page_that_cannot_be_written_is_an_error_of_the_command(bad, tmp_path)
 
 def test_every_command_on_the_page_is_one_that_the_program_has(bad):
     runs.recorded(bad, outcome="interrupted")
-    page = report(bad)
+    page = report(bad, training_view.worded_here)
     shown = re.findall(r"<code>((?:finetune|python) [^<]*)</code>", page)
     assert len(shown) == 4, "resume, export, repeat, serve"
     program = typer.main.get_command(app)
@@ -108,17 +123,15 @@ def test_a_good_run_names_its_file_and_how_it_is_used(bad):
 
 def test_a_run_that_learnt_with_a_reservation_says_what_to_do(bad):
     told = found(runs.as_learnt(bad, ("pictures without the trigger have changed (0.30): fewer train.steps",)))
-    assert told.answers[1].short == "Mostly" and told.todo == (
-        "Pictures without the trigger have changed (0.30): fewer train.steps.",
-    )
+    assert told.answers[1].short == "Mostly" and [one.text for one in told.todo] == [
+        "Pictures without the trigger have changed (0.30): fewer train.steps."
+    ]
 
 
-def test_a_run_that_goes_on_says_how_far_it_is_and_reloads(bad):
-    runs.before(bad, 3)
-    now = read_history(bad).events[-1].time + 1
-    page = report(bad, now)
+def test_a_run_that_goes_on_says_how_far_it_is_and_reloads(running):
+    page = report(running)
     assert '<meta http-equiv="refresh" content="30">' in page and "Step 3 of 6 (50%)" in page
-    told = found(bad, now)
+    told = found(running)
     assert told.goes_on and told.answers[2].short == "None yet" and told.delivery is None
 
 
@@ -129,23 +142,23 @@ def test_the_time_that_is_left_is_counted_from_when_steps_were_told(bad):
     assert "About 5 minutes left" in outcome.progress_of(read_history(bad))
 
 
-def test_a_run_of_which_nothing_is_heard_was_cut_off(bad):
-    runs.before(bad, 3)
-    told = found(bad, read_history(bad).events[-1].time + 3600)
-    assert told.state == "silent" and not told.goes_on and "--resume" in told.todo[0]
+def test_a_run_whose_process_is_gone_was_cut_off(bad):
+    told = found(runs.before(bad, 3))
+    assert "after step 3 of 6" in told.text and "last heard of" in told.text
+    assert told.state == "silent" and not told.goes_on and told.todo[0].action.arguments["resume"]
 
 
 def test_an_interrupted_run_says_how_it_goes_on(bad):
     runs.recorded(runs.before(bad, 3), outcome="interrupted")
     told = found(bad)
-    assert told.state == "interrupted" and "after step 3 of 6" in told.text and "--resume" in told.todo[0]
+    assert told.state == "interrupted" and "after step 3 of 6" in told.text and told.todo[0].action.arguments["resume"]
 
 
 def test_a_failed_run_says_why_and_what_to_do(bad):
     runs.recorded(runs.before(bad, 3), outcome="failed", reason="the loss is no number", hint="lower the rate")
     told = found(bad)
     assert (told.state, told.tone, told.text) == ("failed", "bad", "The loss is no number.")
-    assert told.todo[0] == "Lower the rate." and "--resume" in told.todo[1]
+    assert told.todo[0].text == "Lower the rate." and told.todo[1].action.name == "train"
 
 
 def test_a_run_that_nobody_judged_says_why(bad):
@@ -161,8 +174,8 @@ def test_a_verdict_from_before_a_resume_is_none_of_what_came_after(bad):
     with (bad / "events.jsonl").open("a") as log:
         log.write(json.dumps({"event": "resumed", "time": 2e9, "step": 6, "path": "x"}) + "\n")
     runs.recorded(bad, outcome="running")
-    told = found(bad, 2e9)
-    assert told.state == "running" and told.answers[2].short == "None yet"
+    told = found(bad)
+    assert told.state == "silent" and told.answers[2].short == "None yet"
     assert numbers.final_scores(read_history(bad)) is None
 
 
@@ -189,7 +202,7 @@ def test_the_end_of_train_names_the_page_first_where_the_run_wrote_one(bad, caps
 
     def follow(events, listen):
         if ending != "refused":
-            (bad / PAGE).write_text("new")
+            (bad / REPORT).write_text("new")
         if ending != "done":
             raise NotLearnt("not learnt")
         return Finished(6, "done", path, bad / "sheet.png")
@@ -266,7 +279,7 @@ def test_the_judged_pictures_are_those_of_the_exported_file(trained_run):
     found = pictures.judged_pictures(read_history(trained_run), "mug.safetensors", "sks")
     assert len(found.with_trigger) == 4 and found.without
     for pair in (*found.with_trigger, *found.without):
-        assert (pair.before.facts["adapter"], pair.after.facts["adapter"]) == ("", "mug.safetensors")
+        assert (pair.before.facts["adapter"], pair.after.facts["adapter"]) == ("", "mug.safetensors:1")
         assert (pair.before.prompt, pair.before.seed) == (pair.after.prompt, pair.after.seed)
 
 
@@ -330,12 +343,12 @@ def written(monkeypatch, bad):
     """A writer of a run whose clock is set by hand, and when it wrote: each takes a second."""
     now, calls = [0.0], []
 
-    def write(run):
+    def write(run, worded):
         calls.append(now[0])
         now[0] += 1.0
 
     monkeypatch.setattr(writer, "write_report", write)
-    return ReportWriter(bad, lambda: now[0]), now, calls
+    return ReportWriter(bad, clock=lambda: now[0]), now, calls
 
 
 STEP = Stepped(1, 9, 0.5, None, 1.0, {}, 0.1, False)
@@ -359,11 +372,11 @@ def test_the_page_is_written_at_news_no_more_than_a_share_of_the_time_and_at_the
 
 
 def test_a_page_that_cannot_be_written_is_told_once_and_costs_no_run(bad, monkeypatch):
-    def fail(run):
+    def fail(run, worded):
         raise OSError(28, "no space left")
 
     monkeypatch.setattr(writer, "write_report", fail)
-    write = ReportWriter(bad, lambda: 0.0)
+    write = ReportWriter(bad, clock=lambda: 0.0)
     first = write(Stage("training", 9))
     assert isinstance(first, Warned) and "cannot be written" in first.text
     assert write(Sampled(1, ())) is None and write(STEP) is None and write.write() is None

@@ -7,7 +7,9 @@ import pytest
 from support import report_runs as runs
 from support.browser import SCHEMES, WIDTHS_PX, opened, overflow_px, serious
 
-from finetune.pages.report import PAGE, report, write_report
+from finetune.pages.report import write_report
+from finetune.reporting.owner import Ownership
+from finetune.reporting.status import REPORT
 
 HOSTILE = "<script>document.title='taken'</script><img src=http://example.org/x.png onerror=alert(1)> a sks cup"
 
@@ -28,7 +30,7 @@ def large(tmp_path_factory):
 @pytest.mark.parametrize("width", WIDTHS_PX)
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_it_is_right_wide_and_narrow_light_and_dark(browser, good, trained_run, width, scheme):
-    for page in (good, trained_run / PAGE):
+    for page in (good, trained_run / REPORT):
         with opened(browser, page, width, scheme) as shown:
             assert not serious(shown) and overflow_px(shown) == 0
             ink = shown.evaluate("getComputedStyle(document.querySelector('svg.figure text')).fill")
@@ -136,13 +138,13 @@ QUESTIONS = [
     ("May I use those pictures?", "#data-licence", "Licence of the pictures: CC0", "Licence of the pictures: CC0"),
     ("Was the file checked?", "#verified", "fresh base", "fresh base"),
     ("Is there an earlier step that I could take?", "#candidates", "@3", "@3"),
-    ("How do I make it again?", "#recipe .command", "finetune train", "finetune train"),
+    ("How do I make it again?", "#recipe .command", "train(recipe=", "train(recipe="),
     ("How do I see this from home?", "#watch", "python -m http.server", "python -m http.server"),
 ]
 
 
 def test_a_person_who_never_trained_a_model_finds_each_answer(browser, good, trained_run):
-    for page, column in ((good, 2), (trained_run / PAGE, 3)):
+    for page, column in ((good, 2), (trained_run / REPORT, 3)):
         with opened(browser, page) as shown:
             said = {row[0]: shown.locator(row[1]).first.inner_text() for row in QUESTIONS}
         assert not [(row[0], said[row[0]]) for row in QUESTIONS if row[column] not in said[row[0]]]
@@ -152,8 +154,10 @@ def test_a_person_who_never_trained_a_model_finds_each_answer(browser, good, tra
 def unfinished(trained_run, tmp_path_factory):
     """The page of a run as it was after three of six steps."""
     run = runs.before(runs.copied(trained_run, tmp_path_factory.mktemp("unfinished") / "run"), 3)
-    (run / PAGE).write_text(report(run, 0.0), encoding="utf-8")
-    return run / PAGE
+    ownership = Ownership(run)
+    ownership.take()
+    yield write_report(run)
+    ownership.release()
 
 
 @pytest.mark.parametrize("script", [True, False])

@@ -6,8 +6,8 @@ from support.runs import short
 from finetune.errors import NotLearnt, TrainError
 from finetune.events import Finished, Note, Stage, Warned
 from finetune.pages import writer
-from finetune.pages.report import PAGE
 from finetune.planning.plan import resolve_plan
+from finetune.reporting.status import REPORT
 from finetune.resources import EXAMPLES
 from finetune.training.folder import RunFolder
 
@@ -21,6 +21,7 @@ def plan():
 def folder(plan, tmp_path):
     """A run's folder whose run has begun."""
     found = RunFolder(tmp_path)
+    found.open(plan, resume=False)
     found.begin(plan)
     return found
 
@@ -32,14 +33,14 @@ def events(*told, error=None):
 
 
 def state(folder):
-    page = (folder.path / PAGE).read_text(encoding="utf-8")
+    page = (folder.path / REPORT).read_text(encoding="utf-8")
     return page.partition('data-state="')[2].partition('"')[0]
 
 
 def test_a_page_is_there_from_the_first_step_on(folder):
     stream = folder.recorded(events(Stage("training", 4), Note("on")))
     next(stream)
-    assert state(folder) == "running" and 'http-equiv="refresh"' in (folder.path / PAGE).read_text()
+    assert state(folder) == "running" and 'http-equiv="refresh"' in (folder.path / REPORT).read_text()
     stream.close()
     assert state(folder) == "interrupted"
 
@@ -51,7 +52,7 @@ def test_a_page_is_there_from_the_first_step_on(folder):
 def test_a_run_that_ends_in_an_error_has_a_page_that_says_so(folder, error, name):
     with pytest.raises(type(error)):
         list(folder.recorded(events(Stage("training", 4), error=error)))
-    page = (folder.path / PAGE).read_text(encoding="utf-8")
+    page = (folder.path / REPORT).read_text(encoding="utf-8")
     assert state(folder) == name and 'http-equiv="refresh"' not in page
     assert error.hint.capitalize() in page
 
@@ -65,11 +66,11 @@ def test_an_error_that_nobody_foresaw_is_a_failed_run_and_not_one_that_still_run
 def test_what_is_refused_before_it_begins_leaves_no_page(tmp_path):
     with pytest.raises(TrainError):
         list(RunFolder(tmp_path).recorded(events(Stage("encoding images", 4), error=TrainError("no"))))
-    assert not (tmp_path / PAGE).exists()
+    assert not (tmp_path / REPORT).exists()
 
 
 def test_a_page_that_cannot_be_written_is_a_warning_and_the_result_stays_the_last_event(folder, plan, monkeypatch):
-    def fail(run):
+    def fail(run, worded):
         raise OSError(28, "no space left")
 
     monkeypatch.setattr(writer, "write_report", fail)

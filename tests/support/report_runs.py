@@ -74,7 +74,7 @@ def before(run_folder: Path, step: int) -> Path:
         late = told["event"] in ("verified", "evaluated", "picked", "training_effect", "weights_changed", "finished")
         return None if late or told.get("step", 0) > step else told
 
-    for path in (run_folder / "samples").glob("*"):
+    for path in [*(run_folder / "samples").glob("final-*"), *(run_folder / "samples").glob("step-*")]:
         if path.name.startswith("final") or int(path.name[5:]) > step:
             shutil.rmtree(path)
     shutil.rmtree(run_folder / "adapter")
