@@ -154,7 +154,7 @@ class RunFolder:
         """Of a run that ended before its result."""
         if self._begun:  # nobody knows of that end
             self._note("failed", "an error of finetune itself; it was shown where the run was started")
-        if self._page and not self._page.finished and (warned := self._page.write()):
+        if self._page and not self._page.finished and (warned := self._page.end()):
             self.record(warned)
 
     def save(self, state: State, keep_last: int, told: Mapping[str, str]) -> Saved | None:

@@ -379,7 +379,8 @@ def test_a_page_that_cannot_be_written_is_told_once_and_costs_no_run(bad, monkey
     write = ReportWriter(bad, clock=lambda: 0.0)
     first = write(Stage("training", 9))
     assert isinstance(first, Warned) and "cannot be written" in first.text
-    assert write(Sampled(1, ())) is None and write(STEP) is None and write.write() is None
+    assert write(Sampled(1, ())) is None and write(STEP) is None and (bad / REPORT).exists()
+    assert write.end() is None and not (bad / REPORT).exists(), "an old one would say that the run goes on"
 
 
 def test_a_page_of_a_run_without_anything_but_its_log(tmp_path):
