@@ -12,7 +12,7 @@ from finetune.pages.html import inlined
 from finetune.references import EVALUATION, step_folders, step_of
 from finetune.reporting.history import History
 
-PAIR_PX, SAMPLE_PX, JUDGED_PX = 448, 160, 112
+PAIR_PX, SAMPLE_PX, JUDGED_PX = 512, 192, 128
 """longer sides of pictures: before and after, over the steps, judged"""
 MOST_PAIRS, MOST_ROWS, MOST_COLUMNS, MOST_JUDGED = 8, 8, 8, 24
 
@@ -95,9 +95,8 @@ def before_and_after(history: History) -> Pairs | None:
     """
     samples = history.folder / "samples"
     finals = sorted(p for p in samples.glob("final-*") if p.is_dir() and p.name != "final-base")
-    done = [samples / "final-base", max(finals, key=_time)] if finals else []
-    if done and done[0].is_dir():
-        return _pairs(*done, "the base, before training", "with your adapter")
+    if finals and (base := samples / "final-base").is_dir():
+        return _pairs(base, max(finals, key=_time), "the base, before training", "after it")
     steps = step_folders(samples)
     if len(steps) < 2:
         return None
@@ -148,7 +147,7 @@ def judged_pictures(history: History, adapter: str, trigger: str) -> JudgedPictu
     """The pictures that the verdict was told from: of the base, and of the exported file. None: there are none."""
     files = sorted((history.folder / EVALUATION).glob("*.png"), key=_time)
     made = {file: facts for file in files if (facts := _facts(file)) and facts.get("seed")}
-    ours, base = (_by_prompt(made, name) for name in (adapter, ""))
+    ours, base = _by_prompt(made, (adapter, f"{adapter}:1")), _by_prompt(made, ("",))
     both = sorted(ours.keys() & base.keys(), key=lambda key: (int(key[1]), key[0]))
     pairs = [pair for key in both[:MOST_JUDGED] if (pair := _pair(base[key], ours[key], JUDGED_PX))]
     if not pairs:
@@ -157,12 +156,12 @@ def judged_pictures(history: History, adapter: str, trigger: str) -> JudgedPictu
     return JudgedPictures(asked, [pair for pair in pairs if pair not in asked], max(0, len(both) - MOST_JUDGED))
 
 
-def _by_prompt(made: Mapping[Path, Mapping[str, str]], adapter: str) -> dict[tuple[str, str], Path]:
-    """(prompt, seed) -> the newest picture of that row."""
+def _by_prompt(made: Mapping[Path, Mapping[str, str]], named: tuple[str, ...]) -> dict[tuple[str, str], Path]:
+    """(prompt, seed) -> the newest picture of the row that is called so."""
     return {
         (facts.get("prompt", ""), facts["seed"]): file
         for file, facts in made.items()
-        if facts.get("adapter") == adapter and facts["seed"].isdecimal()
+        if facts.get("adapter") in named and facts["seed"].isdecimal()
     }
 
 

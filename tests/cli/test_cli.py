@@ -54,6 +54,7 @@ COMMANDS = {
     "export": ("--from", "--layout", "--out", "--base", "--dtype", "--json"),
     "verify": ("FILE", "--base", "--run", "--base-bits", "--json", "--quiet"),
     "inspect": ("FILE", "--json"),
+    "report": ("RUN", "--out", "--json", "--quiet"),
     "evaluate": ("RUN|FILE", "--base", "--data", "--judge", "--count", "--json", "--quiet"),
     "sample": (
         *("--base", "--adapter", "--prompt", "--prompts", "--negative", "--seed", "--steps", "--guidance"),
