@@ -30,8 +30,8 @@ pictures = finetune.sample("pocket", ["a photo of sks cup"], "pictures", [(adapt
 
 # %% Was it learnt? The same prompts from the base and from the adapter, compared with the training pictures.
 verdict = finetune.evaluate("runs/mug", count=4)
-assert not verdict.learnt, verdict.text
-why = verdict.reasons[0]  # the likeliest cause, and what to do
+assert not verdict.learnt and verdict.reasons, verdict.text  # the likeliest cause first, and what to do
+page = finetune.report("runs/mug")  # all of it in one HTML file, to be opened in a browser; training writes it as well
 
 # %% Files, from any trainer: what is inside, does it work, and the same in another layout.
 rank = finetune.inspect(adapter).ranks

@@ -213,6 +213,21 @@ def evaluate(
         return unheard(judged(of_path(Path(what), str(base), _folder(data), _folder(judge), count)))
 
 
+def report(run: Path | str, out: Path | str | None = None) -> Path:
+    """Write a run's page: one HTML file that says whether it learnt, whether it is good, and which file to use.
+
+    run: a run's folder, whatever state the run is in; `train` writes the page as it goes. out: RUN/report.html when
+    None. Returns where the page is.
+
+    Raises:
+        RunError: there is no run in that folder, or the page cannot be written.
+    """
+    with silence():
+        from finetune.pages.report import write_report
+
+        return write_report(Path(run), _folder(out))
+
+
 def verify(
     file: Path | str, base: Path | str = "", run: Path | str | None = None, base_bits: int | None = None
 ) -> "Report":  # fmt: skip

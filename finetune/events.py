@@ -103,6 +103,13 @@ class TrainingEffect(NamedTuple):
         return 1 - self.adapted / self.base
 
 
+class WeightsChanged(NamedTuple):
+    """Where training changed the model."""
+
+    modules: Mapping[str, float]
+    """canonical module name -> |dW| / |W| of its weight; without those whose weight is zero"""
+
+
 class Verified(NamedTuple):
     """An exported file was opened in a fresh base, and does what was trained."""
 
@@ -180,7 +187,7 @@ class Finished(NamedTuple):
 
 Event = (
     Note | Warned | Stage | Advanced | Stepped | Validated | Saved | Candidate | Resumed | Sampled | TrainingEffect
-    | Verified | Scored | Picked | Evaluated | Finished
+    | WeightsChanged | Verified | Scored | Picked | Evaluated | Finished
 )  # fmt: skip
 Returned = TypeVar("Returned")
 

@@ -7,6 +7,8 @@ from finetune import reading
 from finetune.errors import BaseError
 
 CANDIDATES, CHECKPOINTS = "candidates", "checkpoints"
+EVALUATION = "evaluation"
+"""folder in a run's folder: the pictures that were judged, and a sheet of them"""
 LAST = "last"
 _WHOLE = "trainable.safetensors"
 """what a checkpoint of full fine-tuning holds in place of an adapter, and of format 2 in place of alpha"""

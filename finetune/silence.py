@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-LOGGERS = ("accelerate", "bitsandbytes", "diffusers", "peft", "transformers")
+LOGGERS = ("accelerate", "bitsandbytes", "diffusers", "matplotlib", "peft", "transformers")
 VERBOSITY = {"diffusers": "DIFFUSERS_VERBOSITY", "transformers": "TRANSFORMERS_VERBOSITY"}
 """libraries that set the level of their own logger when they are imported -> the variable that names it"""
 

@@ -13,8 +13,9 @@ import finetune
 
 ROOT = Path(finetune.__file__).parent
 FLOORS = (
-    "errors", "choices", "reading", "events", "reporting", "finetune", "resources", "silence", "machine", "tensors", "references",
-    "recipe", "diffusion", "data", "families", "adapters", "optimizers", "encoding", "planning", "files", "proof",
+    "errors", "choices", "reading", "events", "reporting", "finetune", "resources", "silence", "machine", "tensors",
+    "references", "recipe", "diffusion", "data", "families", "adapters", "optimizers", "encoding", "planning", "files",
+    "proof",
     "sampling", "evaluation", "captioning", "pages", "training", "doctor", "api", "cli", "__main__",
 )  # fmt: skip
 """folders and the few files beside them, from the ground up: each may import from those before it, and within itself"""
@@ -29,6 +30,7 @@ IMPORTERS = {
     "typer": ("cli",),
     "PIL": ("data.buckets", "data.decode", "evaluation.", "sampling.", "captioning.views", "pages."),
     "jinja2": ("pages.html",),
+    "matplotlib": ("pages.figures",),
     "pydantic": ("recipe", "data.audit", "data.example", "captioning.vocabulary"),
     "tomlkit": ("recipe", "data.prepare"),
     "psutil": ("doctor",),
@@ -47,6 +49,7 @@ LAZY_REASONS = {
     "transformers": "seconds, and --help and check must answer at once",
     "finetune": "commands must not import what other commands need; a plan counts on meta without peft until asked",
     "huggingface_hub": "only for a hub id",
+    "matplotlib": "a second, and only where curves are drawn",
     "resource": "not on every system",
     "rich": "in the view of a command, not in its declaration",
     "tomlkit": "only to write",

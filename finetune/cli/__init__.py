@@ -14,8 +14,10 @@ from typer.core import TyperGroup
 
 from finetune import __version__
 from finetune.cli import captioning, data, evaluation, files, report, sampling, status, system, training
+from finetune.cli.streams import guarded
 from finetune.cli.wording import otherwise, worded
 from finetune.errors import FinetuneError, InputError
+from finetune.reporting.shown import harmless, harmless_json
 
 _UsageError: Any = typer.BadParameter.__base__
 """click's, or that of the click which newer versions of Typer carry"""
@@ -76,14 +78,33 @@ for part in (system, data, captioning, training, report, status, files, evaluati
 
 def main() -> None:
     hush()
+    with guarded() as out:
+        code = _carried_out()
+        out.flush()
+        if out.lost:
+            sys.stderr.write(
+                f"error: not all output could be written: {out.lost}\n  try: free some space, or --quiet\n"
+            )
+    raise SystemExit(code or (2 if out.lost and not _RESULTS_ARE_FILES & set(sys.argv[1:2]) else 0))
+
+
+_RESULTS_ARE_FILES = {"train", "quickstart"}
+"""commands that have done their work, whatever became of their words"""
+
+
+def _carried_out() -> int:
+    """The exit code."""
     try:
         app()
     except FinetuneError as e:
         sys.stderr.write(_printed(e, sys.argv[1:]))
-        raise SystemExit(e.exit_code) from None
+        return e.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")
-        raise SystemExit(130) from None
+        return 130
+    except SystemExit as e:
+        return e.code if isinstance(e.code, int) else int(e.code is not None)
+    return 0
 
 
 def _printed(error: FinetuneError, arguments: list[str]) -> str:
@@ -92,9 +113,10 @@ def _printed(error: FinetuneError, arguments: list[str]) -> str:
     other = otherwise(error, program, arguments)
     if "--json" in arguments:
         told = {"error": problem, "try": tried, **({"or": other} if other else {}), "exit_code": error.exit_code}
-        return json.dumps(told, ensure_ascii=False) + "\n"
+        return harmless_json(json.dumps(told, ensure_ascii=False)) + "\n"
     steps = {"try": tried, "or": other}
-    return f"error: {problem}\n" + "".join(f"  {word}: {step}\n" for word, step in steps.items() if step)
+    said = f"error: {problem}\n" + "".join(f"  {word}: {step}\n" for word, step in steps.items() if step)
+    return harmless(said)
 
 
 def hush() -> None:
@@ -103,6 +125,6 @@ def hush() -> None:
         os.environ.setdefault(variable, "error")
     for variable in ("HF_HUB_DISABLE_PROGRESS_BARS", "TF_CPP_MIN_LOG_LEVEL"):
         os.environ.setdefault(variable, "1")
-    for name in ("accelerate", "bitsandbytes"):
+    for name in ("accelerate", "bitsandbytes", "matplotlib"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.simplefilter("ignore")

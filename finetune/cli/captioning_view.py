@@ -4,7 +4,6 @@ from collections.abc import Generator
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 
 from finetune.captioning.choice import CaptionerChoice
 from finetune.captioning.dataset import Captioned, caption_dataset
@@ -14,6 +13,7 @@ from finetune.data.dataset import read_dataset
 from finetune.data.example import Dataset
 from finetune.data.wording import CaptionWords
 from finetune.events import Event
+from finetune.reporting.markup import escape
 from finetune.reporting.screen import Screen
 
 SHOWN = 3

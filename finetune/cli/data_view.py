@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from finetune.data.audit import Audit, next_step
@@ -14,6 +13,7 @@ from finetune.data.folder import Rejected
 from finetune.data.wording import CaptionOrigin
 from finetune.errors import Action
 from finetune.planning.preview import Preview, Previewed, by_text
+from finetune.reporting.markup import escape
 
 # --- json -----------------------------------------------------------------------------------------------------------
 

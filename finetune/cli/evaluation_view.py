@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from finetune.cli.options import Output
@@ -12,6 +11,7 @@ from finetune.evaluation.meaning import meaning
 from finetune.evaluation.subject import of_path
 from finetune.evaluation.verdict import not_learnt
 from finetune.events import Evaluated
+from finetune.reporting.markup import escape
 from finetune.reporting.screen import Screen
 
 

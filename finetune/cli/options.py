@@ -5,6 +5,8 @@ from typing import Annotated, NamedTuple
 
 import typer
 
+from finetune.reporting.shown import harmless, harmless_json
+
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print only JSON, on stdout; an error is one JSON line on stderr.")
 ]
@@ -28,8 +30,8 @@ class Output(NamedTuple):
     def result(self, text: str) -> None:
         """The one line that says what came out."""
         if not self.as_json:
-            typer.echo(text)
+            typer.echo(harmless(text))
 
     def json(self, value: object, indent: int | None = 2) -> None:
         if self.as_json:
-            typer.echo(json.dumps(value, indent=indent, ensure_ascii=False))
+            typer.echo(harmless_json(json.dumps(value, indent=indent, ensure_ascii=False)))

@@ -3,7 +3,6 @@
 import json
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from finetune import recipe
@@ -12,6 +11,7 @@ from finetune.planning.candidates import candidate_bytes, candidate_count
 from finetune.planning.footprint import ComponentFootprint, encoder_bytes
 from finetune.planning.leftovers import leftovers
 from finetune.planning.plan import Plan
+from finetune.reporting.markup import escape
 from finetune.training.preflight import Measured
 
 

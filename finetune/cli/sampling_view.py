@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import track
 
 from finetune import reading
@@ -13,6 +12,7 @@ from finetune.errors import InputError
 from finetune.events import Note, Warned
 from finetune.planning.prompts import NamedPrompt
 from finetune.recipe.placeholders import prompt_fault
+from finetune.reporting.markup import escape
 from finetune.sampling import folder
 from finetune.sampling.folder import Written
 from finetune.sampling.request import AdapterWeight, SampleSet, SessionOptions

@@ -9,11 +9,11 @@ from typing import Any
 import typer
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 
 from finetune.cli.options import Output
 from finetune.cli.wording import written
+from finetune.reporting.markup import escape
 from finetune.reporting.status import RunStatus, read_status, run_folders
 
 EVERY_S, EVERY_PLAIN_S = 2.0, 10.0

@@ -10,6 +10,7 @@ import typer
 from finetune import reading
 from finetune import recipe as recipe_files
 from finetune.cli.options import AsJson, Output, Quiet
+from finetune.reporting.shown import harmless
 from finetune.resources import RECIPES
 
 Sets = Annotated[list[str] | None, typer.Option("--set", help="Override one value: table.key=value. May be repeated.")]
@@ -87,7 +88,7 @@ def plan(
 
     settled = planning.resolve_plan(loaded, gpus)
     for notice in settled.notices:
-        typer.echo(f"note: {notice}", err=True)
+        typer.echo(harmless(f"note: {notice}"), err=True)
     rows, kept = footprint.component_footprints(settled), memory.activation_bytes(settled)
     measured = None
     if measure:

@@ -5,15 +5,16 @@ from pathlib import Path
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from finetune import recipe
 from finetune.cli.options import Output
 from finetune.cli.wording import written
 from finetune.errors import action
 from finetune.events import Advanced, Event, Finished
+from finetune.pages.report import PAGE
 from finetune.recipe import Loaded
 from finetune.reporting.jsonl import json_line
+from finetune.reporting.markup import escape
 from finetune.reporting.screen import Screen
 from finetune.training.run import run
 from finetune.training.stop import follow
@@ -22,19 +23,26 @@ from finetune.training.stop import follow
 def train(loaded: Loaded, out: Path, resume: bool, output: Output) -> None:
     """Run with a progress bar, or with a JSON line for each event; say where the files are."""
     console = Console(highlight=False)
-    screen = Screen(console)
+    screen, before = Screen(console), _written(out / PAGE)
     try:
         result = follow(run(loaded, out, resume), _listener(screen, output))
     finally:
         screen.close()
+        if output.details and _written(out / PAGE) != before:  # of a run that was refused it is another's
+            console.print(f"\n[bold]page[/]  {escape(str(out / PAGE))}  (open it in a browser)", soft_wrap=True)
     if not isinstance(result, Finished):  # a rank beside the main one
         return
     if output.details:
-        console.print(f"\n[bold green]done[/]  {escape(str(result.path))}", soft_wrap=True)
+        console.print(f"[bold green]done[/]  {escape(str(result.path))}", soft_wrap=True)
         console.print(f"      {escape(str(result.sheet))}", soft_wrap=True)
         console.print(f"next: {escape(_sample(out, loaded.recipe.base, result.path))}", soft_wrap=True)
     else:
         output.result(str(result.path))
+
+
+def _written(page: Path) -> int:
+    """When, in nanoseconds; 0: never."""
+    return page.stat().st_mtime_ns if page.is_file() else 0
 
 
 def _listener(screen: Screen, output: Output) -> Callable[[Event], None]:

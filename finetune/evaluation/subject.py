@@ -17,10 +17,9 @@ from finetune.evaluation.held_out import HELD_OUT
 from finetune.evaluation.verdict import Training
 from finetune.events import CaptionFit, Score, TrainingEffect
 from finetune.files import layouts
+from finetune.references import EVALUATION as EVALUATION
 from finetune.sampling.request import SessionOptions
 
-EVALUATION = "evaluation"
-"""folder in a run's folder: the pictures that were judged, and a sheet of them"""
 RECIPE = "recipe.toml"
 """in a run's folder: what was trained, with every value"""
 _STEPS_OF_RUN = (references.CANDIDATES, references.CHECKPOINTS)

@@ -191,6 +191,11 @@ def _change(
         nearest = min((method.ROLES for method in fitting), key=len, default=own)
         missing = sorted(nearest - own) or sorted(own)
         return f"its {missing[0]} tensor is missing"
+    if whole := [role for role, tensor in sorted(roles.items()) if _is_packed(role, tensor)]:
+        return (
+            f"its {whole[0]} tensor is of {str(roles[whole[0]].dtype).removeprefix('torch.')}, which holds no weights"
+        )
+    roles = {role: tensor.float() for role, tensor in roles.items()}  # of 8-bit floats little else can be asked
     bad = [role for role, tensor in sorted(roles.items()) if not bool(tensor.isfinite().all())]
     if bad:
         return f"its {bad[0]} tensor holds values that are not finite"
@@ -209,6 +214,11 @@ def _change(
     own_alpha = told[name][1] if module.layout == "peft" and name in told else float(rank)
     alpha = roles.get("alpha", torch.tensor(own_alpha))
     return method.of_tensors(roles, float(alpha) / rank) if alpha.numel() == 1 else "its .alpha is not one number"
+
+
+def _is_packed(role: str, tensor: Tensor) -> bool:
+    """Whole numbers, in which other programs pack quantised weights; an alpha may be one."""
+    return role != "alpha" and not tensor.is_floating_point()
 
 
 def _warnings(found: Mapping[str, _Tensors], index: Mapping[str, Sequence[Meaning]]) -> list[str]:

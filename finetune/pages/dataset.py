@@ -4,6 +4,7 @@ A page holds at most SHOWN pictures and ROWS_BYTES of them: those with something
 counted. Pictures are opened one at a time.
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,7 +29,7 @@ SHOWN = 500
 ROWS_BYTES = 6_500_000
 LINES = 200
 """Problems, rejected files and remarks that a page lists; the others are counted."""
-THUMBNAIL_PX = 160
+_CARD_PX = 160
 WORTH_SAYING = 0.03
 """the share of a picture that may be cut off without a word about it"""
 AUTHORS: dict[CaptionOrigin, str] = {
@@ -81,7 +82,7 @@ _OPEN_FROM = 0.1
 """the share cut off from which on a card shows the whole picture at once"""
 
 
-class Thumbnail(NamedTuple):
+class InlinedPicture(NamedTuple):
     """A picture inside the page, or why there is none."""
 
     source: Markup
@@ -116,7 +117,7 @@ class TrainedSize(NamedTuple):
     """A size that is trained at, and its pictures."""
 
     bucket: Bucket
-    count: int
+    pictures: int
     mean_loss: float
     """The share that is cropped, in [0, 1)."""
     most_loss: float
@@ -147,23 +148,23 @@ def cropped(placed: Placed, px: int, trigger: str | None = None) -> Markup:
     )  # fmt: skip
 
 
-def _pictures(placed: Placed, px: int, whole: bool = True) -> tuple[Thumbnail, Thumbnail | None]:
+def _pictures(placed: Placed, px: int, whole: bool = True) -> tuple[InlinedPicture, InlinedPicture | None]:
     """What is trained on, and where some of it is cut off the whole picture with the crop's frame."""
     name, bucket = plain_text(placed.example.name), placed.bucket
     alt = f"{name}, cut to {bucket.width} x {bucket.height}"
     try:
         image = open_rgb(placed.example.path)
     except Unusable as e:
-        return Thumbnail(Markup(), Size(px, px), alt, fault=f"{e.reason}: {e.detail}"), None
+        return InlinedPicture(Markup(), Size(px, px), alt, fault=f"{e.reason}: {e.detail}"), None
     kept = _inside(fit(image, bucket), px, alt)
     if not whole or placed.crop_loss <= WORTH_SAYING:
         return kept, None
     return kept, _inside(_framed(image, bucket, px), px, f"{name} as a whole, what is cut off is pale")
 
 
-def _inside(image: Image.Image, px: int, alt: str) -> Thumbnail:
+def _inside(image: Image.Image, px: int, alt: str) -> InlinedPicture:
     image.thumbnail((px, px), Image.Resampling.LANCZOS)
-    return Thumbnail(inlined(image, px), Size(*image.size), alt, pixels=max(image.size) <= _PIXEL_ART_PX)
+    return InlinedPicture(inlined(image, px), Size(*image.size), alt, pixels=max(image.size) <= _PIXEL_ART_PX)
 
 
 def _framed(image: Image.Image, bucket: Bucket, px: int) -> Image.Image:
@@ -261,7 +262,7 @@ def _cards(rows: Sequence[_Row], trigger: str | None) -> Iterator[Markup]:
 
 def _card(row: _Row, trigger: str | None) -> Markup:
     example = row.seen.placed.example
-    picture, whole = _pictures(row.seen.placed, THUMBNAIL_PX)
+    picture, whole = _pictures(row.seen.placed, _CARD_PX)
     return Markup(
         render(
             "dataset_card.html", row=row, placed=row.seen.placed, picture=picture, whole=whole, authors=AUTHORS,
@@ -279,11 +280,15 @@ def refuse_target(page: Path, root: Path) -> None:
         RunError: it is a folder, somebody else's file, or would become one of the dataset's own files.
     """
     hint = "name another file for the page"
-    if page.is_dir() or (page.exists() and not page.is_file()):
+    there = os.path.exists(page)  # unlike a Path's, it answers for names that are too long as well
+    if there and not os.path.isfile(page):
         raise RunError(f"cannot write {page}: it is no file", hint)
+    home = next(folder for folder in page.absolute().parents if os.path.exists(folder))
+    if not (home.is_dir() and os.access(home, os.W_OK)):
+        raise RunError(f"cannot write {page}: nothing can be written into {home}", hint)
     if page.resolve().is_relative_to(root.resolve()):
         raise RunError(f"{page} lies inside of the dataset, whose files are all checked", "write the page beside it")
-    if page.exists() and not _is_ours(page):
+    if there and not _is_ours(page):
         raise RunError(f"{page} is there already, and finetune did not make it", f"{hint}, or remove that one")
 
 

@@ -29,7 +29,7 @@ class Delivery(NamedTuple):
     """it is a folder with a whole model, not an adapter"""
 
 
-class Words(NamedTuple):
+class DataWords(NamedTuple):
     """What a dataset's pictures are called."""
 
     trigger: str
@@ -45,23 +45,23 @@ def delivery(history: History) -> Delivery | None:
     first = next((f for f in files if not f.stem.endswith(_SECOND)), next(iter(files), next(iter(whole), None)))
     if first is None:
         return None
-    said = words_of(history)
+    said = data_words(history)
     others = tuple(one.name for one in [*files, *whole] if one != first)
     return Delivery(first.name, size(_bytes(first)), str(first.parent.resolve()), first, others, said.trigger,
                     prompt_with(history, said), not files)  # fmt: skip
 
 
-def words_of(history: History) -> Words:
+def data_words(history: History) -> DataWords:
     """As the recipe has them, else as the dataset's card does."""
     data = history.recipe.get("data", {})
     try:
         card = read_toml(data_path(Path(str(data.get("path", "")))) / CARD, DataError, "") if data.get("path") else {}
     except DataError:  # a raw folder has none; another has moved
         card = {}
-    return Words(*(str(data.get(key) or card.get(key) or "") for key in Words._fields))
+    return DataWords(*(str(data.get(key) or card.get(key) or "") for key in DataWords._fields))
 
 
-def prompt_with(history: History, said: Words) -> str:
+def prompt_with(history: History, said: DataWords) -> str:
     """A prompt of the run's own that has the trigger; else one made of the words."""
     asked = [str(one) for one in history.recipe.get("sample", {}).get("prompts", ())]
     own = next((one for one in asked if said.trigger and said.trigger in one), "")

@@ -48,7 +48,7 @@ class Curve(NamedTuple):
 
 def figures(history: History) -> list[Figure]:
     """Those for which there are numbers."""
-    made = (loss, held_out, scores, rates, gradients)
+    made = (loss, held_out, scores, learning_rates, gradients)
     return [figure for make in made if (figure := make(history)) is not None]
 
 
@@ -93,7 +93,7 @@ def scores(history: History) -> Figure | None:
     return _figure("scores", "Scores over the steps", said, curves, "score")
 
 
-def rates(history: History) -> Figure | None:
+def learning_rates(history: History) -> Figure | None:
     told = history.every("stepped")
     components = sorted({name for event in told for name in event.values.get("rates", {})})
     curves = [Curve(name, *thinned(*finite((_step(e), e.values.get("rates", {}).get(name)) for e in told)))
@@ -173,7 +173,7 @@ def _plot(axes: Any, curves: Sequence[Curve], axis: str) -> None:
     for number, curve in enumerate(curves):
         colour, dash = _CURVES[number % len(_CURVES)], _DASHES[max(0, number - any(c.faint for c in curves)) % 4]
         if curve.faint:
-            axes.plot(curve.steps, curve.values, color=_CURVES[1], linewidth=0.8, alpha=0.4, label=curve.label)
+            axes.plot(curve.steps, curve.values, color=_CURVES[0], linewidth=0.7, alpha=0.35, label=curve.label)
             continue
         mark = "o" if len(curve.steps) < 25 else ""
         axes.plot(curve.steps, curve.values, color=_CURVES[0] if number == 1 and curves[0].faint else colour,

@@ -8,7 +8,7 @@ import io
 from functools import cache
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 from markupsafe import Markup
 from PIL import Image
 
@@ -16,6 +16,8 @@ from finetune import __version__
 from finetune import tensors as weights
 
 TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATE_ERROR = TemplateError
+"""what a template raises that is given something wrong"""
 _QUALITY = 82
 """of JPEG pictures; those that are smaller as PNG, such as flat icons, are PNG"""
 

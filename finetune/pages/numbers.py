@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from finetune.errors import RunError
-from finetune.evaluation.meaning import MEANINGS, meaning
+from finetune.evaluation.meaning import MEANINGS, meaning, reading
 from finetune.pages.outcome import latest
 from finetune.reading import read_json
 from finetune.references import CANDIDATES, steps
@@ -26,6 +26,9 @@ class ScoreRow(NamedTuple):
     value: float
     low: float
     high: float
+    reading: str
+    """what this value says, in a word or two; empty: nothing by itself"""
+    tone: str
     sentence: str
 
     @property
@@ -81,7 +84,7 @@ def score_rows(found: Mapping[str, Any]) -> list[ScoreRow]:
     """Of scores as events or scores.json have them; what is not a score is left out."""
     ordered = [*(name for name in MEANINGS if name in found), *(name for name in found if name not in MEANINGS)]
     rows = [(name, _triple(found[name])) for name in ordered]
-    return [ScoreRow(name, _title(name), *three, meaning(name).sentence) for name, three in rows if three]
+    return [ScoreRow(n, _title(n), *three, *reading(n, three[0]), meaning(n).sentence) for n, three in rows if three]
 
 
 def _percent(value: float) -> float:
@@ -117,7 +120,7 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
 
 
-def layers(history: History) -> Layers | None:
+def changed_layers(history: History) -> Layers | None:
     """By block; None: the run did not tell, or has not come so far."""
     told = latest(history, "weights_changed")
     if told is None:
@@ -170,12 +173,11 @@ def learning(history: History) -> list[str]:
     base, adapted = float(told.values["base"]), float(told.values["adapted"])
     said = [f"The training pictures are predicted {_better(1 - adapted / base)} than by the base "
             f"(loss {base:.3f} before, {adapted:.3f} after)."]  # fmt: skip
-    said.append(f"What the model predicts has changed by {float(told.values['output']):.0%}.")
-    weights = told.values["weights"].items()
-    said.append("Its weights have moved by " + ", ".join(f"{share:.2%} ({name})" for name, share in weights) + ".")
     if told.values.get("adapted_fit"):
         share = float(told.values["adapted_fit"]["share"])
-        said.append(f"For {share:.0%} of the pictures, their own caption fits better than the others' captions.")
+        said.append(
+            f"For {share:.0%} of the pictures, it finds the picture's own caption more fitting than the others'."
+        )
     return said
 
 

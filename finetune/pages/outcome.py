@@ -15,7 +15,7 @@ _UNJUDGED = ("evaluate.count = 0", "whether it was learnt is not judged")
 """how notes begin that say why there is no verdict"""
 
 
-class Answer(NamedTuple):
+class Reply(NamedTuple):
     """To one of the three questions at the top of the page."""
 
     name: str
@@ -36,7 +36,7 @@ class Outcome(NamedTuple):
     tone: str
     todo: tuple[str, ...]
     """what to do, the most useful first; commands in backquotes"""
-    answers: tuple[Answer, ...]
+    answers: tuple[Reply, ...]
     delivery: Delivery | None
     progress: str
     """how far it is, while it runs"""
@@ -130,7 +130,7 @@ def _banner(state: str, history: History, verdict: Told | None) -> tuple[str, st
         case "learnt":
             return "It learnt", said
         case "not learnt":
-            return "It did not learn it", said or sentence(reason)
+            return "It did not learn it", said or as_sentence(reason)
         case "not judged":
             return "Trained, but nobody judged whether it learnt", _why_unjudged(history)
         case "running":
@@ -141,7 +141,7 @@ def _banner(state: str, history: History, verdict: Told | None) -> tuple[str, st
         case "interrupted":
             return "It was interrupted", f"{_stopped_at(history)} Nothing that was saved is lost."
         case "failed":
-            return "It ended in an error", sentence(reason) or "It left no reason."
+            return "It ended in an error", as_sentence(reason) or "It left no reason."
     return "It has not begun", "The run ended, or still prepares itself, before its first step."
 
 
@@ -152,10 +152,10 @@ def _stopped_at(history: History) -> str:
 
 
 def _said(verdict: Told | None) -> str:
-    return sentence(str(verdict.values.get("text", ""))) if verdict else ""
+    return as_sentence(str(verdict.values.get("text", ""))) if verdict else ""
 
 
-def sentence(text: str) -> str:
+def as_sentence(text: str) -> str:
     """With a capital and a full stop."""
     text = text.strip()
     return text[:1].upper() + text[1:] + ("" if not text or text[-1] in ".?!" else ".")
@@ -163,11 +163,11 @@ def sentence(text: str) -> str:
 
 def _why_unjudged(history: History) -> str:
     notes = [str(note.values.get("text", "")) for note in history.every("note")]
-    return next((sentence(n) for n in reversed(notes) if n.startswith(_UNJUDGED)), "It was made without a verdict.")
+    return next((as_sentence(n) for n in reversed(notes) if n.startswith(_UNJUDGED)), "It was made without a verdict.")
 
 
 def _todo(state: str, history: History, verdict: Told | None) -> Iterator[str]:
-    reasons = [sentence(str(reason)) for reason in verdict.values.get("reasons", ())] if verdict else []
+    reasons = [as_sentence(str(reason)) for reason in verdict.values.get("reasons", ())] if verdict else []
     match state:
         case "learnt" | "not learnt":
             yield from reasons
@@ -179,48 +179,52 @@ def _todo(state: str, history: History, verdict: Told | None) -> Iterator[str]:
             yield f"Go on where it stopped: `{resume_command(history.folder)}`"
         case "failed":
             if hint := str(history.record.get("hint", "")):
-                yield sentence(hint)
+                yield as_sentence(hint)
             if (history.folder / "checkpoints").is_dir():
                 yield f"Then go on with it: `{resume_command(history.folder)}`"
         case "not begun":
             yield "Look at where the run was started: it says there what is wrong."
 
 
-def _learnt(state: str, verdict: Told | None, text: str) -> Answer:
+def _learnt(state: str, verdict: Told | None, text: str) -> Reply:
     name, question = "learnt", "Did it learn?"
     seen = str(verdict.values.get("seen", "")).replace("/", " of ") if verdict else ""
     match state:
         case "learnt":
-            return Answer(name, question, "Yes", f"It is there in {seen} test pictures.", "good")
+            return Reply(name, question, "Yes", f"It is there in {seen} test pictures.", "good")
         case "not learnt":
-            return Answer(name, question, "No", f"It is there in {seen or 'too few'} test pictures.", "bad")
+            return Reply(name, question, "No", f"It is there in {seen or 'too few'} test pictures.", "bad")
         case "not judged":
-            return Answer(name, question, "Not judged", text, "wait")
+            return Reply(name, question, "Not judged", text, "wait")
         case "failed":
-            return Answer(name, question, "Not known", "It did not come to its end.", "bad")
-    return Answer(name, question, "Not known yet", "That is judged at the end of the run.", "wait")
+            return Reply(name, question, "Not known", "It did not come to its end.", "bad")
+    return Reply(name, question, "Not known yet", "That is judged at the end of the run.", "wait")
 
 
-def _good(state: str, verdict: Told | None) -> Answer:
+def _good(state: str, verdict: Told | None) -> Reply:
     name, question = "good", "Is it good?"
     if verdict is None or state not in ("learnt", "not learnt"):
-        return Answer(name, question, "Not known", "Look at the pictures below, and judge for yourself.", "wait")
+        return Reply(name, question, "Not known", "Look at the pictures below, and judge for yourself.", "wait")
     if state == "not learnt":
-        return Answer(name, question, "No", "Do not use it: what to change stands above.", "bad")
+        return Reply(name, question, "No", "Do not use it. What to change stands under What to do.", "bad")
     reasons = len(verdict.values.get("reasons", ()))
     if not reasons:
-        return Answer(name, question, "Yes", "No test found anything against it.", "good")
+        return Reply(name, question, "Yes", "No test found anything against it.", "good")
     things = "one thing" if reasons == 1 else f"{reasons} things"
-    return Answer(name, question, "Mostly", f"The tests found {things} to know, which stand above.", "wait")
+    return Reply(name, question, "Mostly", f"The tests found {things} to know, under What to do.", "wait")
 
 
-def _file(state: str, sent: Delivery | None) -> Answer:
+def _file(state: str, sent: Delivery | None) -> Reply:
     name, question = "file", "Which file do I send to the designer?"
     if sent is None:
         short = "None yet" if state in ("running", "interrupted", "silent") else "None"
-        return Answer(name, question, short, "The run has not written its file.", "wait")
+        return Reply(name, question, short, "The run has not written its file.", "wait")
     if state in ("failed", "not learnt"):
-        return Answer(name, question, "None", f"{sent.name} is kept, for a look only.", "bad")
+        return Reply(name, question, "None", f"{sent.name} is kept, for a look only.", "bad")
     if state in ("running", "interrupted", "silent"):
-        return Answer(name, question, "None yet", "The file that is there is of an earlier end of this run.", "wait")
-    return Answer(name, question, sent.name, f"{sent.size}, in {sent.place}", "good")
+        return Reply(name, question, "None yet", "The file that is there is of an earlier end of this run.", "wait")
+    return Reply(name, question, sent.name, f"{sent.size}, in {sent.place}.{_called(sent)}", "good")
+
+
+def _called(sent: Delivery) -> str:
+    return f' In prompts, write "{sent.trigger}".' if sent.trigger else ""

@@ -1,6 +1,6 @@
 """The pictures of a run's page: before and after, over the steps, and those that were judged."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -8,16 +8,13 @@ from typing import NamedTuple
 from markupsafe import Markup
 from PIL import Image
 
-from finetune.evaluation.subject import EVALUATION
 from finetune.pages.html import inlined
-from finetune.references import step_folders, step_of
+from finetune.references import EVALUATION, step_folders, step_of
 from finetune.reporting.history import History
 
 PAIR_PX, SAMPLE_PX, JUDGED_PX = 448, 160, 112
 """longer sides of pictures: before and after, over the steps, judged"""
 MOST_PAIRS, MOST_ROWS, MOST_COLUMNS, MOST_JUDGED = 8, 8, 8, 24
-_SMALL_PX = 128
-"""pictures below are shown with their pixels, and not blurred"""
 
 
 class Shown(NamedTuple):
@@ -35,10 +32,6 @@ class Shown(NamedTuple):
     @property
     def seed(self) -> str:
         return self.facts.get("seed", "")
-
-    @property
-    def small(self) -> bool:
-        return max(self.width, self.height) < _SMALL_PX
 
 
 class Pair(NamedTuple):
@@ -70,7 +63,7 @@ class OverSteps(NamedTuple):
     rows_left_out: int
 
 
-class Judged(NamedTuple):
+class JudgedPictures(NamedTuple):
     with_trigger: list[Pair]
     without: list[Pair]
     left_out: int
@@ -151,7 +144,7 @@ def evenly(many: Sequence[Path], most: int) -> list[Path]:
     return [many[round(i * (len(many) - 1) / (most - 1))] for i in range(most)]
 
 
-def judged(history: History, adapter: str, trigger: str) -> Judged | None:
+def judged_pictures(history: History, adapter: str, trigger: str) -> JudgedPictures | None:
     """The pictures that the verdict was told from: of the base, and of the exported file. None: there are none."""
     files = sorted((history.folder / EVALUATION).glob("*.png"), key=_time)
     made = {file: facts for file in files if (facts := _facts(file)) and facts.get("seed")}
@@ -161,7 +154,7 @@ def judged(history: History, adapter: str, trigger: str) -> Judged | None:
     if not pairs:
         return None
     asked = [pair for pair in pairs if not trigger or trigger in pair.after.prompt]
-    return Judged(asked, [pair for pair in pairs if pair not in asked], max(0, len(both) - MOST_JUDGED))
+    return JudgedPictures(asked, [pair for pair in pairs if pair not in asked], max(0, len(both) - MOST_JUDGED))
 
 
 def _by_prompt(made: Mapping[Path, Mapping[str, str]], adapter: str) -> dict[tuple[str, str], Path]:
@@ -180,8 +173,3 @@ def _facts(path: Path) -> Mapping[str, str]:
             return dict(getattr(found, "text", {}))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return {}
-
-
-def widest(pictures: Iterable[Shown | None]) -> int:
-    """px; 0 of none."""
-    return max((one.width for one in pictures if one), default=0)

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from finetune.errors import RunError
 from finetune.pages import figures, numbers, pictures
-from finetune.pages.delivery import words_of
+from finetune.pages.delivery import data_words
 from finetune.pages.html import render, write_page
 from finetune.pages.outcome import Outcome, outcome_of
 from finetune.pages.settings import settings_of
@@ -58,9 +58,9 @@ def report(run: Path, now: float | None = None) -> str:
             return empty
 
     outcome = section("the outcome", lambda h: outcome_of(h, now), _UNKNOWN)
-    words = section("the trigger", words_of, None)
+    words = section("the trigger", data_words, None)
     sent = outcome.delivery
-    judged = lambda h: pictures.judged(h, sent.name if sent else "", words.trigger if words else "")  # noqa: E731
+    judged = lambda h: pictures.judged_pictures(h, sent.name if sent else "", words.trigger if words else "")  # noqa: E731
     return render(
         "report.html",
         name=name_of_run(history), folder=str(run.resolve()), serve=serving(run), history=history, outcome=outcome,
@@ -73,11 +73,11 @@ def report(run: Path, now: float | None = None) -> str:
         candidates=section("the candidates", numbers.candidates, []),
         learning=section("what training did", numbers.learning, []),
         figures=section("the curves", figures.figures, []),
-        layers=section("the change by layer", numbers.layers, None),
+        layers=section("the change by layer", numbers.changed_layers, None),
         data=section("the training pictures", training_data, None),
         checks=section("what was verified", numbers.checks, []),
         settings=section("the recipe", settings_of, None),
-        warnings=section("the warnings", warnings, []),
+        warnings=section("the warnings", run_warnings, []),
         damage=damage,
     )  # fmt: skip
 
@@ -94,7 +94,7 @@ def serving(run: Path) -> str:
     return shlex.join(["python", "-m", "http.server", "8000", "--directory", str(run.resolve())])
 
 
-def warnings(history: History) -> list[str]:
+def run_warnings(history: History) -> list[str]:
     """What the run warned of, each once; and steps that changed nothing."""
     told = [str(event.values.get("text", "")) for event in history.every("warned")]
     skipped = sum(bool(event.values.get("skipped")) for event in history.every("stepped"))

@@ -34,14 +34,14 @@ def settings_of(history: History) -> Settings | None:
     """None: there is no recipe yet, or none that can be read."""
     if not history.recipe:
         return None
-    found = [Setting(key, shown(one), usual) for key, one, usual in _compared(history)]
+    found = [Setting(key, as_written(one), usual) for key, one, usual in _compared(history)]
     same = [one for one in found if one.usual == one.shown]
     folder = history.folder.resolve()
     again = ["finetune", "train", str(folder / RECIPE_FILE), "--out", f"{folder}-again"]
     return Settings([one for one in found if one not in same], same, shlex.join(again))
 
 
-def shown(one: object) -> str:
+def as_written(one: object) -> str:
     """As a recipe would have it."""
     return json.dumps(one, ensure_ascii=False, default=str)
 
@@ -61,7 +61,7 @@ def _usual(said: Mapping[str, Any], folder: Path) -> dict[str, str]:
             chosen[table] = {mark: said[table][mark]}
     try:
         bare = Recipe.model_validate(chosen)
-        return {key: shown(_plain(value(bare, key))) for key in recipe.keys() if value(bare, key) is not None}
+        return {key: as_written(_plain(value(bare, key))) for key in recipe.keys() if value(bare, key) is not None}
     except (ValueError, RecipeError):
         return {}
 

@@ -11,8 +11,8 @@ from markupsafe import Markup
 from finetune.data.buckets import fit, plan_buckets, usual_stride
 from finetune.data.dataset import Placed, assign_buckets, read_dataset
 from finetune.data.decode import open_rgb
-from finetune.data.example import Dataset
 from finetune.data.diagnose import Unusable
+from finetune.data.example import Dataset
 from finetune.errors import DataError
 from finetune.pages.html import inlined
 from finetune.reporting.history import History

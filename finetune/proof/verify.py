@@ -33,6 +33,8 @@ LARGE = 4_000_000_000
 """weights from which a base is opened in bf16, where outputs with the change merged in could not be compared (T17)"""
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 """of a module's change, by the file's dtype; measured on fp16: 3.3e-4, on bf16: 2.8e-3"""
+MOST_CHANGE = 100.0
+"""of weights by an adapter, in units of their size: trained ones have up to 0.3"""
 _REFUSALS = (ValueError, KeyError, RuntimeError, TypeError, IndexError, AttributeError)
 
 
@@ -278,8 +280,18 @@ def _effects(
     """What each component changes, and the sentence for one that changes nothing; after: None where not to be had."""
     names = sorted({name.partition(".")[0] for name in modules})
     effects = tuple(_effect(family, c, modules, before[c], after[c] if after else None) for c in names)
-    idle = [e.component for e in effects if not e.weight or e.output == 0]
-    return effects, tuple(f"{component}: the adapter changes nothing" for component in idle)
+    return effects, tuple(f"{e.component}: {wrong}" for e in effects if (wrong := _wrong_effect(e)))
+
+
+def _wrong_effect(effect: Effect) -> str:
+    """What no adapter that works does; empty when it may."""
+    if not effect.weight or effect.output == 0:
+        return "the adapter changes nothing"
+    if not math.isfinite(effect.weight) or not math.isfinite(effect.output or 0):
+        return "with the adapter its outputs are not finite: pictures would be black"
+    if effect.weight > MOST_CHANGE:
+        return f"the adapter changes its weights by {effect.weight:.0e} times their size: pictures would be noise"
+    return ""
 
 
 def _told_differently(wrong: list[str], modules: AdapterState) -> str:

@@ -4,7 +4,6 @@ import math
 import time
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -37,6 +36,7 @@ from finetune.events import (
     Verified,
     Warned,
 )  # fmt: skip
+from finetune.reporting.markup import escape
 
 
 class Screen:

@@ -1,6 +1,5 @@
 """What pictures are made from: a request for one, a set of them, adapters with weights, how the base is opened."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,8 @@ from finetune.recipe import Sample
 if TYPE_CHECKING:
     from finetune.families.base import BaseInfo
 
+MOST_WEIGHT = 100.0
+"""that an adapter is applied at; people use up to 2"""
 STEPS: int = Sample.model_fields["steps"].default
 """Denoising steps, unless said otherwise: those of a recipe's sheet."""
 
@@ -97,8 +98,11 @@ class AdapterWeight(NamedTuple):
         found = references.adapter_path(text)
         if not reading.exists(found):
             raise BaseError(f"no adapter file {text}", "write FILE, or FILE:weight, such as mug.safetensors:0.8")
-        if not math.isfinite(weight):
-            raise BaseError(f"the weight of {text} is {weight}", "write a number, such as mug.safetensors:0.8")
+        if not abs(weight) <= MOST_WEIGHT:  # nor NaN
+            raise BaseError(
+                f"the weight of {text} is {weight}",
+                f"write a number between -{MOST_WEIGHT:g} and {MOST_WEIGHT:g}, such as mug.safetensors:0.8",
+            )
         return AdapterWeight(found, weight)
 
 

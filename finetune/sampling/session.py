@@ -56,6 +56,8 @@ class Session:
         self.pipeline = family.pipeline(options.scheduler, options.safety_checker)
         self.made_with: dict[str, str] = {}
         """What a picture's metadata says of base, adapters and options."""
+        self._adapted: list[str] = []
+        """files whose change is applied"""
         self._texts: dict[tuple[str, str], Text] = {}
         """(encoder, prompt) -> what the session read itself, without a batch axis"""
 
@@ -117,11 +119,13 @@ class Session:
             changed = [name for name, part in loaded.items() if getattr(part, "peft_config", None)]
             self.pipeline.fuse_lora(components=changed, adapter_names=names)
             self.pipeline.unload_lora_weights()
+        self._adapted = [adapter.path.name for adapter in adapters]
         self._texts.clear()
 
     def load_by_diffusers(self, file: Path) -> None:
         """Apply an adapter file as stock diffusers reads it."""
         self.pipeline.load_lora_weights(str(file.parent), weight_name=file.name)
+        self._adapted = [file.name]
         self._texts.clear()
 
     def read(self, prompts: Iterable[str]) -> None:
@@ -166,7 +170,7 @@ class Session:
             ).images  # fmt: skip
         latents = self.family.unpack_latents(output, first.width, first.height).to(self.device)
         # one at a time: decoding takes far more memory than denoising. In float32: half overflows some autoencoders
-        return [self._shown(self.family.decode_latents(one)) for one in latents.unsqueeze(1)]
+        return [self._shown(self._finite(self.family.decode_latents(one))) for one in latents.unsqueeze(1)]
 
     def _encoded(self, prompts: Sequence[str]) -> Text:
         read = {e: {p: self._text(e, p) for p in prompts} for e in self.family.encoders}
@@ -181,6 +185,20 @@ class Session:
             made = self.family.encode(encoder, [Prompt(prompt)])
             self._texts[encoder, prompt] = made.each(lambda part: part[0].cpu())  # a GPU has no room for many
         return self._texts[encoder, prompt]
+
+    def _finite(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Raises VerifyError for what would be a black picture."""
+        if bool(pixels.isfinite().all()):
+            return pixels
+        if self._adapted:
+            raise VerifyError(
+                f"a picture came out with values that are not finite, with {' and '.join(self._adapted)}",
+                "lower its weight; if the base alone gives pictures, the adapter is damaged",
+            )
+        raise VerifyError(
+            f"a picture came out with values that are not finite: {self.family.base} computes none in this precision",
+            "try `precision` fp32; if that fails too, its weights are damaged: fetch the base again",
+        )
 
     def _shown(self, pixels: torch.Tensor) -> Picture:
         """pixels (1, 3, H, W), about [-1, 1] -> the picture, blanked if it is unsafe."""

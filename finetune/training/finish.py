@@ -1,6 +1,6 @@
 """The end of a run: what training changed is measured, the file written, opened again in a fresh base, and proved."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from pathlib import Path
 
 from finetune import families, recipe
@@ -10,7 +10,18 @@ from finetune.adapters.change import AdapterState
 from finetune.errors import TrainError, VerifyError
 from finetune.evaluation import effect as evaluate
 from finetune.evaluation.held_out import held_out_scores
-from finetune.events import Event, Finished, Note, Sampled, Score, Stage, TrainingEffect, Verified, Warned
+from finetune.events import (
+    Event,
+    Finished,
+    Note,
+    Sampled,
+    Score,
+    Stage,
+    TrainingEffect,
+    Verified,
+    Warned,
+    WeightsChanged,
+)
 from finetune.families.base import save
 from finetune.files import layouts
 from finetune.machine import CPU, DTYPES
@@ -65,8 +76,9 @@ def judge_training(run: Run) -> Generator[Event, None, TrainingEffect]:
         TrainError: nothing measurable changed.
     """
     data, px = run.data, evaluate.at_once_px(run.plan)
+    norms = adapters.movement(run.family.parts.loaded(), start_of(run.plan, run.family))
     effect = evaluate.measure_effect(
-        moved(run), run.plan.train.placed, data.latents, data.captions, run.device.autocast, px
+        moved(norms), run.plan.train.placed, data.latents, data.captions, run.device.autocast, px
     )
     if effect.output < evaluate.NO_EFFECT:
         raise TrainError(
@@ -74,19 +86,20 @@ def judge_training(run: Run) -> Generator[Event, None, TrainingEffect]:
             "raise optimizer.learning_rate",
         )
     yield effect
+    yield WeightsChanged({name: change / weight for name, (change, weight) in norms.items() if weight > 0})
     for sentence in evaluate.warnings(effect):
         yield Warned(sentence)
     return effect
 
 
-def moved(run: Run) -> dict[str, float]:
-    """component -> how far its weights moved, as a share of those that carry an adapter.
+def moved(norms: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """component -> how far its weights moved, as a share of those that carry an adapter. norms: of each module's
+    change, and of its weight.
 
     Raises:
         TrainError: one did not.
     """
-    parts = run.family.parts.loaded()
-    norms, found = adapters.movement(parts, start_of(run.plan, run.family)), {}
+    found = {}
     for component in sorted({name.partition(".")[0] for name in norms}):
         inside = [sizes for name, sizes in norms.items() if name.startswith(f"{component}.")]
         found[component] = evaluate.relative_change(inside)

@@ -22,6 +22,8 @@ from finetune.events import Event, Saved, Warned, unheard
 from finetune.families.base import Family
 from finetune.files import layouts
 from finetune.machine import has_gpu
+from finetune.pages.report import PAGE
+from finetune.pages.writer import ReportWriter
 from finetune.planning import footprint
 from finetune.planning.candidates import candidate_bytes, candidate_count
 from finetune.planning.plan import Plan
@@ -34,15 +36,9 @@ from finetune.training.resume import compared, no_run, record, settings
 
 _LOG = "events.jsonl"
 _TRACES = {
-    _LOG,
-    LOCK,
-    "run.json",
-    "recipe.toml",
-    "tensorboard",
-    "samples",
-    references.CHECKPOINTS,
+    _LOG, LOCK, "run.json", "recipe.toml", "tensorboard", "samples", PAGE, references.CHECKPOINTS,
     references.CANDIDATES,
-}
+}  # fmt: skip
 """what a run leaves that ended before it saved a step"""
 _OUTCOMES: dict[type[FinetuneError], str] = {Interrupted: "interrupted", NotLearnt: "not learnt"}
 """what run.json says of a run that ended in an error, of other errors "failed"; else it says running or done"""
@@ -50,7 +46,7 @@ _SURPLUS_BYTES = 64 << 20
 
 
 class RunFolder:
-    """Where a run writes: recipe.toml and run.json, events.jsonl and TensorBoard's curves, checkpoints."""
+    """Where a run writes: recipe.toml and run.json, events.jsonl and TensorBoard's curves, its page, checkpoints."""
 
     writes: ClassVar[bool] = True
 
@@ -70,6 +66,7 @@ class RunFolder:
         self._ownership = Ownership(path)
         self._warning = ""
         """about the disk it is on"""
+        self._page: ReportWriter | None = None
 
     def open(self, plan: Plan, resume: bool) -> None:
         """Refuse a folder that holds a run (or, to resume, that holds none), or a disk without room.
@@ -115,6 +112,7 @@ class RunFolder:
         weights.write_bytes(recipe.dumps(plan.recipe).encode(), self.path / "recipe.toml")
         self._write_record(plan, "running")
         self._begun = True
+        self._page = ReportWriter(self.path)  # only now: a run that is refused leaves no page
 
     def end(self, plan: Plan) -> None:
         """It did what it was asked for: run.json says so."""
@@ -129,21 +127,32 @@ class RunFolder:
         self._curves(event)
 
     def recorded(self, events: Generator[Event, None, None]) -> Generator[Event, None, None]:
-        """The same events, each written down before it is read; and in run.json an error that ends them."""
+        """The same events, each written down before it is read; in run.json an error that ends them; the run's page."""
         try:
             with closing(events):
                 for event in chain([Warned(self._warning)] if self._warning else [], events):
                     self.record(event)
+                    if self._page and (warned := self._page(event)):
+                        self.record(warned)
+                        yield warned
                     yield event
         except GeneratorExit:
             self._note("interrupted", "left by its reader")
             raise
         except FinetuneError as e:
-            self._note(_OUTCOMES.get(type(e), "failed"), str(e))
+            self._note(_OUTCOMES.get(type(e), "failed"), str(e), e.hint)
             raise
         finally:
             self._curves.close()
+            self._last_page()
             self._ownership.release()
+
+    def _last_page(self) -> None:
+        """Of a run that ended before its result."""
+        if self._begun:  # nobody knows of that end
+            self._note("failed", "an error of finetune itself; it was shown where the run was started")
+        if self._page and not self._page.finished and (warned := self._page.write()):
+            self.record(warned)
 
     def save(self, state: State, keep_last: int, told: Mapping[str, str]) -> Saved | None:
         """A checkpoint of the state, whose adapter says of itself what is told; None when it is written already.
@@ -158,10 +167,12 @@ class RunFolder:
         content = {
             "outcome": outcome,
             "reason": "",
+            "hint": "",
             "picked_step": self.picked,
             "finetune": __version__,
             "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "steps": plan.steps,
+            "stride": plan.facts.stride,
             "identity": self.identity,
             "settings": settings(plan.recipe),
             "file": dict(self.file),
@@ -172,10 +183,12 @@ class RunFolder:
         }
         weights.write_bytes(json.dumps(content, indent=1).encode(), self.path / "run.json")
 
-    def _note(self, outcome: str, reason: str) -> None:
+    def _note(self, outcome: str, reason: str, hint: str = "") -> None:
         if self._begun:  # what is refused before changes nothing
-            content = {**record(self.path), "outcome": outcome, "reason": reason, "picked_step": self.picked}
+            told = {"outcome": outcome, "reason": reason, "hint": hint, "picked_step": self.picked}
+            content = {**record(self.path), **told}
             weights.write_bytes(json.dumps(content, indent=1).encode(), self.path / "run.json")
+            self._begun = False
 
 
 class Unwritten(RunFolder):

@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM, and a reader that leaves: save first, then stop, and say how to go on."""
+"""Signals, a terminal that is closed (SIGHUP), a reader that leaves: save first, then stop, and say how to go on."""
 
 import atexit
 import signal
@@ -14,10 +14,12 @@ from finetune.events import Event
 from finetune.reporting.status import resuming as resuming
 
 Events = Generator[Event, None, None]
+_SIGNALS = [int(getattr(signal, name)) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""that end a run; Windows has no SIGHUP"""
 
 
 class Interruption:
-    """SIGINT and SIGTERM: at once outside the loop, after the current step inside; a second one is always at once."""
+    """By a signal: at once outside the loop, after the current step inside; a second one is always at once."""
 
     def __init__(self, out: Path) -> None:
         self.out, self.asked, self._waits = out, False, False
@@ -88,10 +90,10 @@ class Interruption:
 
 @contextmanager
 def handled(heard: Callable[..., None]) -> Iterator[None]:
-    """SIGINT and SIGTERM call this inside, in the main thread; elsewhere they stay as they are."""
+    """SIGINT, SIGTERM and SIGHUP call this inside, in the main thread; elsewhere they stay as they are."""
     kept: dict[int, Any] = {}
     try:
-        for number in (int(signal.SIGINT), int(signal.SIGTERM)):
+        for number in _heard_signals():
             kept[number] = signal.signal(number, heard)
     except ValueError:  # not the main thread
         pass
@@ -102,8 +104,13 @@ def handled(heard: Callable[..., None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def _heard_signals() -> list[int]:
+    """Those that end a run. One that is ignored, as SIGHUP is under nohup, stays so."""
+    return [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+
+
 def follow(events: Events, listen: Callable[[Event], None]) -> Event | None:
-    """Hand each event to a listener. SIGINT and SIGTERM stop the run while it listens, too. Returns the last event.
+    """Hand each event to a listener. Such signals stop the run while it listens, too. Returns the last event.
 
     Raises:
         Interrupted: by such a signal.

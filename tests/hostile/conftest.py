@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image, ImageDraw
-from support.adapters import small_adapter
+from support.adapters import random_lora
 
+from finetune import families
+from finetune.adapters.change import AdapterState, target_shapes
 from finetune.cli import app  # noqa: F401  (what a child needs is imported once, in the parent)
 from finetune.files import layouts, metadata, peft
 from finetune.proof import export
 from finetune.resources import POCKET
-
-ABOUT = {"base": "pocket", "trigger": "sks", "title": "A mug"}
 
 
 @pytest.fixture(scope="session")
@@ -36,11 +36,11 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for caption in (folder / "bare").glob("*.txt"):
         caption.unlink()
     (folder / "prompts.txt").write_text("a cup\n")
-    about = metadata.About(
-        family="sd", line="pocket", base_version="sd_v1", architecture="stable-diffusion-v1", prediction="epsilon",
-        resolution=64, base="pocket", trigger="sks", class_word="mug", title="A mug",
-    )  # fmt: skip
-    modules = small_adapter(0)
+    facts = families.detect("pocket")
+    about = metadata.About.of(facts, base="pocket", trigger="sks", class_word="mug", title="A mug")
+    shapes = target_shapes(families.family_class(facts.family).on_meta(families.locate("pocket"), facts))
+    attention = [name for name in shapes if name.endswith(("attn2.to_v", "layers.0.self_attn.v_proj"))]
+    modules: AdapterState = {name: random_lora(shapes[name], 2, 0.1, seed) for seed, name in enumerate(attention)}
     export.write_file(modules, folder / "mug.safetensors", "universal", "float32", about)
     peft.write_peft(modules, folder / "peft", {})
     shutil.copytree(POCKET, folder / "base")
