@@ -3,21 +3,19 @@
 import json
 import re
 import shlex
-import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image, ImageDraw
-from support import ROOT
 from typer.testing import CliRunner
 
 from finetune import recipe
 from finetune.cli import app
 from finetune.resources import base_path
+from support import ROOT
 
-PAGES = sorted({*(ROOT / "docs").glob("*.md"), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
-                *(ROOT / "data").rglob("README.md")})  # fmt: skip
+PAGES = sorted({*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md"), *(ROOT / "data").rglob("README.md")})
 LARGE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 """the base that pages name, in whose place the pocket base is run"""
 ELSEWHERE = {
