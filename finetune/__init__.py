@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from finetune import events as events
     from finetune.api import (
         caption,
+        compare,
         evaluate,
         export,
         inspect,
@@ -32,6 +33,7 @@ __all__ = [
     "Recipe",
     "__version__",
     "caption",
+    "compare",
     "errors",
     "evaluate",
     "events",

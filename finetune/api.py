@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from finetune import reading
 from finetune.choices import CaptionsFrom, Dtype, Layout, Precision
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from finetune.data.decode import Colour
     from finetune.data.example import Dataset
     from finetune.data.wording import DatasetKind
+    from finetune.evaluation.compare import Comparison
     from finetune.events import Evaluated, Event
     from finetune.files.inspection import Inspection
     from finetune.planning.plan import Plan
@@ -226,6 +227,40 @@ def report(run: Path | str, out: Path | str | None = None) -> Path:
         from finetune.pages.report import write_report
 
         return write_report(Path(run), _folder(out))
+
+
+def compare(
+    adapters: Sequence[Path | str], out: Path | str, *, weights: Sequence[float] = (1.0,),
+    steps: "Sequence[int] | Literal['all']" = (), prompts: Sequence[str] = (), seed: int = 0, count: int = 1,
+    base: Path | str = "", data: Path | str = "", judge: Path | str = "",
+) -> "Comparison":  # fmt: skip
+    """Generate the same prompts and seeds with each adapter at each weight, and with the base, and score them; written
+    into `out` as comparison.html, comparison.png and comparison.json.
+
+    adapters: files, PEFT folders, run folders or RUN@STEP, of one base. steps: of each run the adapters of these steps,
+    or of all that it kept, instead of what it exported. prompts: with {trigger} and {class_word}, each at `count` seeds
+    from `seed` on; those of the verdict when there are none. base, data, judge: as for `evaluate`. The result's `rows`
+    have pictures and scores, `best` is the row to take, `why` says why. The same call goes on where it was stopped.
+
+    Raises:
+        InputError: adapters of several bases, an adapter twice, a prompt or a weight that cannot be.
+        RunError: `out` holds something else, or cannot be written.
+        VerifyError: an adapter cannot be read whole for the base.
+    """
+    with silence():
+        from finetune.evaluation.compare import ComparisonRequest
+        from finetune.evaluation.compare import compare as compared
+        from finetune.events import unheard
+        from finetune.pages import comparison
+
+        wanted = ComparisonRequest(
+            tuple(map(str, adapters)), tuple(weights), steps if steps == "all" else tuple(steps), tuple(prompts), seed,
+            count, str(base), str(data), str(judge),
+        )  # fmt: skip
+        comparison.claim(Path(out), wanted)
+        found = unheard(compared(wanted, Path(out) / comparison.PICTURES))
+        comparison.write_comparison(found, wanted, Path(out))
+        return found
 
 
 def verify(

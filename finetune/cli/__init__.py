@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from finetune import __version__
-from finetune.cli import captioning, data, evaluation, files, report, sampling, status, system, training
+from finetune.cli import captioning, comparing, data, evaluation, files, report, sampling, status, system, training
 from finetune.cli.streams import guarded
 from finetune.cli.wording import otherwise, worded
 from finetune.errors import FinetuneError, InputError
@@ -72,7 +72,7 @@ def program(
     """
 
 
-for part in (system, data, captioning, training, report, status, files, evaluation, sampling):
+for part in (system, data, captioning, training, report, status, files, evaluation, comparing, sampling):
     part.register(app)
 
 

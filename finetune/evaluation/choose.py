@@ -32,6 +32,17 @@ def best(candidates: Sequence[Scored], limits: Limits) -> Scored:
     return min(candidates, key=lambda one: (len(limits.broken(one)), -one.scores["likeness"].value, one.step))
 
 
+def because(chosen: Scored, some: Sequence[Scored], limits: Limits) -> str:
+    """Why that one of some is the best, in words."""
+    told = f"likeness {chosen.scores['likeness'].value:.2f}, seen in {chosen.seen}"
+    over = limits.broken(chosen)
+    if over:
+        return f"{told}; no candidate is inside the limits: {', '.join(over)}"
+    return f"{told}: the most of {len(some)} candidates" + (
+        "" if all(not limits.broken(one) for one in some) else " inside the limits"
+    )
+
+
 def reason_to_stop(candidates: Sequence[Scored], patience: int) -> str:
     """Why more steps are not worth their time: for `patience` evaluations the likeness has not risen by more than half
     of its interval above the best before them, while drift or memorisation rises. "" while they are."""

@@ -18,7 +18,7 @@ from finetune.evaluation.prompts import Asked, PromptSet, bare_caption, prompt_s
 from finetune.evaluation.similarity import FeatureExtractor
 from finetune.evaluation.subject import Subject
 from finetune.evaluation.verdict import Measures
-from finetune.events import Evaluated, Event, Scored, Stage
+from finetune.events import Evaluated, Event, Score, Scored, Stage
 from finetune.sampling.grid import grid, made_with, row_label
 from finetune.sampling.png import write_png
 from finetune.sampling.request import SampleRequest
@@ -96,7 +96,7 @@ def measure_pictures(
     shown, own = eyes.of_pictures(ours.with_trigger), eyes.of_pictures(real)
     found = {
         "likeness": likeness.score,
-        "drift": scores.drift_score(eyes.of_pictures(ours.without), eyes.of_pictures(theirs.without)),
+        **_drift(eyes, ours.without, theirs.without),
         "diversity": scores.diversity_score(shown, own),
         "memorisation": scores.memorisation_score(shown, own, torch.stack([eyes.of_pictures(v) for v in views(real)])),
     }
@@ -105,6 +105,13 @@ def measure_pictures(
     words = eyes.of_captions([one.caption for one in asked.with_trigger])
     base = scores.prompt_score(eyes.of_pictures(theirs.with_trigger), words)
     return Measures(likeness, {**found, "prompt": scores.prompt_score(shown, words)}, base.value)
+
+
+def _drift(eyes: FeatureExtractor, ours: list[Image.Image], theirs: list[Image.Image]) -> dict[str, Score]:
+    """Nothing where there are not two pictures without the trigger."""
+    if len(ours) < 2:
+        return {}
+    return {"drift": scores.drift_score(eyes.of_pictures(ours), eyes.of_pictures(theirs))}
 
 
 def _reads(eyes: FeatureExtractor, real: Tensor, data: Dataset) -> bool:

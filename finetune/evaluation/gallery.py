@@ -58,6 +58,41 @@ class FromFile:
         yield session
 
 
+class PictureStore:
+    """A folder of pictures of a base, each under a name made of all that went into it."""
+
+    def __init__(self, folder: Path, base: str, options: SessionOptions, way: str = "FromFile") -> None:
+        """way: how the base was opened, where that changes pictures."""
+        self.folder, self.options, self._way = folder, options, way
+        self._precision = precision(options.precision, "`precision`")  # what `auto` is here changes pictures
+        self._base_id = files_id(Path(families.locate(base)))
+
+    def path(self, row: str, request: SampleRequest) -> Path:
+        """row: what is applied to the base; empty: nothing."""
+        told = [_VERSION, self._base_id, row, request, self.options, self._way, self._precision]
+        return self.folder / f"{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:24]}.png"
+
+    def kept(self, row: str, request: SampleRequest) -> Image.Image | None:
+        try:
+            with Image.open(self.path(row, request)) as found:
+                return found.convert("RGB")
+        except OSError:  # none yet, or cut short
+            return None
+
+    def keep(self, row: str, request: SampleRequest, image: Image.Image, adapter: str, weight: float = 1.0) -> None:
+        """Raises RunError: it cannot be written."""
+        path = self.path(row, request)
+        try:
+            write_png(image, path, {**request.described(), "adapter": f"{adapter}:{weight:g}" if adapter else ""})
+        except OSError as e:
+            raise RunError(f"cannot write {path}: {e.strerror}", "free some space") from e
+
+    def all(self, row: str, wanted: Sequence[SampleRequest]) -> tuple[Image.Image, ...]:
+        """Of requests that are kept."""
+        found = [self.kept(row, request) for request in wanted]
+        return tuple(image for image in found if image is not None)
+
+
 class Gallery:
     """A base and an adapter, or a whole pipeline in its place. Pictures that were painted once are read again.
 
@@ -67,11 +102,9 @@ class Gallery:
     def __init__(
         self, folder: Path, base: str, adapter: Path, options: SessionOptions, painter: Painter | None = None
     ) -> None:
-        self.folder, self.base, self.adapter, self.options = folder, base, adapter, options
-        self._precision = precision(options.precision, "`precision`")  # what `auto` is here changes pictures
+        self.adapter = adapter
         self._painter = painter or FromFile(base, adapter, options)
-        self._way = type(self._painter).__name__
-        self._base_id = files_id(Path(families.locate(base)))
+        self._store = PictureStore(folder, base, options, type(self._painter).__name__)
         self._row_id = content_id(adapter)
 
     def paint(
@@ -84,13 +117,13 @@ class Gallery:
             RunError: the folder cannot be written.
             VerifyError: the adapter cannot be read whole for this base.
         """
-        due = {row: [r for r in wanted if self._kept(row, r) is None]
+        due = {row: [r for r in wanted if self._store.kept(row, r) is None]
                for row, wanted in ((_BASE, theirs), (self._row_id, ours))}  # fmt: skip
         total = sum(map(len, due.values()))
         if total:
             yield Stage("evaluating", total)
             yield from (Advanced(done) for done, _ in enumerate(self._painted(due), 1))
-        return self._all(self._row_id, ours), self._all(_BASE, theirs)
+        return list(self._store.all(self._row_id, ours)), list(self._store.all(_BASE, theirs))
 
     def _painted(self, due: dict[str, list[SampleRequest]]) -> Iterator[None]:
         prompts = [text for wanted in due.values() for r in wanted for text in (r.prompt, r.negative)]
@@ -100,30 +133,8 @@ class Gallery:
             opened = self._painter.base(prompts) if row == _BASE else self._painter.adapted(prompts)
             with opened as session:
                 for request, picture in zip(wanted, session.generate_many(wanted), strict=True):
-                    self._keep(row, request, picture.image)
+                    self._store.keep(row, request, picture.image, "" if row == _BASE else self.adapter.name)
                     yield
-
-    def _path(self, row: str, request: SampleRequest) -> Path:
-        told = [_VERSION, self._base_id, row, request, self.options, self._way, self._precision]
-        return self.folder / f"{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:24]}.png"
-
-    def _kept(self, row: str, request: SampleRequest) -> Image.Image | None:
-        try:
-            with Image.open(self._path(row, request)) as found:
-                return found.convert("RGB")
-        except OSError:  # none yet, or cut short
-            return None
-
-    def _keep(self, row: str, request: SampleRequest, image: Image.Image) -> None:
-        path, adapter = self._path(row, request), "" if row == _BASE else self.adapter.name
-        try:
-            write_png(image, path, {**request.described(), "adapter": adapter})
-        except OSError as e:
-            raise RunError(f"cannot write {path}: {e.strerror}", "free some space") from e
-
-    def _all(self, row: str, wanted: Sequence[SampleRequest]) -> list[Image.Image]:
-        found = [self._kept(row, request) for request in wanted]
-        return [image for image in found if image is not None]
 
 
 def content_id(adapter: Path) -> str:

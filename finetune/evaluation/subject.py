@@ -68,7 +68,7 @@ def of_path(
     path = references.adapter_path(what)
     run = references.run_of(path)
     file = exported(run) if run and path == run else path
-    text = (run / RECIPE).read_text(encoding="utf-8") if run else _recipe_in(file)
+    text = (run / RECIPE).read_text(encoding="utf-8") if run else recipe_in(file)
     said = tomllib.loads(text)
     base = base or said.get("base", "")
     if not base:
@@ -100,7 +100,8 @@ def exported(run: Path) -> Path:
     return made[0] if made else layouts.adapter_in(run)
 
 
-def _recipe_in(file: Path) -> str:
+def recipe_in(file: Path) -> str:
+    """The recipe that an adapter file carries, or what it says of its base, as TOML; empty where it says nothing."""
     if reading.is_dir(file):
         return ""
     found = weights.read_header(file).metadata

@@ -122,6 +122,18 @@ class Session:
         self._adapted = [adapter.path.name for adapter in adapters]
         self._texts.clear()
 
+    def exchange(self, adapters: Sequence[AdapterWeight]) -> None:
+        """These adapters in place of those that are applied; none: the base alone.
+
+        Raises:
+            VerifyError: a file cannot be read whole for this base.
+        """
+        if self._adapted:
+            self.pipeline.unload_lora_weights()
+        self._adapted = []
+        self._texts.clear()
+        self.load_adapters(adapters)
+
     def load_by_diffusers(self, file: Path) -> None:
         """Apply an adapter file as stock diffusers reads it."""
         self.pipeline.load_lora_weights(str(file.parent), weight_name=file.name)

@@ -11,7 +11,7 @@ from finetune import tensors as weights
 from finetune.adapters import attach as adapters
 from finetune.errors import VerifyError
 from finetune.evaluation import subject
-from finetune.evaluation.choose import Limits, best, reason_to_stop
+from finetune.evaluation.choose import Limits, because, best, reason_to_stop
 from finetune.evaluation.evaluate import score
 from finetune.events import Picked, Score, Scored
 from finetune.files import layouts
@@ -96,7 +96,7 @@ def pick(run: Run) -> Events:
     if chosen.step != run.state.step:
         _load(run, chosen.step)
     run.folder.picked = chosen.step
-    yield Picked(chosen.step, _because(chosen, some, limits))
+    yield Picked(chosen.step, because(chosen, some, limits))
 
 
 def check_picked(run: Run, exported: str) -> None:
@@ -110,16 +110,6 @@ def check_picked(run: Run, exported: str) -> None:
     file = adapter_path(f"{run.folder.path}@{run.folder.picked}")
     if weights.payload_sha256(file) != exported:
         raise VerifyError(f"the exported file is not the adapter of step {run.folder.picked}", f"that one is {file}")
-
-
-def _because(chosen: Scored, some: Sequence[Scored], limits: Limits) -> str:
-    told = f"likeness {chosen.scores['likeness'].value:.2f}, seen in {chosen.seen}"
-    over = limits.broken(chosen)
-    if over:
-        return f"{told}; no candidate is inside the limits: {', '.join(over)}"
-    return f"{told}: the most of {len(some)} candidates" + (
-        "" if all(not limits.broken(one) for one in some) else " inside the limits"
-    )
 
 
 def _load(run: Run, step: int) -> None:

@@ -1,0 +1,60 @@
+"""`compare`: adapters and weights beside each other."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from finetune.cli.options import AsJson, Output, Quiet
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(compare)
+
+
+def compare(
+    adapters: Annotated[
+        list[str],
+        typer.Argument(help="Adapter files, run folders or steps of runs (RUN@500).", metavar="RUN|FILE..."),
+    ],
+    weights: Annotated[str, typer.Option(help="Weights to try each adapter at, such as 0.6,0.8,1.")] = "1",
+    steps: Annotated[
+        str,
+        typer.Option(help="Steps of each run instead of its result: all, or such as 500,1000.", show_default="none"),
+    ] = "",
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What to show, such as 'a {trigger} {class_word} on a beach'. May be repeated.",
+            show_default="the verdict's",
+        ),
+    ] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Text file with one prompt a line.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="First seed of prompts that you name.")] = 0,
+    count: Annotated[int, typer.Option(min=1, help="Seeds for each prompt that you name.")] = 1,
+    base: Annotated[str, typer.Option(help="Base model to try them on.", show_default="the one that they name")] = "",
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the training pictures.", show_default="the one that the run names")
+    ] = None,
+    judge: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a CLIP or DINOv2.", show_default="the run's; the pocket base has its own"),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for page, sheet and pictures.")] = Path("comparison"),
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare adapters, weights and steps at the same prompts and seeds.
+
+    Writes one page and one sheet, with a row for the base and one for each adapter and weight, and says which to take.
+    The same command goes on where it was stopped; pictures that are there are not generated again.
+    """
+    from finetune.cli import comparing_view, sampling_view
+    from finetune.evaluation.compare import ComparisonRequest
+
+    named = [*(prompt or ()), *(one.text for one in sampling_view.prompts_of(prompts))] if prompts else prompt or ()
+    wanted = ComparisonRequest(
+        tuple(adapters), comparing_view.weights_of(weights), comparing_view.steps_of(steps), tuple(named), seed, count,
+        base, str(data or ""), str(judge or ""),
+    )  # fmt: skip
+    comparing_view.compare(wanted, out, Output(as_json, quiet))

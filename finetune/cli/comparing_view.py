@@ -1,0 +1,70 @@
+"""A comparison on the screen. Imports torch."""
+
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from finetune.cli.options import Output
+from finetune.errors import InputError
+from finetune.evaluation.compare import Comparison, ComparisonRequest, as_json
+from finetune.evaluation.compare import compare as events_of
+from finetune.pages.comparison import PICTURES, claim, write_comparison
+from finetune.reporting.markup import escape
+from finetune.reporting.screen import Screen
+
+
+def compare(wanted: ComparisonRequest, out: Path, output: Output) -> None:
+    """With a progress bar; the page's path last."""
+    console = Console(highlight=False)
+    screen = Screen(console)
+    claim(out, wanted)
+    work = events_of(wanted, out / PICTURES)
+    try:
+        while True:
+            event = next(work)
+            if output.details:
+                screen(event)
+    except StopIteration as e:
+        found: Comparison = e.value
+    finally:
+        screen.close()
+    page = write_comparison(found, wanted, out)
+    output.json({**as_json(found, wanted), "page": str(page)})
+    if output.details:
+        _show(found, console)
+    output.result(str(page))
+
+
+def weights_of(text: str) -> tuple[float, ...]:
+    """Raises InputError: they are no numbers."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as e:
+        raise InputError(f"`weights` {text}: these are no numbers", "write them as 0.6,0.8,1") from e
+
+
+def steps_of(text: str) -> tuple[int, ...] | Literal["all"]:
+    """Raises InputError: they are no steps."""
+    if text == "all":
+        return "all"
+    parts = [part.strip() for part in text.split(",")] if text else []
+    if not all(part.isdecimal() and len(part) < 12 for part in parts):
+        raise InputError(f"`steps` {text}: these are no steps", "write all, or such as 500,1000")
+    return tuple(map(int, parts))
+
+
+def _show(found: Comparison, console: Console) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    names = list(dict.fromkeys(name for row in found.rows for name in row.scores if name != "diversity"))
+    for name in ("adapter", *(["seen"] if names else []), *names):
+        table.add_column(name)
+    for n, row in enumerate(found.rows):
+        if row.scores:
+            mark = "[green]" if n == found.best else ""
+            values = (f"{row.scores[name].value:.2f}" if name in row.scores else "" for name in names)
+            table.add_row(f"{mark}{escape(row.label)}", row.seen, *values)
+    if names:
+        console.print(table)
+    console.print(escape(found.why if found.best is None else f"take {found.why}"), soft_wrap=True)

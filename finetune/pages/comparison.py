@@ -1,0 +1,124 @@
+"""A comparison as one page and one sheet: which adapter to take, at which weight, and every picture of it."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from markupsafe import Markup
+
+from finetune.errors import RunError
+from finetune.evaluation.compare import Comparison, ComparisonRequest, ComparisonRow, as_json
+from finetune.evaluation.meaning import MEANINGS, ScoreMeaning
+from finetune.pages.html import inlined, render, write_page
+from finetune.pages.text import plain_text
+from finetune.reading import exists, read_json
+from finetune.sampling.grid import grid
+from finetune.sampling.png import write_png
+from finetune.sampling.request import SampleRequest
+
+PAGE_FILE, SHEET_FILE, TABLE_FILE, PICTURES = "comparison.html", "comparison.png", "comparison.json", "pictures"
+SHOWN_PX = 256
+"""side of a picture on the page, at most"""
+
+
+class Cell(NamedTuple):
+    """A picture of the page."""
+
+    source: Markup
+    alt: str
+    width: int
+    height: int
+    command: str
+    """generates it again"""
+
+
+class PageRow(NamedTuple):
+    label: str
+    seen: str
+    scores: dict[str, Any]
+    best: bool
+    cells: list[Cell]
+
+
+def claim(folder: Path, wanted: ComparisonRequest) -> None:
+    """The folder is new, or holds this very comparison, which goes on.
+
+    Raises:
+        RunError: it holds another one, or something else.
+    """
+    free = next(p for n in range(2, 10**6) if not exists(p := folder.with_name(f"{folder.name}-{n}")))
+    asked = as_json(Comparison("", (), (), None, ""), wanted)["asked"]
+    if exists(folder / TABLE_FILE):
+        try:
+            same = read_json(folder / TABLE_FILE, RunError, "").get("asked") == asked
+        except RunError:
+            same = False
+        if not same:
+            raise RunError(f"{folder} holds another comparison", f"choose another `out`, such as {free}")
+    elif exists(folder) and any(folder.iterdir()):
+        raise RunError(f"{folder} is not empty", f"choose another `out`, such as {free}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / TABLE_FILE).write_text(json.dumps({"asked": asked}, indent=1), encoding="utf-8")
+    except OSError as e:
+        raise RunError(f"cannot write into {folder}: {e.strerror}", "choose another `out`") from e
+
+
+def write_comparison(found: Comparison, wanted: ComparisonRequest, folder: Path) -> Path:
+    """The page, the sheet and the table. Returns where the page is.
+
+    Raises:
+        RunError: they cannot be written.
+    """
+    told = as_json(found, wanted)
+    try:
+        write_page(page_text(found, wanted), folder / PAGE_FILE)
+        heads = [f"{column.prompt} (seed {column.seed})" for column in found.columns]
+        rows = [(_sheet_label(row), row.pictures) for row in found.rows]
+        sheet = grid(rows, heads, "comparison", f"base {told['base']}; {found.why}")
+        write_png(sheet, folder / SHEET_FILE, {"prompt": " | ".join(c.prompt for c in found.columns)})
+        (folder / TABLE_FILE).write_text(json.dumps(told, indent=1, ensure_ascii=False), encoding="utf-8")
+    except OSError as e:
+        raise RunError(f"cannot write into {folder}: {e.strerror}", "free some space") from e
+    return folder / PAGE_FILE
+
+
+def page_text(found: Comparison, wanted: ComparisonRequest) -> str:
+    """The page."""
+    names = [name for name in MEANINGS if any(name in row.scores for row in found.rows)]
+    meanings: dict[str, ScoreMeaning] = {name: MEANINGS[name] for name in names}
+    rows = [_page_row(found, n, row) for n, row in enumerate(found.rows)]
+    best = None if found.best is None else found.rows[found.best]
+    return render(
+        "comparison.html", found=found, rows=rows, meanings=meanings, best=best,
+        columns=[(plain_text(c.prompt), c.seed) for c in found.columns], base=as_json(found, wanted)["base"],
+        adapters=list(dict.fromkeys(row.adapter for row in found.rows if row.adapter)),
+    )  # fmt: skip
+
+
+def _page_row(found: Comparison, number: int, row: ComparisonRow) -> PageRow:
+    cells = [_cell(found.base, row, n) for n in range(len(row.pictures))]
+    return PageRow(row.label, row.seen.replace("/", " of "), row.scores, number == found.best, cells)
+
+
+def _cell(base: str, row: ComparisonRow, number: int) -> Cell:
+    image, request = row.pictures[number], row.requests[number]
+    width, height = (max(1, round(side * min(1.0, SHOWN_PX / max(image.size)))) for side in image.size)
+    alt = f"{row.label}: {plain_text(request.prompt)}, seed {request.seed}"
+    return Cell(inlined(image, SHOWN_PX), alt, width, height, repeated(base, row, request))
+
+
+def repeated(base: str, row: ComparisonRow, request: SampleRequest) -> str:
+    """The command that generates the picture again."""
+    adapter = ["--adapter", f"{row.adapter.file}:{row.weight:g}"] if row.adapter else []
+    return shlex.join([
+        "finetune", "sample", "--base", base, *adapter, "--prompt", request.prompt, "--seed", str(request.seed),
+        "--steps", str(request.steps), "--guidance", f"{request.guidance:g}",
+        "--size", f"{request.width}x{request.height}", "--out", "again",
+    ])  # fmt: skip
+
+
+def _sheet_label(row: ComparisonRow) -> str:
+    likeness = row.scores.get("likeness")
+    return row.label + (f", likeness {likeness.value:.2f}, seen {row.seen}" if likeness else "")
