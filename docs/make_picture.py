@@ -1,8 +1,8 @@
 """Compose docs/learnt.png, the picture of README, from what is there: python docs/make_picture.py
 
-Made on 2026-11-26 from docs/product.png and docs/style.png, the sheets of runs of the shipped recipes pocket-product and
-pocket-style (upper row the base, lower row the adapter, same prompts and seeds), and the pictures in data/examples that
-the two learnt from. Nothing is generated here: four columns of six are cut out of each sheet and laid side by side.
+Made on 2026-11-26 from docs/product.png and docs/style.png, the sheets of runs of the shipped recipes pocket-product
+and pocket-style (upper row the base, lower row the adapter, same prompts and seeds), and the pictures in data/examples
+that the two learnt from. Nothing is generated here: four columns of six are cut out of each sheet, laid side by side.
 """
 
 from pathlib import Path

@@ -10,10 +10,11 @@ VOCABULARY = ROOT / "data" / "vocabularies" / "pocket.toml"
 CARD = ROOT / "data" / "pocket" / "README.md"
 HEAD = """# What `pocket` can draw
 
-`pocket` is the base that ships with this package: a small Stable Diffusion that trains on a CPU in minutes, without any
-download. **It is a test bed, not a picture maker.** Its pictures are 64 x 64 pixels and show one icon, or two, on a plain
-ground. It has seen no photos, no people and no scenes. Use it to try the whole way from pictures to a verified file, and
-to see whether a set of pictures is *learnt*; for pictures that you would show to anybody, train [a larger base](bases.md).
+`pocket` is the base that ships with this package: a small Stable Diffusion that trains on a CPU in minutes, without
+any download. **It is a test bed, not a picture maker.** Its pictures are 64 x 64 pixels and show one icon, or two, on a
+plain ground. It has seen no photos, no people and no scenes. Use it to try the whole way from pictures to a verified
+file, and to see whether a set of pictures is *learnt*; for pictures that you would show to anybody, train
+[a larger base](bases.md).
 
 Other words are not refused: they give a picture of nothing that you know. So take a product whose class word is in the
 list below, such as a handbag or a tea cup, and ask for the grounds below.

@@ -1,4 +1,4 @@
-"""What the pages for users name is there: files, pictures, sections, commands, options, recipe keys. Made pages are fresh."""
+"""What the pages for users name is there: files, sections, commands, options, recipe keys. Made pages are fresh."""
 
 import re
 import tomllib

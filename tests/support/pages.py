@@ -114,7 +114,12 @@ def _less(command: list[str]) -> list[str]:
     """What makes it short."""
     if command[0] == "train" and "--resume" not in command:
         return [word for one in SHORT for word in ("--set", one)]
-    return {"sample": ["--steps", "2"], "evaluate": ["--count", "4"]}.get(command[0], [])
+    fewer = {
+        "sample": ["--steps", "2"],
+        "evaluate": ["--count", "4"],
+        "compare": ["--prompt", "a {trigger} {class_word}"],
+    }
+    return fewer.get(command[0], [])
 
 
 def shrink(path: Path) -> None:
