@@ -10,7 +10,7 @@ from finetune.cli.options import Output
 from finetune.errors import InputError
 from finetune.evaluation.compare import Comparison, ComparisonRequest, as_json
 from finetune.evaluation.compare import compare as events_of
-from finetune.pages.comparison import PICTURES, claim, write_comparison
+from finetune.pages.comparison import PICTURES, begun, claim, write_comparison
 from finetune.reporting.markup import escape
 from finetune.reporting.screen import Screen
 
@@ -20,7 +20,7 @@ def compare(wanted: ComparisonRequest, out: Path, output: Output) -> None:
     console = Console(highlight=False)
     screen = Screen(console)
     claim(out, wanted)
-    work = events_of(wanted, out / PICTURES)
+    work = begun(events_of(wanted, out / PICTURES), wanted, out)
     try:
         while True:
             event = next(work)
@@ -67,4 +67,5 @@ def _show(found: Comparison, console: Console) -> None:
             table.add_row(f"{mark}{escape(row.label)}", row.seen, *values)
     if names:
         console.print(table)
-    console.print(escape(found.why if found.best is None else f"take {found.why}"), soft_wrap=True)
+    took = "" if found.best is None else f"take {found.rows[found.best].label}: "
+    console.print(escape(took + found.why), soft_wrap=True)

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,12 +11,14 @@ from markupsafe import Markup
 from finetune.errors import RunError
 from finetune.evaluation.compare import Comparison, ComparisonRequest, ComparisonRow, as_json
 from finetune.evaluation.meaning import MEANINGS, ScoreMeaning
+from finetune.events import Event
 from finetune.pages.html import inlined, render, write_page
 from finetune.pages.text import plain_text
 from finetune.reading import exists, read_json
 from finetune.sampling.grid import grid
 from finetune.sampling.png import write_png
 from finetune.sampling.request import SampleRequest
+from finetune.tensors import write_bytes
 
 PAGE_FILE, SHEET_FILE, TABLE_FILE, PICTURES = "comparison.html", "comparison.png", "comparison.json", "pictures"
 SHOWN_PX = 256
@@ -42,13 +45,13 @@ class PageRow(NamedTuple):
 
 
 def claim(folder: Path, wanted: ComparisonRequest) -> None:
-    """The folder is new, or holds this very comparison, which goes on.
+    """The folder is new, or holds this very comparison, which goes on. Nothing is written.
 
     Raises:
         RunError: it holds another one, or something else.
     """
     free = next(p for n in range(2, 10**6) if not exists(p := folder.with_name(f"{folder.name}-{n}")))
-    asked = as_json(Comparison("", (), (), None, ""), wanted)["asked"]
+    asked = _asked(wanted)
     if exists(folder / TABLE_FILE):
         try:
             same = read_json(folder / TABLE_FILE, RunError, "").get("asked") == asked
@@ -58,11 +61,28 @@ def claim(folder: Path, wanted: ComparisonRequest) -> None:
             raise RunError(f"{folder} holds another comparison", f"choose another `out`, such as {free}")
     elif exists(folder) and any(folder.iterdir()):
         raise RunError(f"{folder} is not empty", f"choose another `out`, such as {free}")
+
+
+def begun(
+    events: Generator[Event, None, Comparison], wanted: ComparisonRequest, folder: Path
+) -> Generator[Event, None, Comparison]:  # fmt: skip
+    """The same events; when the first one shows that it can be done, the folder is this comparison's.
+
+    Raises:
+        RunError: the folder cannot be written.
+    """
+    first = next(events)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / TABLE_FILE).write_text(json.dumps({"asked": asked}, indent=1), encoding="utf-8")
+        write_bytes(json.dumps({"asked": _asked(wanted)}, indent=1).encode(), folder / TABLE_FILE)
     except OSError as e:
         raise RunError(f"cannot write into {folder}: {e.strerror}", "choose another `out`") from e
+    yield first
+    return (yield from events)
+
+
+def _asked(wanted: ComparisonRequest) -> object:
+    return as_json(Comparison("", (), (), None, ""), wanted)["asked"]
 
 
 def write_comparison(found: Comparison, wanted: ComparisonRequest, folder: Path) -> Path:
@@ -76,9 +96,9 @@ def write_comparison(found: Comparison, wanted: ComparisonRequest, folder: Path)
         write_page(page_text(found, wanted), folder / PAGE_FILE)
         heads = [f"{column.prompt} (seed {column.seed})" for column in found.columns]
         rows = [(_sheet_label(row), row.pictures) for row in found.rows]
-        sheet = grid(rows, heads, "comparison", f"base {told['base']}; {found.why}")
+        sheet = grid(rows, heads, "Comparison", f"base {told['base']}; {_taken(found)}")
         write_png(sheet, folder / SHEET_FILE, {"prompt": " | ".join(c.prompt for c in found.columns)})
-        (folder / TABLE_FILE).write_text(json.dumps(told, indent=1, ensure_ascii=False), encoding="utf-8")
+        write_bytes(json.dumps(told, indent=1).encode(), folder / TABLE_FILE)
     except OSError as e:
         raise RunError(f"cannot write into {folder}: {e.strerror}", "free some space") from e
     return folder / PAGE_FILE
@@ -117,6 +137,10 @@ def repeated(base: str, row: ComparisonRow, request: SampleRequest) -> str:
         "--steps", str(request.steps), "--guidance", f"{request.guidance:g}",
         "--size", f"{request.width}x{request.height}", "--out", "again",
     ])  # fmt: skip
+
+
+def _taken(found: Comparison) -> str:
+    return found.why if found.best is None else f"take {found.rows[found.best].label}: {found.why}"
 
 
 def _sheet_label(row: ComparisonRow) -> str:
