@@ -38,7 +38,12 @@ STRIPS = (
         DOCS / "style.png",
         51,
         34,
-        {0: "a car, sks style", 1: "a banana, sks style", 4: "a camera, sks style", 5: "without the trigger: a banana"},
+        {
+            0: "a car,\nsks style",
+            1: "a banana,\nsks style",
+            4: "a camera,\nsks style",
+            5: "without the trigger:\na banana",
+        },
     ),
     Strip(
         "a product, from 6 pictures",
@@ -48,14 +53,15 @@ STRIPS = (
         45,
         52,
         {
-            0: "a sks cup, purple background",
-            1: "a sks cup, black background",
-            3: "a sks cup, brown background",
-            4: "without the trigger: a tea cup",
+            0: "a sks cup on a\npurple background",
+            1: "a sks cup on a\nblack background",
+            3: "a sks cup on a\nbrown background",
+            4: "without the trigger:\na tea cup",
         },
     ),
 )
-HEIGHT = 2 * TILE + 3 * GAP + 48
+HEAD = 52
+HEIGHT = 2 * TILE + 3 * GAP + HEAD + 8
 
 
 def drawn() -> Image.Image:
@@ -69,23 +75,23 @@ def drawn() -> Image.Image:
 
 def _draw(page: Image.Image, strip: Strip, top: int) -> None:
     draw = ImageDraw.Draw(page)
-    draw.text((24, top + 8), strip.title, INK, _font(17))
+    draw.text((24, top + 22), strip.title, INK, _font(19))
     paths = sorted(strip.pictures.iterdir())
     side = (LEFT - 84 - GAP) // strip.columns
     for n, path in enumerate(paths):
         with Image.open(path) as opened:
             small = opened.convert("RGB").resize((side - 4, side - 4), Image.Resampling.LANCZOS)
-        page.paste(small, (24 + n % strip.columns * side, top + 44 + n // strip.columns * side))
+        page.paste(small, (24 + n % strip.columns * side, top + HEAD + n // strip.columns * side))
     with Image.open(strip.sheet) as opened:
         sheet = opened.convert("RGB")
     for row, word in enumerate(("before", "after")):
-        y = top + 40 + row * (TILE + GAP)
-        draw.text((LEFT - 12, y + TILE // 2), word, LINE if row else SOFT, _font(15), anchor="rm")
+        y = top + HEAD + row * (TILE + GAP)
+        draw.text((LEFT - 12, y + TILE // 2), word, LINE if row else SOFT, _font(18), anchor="rm")
         for n, column in enumerate(strip.shown):
             x, cut = strip.left + column * (TILE + 8), strip.top + row * (TILE + 8)
             page.paste(sheet.crop((x, cut, x + TILE, cut + TILE)), (LEFT + n * (TILE + GAP), y))
     for n, asked in enumerate(strip.shown.values()):
-        draw.text((LEFT + n * (TILE + GAP), top + 14), asked, SOFT, _font(13))
+        draw.text((LEFT + n * (TILE + GAP), top + 4), asked, INK, _font(17))
 
 
 def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
