@@ -51,7 +51,7 @@ def followed(name: str, folder: Path, instead: dict[str, str]) -> Story:
 def test_the_tutorial_leads_from_photos_to_a_file_and_a_page(finished):
     assert finished.commands.count("train") == 3 and {"check", "report", "status", "verify"} <= {*finished.commands}
     for made in ("mug.html", "runs/rehearsal/report.html", "runs/mug/adapter/mug.safetensors", "pictures/sheet.png",
-                 "beach.png", "icons-set/metadata.jsonl"):  # fmt: skip
+                 "comparison/comparison.html", "beach.png", "icons-set/metadata.jsonl"):  # fmt: skip
         assert (finished.folder / made).is_file(), made
 
 
