@@ -16,7 +16,7 @@ from finetune import recipe as recipes
 from finetune.cli import app, training_view
 from finetune.cli.options import Output
 from finetune.cli.wording import command_of
-from finetune.errors import NotLearnt, RunError
+from finetune.errors import Interrupted, NotLearnt, RunError
 from finetune.events import Finished, Sampled, Stage, Stepped, Warned
 from finetune.pages import numbers, outcome, pictures, training_data, writer
 from finetune.pages.figures import smoothed, thinned
@@ -381,6 +381,15 @@ def test_a_page_that_cannot_be_written_is_told_once_and_costs_no_run(bad, monkey
     assert isinstance(first, Warned) and "cannot be written" in first.text
     assert write(Sampled(1, ())) is None and write(STEP) is None and (bad / REPORT).exists()
     assert write.end() is None and not (bad / REPORT).exists(), "an old one would say that the run goes on"
+
+
+def test_ctrl_c_while_the_page_is_written_stops_the_run(bad, monkeypatch):
+    def interrupted(run, worded):
+        raise Interrupted("stopped")
+
+    monkeypatch.setattr(writer, "write_report", interrupted)
+    with pytest.raises(Interrupted):
+        ReportWriter(bad)(Stage("training", 9))
 
 
 def test_a_page_of_a_run_without_anything_but_its_log(tmp_path):
