@@ -87,8 +87,8 @@ def name_of_run(history: History) -> str:
 
 
 def serving(run: Path) -> str:
-    """The command that shows the folder in a browser on another machine."""
-    return shlex.join(["python", "-m", "http.server", "8000", "-d", str(run.resolve())])
+    """The command that shows the folder to browsers, by an address that is this machine's alone: a tunnel leads there."""
+    return shlex.join(["python", "-m", "http.server", "8000", "-b", "127.0.0.1", "-d", str(run.resolve())])
 
 
 def run_warnings(history: History) -> list[str]:
