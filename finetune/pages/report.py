@@ -87,7 +87,7 @@ def name_of_run(history: History) -> str:
 
 
 def serving(run: Path) -> str:
-    """The command that shows the folder to browsers, by an address that is this machine's alone: a tunnel leads there."""
+    """The command that shows the folder to browsers at an address of this machine alone; a tunnel leads there."""
     return shlex.join(["python", "-m", "http.server", "8000", "-b", "127.0.0.1", "-d", str(run.resolve())])
 
 
