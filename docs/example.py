@@ -33,11 +33,8 @@ verdict = finetune.evaluate("runs/mug", count=4)
 assert not verdict.learnt and verdict.reasons, verdict.text  # the likeliest cause first, and what to do
 page = finetune.report("runs/mug")  # all of it in one HTML file, to be opened in a browser; training writes it as well
 
-# %% Which weight is best? Beside each other, with the base: a page, a sheet and scores.
-compared = finetune.compare(
-    [adapter], "compared", weights=(0.5, 1), prompts=["a photo of {trigger} cup", "a photo of a cup"]
-)
-assert [row.label for row in compared.rows][0] == "base" and Path("compared/comparison.html").is_file()
+# %% Which weight is best? Beside each other, with the base: a page, a sheet, and scores where they can be told.
+rows = finetune.compare([adapter], "compared", weights=(0.5, 1), prompts=["a photo of {trigger} cup"]).rows
 
 # %% Files, from any trainer: what is inside, does it work, and the same in another layout.
 rank = finetune.inspect(adapter).ranks
