@@ -295,6 +295,13 @@ def test_candidates_are_told_with_their_scores_and_the_picked_one_is_marked(trai
     assert rows[0].named == f"{trained_run.resolve()}@3" and finetune.inspect(rows[0].named)
 
 
+def test_where_nothing_was_picked_the_file_is_of_the_last_step(bad):
+    runs.edited(runs.recorded(bad, picked_step=None), lambda told: None if told["event"] == "picked" else told)
+    with (bad / "events.jsonl").open("a") as log:
+        log.write(json.dumps({"event": "finished", "time": 2e9, "step": 6}) + "\n")
+    assert [row.step for row in numbers.candidates(read_history(bad)) if row.picked] == [6]
+
+
 def test_change_by_layer_is_what_the_run_measured(trained_run):
     history = read_history(trained_run)
     modules = history.last("weights_changed").values["modules"]
