@@ -1,6 +1,8 @@
 """A run's page says what its folder holds, of a run in any state, and costs no run."""
 
+import base64
 import contextlib
+import io
 import json
 import re
 import shlex
@@ -8,6 +10,7 @@ import shutil
 
 import pytest
 import typer
+from PIL import Image
 from support import report_runs as runs
 from support.command import said
 
@@ -343,7 +346,9 @@ def test_settings_that_differ_come_first_and_none_is_lost(trained_run):
 def test_the_training_pictures_are_shown_as_they_are_cropped(trained_run):
     found = training_data.training_data(read_history(trained_run))
     assert found.number == len(found.thumbnails) > 0 and found.origins == [f"{found.number} written by a person"]
-    assert all((one.width, one.height) == (32, 32) and one.caption and one.source for one in found.thumbnails)
+    assert all((one.width, one.height) == (32, 32) and one.caption for one in found.thumbnails)
+    with Image.open(io.BytesIO(base64.b64decode(found.thumbnails[0].source.partition(",")[2]))) as seen:
+        assert seen.size == (32, 32), "as training sees it, and not the file"
 
 
 # --- the run's own writing -------------------------------------------------------------------------------------------
