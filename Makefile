@@ -1,5 +1,6 @@
 # install: the environment.  quickstart: the whole job, on the bundled example.  test: all tests.
 # quick: tests without a base or a run, half a minute.  bits: that training computes what it did.  check: what CI should say.
+# docs: the pages for users as a site, in build/docs.  docs-serve: the same at localhost, again at each change.
 # pocket: the bundled base and eyes again, from the font; five to six hours on two cores, goes on where it was interrupted.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do command -v $$p && break; done)
 VENV ?= .venv
@@ -7,7 +8,7 @@ BIN := $(VENV)/bin
 # a file stays in one process, which shares what is dear; the long ones first
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: install quickstart test quick bits check format bench pocket clean
+.PHONY: install quickstart test quick bits check format bench docs docs-serve pocket clean
 
 install: $(VENV)/.installed
 
@@ -35,6 +36,12 @@ format: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/step.py
+
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+docs-serve: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
 
 pocket: $(VENV)/.installed-dev
 	$(BIN)/python data/build_pocket.py

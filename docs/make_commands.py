@@ -1,6 +1,7 @@
 """Write docs/commands.md from the program itself: python docs/make_commands.py
 
-Every command, argument, option, default and help text is what `finetune COMMAND -h` shows; a test fails when it is stale.
+Every command, argument, option, default and help text is what `finetune COMMAND -h` shows; a test fails when the page
+is stale.
 """
 
 import inspect
@@ -19,8 +20,8 @@ from finetune.cli import app
 PAGE = Path(__file__).parent / "commands.md"
 HEAD = """# Commands
 
-`finetune COMMAND -h` shows the same on the screen. `--quiet` and `--json` may also stand before the command. With `--json`
-only JSON is printed on stdout, and an error is one JSON line on stderr with `error`, `try` and `exit_code`.
+`finetune COMMAND -h` shows the same on the screen. `--quiet` and `--json` may also stand before the command. With
+`--json` only JSON is printed on stdout, and an error is one JSON line on stderr with `error`, `try` and `exit_code`.
 `finetune --install-completion` completes commands in your shell.
 
 This page is made from the program by `python docs/make_commands.py`.
@@ -103,7 +104,9 @@ def _section(name: str, command: Callable[..., None]) -> str:
     about = _marked(re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.cleandoc(command.__doc__ or "")))
     found = parameters(command)
     head = [f"## {name}\n", f"`{' '.join(['finetune', name, *_usage(found)])}`\n", f"{about}\n"]
-    return "\n".join([*head, "| argument or option | default | what it does |", "|---|---|---|", *map(_row, found)]) + "\n"
+    return (
+        "\n".join([*head, "| argument or option | default | what it does |", "|---|---|---|", *map(_row, found)]) + "\n"
+    )
 
 
 def _usage(found: list[Parameter]) -> list[str]:

@@ -10,13 +10,14 @@ VOCABULARY = ROOT / "data" / "vocabularies" / "pocket.toml"
 CARD = ROOT / "data" / "pocket" / "README.md"
 HEAD = """# What `pocket` can draw
 
-`pocket` is the base that ships with this package: a small Stable Diffusion that trains on a CPU in minutes, without any download. **It is
-a test bed, not a picture maker.** Its pictures are 64 x 64 pixels and show one icon, or two, on a plain ground. It has seen no
-photos, no people and no scenes. Use it to try the whole way from pictures to a verified file, and to see whether a set of pictures is *learnt*;
-for pictures that you would show to anybody, train [a larger base](gpu.md).
+`pocket` is the base that ships with this package: a small Stable Diffusion that trains on a CPU in minutes, without
+any download. **It is a test bed, not a picture maker.** Its pictures are 64 x 64 pixels and show one icon, or two, on a
+plain ground. It has seen no photos, no people and no scenes. Use it to try the whole way from pictures to a verified
+file, and to see whether a set of pictures is *learnt*; for pictures that you would show to anybody, train
+[a larger base](bases.md).
 
-Other words are not refused: they give a picture of nothing that you know. So take a product whose class word is in the list below (a cup: `tea cup`
-or `cup`; a handbag; a key), and ask for the grounds below.
+Other words are not refused: they give a picture of nothing that you know. So take a product whose class word is in the
+list below, such as a handbag or a tea cup, and ask for the grounds below.
 """
 
 
@@ -25,7 +26,10 @@ def page() -> str:
     lists = tomllib.loads(VOCABULARY.read_text(encoding="utf-8"))["lists"]
     parts = [HEAD, f"## Backgrounds\n\n{len(lists['settings'])}: {', '.join(lists['settings'])}.\n"]
     parts += ["Also striped, checkered, or shaded from one of these colours to another.\n"]
-    parts += [f"## How to ask\n\n{_forms()}\n", f"## Objects\n\n{len(lists['objects'])}: {', '.join(lists['objects'])}.\n"]
+    parts += [
+        f"## How to ask\n\n{_forms()}\n",
+        f"## Objects\n\n{len(lists['objects'])}: {', '.join(lists['objects'])}.\n",
+    ]
     parts += [f"## How well it does\n\n{_figures()}\n"]
     parts += ["This page is made from the base's vocabulary and its card by `python docs/make_pocket.py`.\n"]
     return "\n".join(parts)
@@ -39,7 +43,9 @@ def _forms() -> str:
     """The forms of captions that it was trained on, as the card lists them."""
     whole = _section("What it knows")
     rows = re.findall(r"(?ms)^- .*?(?=^- |\n\n|\Z)", whole)
-    advice = "Generate with guidance 3 and 20 steps. Captions that it reads, with `a`, `an` or, before plurals, `some`:\n\n"
+    advice = (
+        "Generate with guidance 3 and 20 steps. Captions that it reads, with `a`, `an` or, before plurals, `some`:\n\n"
+    )
     return advice + "\n".join(" ".join(row.split()) for row in rows).replace(
         " Never in the two styles of `data/styles.py`, whose colours are kept for adapters to learn.", ""
     )

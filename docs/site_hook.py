@@ -27,8 +27,14 @@ def on_files(files: Files, *, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
-    """Links of pages in docs/ that lead out of it."""
-    return markdown if page.file.generated_by else relinked(markdown, f"docs/{page.file.src_uri}")
+    """Links of pages in docs/ that lead out of it; commands coloured as a shell's, remarks and all."""
+    text = markdown if page.file.generated_by else relinked(markdown, f"docs/{page.file.src_uri}")
+    return text.replace("```console\n", "```bash\n")
+
+
+def on_post_page(output: str, **_: Any) -> str:
+    """What the theme forgets to name for those who listen."""
+    return output.replace('role="dialog"', 'role="dialog" aria-label="Search"')
 
 
 def relinked(text: str, source: str) -> str:

@@ -258,7 +258,8 @@ def compare(
             count, str(base), str(data), str(judge),
         )  # fmt: skip
         comparison.claim(Path(out), wanted)
-        found = unheard(compared(wanted, Path(out) / comparison.PICTURES))
+        work = compared(wanted, Path(out) / comparison.PICTURES)
+        found = unheard(comparison.begun(work, wanted, Path(out)))
         comparison.write_comparison(found, wanted, Path(out))
         return found
 

@@ -7,10 +7,11 @@ from rich.console import Console
 from rich.table import Table
 
 from finetune.cli.options import Output
+from finetune.cli.wording import worded_here
 from finetune.errors import InputError
 from finetune.evaluation.compare import Comparison, ComparisonRequest, as_json
 from finetune.evaluation.compare import compare as events_of
-from finetune.pages.comparison import PICTURES, claim, write_comparison
+from finetune.pages.comparison import PICTURES, begun, claim, write_comparison
 from finetune.reporting.markup import escape
 from finetune.reporting.screen import Screen
 
@@ -20,7 +21,7 @@ def compare(wanted: ComparisonRequest, out: Path, output: Output) -> None:
     console = Console(highlight=False)
     screen = Screen(console)
     claim(out, wanted)
-    work = events_of(wanted, out / PICTURES)
+    work = begun(events_of(wanted, out / PICTURES), wanted, out)
     try:
         while True:
             event = next(work)
@@ -30,7 +31,7 @@ def compare(wanted: ComparisonRequest, out: Path, output: Output) -> None:
         found: Comparison = e.value
     finally:
         screen.close()
-    page = write_comparison(found, wanted, out)
+    page = write_comparison(found, wanted, out, worded_here)
     output.json({**as_json(found, wanted), "page": str(page)})
     if output.details:
         _show(found, console)
@@ -67,4 +68,5 @@ def _show(found: Comparison, console: Console) -> None:
             table.add_row(f"{mark}{escape(row.label)}", row.seen, *values)
     if names:
         console.print(table)
-    console.print(escape(found.why if found.best is None else f"take {found.why}"), soft_wrap=True)
+    took = "" if found.best is None else f"take {found.rows[found.best].label}: "
+    console.print(escape(took + found.why), soft_wrap=True)

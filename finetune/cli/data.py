@@ -162,7 +162,7 @@ def check(
     output.json(data_view.audit_json(found, view) | ({"page": str(html)} if html else {}))
     output.result(f"seen {found.seen} = used {len(found.used)} + rejected {len(found.rejected)}")
     if html:
-        output.result(f"wrote {html}: {shown} as cropped; open it in a browser")
+        output.result(f"wrote {html}: {shown} as they will be cropped; open it in a browser")
     if error:
         raise error
 

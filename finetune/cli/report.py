@@ -25,8 +25,11 @@ def report(
     One HTML file with all pictures in it. `train` writes it as it goes; this writes it again from the run's folder,
     also of a run that still goes on, was interrupted, or failed.
     """
+    from finetune.cli import app
+    from finetune.cli.wording import written
     from finetune.pages.report import write_report
 
-    path, output = write_report(run, out), Output(as_json, quiet)
+    program, output = typer.main.get_command(app), Output(as_json, quiet)
+    path = write_report(run, out, lambda step: written(step, program))
     output.json({"path": str(path)})
     output.result(str(path))

@@ -8,14 +8,14 @@ from rich.console import Console
 
 from finetune import recipe
 from finetune.cli.options import Output
-from finetune.cli.wording import written
+from finetune.cli.wording import worded_here
 from finetune.errors import action
 from finetune.events import Advanced, Event, Finished
-from finetune.pages.report import PAGE
 from finetune.recipe import Loaded
 from finetune.reporting.jsonl import json_line
 from finetune.reporting.markup import escape
 from finetune.reporting.screen import Screen
+from finetune.reporting.status import REPORT
 from finetune.training.run import run
 from finetune.training.stop import follow
 
@@ -23,13 +23,13 @@ from finetune.training.stop import follow
 def train(loaded: Loaded, out: Path, resume: bool, output: Output) -> None:
     """Run with a progress bar, or with a JSON line for each event; say where the files are."""
     console = Console(highlight=False)
-    screen, before = Screen(console), _written(out / PAGE)
+    screen, before = Screen(console), _written(out / REPORT)
     try:
-        result = follow(run(loaded, out, resume), _listener(screen, output))
+        result = follow(run(loaded, out, resume, worded_here), _listener(screen, output))
     finally:
         screen.close()
-        if output.details and _written(out / PAGE) != before:  # of a run that was refused it is another's
-            console.print(f"\n[bold]page[/]  {escape(str(out / PAGE))}  (open it in a browser)", soft_wrap=True)
+        if output.details and _written(out / REPORT) != before:  # of a run that was refused it is another's
+            console.print(f"\n[bold]page[/]  {escape(str(out / REPORT))}  (open it in a browser)", soft_wrap=True)
     if not isinstance(result, Finished):  # a rank beside the main one
         return
     if output.details:
@@ -53,9 +53,7 @@ def _listener(screen: Screen, output: Output) -> Callable[[Event], None]:
 
 def _sample(out: Path, base: str, path: Path) -> str:
     """A command that generates the first picture of the sheet's adapter row again."""
-    from finetune.cli import app
-
     wanted = recipe.load(out / "recipe.toml").recipe.sample
     what = {"base": path} if path.is_dir() else {"base": base, "adapter": path}
     step = action("sample", **what, prompt=wanted.prompts[0], guidance=f"{wanted.guidance:g}", out="pictures")
-    return written(step, typer.main.get_command(app))
+    return worded_here(step)

@@ -50,9 +50,12 @@ class ComparisonRequest:
 
 
 class Compared(NamedTuple):
-    """An adapter, as the user names it, with the words it says it was trained with."""
+    """An adapter, with the words it says it was trained with."""
 
     name: str
+    """as the user wrote it"""
+    short: str
+    """the same without the folders that all have in common"""
     file: Path
     words: AdapterInUse
 
@@ -78,7 +81,7 @@ class ComparisonRow(NamedTuple):
 
     @property
     def label(self) -> str:
-        return f"{self.adapter.name} at {self.weight:g}" if self.adapter else "base"
+        return f"{self.adapter.short} at {self.weight:g}" if self.adapter else "base"
 
 
 class Comparison(NamedTuple):
@@ -139,16 +142,25 @@ def _entries(wanted: ComparisonRequest) -> Iterator[Compared]:
         raise InputError("`weights` names one twice", "each once, such as 0.6,0.8,1")
     names = [name for written in wanted.adapters for name in _with_steps(written, wanted.steps)]
     seen: dict[Path, str] = {}
-    for name in names:
+    for name, short in zip(names, shortened(names), strict=True):
         path = references.adapter_path(name)
         run = references.run_of(path)
         file = subject.exported(run) if run and path == run else path
         if (resolved := file.resolve()) in seen:
             raise InputError(f"{name} is {seen[resolved]} once more", "name each adapter once")
         seen[resolved] = name
-        yield Compared(name, file, adapters_in_use([AdapterWeight(file)])[0])
+        yield Compared(name, short, file, adapters_in_use([AdapterWeight(file)])[0])
     if not names:
         raise InputError("there is nothing to compare", "name adapter files, run folders or RUN@STEP")
+
+
+def shortened(names: Sequence[str]) -> list[str]:
+    """Paths without the folders that all have in common; the last part always stays."""
+    parts = [Path(name).parts for name in names]
+    common = 0
+    while all(len(one) > common + 1 for one in parts) and len({one[common] for one in parts}) == 1:
+        common += 1
+    return [str(Path(*one[common:])) if one else name for one, name in zip(parts, names, strict=True)]
 
 
 def _with_steps(written: str, steps: tuple[int, ...] | Literal["all"]) -> list[str]:
@@ -219,9 +231,9 @@ def _default_prompts(some: Sequence[Compared], about: subject.Subject | None) ->
     if about is None:
         raise InputError("what the adapters were trained on is not known, so that there are no prompts",
                          "name some: `prompt`; or the training pictures: `data`")  # fmt: skip
-    if len(words := {(one.words.trigger, one.words.class_word) for one in some}) > 1:
-        shown = " and ".join(repr(" ".join(pair).strip()) for pair in sorted(words))
-        raise InputError(f"the adapters have different words, {shown}",
+    if len({(one.words.trigger, one.words.class_word) for one in some}) > 1:
+        each = ", ".join(f"{one.short} {f'{one.words.trigger} {one.words.class_word}'.strip()!r}" for one in some)
+        raise InputError(f"the adapters have different triggers and class words: {each}",
                          "name prompts for all of them: `prompt`, with {trigger} and {class_word}")  # fmt: skip
     asked = asked_of(about)
     return [*asked.with_trigger, *asked.without]
@@ -300,7 +312,7 @@ def _chosen(rows: Sequence[ComparisonRow]) -> tuple[int | None, str]:
     if not some:
         return None, "not judged: fewer than two prompts have the trigger"
     chosen = best(some, limits)
-    return chosen.step, f"{rows[chosen.step].label}: {because(chosen, some, limits)}"
+    return chosen.step, because(chosen, some, limits)
 
 
 def as_json(found: Comparison, wanted: ComparisonRequest) -> dict[str, object]:

@@ -8,13 +8,11 @@ from finetune.adapters import attach as adapters
 from finetune.data.dataset import Placed
 from finetune.encoding.text import Captions
 from finetune.evaluation.effect import LEVELS, Judged, Latents, errors
+from finetune.evaluation.meaning import HELD_OUT as HELD_OUT
 from finetune.evaluation.scores import loss_score
 from finetune.events import Score
 from finetune.families.base import Prompt
 from finetune.machine import Autocast
-
-HELD_OUT = "held_out_"
-"""how their scores are called, with the share of the noise path behind it"""
 
 
 def held_out_scores(

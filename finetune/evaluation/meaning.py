@@ -15,6 +15,8 @@ class ScoreMeaning(NamedTuple):
     """what it tells a person who never trained a model"""
 
 
+HELD_OUT = "held_out_"
+"""how scores of held-out pictures are called, with the share of the noise path behind it"""
 MEANINGS = {
     "likeness": ScoreMeaning(
         "0: as the base's pictures, 1: as the training pictures are to each other",

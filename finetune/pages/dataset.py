@@ -194,9 +194,15 @@ def dataset_page(found: Audit, preview: Preview, step: NextStep) -> DatasetPage:
         "dataset.html", found=found, preview=preview, step=step, cards=cards, of=len(rows), notes=_notes(found, rows),
         flags=_flag_counts(rows), sizes=trained_sizes(preview), lines=LINES, remedies=REMEDIES, authors=AUTHORS,
         looked_at=sum(not _LOOK_AT.isdisjoint(row.flags) for row in rows), shown_text=shown_text, plain_text=plain_text,
-        worth_saying=WORTH_SAYING,
+        worth_saying=WORTH_SAYING, Markup=Markup, origins=_origins(found),
     )  # fmt: skip
     return DatasetPage(text, len(cards), len(rows))
+
+
+def _origins(found: Audit) -> dict[CaptionOrigin, int]:
+    """How many captions each author gave, an empty one being nobody's."""
+    counts = Counter(example.origin for example in found.used if example.caption)
+    return {author: counts[author] for author in AUTHORS}
 
 
 def _notes(found: Audit, rows: Sequence[_Row]) -> dict[str, list[str]]:
@@ -239,7 +245,7 @@ def _flags(seen: Previewed, trigger: str | None, notes: Sequence[str]) -> Iterat
         "cut": seen.placed.crop_loss > WORTH_SAYING,
         "enlarged": seen.placed.enlargement >= SEEN_ENLARGED,
         "noted": bool(notes),
-        example.origin: True,
+        example.origin: bool(example.caption),
     }
     return (flag for flag in FLAGS if present.get(flag))
 
@@ -277,7 +283,7 @@ def refuse_target(page: Path, root: Path) -> None:
     """Refuses a file that the page of the folder `root` must not be written to.
 
     Raises:
-        RunError: it is a folder, somebody else's file, or would become one of the dataset's own files.
+        RunError: it is a folder, a file that is no such page, or would become one of the dataset's own files.
     """
     hint = "name another file for the page"
     there = os.path.exists(page)  # unlike a Path's, it answers for names that are too long as well
@@ -289,12 +295,12 @@ def refuse_target(page: Path, root: Path) -> None:
     if page.resolve().is_relative_to(root.resolve()):
         raise RunError(f"{page} lies inside of the dataset, whose files are all checked", "write the page beside it")
     if there and not _is_ours(page):
-        raise RunError(f"{page} is there already, and finetune did not make it", f"{hint}, or remove that one")
+        raise RunError(f"{page} is there already, and is no page of a dataset", f"{hint}, or remove that one")
 
 
 def _is_ours(page: Path) -> bool:
     try:
         with page.open("rb") as file:
-            return b'<meta name="generator" content="finetune ' in file.read(2048)
+            return b'<meta name="finetune-page" content="dataset">' in file.read(2048)
     except OSError:
         return False

@@ -13,14 +13,14 @@ from finetune.reporting.history import History, Told
 _INK, _LINE = "#010203", "#040506"
 _CURVES = ("#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04")
 """colours that stand for the page's own until the SVG is written"""
-_COLOURS = {_INK: "currentColor", _LINE: "var(--line)"} | {
-    colour: f"var(--curve-{number})" for number, colour in enumerate(_CURVES, 1)
-}
+_VARIABLES = {_LINE: "line"} | {colour: f"curve-{number}" for number, colour in enumerate(_CURVES, 1)}
+_COLOURS = {_INK: "currentColor"} | {colour: f"var(--{name})" for colour, name in _VARIABLES.items()}
 _DASHES = ("-", "--", "-.", ":")
 """curves differ in more than their colour"""
 _SIZE_IN = (4.6, 2.5)
 _MOST_POINTS = 400
 """of a curve: more are means of neighbours"""
+_RATE = "learning rate"
 _SMOOTHING = 0.95
 """share of the mean that a step keeps, as on the screen"""
 Numbers = Sequence[float]
@@ -87,8 +87,8 @@ def scores(history: History) -> Figure | None:
     curves = [_score_curve(told, name) for name in names]
     if not curves:
         return None
-    last = {row.name: row.value for row in final_scores(history)}
-    ends = last or {curve.label: curve.values[-1] for curve in curves}
+    final = final_scores(history)
+    ends = {row.name: row.value for row in final.rows} if final else {curve.label: curve.values[-1] for curve in curves}
     said = "At the end " + ", ".join(f"{name} is {ends[name]:.2f}" for name in names if name in ends) + "."
     return _figure("scores", "Scores over the steps", said, curves, "score")
 
@@ -103,7 +103,7 @@ def learning_rates(history: History) -> Figure | None:
         return None
     peak = max(max(curve.values) for curve in shown)
     said = f"How large the steps are. At its highest it was {peak:.2g}."
-    return _figure("rate", "Learning rate", said, shown, "learning rate")
+    return _figure("rate", "Learning rate", said, shown, _RATE)
 
 
 def gradients(history: History) -> Figure | None:
@@ -182,8 +182,12 @@ def _plot(axes: Any, curves: Sequence[Curve], axis: str) -> None:
             axes.fill_between(curve.steps, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0)
     axes.set_xlabel("step")
     axes.set_ylabel(axis)
+    if axis == _RATE:
+        axes.set_ylim(bottom=0)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     if len(curves) > 1:
-        axes.legend(frameon=False, fontsize=8, labelcolor=_INK)
+        axes.figure.legend(loc="outside upper left", ncols=4, frameon=False, fontsize=8, labelcolor=_INK,
+                           handlelength=1.6, columnspacing=1.2)  # fmt: skip
 
 
 def _svg(name: str, title: str, sentence: str, draw: Callable[[Any], None]) -> Markup:

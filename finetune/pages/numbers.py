@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from finetune.errors import RunError
-from finetune.evaluation.meaning import MEANINGS, meaning, reading
+from finetune.evaluation.meaning import HELD_OUT, MEANINGS, meaning, reading
 from finetune.pages.outcome import latest
 from finetune.reading import read_json
 from finetune.references import CANDIDATES, steps
@@ -48,7 +48,7 @@ class ScoreRow(NamedTuple):
 
 
 class CandidateRow(NamedTuple):
-    """A step whose adapter was kept: how it is named, and its scores where it was scored."""
+    """A step whose adapter was kept: how it is named, and its scores where it was scored. picked: it is the file's."""
 
     step: int
     named: str
@@ -91,16 +91,27 @@ def _percent(value: float) -> float:
     return round(100 * min(1.0, max(0.0, value)), 1)
 
 
-def final_scores(history: History) -> list[ScoreRow]:
+class Scores(NamedTuple):
+    """Of the exported file: of generated pictures, and of held-out ones at each level of noise."""
+
+    rows: list[ScoreRow]
+    held_out: list[ScoreRow]
+
+
+def final_scores(history: History) -> Scores | None:
+    """None: it was not judged."""
     verdict = latest(history, "evaluated")
-    return score_rows(verdict.values["scores"]) if verdict else []
+    if verdict is None:
+        return None
+    rows = score_rows(verdict.values["scores"])
+    held_out = [row for row in rows if row.name.startswith(HELD_OUT)]
+    return Scores([row for row in rows if row not in held_out], held_out)
 
 
 def candidates(history: History) -> list[CandidateRow]:
     """The earliest first."""
-    picked = history.record.get("picked_step")
-    if picked is None and (told := latest(history, "picked")):
-        picked = told.values["step"]
+    told = latest(history, "finished") or latest(history, "picked")
+    picked = told.values["step"] if told else history.record.get("picked_step")
     told_of = {int(event.values["step"]): event.values for event in history.every("scored")}
     found = [(step, path) for step, path in steps(history.folder).items() if path.is_file()]
     return [_candidate(history.folder, step, step == picked, told_of.get(step, {})) for step, _ in found]
@@ -136,10 +147,10 @@ def changed_layers(history: History) -> Layers | None:
 
 
 def block_of(module: str) -> str:
-    """The block that a module stands in: all up to its last number, unet.down_blocks.0.attentions.1."""
+    """The block that a module stands in: all up to the first number, such as unet.down_blocks.0."""
     parts = module.split(".")
-    numbers = [i for i, part in enumerate(parts[:4]) if part.isdecimal()]
-    return ".".join(parts[: numbers[-1] + 1]) if numbers else ".".join(parts[:2])
+    number = next((i for i, part in enumerate(parts) if part.isdecimal()), 1)
+    return ".".join(parts[: number + 1])
 
 
 def checks(history: History) -> list[Check]:
@@ -186,7 +197,7 @@ def _better(gain: float) -> str:
 
 
 def _title(name: str) -> str:
-    return name.replace("held_out_", "held out, noise ").capitalize()
+    return name.replace(HELD_OUT, "noise ").capitalize()
 
 
 def _triple(found: object) -> tuple[float, float, float] | None:
@@ -195,7 +206,7 @@ def _triple(found: object) -> tuple[float, float, float] | None:
         found = [found.get(key) for key in ("value", "low", "high")]
     if not isinstance(found, list) or len(found) != 3:
         return None
-    numbers = [number for one in found if (number := _number(one)) is not None]
+    numbers = [round(number, 2) + 0.0 for one in found if (number := _number(one)) is not None]
     return (numbers[0], numbers[1], numbers[2]) if len(numbers) == 3 else None
 
 

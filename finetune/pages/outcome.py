@@ -1,16 +1,17 @@
 """What became of a run, for a person who never trained a model: did it learn, is it good, which file is sent on."""
 
-import shlex
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
+from finetune.errors import Action, action
 from finetune.pages.delivery import Delivery, delivery
+from finetune.references import CHECKPOINTS, steps
 from finetune.reporting.history import History, Told
+from finetune.reporting.owner import owner_of
+from finetune.reporting.status import resuming
+from finetune.resources import is_pocket
 
-_SILENT_S, _SILENT_STEPS = 600, 20
-"""a run that says nothing for so long, in seconds and in steps, was probably ended from outside"""
 _UNJUDGED = ("evaluate.count = 0", "whether it was learnt is not judged")
 """how notes begin that say why there is no verdict"""
 
@@ -26,6 +27,13 @@ class Reply(NamedTuple):
     """good, bad or wait"""
 
 
+class Todo(NamedTuple):
+    """A sentence on what to do, and the call that does it."""
+
+    text: str
+    action: Action | None = None
+
+
 class Outcome(NamedTuple):
     """The banner of the page, and what stands right under it."""
 
@@ -34,8 +42,8 @@ class Outcome(NamedTuple):
     title: str
     text: str
     tone: str
-    todo: tuple[str, ...]
-    """what to do, the most useful first; commands in backquotes"""
+    todo: tuple[Todo, ...]
+    """what to do, the most useful first"""
     answers: tuple[Reply, ...]
     delivery: Delivery | None
     progress: str
@@ -46,15 +54,15 @@ class Outcome(NamedTuple):
         return self.state == "running"
 
 
-def outcome_of(history: History, now: float | None = None) -> Outcome:
-    """now: seconds since 1970; this moment unless said."""
-    state = _state(history, time.time() if now is None else now)
+def outcome_of(history: History) -> Outcome:
+    """A run that goes on is one whose folder belongs to a living process."""
+    state = _state(history)
     verdict = latest(history, "evaluated")
     title, text = _banner(state, history, verdict)
     sent = delivery(history)
     answers = (_learnt(state, verdict, text), _good(state, verdict), _file(state, sent))
     todo = tuple(_todo(state, history, verdict))
-    progress = progress_of(history) if state in ("running", "silent") else ""
+    progress = progress_of(history) if state == "running" else ""
     return Outcome(state, title, text, _TONES[state], todo, answers, sent, progress)
 
 
@@ -65,7 +73,7 @@ _TONES = {"learnt": "good", "not learnt": "bad", "failed": "bad"} | dict.fromkey
 
 def latest(history: History, name: str) -> Told | None:
     """The last event of that name that the newest state of the run has: what was told before it went on is past."""
-    for event in reversed(history.events):
+    for event in history.events[::-1]:
         if event.name == name:
             return event
         if event.name in ("stepped", "resumed"):
@@ -73,10 +81,10 @@ def latest(history: History, name: str) -> Told | None:
     return None
 
 
-def resume_command(folder: Path) -> str:
-    """What goes on with the run."""
-    place = folder.resolve()
-    return shlex.join(["finetune", "train", str(place / "recipe.toml"), "--out", str(place), "--resume"])
+def judging(history: History) -> Action:
+    """What judges the file; pictures of most bases need a judge that knows photos."""
+    judge = "" if is_pocket(str(history.recipe.get("base", ""))) else "FOLDER_OF_A_CLIP"
+    return action("evaluate", what=history.folder.resolve(), judge=judge)
 
 
 def progress_of(history: History) -> str:
@@ -106,7 +114,7 @@ def duration(seconds: float) -> str:
     return f"{max(1, round(seconds))} s" if seconds < 60 else "1 minute"
 
 
-def _state(history: History, now: float) -> str:
+def _state(history: History) -> str:
     match history.outcome:
         case "done":
             verdict = latest(history, "evaluated")
@@ -114,13 +122,8 @@ def _state(history: History, now: float) -> str:
         case "not learnt" | "interrupted" | "failed" as said:
             return said
         case "running":
-            return "silent" if _is_silent(history, now) else "running"
+            return "running" if owner_of(history.folder) else "silent"
     return "not begun"
-
-
-def _is_silent(history: History, now: float) -> bool:
-    heard = history.events[-1].time if history.events else now
-    return now - heard > max(_SILENT_S, _SILENT_STEPS * seconds_a_step(history))
 
 
 def _banner(state: str, history: History, verdict: Told | None) -> tuple[str, str]:
@@ -134,15 +137,22 @@ def _banner(state: str, history: History, verdict: Told | None) -> tuple[str, st
         case "not judged":
             return "Trained, but nobody judged whether it learnt", _why_unjudged(history)
         case "running":
-            return "It is still running", "This page is written again as the run goes on, and reloads by itself."
+            return "It is still running", "This page is written again as the run goes on, and reloads itself."
         case "silent":
-            heard = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(history.events[-1].time))
-            return "It seems to have been cut off", f"Nothing was heard of it since {heard}."
+            return "It was cut off", _cut_off(history)
         case "interrupted":
             return "It was interrupted", f"{_stopped_at(history)} Nothing that was saved is lost."
         case "failed":
             return "It ended in an error", as_sentence(reason) or "It left no reason."
     return "It has not begun", "The run ended, or still prepares itself, before its first step."
+
+
+def _cut_off(history: History) -> str:
+    why = "It was killed, ran out of memory, or the machine went off."
+    if not history.events:
+        return why
+    heard = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(history.events[-1].time))
+    return f"{_stopped_at(history)} {why} It was last heard of at {heard}."
 
 
 def _stopped_at(history: History) -> str:
@@ -156,9 +166,10 @@ def _said(verdict: Told | None) -> str:
 
 
 def as_sentence(text: str) -> str:
-    """With a capital and a full stop."""
+    """With a full stop, and a capital unless it begins with a key of the recipe."""
     text = text.strip()
-    return text[:1].upper() + text[1:] + ("" if not text or text[-1] in ".?!" else ".")
+    is_key = "." in text.partition(" ")[0][:-1]
+    return (text[:1] if is_key else text[:1].upper()) + text[1:] + ("" if not text or text[-1] in ".?!" else ".")
 
 
 def _why_unjudged(history: History) -> str:
@@ -166,24 +177,37 @@ def _why_unjudged(history: History) -> str:
     return next((as_sentence(n) for n in reversed(notes) if n.startswith(_UNJUDGED)), "It was made without a verdict.")
 
 
-def _todo(state: str, history: History, verdict: Told | None) -> Iterator[str]:
-    reasons = [as_sentence(str(reason)) for reason in verdict.values.get("reasons", ())] if verdict else []
+def _todo(state: str, history: History, verdict: Told | None) -> Iterator[Todo]:
+    reasons = [Todo(as_sentence(str(reason))) for reason in verdict.values.get("reasons", ())] if verdict else []
+    resume = resuming(history.folder.resolve())
     match state:
         case "learnt" | "not learnt":
             yield from reasons
             if state == "not learnt" and not reasons:
-                yield "Look at the pictures below: they show what it draws instead."
+                yield Todo("Look at the pictures below: they show what it draws instead.")
         case "not judged":
-            yield "Compare the pictures below yourself: the same prompt and seed, before and after."
+            yield Todo("Compare the pictures below yourself: the same prompt and seed, before and after.")
+            yield Todo("Or have it judged now:", judging(history))
         case "interrupted" | "silent":
-            yield f"Go on where it stopped: `{resume_command(history.folder)}`"
+            yield Todo("Go on where it stopped:", resume)
+            yield from _as_it_is(history)
         case "failed":
             if hint := str(history.record.get("hint", "")):
-                yield as_sentence(hint)
-            if (history.folder / "checkpoints").is_dir():
-                yield f"Then go on with it: `{resume_command(history.folder)}`"
+                yield Todo(as_sentence(hint))
+            if (history.folder / CHECKPOINTS).is_dir():
+                yield Todo("Then go on with it:", resume)
+                yield from _as_it_is(history)
         case "not begun":
-            yield "Look at where the run was started: it says there what is wrong."
+            yield Todo("Look at where the run was started: it says there what is wrong.")
+
+
+def _as_it_is(history: History) -> Iterator[Todo]:
+    """What else can be done with a run that has no result: its newest adapter as a file."""
+    found = [] if history.recipe.get("adapter", {}).get("method") == "full" else steps(history.folder)
+    if found:
+        named = f"{history.folder.resolve()}@{max(found)}"
+        export = action("export", source=named, base=str(history.recipe.get("base", "")))
+        yield Todo("Or take what it has learnt so far as a file:", export)
 
 
 def _learnt(state: str, verdict: Told | None, text: str) -> Reply:

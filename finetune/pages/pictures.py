@@ -9,10 +9,10 @@ from markupsafe import Markup
 from PIL import Image
 
 from finetune.pages.html import inlined
-from finetune.references import EVALUATION, step_folders, step_of
+from finetune.references import EVALUATION, step_folders, step_of, steps
 from finetune.reporting.history import History
 
-PAIR_PX, SAMPLE_PX, JUDGED_PX = 448, 160, 112
+PAIR_PX, SAMPLE_PX, JUDGED_PX = 512, 192, 128
 """longer sides of pictures: before and after, over the steps, judged"""
 MOST_PAIRS, MOST_ROWS, MOST_COLUMNS, MOST_JUDGED = 8, 8, 8, 24
 
@@ -95,15 +95,14 @@ def before_and_after(history: History) -> Pairs | None:
     """
     samples = history.folder / "samples"
     finals = sorted(p for p in samples.glob("final-*") if p.is_dir() and p.name != "final-base")
-    done = [samples / "final-base", max(finals, key=_time)] if finals else []
-    if done and done[0].is_dir():
-        return _pairs(*done, "the base, before training", "with your adapter")
-    steps = step_folders(samples)
-    if len(steps) < 2:
+    if finals and (base := samples / "final-base").is_dir():
+        return _pairs(base, max(finals, key=_time), "the base, before training", "after it")
+    folders = step_folders(samples)
+    if len(folders) < 2:
         return None
-    first, last = step_of(steps[0]), step_of(steps[-1])
+    first, last = step_of(folders[0]), step_of(folders[-1])
     before = "before training" if first == 0 else f"after {first} steps"
-    return _pairs(steps[0], steps[-1], before, f"after {last} steps")
+    return _pairs(folders[0], folders[-1], before, f"after {last} steps")
 
 
 def _time(path: Path) -> float:
@@ -144,11 +143,16 @@ def evenly(many: Sequence[Path], most: int) -> list[Path]:
     return [many[round(i * (len(many) - 1) / (most - 1))] for i in range(most)]
 
 
-def judged_pictures(history: History, adapter: str, trigger: str) -> JudgedPictures | None:
-    """The pictures that the verdict was told from: of the base, and of the exported file. None: there are none."""
+def judged_pictures(history: History, trigger: str) -> JudgedPictures | None:
+    """The pictures that the verdict was told from: of the base, and of the exported file; while there is none, of the
+    candidate that was scored last. None: nothing was judged yet.
+    """
+    adapter = _judged_file(history)
+    if not adapter:
+        return None
     files = sorted((history.folder / EVALUATION).glob("*.png"), key=_time)
     made = {file: facts for file in files if (facts := _facts(file)) and facts.get("seed")}
-    ours, base = (_by_prompt(made, name) for name in (adapter, ""))
+    ours, base = _by_prompt(made, (adapter, f"{adapter}:1")), _by_prompt(made, ("",))
     both = sorted(ours.keys() & base.keys(), key=lambda key: (int(key[1]), key[0]))
     pairs = [pair for key in both[:MOST_JUDGED] if (pair := _pair(base[key], ours[key], JUDGED_PX))]
     if not pairs:
@@ -157,12 +161,23 @@ def judged_pictures(history: History, adapter: str, trigger: str) -> JudgedPictu
     return JudgedPictures(asked, [pair for pair in pairs if pair not in asked], max(0, len(both) - MOST_JUDGED))
 
 
-def _by_prompt(made: Mapping[Path, Mapping[str, str]], adapter: str) -> dict[tuple[str, str], Path]:
-    """(prompt, seed) -> the newest picture of that row."""
+def _judged_file(history: History) -> str:
+    """The name of the adapter that was judged last; empty: none was."""
+    told = next((event for event in reversed(history.events) if event.name in ("evaluated", "scored")), None)
+    if told is None:
+        return ""
+    if told.name == "evaluated":
+        return Path(str(told.values["path"])).name
+    found = steps(history.folder).get(int(told.values["step"]))
+    return found.name if found else ""
+
+
+def _by_prompt(made: Mapping[Path, Mapping[str, str]], named: tuple[str, ...]) -> dict[tuple[str, str], Path]:
+    """(prompt, seed) -> the newest picture of the row that is called so."""
     return {
         (facts.get("prompt", ""), facts["seed"]): file
         for file, facts in made.items()
-        if facts.get("adapter") == adapter and facts["seed"].isdecimal()
+        if facts.get("adapter") in named and facts["seed"].isdecimal()
     }
 
 

@@ -3,82 +3,79 @@
 import shlex
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from finetune.errors import RunError
+from finetune.errors import Action, RunError
 from finetune.pages import figures, numbers, pictures
 from finetune.pages.delivery import data_words
 from finetune.pages.html import render, write_page
 from finetune.pages.outcome import Outcome, outcome_of
 from finetune.pages.settings import settings_of
+from finetune.pages.text import plain_text, shown_text
 from finetune.pages.training_data import training_data
-from finetune.references import CANDIDATES, CHECKPOINTS
-from finetune.reporting.history import LOG, RECORD, History, read_history
+from finetune.reporting.history import History, read_history
+from finetune.reporting.status import REPORT, is_run
 
-PAGE = "report.html"
-"""in a run's folder"""
 REFRESH_S = 30
+Wording = Callable[[Action], str]
 _FAULTS = (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError, OverflowError, OSError)
 """what a record that was written by another version, or damaged, may bring up in one section"""
 _Section = TypeVar("_Section")
 
 
-def write_report(run: Path, out: Path | None = None) -> Path:
+def write_report(run: Path, out: Path | None = None, worded: Wording = str) -> Path:
     """Write the page of a run's folder; to RUN/report.html unless `out` says where. Returns where it is.
+
+    worded: how the page writes what its reader may do next; as calls of Python unless said.
 
     Raises:
         RunError: there is no run at all, or the page cannot be written.
     """
     if not is_run(run):
-        raise RunError(f"{run} holds no run", "name the folder that `finetune train` was given as --out")
-    path = out or run / PAGE
+        raise RunError(f"{run} holds no run", "name the folder that a run was given as `out`")
+    path = out or run / REPORT
     try:
-        write_page(report(run), path)
+        write_page(report(run, worded), path)
     except OSError as e:
         raise RunError(f"cannot write {path}: {e.strerror}", "choose another `out`") from e
     return path
 
 
-def is_run(folder: Path) -> bool:
-    """Is there anything that a run left?"""
-    return any((folder / name).exists() for name in (RECORD, LOG, CHECKPOINTS, CANDIDATES))
-
-
-def report(run: Path, now: float | None = None) -> str:
-    """The page of a run's folder as HTML. now: seconds since 1970; this moment unless said."""
+def report(run: Path, worded: Wording = str) -> str:
+    """The page of a run's folder as HTML; worded: as for `write_report`."""
     history = read_history(run)
     damage = list(history.damage)
 
-    def section(what: str, make: Callable[[History], _Section], empty: _Section) -> _Section:
+    def section(what: str, make: Callable[[History], _Section]) -> _Section | None:
         try:
             return make(history)
         except _FAULTS:
             damage.append(f"{what} cannot be shown: what the run wrote of it cannot be read")
-            return empty
+            return None
 
-    outcome = section("the outcome", lambda h: outcome_of(h, now), _UNKNOWN)
-    words = section("the trigger", data_words, None)
-    sent = outcome.delivery
-    judged = lambda h: pictures.judged_pictures(h, sent.name if sent else "", words.trigger if words else "")  # noqa: E731
+    outcome = section("the outcome", outcome_of) or _UNKNOWN
+    words = section("the trigger", data_words)
+    judged = partial(pictures.judged_pictures, trigger=words.trigger if words else "")
     return render(
         "report.html",
         name=name_of_run(history), folder=str(run.resolve()), serve=serving(run), history=history, outcome=outcome,
-        refresh=REFRESH_S, delivery=sent,
-        written=time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now)),
-        pairs=section("before and after", pictures.before_and_after, None),
-        over_steps=section("the pictures over the steps", pictures.over_steps, None),
-        judged=section("the pictures that were judged", judged, None),
-        scores=section("the scores", numbers.final_scores, []),
-        candidates=section("the candidates", numbers.candidates, []),
-        learning=section("what training did", numbers.learning, []),
-        figures=section("the curves", figures.figures, []),
-        layers=section("the change by layer", numbers.changed_layers, None),
-        data=section("the training pictures", training_data, None),
-        checks=section("what was verified", numbers.checks, []),
-        settings=section("the recipe", settings_of, None),
-        warnings=section("the warnings", run_warnings, []),
-        damage=damage,
+        refresh=REFRESH_S, delivery=outcome.delivery,
+        written=time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+        pairs=section("before and after", pictures.before_and_after),
+        over_steps=section("the pictures over the steps", pictures.over_steps),
+        judged=section("the pictures that were judged", judged),
+        scores=section("the scores", numbers.final_scores),
+        candidates=section("the candidates", numbers.candidates),
+        learning=section("what training did", numbers.learning),
+        figures=section("the curves", figures.figures),
+        layers=section("the change by layer", numbers.changed_layers),
+        data=section("the training pictures", training_data),
+        checks=section("what was verified", numbers.checks),
+        settings=section("the recipe", settings_of),
+        warnings=section("the warnings", run_warnings),
+        damage=damage, worded=worded, shown=shown_text, plain=plain_text,
     )  # fmt: skip
 
 
@@ -91,7 +88,7 @@ def name_of_run(history: History) -> str:
 
 def serving(run: Path) -> str:
     """The command that shows the folder in a browser on another machine."""
-    return shlex.join(["python", "-m", "http.server", "8000", "--directory", str(run.resolve())])
+    return shlex.join(["python", "-m", "http.server", "8000", "-d", str(run.resolve())])
 
 
 def run_warnings(history: History) -> list[str]:

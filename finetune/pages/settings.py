@@ -1,13 +1,12 @@
 """The recipe of a run's page: every value, those that are not the usual ones first; and how it is repeated."""
 
 import json
-import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from finetune import recipe
-from finetune.errors import RecipeError
+from finetune.errors import Action, RecipeError, action
 from finetune.recipe.rules import leaves
 from finetune.recipe.schema import Recipe
 from finetune.recipe.tables import value
@@ -26,8 +25,8 @@ class Settings(NamedTuple):
     own: list[Setting]
     """those that differ from the usual"""
     usual: list[Setting]
-    repeat: str
-    """the command that makes the same run again"""
+    repeat: Action
+    """what makes the same run again"""
 
 
 def settings_of(history: History) -> Settings | None:
@@ -37,8 +36,8 @@ def settings_of(history: History) -> Settings | None:
     found = [Setting(key, as_written(one), usual) for key, one, usual in _compared(history)]
     same = [one for one in found if one.usual == one.shown]
     folder = history.folder.resolve()
-    again = ["finetune", "train", str(folder / RECIPE_FILE), "--out", f"{folder}-again"]
-    return Settings([one for one in found if one not in same], same, shlex.join(again))
+    again = action("train", recipe=folder / RECIPE_FILE, out=f"{folder}-again")
+    return Settings([one for one in found if one not in same], same, again)
 
 
 def as_written(one: object) -> str:

@@ -1,6 +1,5 @@
 """What a run learnt from, as its page shows it: the pictures as training crops them, captions, origins, licence."""
 
-import shlex
 from collections import Counter
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +12,7 @@ from finetune.data.dataset import Placed, assign_buckets, read_dataset
 from finetune.data.decode import open_rgb
 from finetune.data.diagnose import Unusable
 from finetune.data.example import Dataset
-from finetune.errors import DataError
+from finetune.errors import Action, DataError, action
 from finetune.pages.html import inlined
 from finetune.reporting.history import History
 from finetune.resources import data_path
@@ -44,7 +43,7 @@ class TrainingData(NamedTuple):
 
     path: str
     missing: str
-    count: int
+    number: int
     thumbnails: list[Thumbnail]
     left_out: int
     origins: list[str]
@@ -56,9 +55,9 @@ class TrainingData(NamedTuple):
     flip: bool
 
     @property
-    def command(self) -> str:
+    def listing(self) -> Action:
         """What lists them all."""
-        return shlex.join(["finetune", "check", self.path])
+        return action("check", path=self.path)
 
 
 def training_data(history: History) -> TrainingData | None:
@@ -67,12 +66,12 @@ def training_data(history: History) -> TrainingData | None:
     if not said.get("path"):
         return None
     path = data_path(Path(str(said["path"])))
-    words = [str(said.get(key) or "") for key in ("trigger", "class_word")]
+    trigger, class_word = (str(said.get(key) or "") for key in ("trigger", "class_word"))
     crop, flip = str(said.get("crop", "")), bool(said.get("flip"))
     try:
-        found = _dataset(path, *words, bool(said.get("allow_uncaptioned")))
+        found = _dataset(path, trigger, class_word, bool(said.get("allow_uncaptioned")))
     except DataError as e:
-        return TrainingData(str(path), e.problem, 0, [], 0, [], "", "", *words, crop, flip)
+        return TrainingData(str(path), e.problem, 0, [], 0, [], "", "", trigger, class_word, crop, flip)
     placed = _placed(history, found)
     shown = [_thumbnail(one) for one in placed[:MOST_THUMBNAILS]]
     origins = [f"{n} {_ORIGINS[one]}" for one, n in Counter(e.origin for e in found.examples).most_common()]

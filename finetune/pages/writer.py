@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-from finetune.errors import FinetuneError
+from finetune.errors import InputError
 from finetune.events import Evaluated, Event, Finished, Sampled, Scored, Stage, Stepped, Validated, Warned
 from finetune.pages.html import TEMPLATE_ERROR
-from finetune.pages.report import PAGE, write_report
+from finetune.pages.report import Wording, write_report
+from finetune.reporting.status import REPORT
 
 _NEWS = (Sampled, Validated, Scored, Evaluated)
 """events after which the page has something new to show"""
@@ -16,22 +18,24 @@ _PAUSES = (Stepped, Stage, Finished)
 MOST_TIME = 0.05
 """most that writing the page may take of a run's time; at the run's end it is written whatever it takes"""
 FAULTS = (
-    FinetuneError, OSError, ArithmeticError, AttributeError, ImportError, LookupError, MemoryError, RuntimeError,
+    InputError, OSError, ArithmeticError, AttributeError, ImportError, LookupError, MemoryError, RuntimeError,
     TypeError, ValueError, TEMPLATE_ERROR,
 )  # fmt: skip
-"""all that may go wrong with a page: none of it may cost the run"""
+"""all that may go wrong with a page: none of it may cost the run. An interruption is none of them, and gets through"""
 
 
 class ReportWriter:
-    """Writes RUN/report.html where a run has something new to show. clock: seconds, rising."""
+    """Writes RUN/report.html where a run has something new to show. worded: as for `write_report`; clock: seconds,
+    rising."""
 
-    def __init__(self, run: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, run: Path, worded: Wording = str, clock: Callable[[], float] = time.monotonic) -> None:
         self.run = run
+        self._worded = worded
         self._clock = clock
         self._news = True
         self._failed = False
         self.finished = False
-        """it shows the run's result"""
+        """it shows how the run ended"""
         self._rest = 0.0
         """until then it is not written again"""
 
@@ -39,21 +43,29 @@ class ReportWriter:
         """A warning where the page could not be written: once, and then no more is tried until the end."""
         self._news = self._news or isinstance(event, _NEWS)
         if isinstance(event, Finished):
-            self.finished = True
-            return self.write()
+            return self.end()
         due = self._news and isinstance(event, _PAUSES) and not self._failed
         return self.write() if due and self._clock() >= self._rest else None
 
+    def end(self) -> Warned | None:
+        """For the last time. A page that cannot be written leaves none: an older one would say that the run goes on."""
+        self.finished = True
+        warned = self.write()
+        if self._failed:
+            with suppress(OSError):
+                (self.run / REPORT).unlink()
+        return warned
+
     def write(self) -> Warned | None:
         """Now, whatever it takes."""
-        began = self._clock()
+        began, failed = self._clock(), self._failed
         try:
-            write_report(self.run)
+            write_report(self.run, worded=self._worded)
         except FAULTS as e:
-            first, self._failed = not self._failed, True
-            return Warned(f"{self.run / PAGE} cannot be written: {e}") if first else None
+            self._failed = True
+            return None if failed else Warned(f"{self.run / REPORT} cannot be written: {e}; the run goes on without it")
         finally:
             ended = self._clock()
             self._rest = ended + (ended - began) / MOST_TIME
-        self._news = False
+        self._news = self._failed = False
         return None

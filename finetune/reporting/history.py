@@ -80,12 +80,18 @@ def _events(file: Path, damage: list[str]) -> Iterator[Told]:
 
 
 def _once(events: Iterator[Told]) -> list[Told]:
-    """Without what a run did past the step that it was resumed from."""
+    """Without what a run did past the step that it was resumed from, or before it was begun again."""
     kept: list[Told] = []
+    last = 0
     for event in events:
+        if event.name == "stepped":
+            if _step(event) <= last:  # begun again in the same folder, whose log is kept
+                kept = [one for one in kept if _step(one) < _step(event)]
+            last = _step(event)
         if event.name == "resumed":
             step = event.values.get("step", 0)
             kept = [one for one in kept if _step(one) <= step]
+            last = step if isinstance(step, int) else 0
         kept.append(event)
     return kept
 

@@ -113,12 +113,12 @@ def read_status(folder: Path) -> RunStatus:
     )  # fmt: skip
 
 
-def _is_run(folder: Path) -> bool:
+def is_run(folder: Path) -> bool:
     return (folder / RECORD).is_file() or (folder / LOG).is_file()
 
 
 def _runs_beneath(folder: Path, depth: int) -> Iterator[Path]:
-    if _is_run(folder):
+    if is_run(folder):
         yield folder
     elif depth:
         try:

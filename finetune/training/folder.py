@@ -23,13 +23,14 @@ from finetune.events import Event, Finished, Saved, Warned, unheard
 from finetune.families.base import Family
 from finetune.files import layouts
 from finetune.machine import has_gpu
-from finetune.pages.report import PAGE
+from finetune.pages.report import Wording
 from finetune.pages.writer import ReportWriter
 from finetune.planning import footprint
 from finetune.planning.candidates import candidate_bytes, candidate_count
 from finetune.planning.plan import Plan
 from finetune.reporting.jsonl import JsonLines
 from finetune.reporting.owner import LOCK, Ownership, owned, owner_of
+from finetune.reporting.status import REPORT
 from finetune.reporting.trackers import FOLDER, IDS, Described, Trackers
 from finetune.training import checkpoint
 from finetune.training.loop import State
@@ -37,7 +38,7 @@ from finetune.training.resume import compared, no_run, record, settings
 
 _LOG = "events.jsonl"
 _TRACES = {
-    _LOG, LOCK, "run.json", "recipe.toml", FOLDER, IDS, "wandb", "samples", PAGE, references.CHECKPOINTS,
+    _LOG, LOCK, "run.json", "recipe.toml", FOLDER, IDS, "wandb", "samples", REPORT, references.CHECKPOINTS,
     references.CANDIDATES,
 }  # fmt: skip
 """what a run leaves that ended before it saved a step"""
@@ -51,8 +52,10 @@ class RunFolder:
 
     writes: ClassVar[bool] = True
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, worded: Wording = str) -> None:
         self.path = path
+        self._worded = worded
+        """how its page writes what its reader may do next"""
         self.identity: dict[str, str] = {}
         """what must be the same for the run to be resumed, by `identify`"""
         self.saved: int | None = None
@@ -114,7 +117,7 @@ class RunFolder:
         self._write_record(plan, "running")
         self._begun = True
         self._trackers.begin(plan.recipe.report.to, _described(plan, self.path))
-        self._page = ReportWriter(self.path)  # only now: a run that is refused leaves no page
+        self._page = ReportWriter(self.path, self._worded)  # only now: a run that is refused leaves no page
 
     def end(self, plan: Plan) -> None:
         """It did what it was asked for: run.json says so."""
@@ -157,7 +160,7 @@ class RunFolder:
         """Of a run that ended before its result."""
         if self._begun:  # nobody knows of that end
             self._note("failed", "an error of finetune itself; it was shown where the run was started")
-        if self._page and not self._page.finished and (warned := self._page.write()):
+        if self._page and not self._page.finished and (warned := self._page.end()):
             self.record(warned)
 
     def _log_faults(self) -> list[Warned]:

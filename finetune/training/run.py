@@ -11,6 +11,7 @@ from finetune.errors import RunError
 from finetune.evaluation import effect as evaluate
 from finetune.events import Note, Resumed, Saved, Stage, Stepped, Validated, Warned
 from finetune.machine import CPU, Device, open_machine
+from finetune.pages.report import Wording
 from finetune.planning import plan as planning
 from finetune.planning.candidates import is_candidate, is_scored
 from finetune.planning.plan import Plan
@@ -30,25 +31,25 @@ from finetune.training.resume import record, refuse_changes, resolve_resumed
 from finetune.training.stop import Events, Interruption, resuming
 
 
-def run(loaded: Loaded, out: Path, resume: bool = False) -> Events:
+def run(loaded: Loaded, out: Path, resume: bool = False, worded: Wording = str) -> Events:
     """Train what the recipe says into the folder `out`; the last event is Finished.
 
     Whoever iterates decides the pace, and may stop at any event: closing the iterator (as a `break` does) saves the
-    last step as Ctrl-C does, and the run can be resumed.
+    last step as Ctrl-C does, and the run can be resumed. worded: how the run's page writes what its reader may do next.
 
     Raises:
         FinetuneError: what is wrong and what to do; the newest checkpoint is kept.
     """
     stop = Interruption(out)
-    return stop.listening(_procedure(loaded, out, resume, stop))
+    return stop.listening(_procedure(loaded, out, resume, stop, worded))
 
 
-def _procedure(loaded: Loaded, out: Path, resume: bool, stop: Interruption) -> Events:
+def _procedure(loaded: Loaded, out: Path, resume: bool, stop: Interruption, worded: Wording) -> Events:
     with preflight.out_of_memory():
         world = int(os.environ.get("WORLD_SIZE", "1"))
         plan = resolve_resumed(loaded, out, world) if resume else planning.resolve_plan(loaded, world)
         device = open_machine(plan.recipe.train.precision)
-        folder = RunFolder(out) if device.ranks.rank == 0 else Unwritten(out)
+        folder = RunFolder(out, worded) if device.ranks.rank == 0 else Unwritten(out)
         folder.open(plan, resume)
         folder.file = loaded.file
         yield from folder.recorded(_in_memory(_stages(plan, device, folder, resume, stop)))

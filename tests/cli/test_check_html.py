@@ -24,7 +24,9 @@ def test_the_page_is_written_and_the_last_line_says_where(capsys, photos, tmp_pa
     for _ in range(2):  # a page of ours is written again
         code, out, err = said(capsys, "check", photos, *WORDS, "--html", page)
         assert (
-            code == 0 and not err and out.rstrip().endswith(f"wrote {page}: 3 images as cropped; open it in a browser")
+            code == 0
+            and not err
+            and out.rstrip().endswith(f"wrote {page}: 3 images as they will be cropped; open it in a browser")
         )
         assert page.read_text().count('<li class="card example"') == 3
     assert str(page) in said(capsys, "check", photos, *WORDS, "--html", page, "--quiet")[1]
@@ -46,6 +48,7 @@ def test_the_page_names_flags_as_the_command_does(capsys, photos, tmp_path):
     code, _, err = said(capsys, "check", photos, "--html", page)
     text = page.read_text()
     assert code == 2 and "--class-word mug" in err and "declare --trigger and --class-word" in text and "`" not in text
+    assert text.count("No caption<") == 3 and "from the template" not in text, "an empty caption is nobody's"
     assert f"finetune check {photos} --trigger sks --class-word mug" in text
 
 
@@ -56,12 +59,13 @@ def test_json_stays_one_document_and_names_the_page(capsys, photos, tmp_path):
     assert "page" not in json.loads(said(capsys, "check", photos, *WORDS, "--json")[1])
 
 
-def test_a_file_that_is_not_ours_is_left_alone(capsys, photos, tmp_path):
+@pytest.mark.parametrize("text", ["<html>my shop</html>", '<meta name="generator" content="finetune 1">of a run'])
+def test_a_file_that_is_no_page_of_a_dataset_is_left_alone(capsys, photos, tmp_path, text):
     mine = tmp_path / "index.html"
-    mine.write_text("<html>my shop</html>")
+    mine.write_text(text)
     code, out, err = said(capsys, "check", photos, *WORDS, "--html", mine)
-    assert code == 2 and "finetune did not make it" in err and "try: " in err and not out
-    assert mine.read_text() == "<html>my shop</html>"
+    assert code == 2 and "is no page of a dataset" in err and "try: " in err and not out
+    assert mine.read_text() == text
 
 
 def test_a_page_among_the_pictures_is_refused_before_anything_is_read(capsys, photos):

@@ -4,11 +4,12 @@ import re
 import shutil
 from pathlib import Path
 
-import finetune.families.flux as flux
 import pytest
 from support import ROOT
 from support.captioners import blip
 from support.pages import ELSEWHERE, PAGES, Block, Story, blocks, icons, lines, photos, unrun
+
+import finetune.families.flux as flux
 
 BLIP = "Salesforce/blip-image-captioning-base"
 DONE = ("tutorial.md", "troubleshooting.md", "captions.md", "gpu.md", "add-a-family.md")
@@ -50,7 +51,7 @@ def followed(name: str, folder: Path, instead: dict[str, str]) -> Story:
 def test_the_tutorial_leads_from_photos_to_a_file_and_a_page(finished):
     assert finished.commands.count("train") == 3 and {"check", "report", "status", "verify"} <= {*finished.commands}
     for made in ("mug.html", "runs/rehearsal/report.html", "runs/mug/adapter/mug.safetensors", "pictures/sheet.png",
-                 "beach.png", "icons-set/metadata.jsonl"):  # fmt: skip
+                 "comparison/comparison.html", "beach.png", "icons-set/metadata.jsonl"):  # fmt: skip
         assert (finished.folder / made).is_file(), made
 
 
@@ -77,13 +78,22 @@ def test_the_class_in_the_guide_to_families_is_the_one_in_the_package():
     made = dict(vars(flux))
     exec(block.text, made)
     shown, real = made["Flux"], flux.Flux
-    assert shown is not real and shown.PARTS.keys() == real.PARTS.keys() and shown.TOKENIZERS.keys() == real.TOKENIZERS.keys()
+    assert (
+        shown is not real
+        and shown.PARTS.keys() == real.PARTS.keys()
+        and shown.TOKENIZERS.keys() == real.TOKENIZERS.keys()
+    )
     assert (shown.name, shown.blocks, shown.encoders) == (real.name, real.blocks, real.encoders)
 
 
 def others() -> list[Block]:
     """Blocks of pages that are no story."""
-    return [one for page in PAGES if page.name not in (*DONE[:4], README) or page.parent.name == "data" for one in blocks(page)]
+    return [
+        one
+        for page in PAGES
+        if page.name not in (*DONE[:4], README) or page.parent.name == "data"
+        for one in blocks(page)
+    ]
 
 
 def test_the_other_pages_have_only_blocks_that_are_looked_up():
@@ -99,7 +109,9 @@ def test_the_other_pages_have_only_blocks_that_are_looked_up():
 
 
 def test_what_is_not_carried_out_is_there_and_each_reason_is_needed():
-    left = [line for page in PAGES for one in blocks(page) if one.kind == "console" for line in lines(one) if unrun(line)]
+    left = [
+        line for page in PAGES for one in blocks(page) if one.kind == "console" for line in lines(one) if unrun(line)
+    ]
     targets = re.findall(r"(?m)^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"))
     for line in left:
         if target := re.match(r"make ([a-z-]+)$", line):

@@ -7,13 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image, ImageDraw
-from support.adapters import random_lora
+from support.adapters import pocket_adapter
 
-from finetune import families
-from finetune.adapters.change import AdapterState, target_shapes
 from finetune.cli import app  # noqa: F401  (what a child needs is imported once, in the parent)
-from finetune.files import layouts, metadata, peft
-from finetune.proof import export
+from finetune.files import layouts, peft
 from finetune.resources import POCKET
 
 
@@ -36,12 +33,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for caption in (folder / "bare").glob("*.txt"):
         caption.unlink()
     (folder / "prompts.txt").write_text("a cup\n")
-    facts = families.detect("pocket")
-    about = metadata.About.of(facts, base="pocket", trigger="sks", class_word="mug", title="A mug")
-    shapes = target_shapes(families.family_class(facts.family).on_meta(families.locate("pocket"), facts))
-    attention = [name for name in shapes if name.endswith(("attn2.to_v", "layers.0.self_attn.v_proj"))]
-    modules: AdapterState = {name: random_lora(shapes[name], 2, 0.1, seed) for seed, name in enumerate(attention)}
-    export.write_file(modules, folder / "mug.safetensors", "universal", "float32", about)
+    modules = pocket_adapter(folder / "mug.safetensors", 0)
     peft.write_peft(modules, folder / "peft", {})
     shutil.copytree(POCKET, folder / "base")
     assert layouts.read_adapter(folder / "mug.safetensors").modules.keys() >= modules.keys()

@@ -190,6 +190,7 @@ def test_numbers_sizes_licence_source_and_what_was_left_out_are_there(browser, m
         assert "seen 8 = used 8 + rejected 0" in numbers and "sks in 6 of 8 captions" in numbers
         assert "6 by a person, 1 from the file name, 1 by a captioning model" in numbers and "my camera" in numbers
         assert "x.heic: animated: <s>" in shown.locator("main").inner_text()
+        assert not re.findall("No base model|Nobody captioned", shown.content())
         rows = shown.locator("#sizes ~ .scroll tbody tr").all_inner_texts()
         assert sum(int(row.split("\t")[2]) for row in rows) == 8 and "80 x 48\t1\t50 %\t50 %" in rows[-1]
 
@@ -227,6 +228,8 @@ def test_a_good_dataset_is_called_ready(browser, tmp_path):
     with opened(browser, page) as shown:
         assert "Ready to train: 2 pictures used" in shown.locator(".banner.good").inner_text()
         assert "7 wordings" in shown.locator(".example").first.inner_text()
+        text = shown.locator("body").inner_text()
+        assert "No base model was named" in text and "Nobody captioned 2 of these pictures" in text
 
 
 # --- the filter, the keyboard, no script, paper ---------------------------------------------------------------------
@@ -366,6 +369,10 @@ def test_a_page_of_ours_is_written_again_and_nothing_else(tmp_path, wide, mixed)
     root.mkdir(), folder.mkdir()
     ours.write_bytes(Path(mixed).read_bytes()), theirs.write_text('<meta name="generator" content="finder 2">')
     dataset.refuse_target(ours, root), dataset.refuse_target(tmp_path / "new.html", root)
-    for target, said in ((theirs, "did not make it"), (folder, "no file"), (root / "x.html", "inside of the dataset")):
+    for target, said in (
+        (theirs, "is no page of a dataset"),
+        (folder, "no file"),
+        (root / "x.html", "inside of the dataset"),
+    ):
         with pytest.raises(RunError, match=said):
             dataset.refuse_target(target, root)

@@ -42,7 +42,7 @@ def test_the_table_of_the_readme_names_the_same_readers() -> None:
     titles = {"sd": "Stable Diffusion 1.x", "sdxl": "Stable Diffusion XL", "sd3": "Stable Diffusion 3",
               "flux": "FLUX.1",
               "zimage": "Z-Image", "qwen_image": "Qwen-Image", "flux2": "FLUX.2"}  # fmt: skip
-    rows = [line.split("|") for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| ")]
+    rows = [line.split("|") for line in (ROOT / "docs/bases.md").read_text().splitlines() if line.startswith("| ")]
     assert titles.keys() == set(families.FAMILIES)
     for name, title in titles.items():
         [row] = [row for row in rows if row[1].strip().startswith(title) and len(row) == 5]

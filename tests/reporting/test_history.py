@@ -34,6 +34,14 @@ def test_steps_that_were_taken_again_stand_there_once(tmp_path):
     assert found.last("stepped").values["loss"] == 0.25
 
 
+def test_a_run_that_was_begun_again_in_its_folder_is_told_once(tmp_path):
+    log = JsonLines(tmp_path / "events.jsonl")
+    for event in (*map(stepped, range(1, 4)), Warned("again"), stepped(1, 0.25), stepped(2, 0.25)):
+        log(event)
+    found = read_history(tmp_path)
+    assert [event.values["loss"] for event in found.every("stepped")] == [0.25, 0.25]
+
+
 def test_a_half_written_last_line_is_nothing_to_speak_of_and_other_damage_is_named(tmp_path):
     good = json.dumps({"event": "note", "time": 1.0, "text": "x"})
     (tmp_path / "events.jsonl").write_text(f"{good}\n{good[:9]}")

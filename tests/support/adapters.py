@@ -1,10 +1,15 @@
 """Random adapters, and the dense change that each means, by definition and not by any code of ours."""
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
-from finetune.adapters.change import AdapterState
+from finetune import families
+from finetune.adapters.change import AdapterState, target_shapes
 from finetune.adapters.lora import Lora
+from finetune.files import metadata
+from finetune.proof import export
 
 Deltas = dict[str, Tensor]
 
@@ -34,3 +39,16 @@ def small_adapter(seed: int, rank: int = 2) -> AdapterState:
         down, up = torch.randn(rank, width, generator=chance), torch.randn(out, rank, generator=chance)
         made[name] = Lora(down, up, 0.3)
     return made
+
+
+def pocket_adapter(
+    file: Path, seed: int, trigger: str = "sks", class_word: str = "mug", scale: float = 0.1
+) -> AdapterState:
+    """A file for the pocket base: a random change of some attention projections, with the words it says it learnt."""
+    facts = families.detect("pocket")
+    shapes = target_shapes(families.family_class(facts.family).on_meta(families.locate("pocket"), facts))
+    names = [name for name in shapes if name.endswith(("attn2.to_v", "layers.0.self_attn.v_proj"))]
+    modules: AdapterState = {n: random_lora(shapes[n], 2, scale, 100 * seed + i) for i, n in enumerate(names)}
+    about = metadata.About.of(facts, base="pocket", trigger=trigger, class_word=class_word, title="A mug")
+    export.write_file(modules, file, "universal", "float32", about)
+    return modules

@@ -3,21 +3,19 @@
 import json
 import re
 import shlex
-import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image, ImageDraw
-from support import ROOT
 from typer.testing import CliRunner
 
 from finetune import recipe
 from finetune.cli import app
 from finetune.resources import base_path
+from support import ROOT
 
-PAGES = sorted({*(ROOT / "docs").glob("*.md"), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
-                *(ROOT / "data").rglob("README.md")})  # fmt: skip
+PAGES = sorted({*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md"), *(ROOT / "data").rglob("README.md")})
 LARGE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 """the base that pages name, in whose place the pocket base is run"""
 ELSEWHERE = {
@@ -116,7 +114,12 @@ def _less(command: list[str]) -> list[str]:
     """What makes it short."""
     if command[0] == "train" and "--resume" not in command:
         return [word for one in SHORT for word in ("--set", one)]
-    return {"sample": ["--steps", "2"], "evaluate": ["--count", "4"]}.get(command[0], [])
+    fewer = {
+        "sample": ["--steps", "2"],
+        "evaluate": ["--count", "4"],
+        "compare": ["--prompt", "a {trigger} {class_word}"],
+    }
+    return fewer.get(command[0], [])
 
 
 def shrink(path: Path) -> None:
