@@ -9,12 +9,14 @@ import secrets
 import shlex
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import redirect_stdout
+from concurrent.futures import Future, wait
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from io import StringIO
 from pathlib import Path
-from threading import Lock
+from queue import SimpleQueue
+from threading import Lock, Thread
 from typing import Any
 
 from finetune.choices import TrackerName
@@ -117,11 +119,13 @@ class Remote:
 
     def __init__(self, name: TrackerName, run: Described) -> None:
         self.name, self.run = name, run
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._calls: SimpleQueue[tuple[Future[None], Callable[[], None]] | None] = SimpleQueue()
         self.pending: deque[Future[None]] = deque()
         """its calls, each in turn"""
         self._tracker: Any = None
         self._said = self._closed = False
+        # no executor: a program that ends waits for an executor's threads, and one of a dead server never ends
+        Thread(target=self._work, name=name, daemon=True).start()
         self._do(self._start)
 
     def log(self, reading: Reading) -> None:
@@ -142,17 +146,28 @@ class Remote:
         """Have it send the rest; after this it is told nothing."""
         self._do(self._finish)
         self._closed = True
+        self._calls.put(None)
 
     def close(self) -> None:
         """Give up what is not sent by now."""
         late = [call for call in self.pending if not call.done()]
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for call in late:
+            call.cancel()
         if late:
             self.pending = deque([_failed(TimeoutError("it does not answer"))])
 
     def _do(self, call: Callable[..., None], *arguments: object) -> None:
         if not self._closed:
-            self.pending.append(self._pool.submit(call, *arguments))
+            future: Future[None] = Future()
+            self.pending.append(future)
+            self._calls.put((future, partial(call, *arguments)))
+
+    def _work(self) -> None:
+        """In its own thread: one call after the other, until there are no more."""
+        while one := self._calls.get():
+            future, call = one
+            if future.set_running_or_notify_cancel():
+                _settle(future, call)
 
     def _start(self) -> None:
         known = _known(self.run.folder)
@@ -179,6 +194,20 @@ class Remote:
     def _finish(self) -> None:
         if self._tracker is not None:
             self._tracker.finish()
+
+
+def _settle(future: "Future[None]", call: Callable[[], None]) -> None:
+    """As an executor does it: whatever the call raises is the future's, to be read by `faults`."""
+
+    def keep(_: object, error: BaseException | None, __: object) -> bool:
+        if error is not None:
+            future.set_exception(error)
+        return True
+
+    with ExitStack() as stack:
+        stack.push(keep)
+        call()
+        future.set_result(None)
 
 
 def _failed(error: Exception) -> "Future[None]":

@@ -99,9 +99,10 @@ def test_damaged_files_are_no_reason_to_fail(tmp_path, damage):
     folder = logged_run(tmp_path / "run", one_step(1), Scored(1, "0/0", {}))
     (folder / "run.json").write_text(damage)
     with (folder / "events.jsonl").open("a") as log:
+        log.write('{"event": "stepped", "time": 2, "step": 2, "loss": NaN}\n')
         log.write('{"event": "scored", "time": 1, "scores": 7, "step": 3}\n{"event": "stepped", "ti')
     found = read_status(folder)
-    assert isinstance(found, RunStatus) and found.step == 1 and found.scores == {}
+    assert isinstance(found, RunStatus) and found.step == 2 and found.scores == {} and found.loss == 0.5
     assert json.loads(json.dumps(found.as_json()))["state"] == "stopped without a word"
 
 

@@ -48,13 +48,16 @@ def told(run: Described) -> list[Event]:
 
 def listen(run: Described, *to: Any, events: list[Event]) -> list[str]:
     """Each event to these trackers. Returns what went wrong."""
-    listener = Trackers()
+    listener, said = Trackers(), list[str]()
     for event in events:
         if not isinstance(event, Resumed) and event is next(e for e in events if not isinstance(e, Resumed)):
             listener.begin(to, run)
         listener(event)
+        said += listener.faults()
     listener.close()
-    return listener.faults()
+    while more := listener.faults():
+        said += more
+    return said
 
 
 EXPECTED = {
@@ -233,5 +236,6 @@ def test_one_that_does_not_answer_is_given_up(run: Described, fake: Any, monkeyp
     one.run.finish = held.wait
     monkeypatch.setattr(trackers, "_LAST_S", 0.0)
     said = listen(run, "wandb", events=told(run))
-    held.set()
     assert len(said) == 1 and "it does not answer" in said[0]
+    assert all(thread.daemon for thread in threading.enumerate() if thread.name == "wandb"), "no end waits for it"
+    held.set()
