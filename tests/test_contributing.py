@@ -88,7 +88,7 @@ def test_every_file_and_folder_that_the_page_names_exists() -> None:
     assert len(named) > 8 and len(inside) > 8
     assert not [path for path in named if not (ROOT / path).exists()]
     assert not [path for path in inside if not (ROOT / "finetune" / path).exists()]
-    floors = re.search(r"```\n(cli/.*?)```", PAGE, re.S)
+    floors = re.search(r"```text\n(cli/.*?)```", PAGE, re.S)
     assert floors is not None
     folders = re.findall(r"^(\w+)/", floors[1], re.M)
     assert set(folders) == {p.parent.name for p in (ROOT / "finetune").glob("*/__init__.py")} - {"bundled"}
