@@ -33,6 +33,9 @@ verdict = finetune.evaluate("runs/mug", count=4)
 assert not verdict.learnt and verdict.reasons, verdict.text  # the likeliest cause first, and what to do
 page = finetune.report("runs/mug")  # all of it in one HTML file, to be opened in a browser; training writes it as well
 
+# %% Which weight is best? Beside each other, with the base: a page, a sheet, and scores where they can be told.
+rows = finetune.compare([adapter], "compared", weights=(0.5, 1), prompts=["a photo of {trigger} cup"]).rows
+
 # %% Files, from any trainer: what is inside, does it work, and the same in another layout.
 rank = finetune.inspect(adapter).ranks
 report = finetune.verify(adapter, run="runs/mug")

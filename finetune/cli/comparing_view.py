@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from finetune.cli.options import Output
+from finetune.cli.wording import worded_here
 from finetune.errors import InputError
 from finetune.evaluation.compare import Comparison, ComparisonRequest, as_json
 from finetune.evaluation.compare import compare as events_of
@@ -30,7 +31,7 @@ def compare(wanted: ComparisonRequest, out: Path, output: Output) -> None:
         found: Comparison = e.value
     finally:
         screen.close()
-    page = write_comparison(found, wanted, out)
+    page = write_comparison(found, wanted, out, worded_here)
     output.json({**as_json(found, wanted), "page": str(page)})
     if output.details:
         _show(found, console)

@@ -8,8 +8,8 @@ from rich.console import Console
 
 from finetune import recipe
 from finetune.cli.options import Output
-from finetune.cli.wording import written
-from finetune.errors import Action, action
+from finetune.cli.wording import worded_here
+from finetune.errors import action
 from finetune.events import Advanced, Event, Finished
 from finetune.recipe import Loaded
 from finetune.reporting.jsonl import json_line
@@ -38,13 +38,6 @@ def train(loaded: Loaded, out: Path, resume: bool, output: Output) -> None:
         console.print(f"next: {escape(_sample(out, loaded.recipe.base, result.path))}", soft_wrap=True)
     else:
         output.result(str(result.path))
-
-
-def worded_here(step: Action) -> str:
-    """A next step as a command of this program."""
-    from finetune.cli import app
-
-    return written(step, typer.main.get_command(app))
 
 
 def _written(page: Path) -> int:

@@ -5,6 +5,8 @@ import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import typer
+
 from finetune.errors import Action, FinetuneError, advice
 
 Command = Any
@@ -45,6 +47,13 @@ def written(step: Action, app: Command) -> str:
     """A step as the command that carries it out."""
     words = step.name.split()
     return shlex.join(["finetune", *words, *_arguments(step, command_of(app, words))])
+
+
+def worded_here(step: Action) -> str:
+    """A step as a command of this program."""
+    from finetune.cli import app
+
+    return written(step, typer.main.get_command(app))
 
 
 def _arguments(step: Action, command: Command) -> Iterator[str]:

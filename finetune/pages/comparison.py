@@ -1,18 +1,18 @@
 """A comparison as one page and one sheet: which adapter to take, at which weight, and every picture of it."""
 
 import json
-import shlex
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from finetune.errors import RunError
+from finetune.errors import Action, RunError, action
 from finetune.evaluation.compare import Comparison, ComparisonRequest, ComparisonRow, as_json
 from finetune.evaluation.meaning import MEANINGS, ScoreMeaning
 from finetune.events import Event
 from finetune.pages.html import inlined, render, write_page
+from finetune.pages.report import Wording
 from finetune.pages.text import plain_text
 from finetune.reading import exists, read_json
 from finetune.sampling.grid import grid
@@ -85,15 +85,17 @@ def _asked(wanted: ComparisonRequest) -> object:
     return as_json(Comparison("", (), (), None, ""), wanted)["asked"]
 
 
-def write_comparison(found: Comparison, wanted: ComparisonRequest, folder: Path) -> Path:
-    """The page, the sheet and the table. Returns where the page is.
+def write_comparison(
+    found: Comparison, wanted: ComparisonRequest, folder: Path, worded: Wording = str
+) -> Path:  # fmt: skip
+    """The page, the sheet and the table; worded: how the page writes calls. Returns where the page is.
 
     Raises:
         RunError: they cannot be written.
     """
     told = as_json(found, wanted)
     try:
-        write_page(page_text(found, wanted), folder / PAGE_FILE)
+        write_page(page_text(found, wanted, worded), folder / PAGE_FILE)
         heads = [f"{column.prompt} (seed {column.seed})" for column in found.columns]
         rows = [(_sheet_label(row), row.pictures) for row in found.rows]
         sheet = grid(rows, heads, "Comparison", f"base {told['base']}; {_taken(found)}")
@@ -104,11 +106,11 @@ def write_comparison(found: Comparison, wanted: ComparisonRequest, folder: Path)
     return folder / PAGE_FILE
 
 
-def page_text(found: Comparison, wanted: ComparisonRequest) -> str:
+def page_text(found: Comparison, wanted: ComparisonRequest, worded: Wording = str) -> str:
     """The page."""
     names = [name for name in MEANINGS if any(name in row.scores for row in found.rows)]
     meanings: dict[str, ScoreMeaning] = {name: MEANINGS[name] for name in names}
-    rows = [_page_row(found, n, row) for n, row in enumerate(found.rows)]
+    rows = [_page_row(found, n, row, worded) for n, row in enumerate(found.rows)]
     best = None if found.best is None else found.rows[found.best]
     return render(
         "comparison.html", found=found, rows=rows, meanings=meanings, best=best,
@@ -117,26 +119,24 @@ def page_text(found: Comparison, wanted: ComparisonRequest) -> str:
     )  # fmt: skip
 
 
-def _page_row(found: Comparison, number: int, row: ComparisonRow) -> PageRow:
-    cells = [_cell(found.base, row, n) for n in range(len(row.pictures))]
+def _page_row(found: Comparison, number: int, row: ComparisonRow, worded: Wording) -> PageRow:
+    cells = [_cell(found.base, row, n, worded) for n in range(len(row.pictures))]
     return PageRow(row.label, row.seen.replace("/", " of "), row.scores, number == found.best, cells)
 
 
-def _cell(base: str, row: ComparisonRow, number: int) -> Cell:
+def _cell(base: str, row: ComparisonRow, number: int, worded: Wording) -> Cell:
     image, request = row.pictures[number], row.requests[number]
     width, height = (max(1, round(side * min(1.0, SHOWN_PX / max(image.size)))) for side in image.size)
     alt = f"{row.label}: {plain_text(request.prompt)}, seed {request.seed}"
-    return Cell(inlined(image, SHOWN_PX), alt, width, height, repeated(base, row, request))
+    return Cell(inlined(image, SHOWN_PX), alt, width, height, worded(repeated(base, row, request)))
 
 
-def repeated(base: str, row: ComparisonRow, request: SampleRequest) -> str:
-    """The command that generates the picture again."""
-    adapter = ["--adapter", f"{row.adapter.file}:{row.weight:g}"] if row.adapter else []
-    return shlex.join([
-        "finetune", "sample", "--base", base, *adapter, "--prompt", request.prompt, "--seed", str(request.seed),
-        "--steps", str(request.steps), "--guidance", f"{request.guidance:g}",
-        "--size", f"{request.width}x{request.height}", "--out", "again",
-    ])  # fmt: skip
+def repeated(base: str, row: ComparisonRow, request: SampleRequest) -> Action:
+    """The call that generates the picture again."""
+    adapter = f"{row.adapter.file}:{row.weight:g}" if row.adapter else ""
+    size = f"{request.width}x{request.height}"
+    return action("sample", base=base, adapter=adapter, prompt=request.prompt, seed=request.seed, steps=request.steps,
+                  guidance=f"{request.guidance:g}", size=size, out="again")  # fmt: skip
 
 
 def _taken(found: Comparison) -> str:

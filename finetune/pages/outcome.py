@@ -62,7 +62,7 @@ def outcome_of(history: History) -> Outcome:
     sent = delivery(history)
     answers = (_learnt(state, verdict, text), _good(state, verdict), _file(state, sent))
     todo = tuple(_todo(state, history, verdict))
-    progress = progress_of(history) if state in ("running", "silent") else ""
+    progress = progress_of(history) if state == "running" else ""
     return Outcome(state, title, text, _TONES[state], todo, answers, sent, progress)
 
 

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from finetune.pages.html import inlined
-from finetune.references import EVALUATION, step_folders, step_of
+from finetune.references import EVALUATION, step_folders, step_of, steps
 from finetune.reporting.history import History
 
 PAIR_PX, SAMPLE_PX, JUDGED_PX = 512, 192, 128
@@ -97,12 +97,12 @@ def before_and_after(history: History) -> Pairs | None:
     finals = sorted(p for p in samples.glob("final-*") if p.is_dir() and p.name != "final-base")
     if finals and (base := samples / "final-base").is_dir():
         return _pairs(base, max(finals, key=_time), "the base, before training", "after it")
-    steps = step_folders(samples)
-    if len(steps) < 2:
+    folders = step_folders(samples)
+    if len(folders) < 2:
         return None
-    first, last = step_of(steps[0]), step_of(steps[-1])
+    first, last = step_of(folders[0]), step_of(folders[-1])
     before = "before training" if first == 0 else f"after {first} steps"
-    return _pairs(steps[0], steps[-1], before, f"after {last} steps")
+    return _pairs(folders[0], folders[-1], before, f"after {last} steps")
 
 
 def _time(path: Path) -> float:
@@ -143,8 +143,13 @@ def evenly(many: Sequence[Path], most: int) -> list[Path]:
     return [many[round(i * (len(many) - 1) / (most - 1))] for i in range(most)]
 
 
-def judged_pictures(history: History, adapter: str, trigger: str) -> JudgedPictures | None:
-    """The pictures that the verdict was told from: of the base, and of the exported file. None: there are none."""
+def judged_pictures(history: History, trigger: str) -> JudgedPictures | None:
+    """The pictures that the verdict was told from: of the base, and of the exported file; while there is none, of the
+    candidate that was scored last. None: nothing was judged yet.
+    """
+    adapter = _judged_file(history)
+    if not adapter:
+        return None
     files = sorted((history.folder / EVALUATION).glob("*.png"), key=_time)
     made = {file: facts for file in files if (facts := _facts(file)) and facts.get("seed")}
     ours, base = _by_prompt(made, (adapter, f"{adapter}:1")), _by_prompt(made, ("",))
@@ -154,6 +159,17 @@ def judged_pictures(history: History, adapter: str, trigger: str) -> JudgedPictu
         return None
     asked = [pair for pair in pairs if not trigger or trigger in pair.after.prompt]
     return JudgedPictures(asked, [pair for pair in pairs if pair not in asked], max(0, len(both) - MOST_JUDGED))
+
+
+def _judged_file(history: History) -> str:
+    """The name of the adapter that was judged last; empty: none was."""
+    told = next((event for event in reversed(history.events) if event.name in ("evaluated", "scored")), None)
+    if told is None:
+        return ""
+    if told.name == "evaluated":
+        return Path(str(told.values["path"])).name
+    found = steps(history.folder).get(int(told.values["step"]))
+    return found.name if found else ""
 
 
 def _by_prompt(made: Mapping[Path, Mapping[str, str]], named: tuple[str, ...]) -> dict[tuple[str, str], Path]:

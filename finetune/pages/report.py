@@ -3,6 +3,7 @@
 import shlex
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -56,12 +57,11 @@ def report(run: Path, worded: Wording = str) -> str:
 
     outcome = section("the outcome", outcome_of) or _UNKNOWN
     words = section("the trigger", data_words)
-    sent = outcome.delivery
-    judged = lambda h: pictures.judged_pictures(h, sent.name if sent else "", words.trigger if words else "")  # noqa: E731
+    judged = partial(pictures.judged_pictures, trigger=words.trigger if words else "")
     return render(
         "report.html",
         name=name_of_run(history), folder=str(run.resolve()), serve=serving(run), history=history, outcome=outcome,
-        refresh=REFRESH_S, delivery=sent,
+        refresh=REFRESH_S, delivery=outcome.delivery,
         written=time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
         pairs=section("before and after", pictures.before_and_after),
         over_steps=section("the pictures over the steps", pictures.over_steps),

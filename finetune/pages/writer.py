@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from finetune.errors import FinetuneError
+from finetune.errors import InputError
 from finetune.events import Evaluated, Event, Finished, Sampled, Scored, Stage, Stepped, Validated, Warned
 from finetune.pages.html import TEMPLATE_ERROR
 from finetune.pages.report import Wording, write_report
@@ -18,10 +18,10 @@ _PAUSES = (Stepped, Stage, Finished)
 MOST_TIME = 0.05
 """most that writing the page may take of a run's time; at the run's end it is written whatever it takes"""
 FAULTS = (
-    FinetuneError, OSError, ArithmeticError, AttributeError, ImportError, LookupError, MemoryError, RuntimeError,
+    InputError, OSError, ArithmeticError, AttributeError, ImportError, LookupError, MemoryError, RuntimeError,
     TypeError, ValueError, TEMPLATE_ERROR,
 )  # fmt: skip
-"""all that may go wrong with a page: none of it may cost the run"""
+"""all that may go wrong with a page: none of it may cost the run. An interruption is none of them, and gets through"""
 
 
 class ReportWriter:

@@ -20,7 +20,8 @@ from finetune.files import layouts, metadata
 from finetune.files.inspection import Inspection, inspect
 from finetune.files.metadata import About
 from finetune.proof.card import write_model_card
-from finetune.proof.verify import TOLERANCE, Report, difference, quiet, shape_mismatches, verify, weight_of
+from finetune.proof.chatter import quiet
+from finetune.proof.verify import TOLERANCE, Report, difference, shape_mismatches, verify, weight_of
 
 __all__ = ["About", "Exported", "Inspection", "Merged", "Report", "convert", "export", "inspect", "merge", "verify"]
 

@@ -3,9 +3,7 @@
 Differences are relative: |a - b| / max(|a|, |b|), Frobenius norms, 0 when both are zero.
 """
 
-import logging
 import math
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +24,7 @@ from finetune.families.quantised import dense
 from finetune.files import layouts
 from finetune.machine import DTYPES
 from finetune.proof import outputs
+from finetune.proof.chatter import quiet
 from finetune.proof.labels import made_for_another
 from finetune.proof.outputs import Reference
 
@@ -432,21 +431,3 @@ def _fits(change: Change, shape: tuple[int, ...]) -> bool:
 
 def _counted(values: Iterable[float]) -> dict[str, int]:
     return {f"{value:g}": count for value, count in sorted(Counter(values).items())}
-
-
-@contextmanager
-def quiet() -> Iterator[list[str]]:
-    """Inside, the libraries' log lines are not shown, and their warnings are collected."""
-    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers", "peft")]
-    levels = [logger.level for logger in loggers]
-    collected: list[str] = []
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield collected
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
-            collected += [str(w.message).splitlines()[0][:200] for w in caught if w.category is UserWarning]

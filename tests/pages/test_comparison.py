@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 from support.browser import SCHEMES, WIDTHS_PX, opened, overflow_px, serious
 
+from finetune.cli.wording import worded_here
 from finetune.evaluation.compare import Column, Compared, Comparison, ComparisonRequest, ComparisonRow
 from finetune.events import Score
 from finetune.pages.comparison import page_text, repeated
@@ -55,7 +56,11 @@ def test_names_stay_in_sight_when_pictures_are_scrolled(browser, page: Path) -> 
         shown.keyboard.press("End")
         for _ in range(30):
             shown.keyboard.press("ArrowRight")
-        shown.wait_for_function("document.querySelector('.cells').scrollLeft > 100")
+        for _ in range(100):  # a smooth scroll takes its time
+            if cells.evaluate("cells => cells.scrollLeft") > 100:
+                break
+            shown.wait_for_timeout(50)
+        assert cells.evaluate("cells => cells.scrollLeft") > 100
         after = shown.locator("#pictures tbody th").first.bounding_box()
         assert before and after and abs(before["x"] - after["x"]) < 2
 
@@ -64,7 +69,7 @@ def test_the_command_beside_a_picture_is_one_for_a_shell(page: Path) -> None:
     import shlex
 
     one = row("mug", 0.6, 0.4, ['a sks mug\'s "lid"'])
-    words = shlex.split(repeated("pocket", one, one.requests[0]))
+    words = shlex.split(worded_here(repeated("pocket", one, one.requests[0])))
     assert words[:4] == ["finetune", "sample", "--base", "pocket"] and "a b/mug.safetensors:0.6" in words
     assert 'a sks mug\'s "lid"' in words
 

@@ -16,7 +16,7 @@ from finetune import recipe as recipes
 from finetune.cli import app, training_view
 from finetune.cli.options import Output
 from finetune.cli.wording import command_of
-from finetune.errors import NotLearnt, RunError
+from finetune.errors import Interrupted, NotLearnt, RunError
 from finetune.events import Finished, Sampled, Stage, Stepped, Warned
 from finetune.pages import numbers, outcome, pictures, training_data, writer
 from finetune.pages.figures import smoothed, thinned
@@ -144,7 +144,7 @@ def test_the_time_that_is_left_is_counted_from_when_steps_were_told(bad):
 
 def test_a_run_whose_process_is_gone_was_cut_off(bad):
     told = found(runs.before(bad, 3))
-    assert "after step 3 of 6" in told.text and "last heard of" in told.text
+    assert "after step 3 of 6" in told.text and "last heard of" in told.text and not told.progress
     assert told.state == "silent" and not told.goes_on and told.todo[0].action.arguments["resume"]
 
 
@@ -244,10 +244,7 @@ def test_pictures_that_cannot_be_read_are_left_out(bad):
     for path in bad.rglob("*.png"):
         path.write_bytes(path.read_bytes()[:40])
     history = read_history(bad)
-    assert (
-        pictures.before_and_after(history) is None
-        and pictures.judged_pictures(history, "mug.safetensors", "sks") is None
-    )
+    assert pictures.before_and_after(history) is None and pictures.judged_pictures(history, "sks") is None
     assert ">none<" in report(bad)
 
 
@@ -276,11 +273,18 @@ def test_while_it_runs_the_first_step_is_before_and_the_newest_after(bad):
 
 
 def test_the_judged_pictures_are_those_of_the_exported_file(trained_run):
-    found = pictures.judged_pictures(read_history(trained_run), "mug.safetensors", "sks")
+    found = pictures.judged_pictures(read_history(trained_run), "sks")
     assert len(found.with_trigger) == 4 and found.without
     for pair in (*found.with_trigger, *found.without):
         assert (pair.before.facts["adapter"], pair.after.facts["adapter"]) == ("", "mug.safetensors:1")
         assert (pair.before.prompt, pair.before.seed) == (pair.after.prompt, pair.after.seed)
+
+
+def test_while_it_runs_the_judged_pictures_are_those_of_the_newest_candidate(bad):
+    found = pictures.judged_pictures(read_history(runs.before(bad, 3)), "sks")
+    assert {pair.after.facts["adapter"] for pair in found.with_trigger} == {"mug-step000003.safetensors:1"}
+    runs.edited(bad, lambda told: None if told["event"] == "scored" else told)
+    assert pictures.judged_pictures(read_history(bad), "sks") is None
 
 
 def test_candidates_are_told_with_their_scores_and_the_picked_one_is_marked(trained_run):
@@ -381,6 +385,15 @@ def test_a_page_that_cannot_be_written_is_told_once_and_costs_no_run(bad, monkey
     assert isinstance(first, Warned) and "cannot be written" in first.text
     assert write(Sampled(1, ())) is None and write(STEP) is None and (bad / REPORT).exists()
     assert write.end() is None and not (bad / REPORT).exists(), "an old one would say that the run goes on"
+
+
+def test_ctrl_c_while_the_page_is_written_stops_the_run(bad, monkeypatch):
+    def interrupted(run, worded):
+        raise Interrupted("stopped")
+
+    monkeypatch.setattr(writer, "write_report", interrupted)
+    with pytest.raises(Interrupted):
+        ReportWriter(bad)(Stage("training", 9))
 
 
 def test_a_page_of_a_run_without_anything_but_its_log(tmp_path):

@@ -74,9 +74,9 @@ def before(run_folder: Path, step: int) -> Path:
         late = told["event"] in ("verified", "evaluated", "picked", "training_effect", "weights_changed", "finished")
         return None if late or told.get("step", 0) > step else told
 
-    for path in [*(run_folder / "samples").glob("final-*"), *(run_folder / "samples").glob("step-*")]:
-        if path.name.startswith("final") or int(path.name[5:]) > step:
-            shutil.rmtree(path)
+    for path in (run_folder / "samples").iterdir():
+        if path.name.startswith("final") or int(path.stem[5:]) > step:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     shutil.rmtree(run_folder / "adapter")
     (run_folder / "sheet.png").unlink()
     return recorded(edited(run_folder, early), outcome="running", reason="", hint="", picked_step=None)
