@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from PIL import Image
 
@@ -119,7 +119,7 @@ def compare(wanted: ComparisonRequest, folder: Path) -> Generator[Event, None, C
     yield Stage("judging", 0)
     rows = list(_scored(rows, plan, about))
     chosen, why = _chosen(rows)
-    return Comparison(base, plan.columns, tuple(rows), chosen, why)
+    return Comparison(base, plan.columns, tuple(rows), chosen, "; ".join([why, *_reservations(wanted, rows, about)]))
 
 
 class _Cells(NamedTuple):
@@ -187,9 +187,14 @@ def _one_base(wanted: ComparisonRequest, some: Sequence[Compared]) -> str:
 
 
 def _base_of(file: Path) -> str:
+    return str(_recipe_of(file).get("base", ""))
+
+
+def _recipe_of(file: Path) -> dict[str, Any]:
+    """Of the run that an adapter lies in, else what the file carries."""
     run = references.run_of(file)
     text = (run / subject.RECIPE).read_text(encoding="utf-8") if run else subject.recipe_in(file)
-    return str(tomllib.loads(text).get("base", ""))
+    return tomllib.loads(text)
 
 
 def _subject(wanted: ComparisonRequest, base: str) -> tuple[subject.Subject | None, str]:
@@ -313,6 +318,21 @@ def _chosen(rows: Sequence[ComparisonRow]) -> tuple[int | None, str]:
         return None, "not judged: fewer than two prompts have the trigger"
     chosen = best(some, limits)
     return chosen.step, because(chosen, some, limits)
+
+
+def _reservations(
+    wanted: ComparisonRequest, rows: Sequence[ComparisonRow], about: subject.Subject
+) -> Iterator[str]:  # fmt: skip
+    """A sentence on what was not judged, and on what was judged by pictures that it was not trained on."""
+    trigger = about.training.data.trigger
+    unscored = dict.fromkeys(row.adapter.short for row in rows if row.adapter and not row.scores)
+    if unscored and any(row.scores for row in rows):
+        yield f"{', '.join(unscored)} not judged: fewer than two of its prompts have the trigger {trigger!r}"
+    some = list(dict.fromkeys(row.adapter for row in rows if row.adapter))
+    trained = {one.short: _recipe_of(one.file).get("data", {}).get("path") for one in some}
+    first = trained[some[0].short]
+    if others := [name for name, path in trained.items() if first and path and path != first and not wanted.data]:
+        yield f"all are judged by the training pictures of {some[0].short}, but {', '.join(others)} had others"
 
 
 def as_json(found: Comparison, wanted: ComparisonRequest) -> dict[str, object]:

@@ -17,7 +17,8 @@ from finetune.cli import app
 from finetune.errors import InputError, RunError
 from finetune.evaluation import compare as compare_module
 from finetune.evaluation.compare import Comparison, ComparisonRequest, compare, shortened
-from finetune.events import Note, Stage, unheard
+from finetune.evaluation.subject import of_path
+from finetune.events import Note, Score, Stage, unheard
 from finetune.pages import comparison as pages
 from finetune.sampling.session import Session
 
@@ -130,6 +131,22 @@ def test_where_the_training_pictures_are_known_each_row_is_scored_and_one_is_tak
     if all(inside):
         assert found.best == 1 + likeness.index(max(likeness))
     assert "likeness" in found.why
+
+
+def test_what_was_not_judged_or_by_pictures_of_another_is_said(small, files, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, found, _ = small
+    scored = {"likeness": Score(0.5, 0.4, 0.6)}
+    rows = [row._replace(scores=scored if n in (1, 2, 3, 4) else {}) for n, row in enumerate(found.rows)]
+    about = of_path(Path(files[0]), data=Path(DATA))
+    said = list(compare_module._reservations(ComparisonRequest(()), rows, about))
+    assert len(said) == 1 and said[0].startswith("2.safetensors not judged: ") and "'sks'" in said[0]
+    monkeypatch.setattr(
+        compare_module, "_recipe_of", lambda file: {"data": {"path": "ab" if "0." in file.name else "c"}}
+    )
+    judged = [row._replace(scores=scored) for row in found.rows]
+    [other] = compare_module._reservations(ComparisonRequest(()), judged, about)
+    assert other.endswith("of 0.safetensors, but 1.safetensors, 2.safetensors had others")
+    assert not list(compare_module._reservations(ComparisonRequest((), data=DATA), judged, about))
 
 
 @pytest.mark.parametrize(
