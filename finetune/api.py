@@ -200,7 +200,8 @@ def evaluate(
     what: a run's folder, a step of it (RUN@500), or an adapter file. base, data: the base and the folder of training
     pictures, where `what` does not say. judge: folder of a CLIP or DINOv2 in transformers' layout; the pocket base has
     its own. count: pictures with the trigger. The result's `learnt` is the answer, `text` says it in words, `reasons`
-    why not, `scores` has each measure with its interval. Pictures are kept beside `what`, and not generated twice.
+    why not, `scores` has each measure with its interval. Pictures are kept beside `what`, and not generated twice; of a
+    run's folder the verdict goes into its log and its page.
 
     Raises:
         InputError: something must be named, or cannot be read.
@@ -210,8 +211,11 @@ def evaluate(
         from finetune.evaluation.evaluate import evaluate as judged
         from finetune.evaluation.subject import of_path
         from finetune.events import unheard
+        from finetune.pages.writer import keep_verdict
 
-        return unheard(judged(of_path(Path(what), str(base), _folder(data), _folder(judge), count)))
+        told = unheard(judged(of_path(Path(what), str(base), _folder(data), _folder(judge), count)))
+        keep_verdict(Path(what), told)
+        return told
 
 
 def report(run: Path | str, out: Path | str | None = None) -> Path:

@@ -35,7 +35,8 @@ def evaluate(
     """Judge whether an adapter has learnt its product or style.
 
     Generates fixed prompts from the adapter and from the base at the same seeds, and compares them with the training
-    pictures. Exit code 0: learnt; 4: not learnt, with the likeliest cause first. Pictures are kept beside the run.
+    pictures. Exit code 0: learnt; 4: not learnt, with the likeliest cause first. Pictures are kept beside the run,
+    and the verdict on a run goes into its page.
     """
     from finetune.cli import evaluation_view
 

@@ -6,11 +6,13 @@ from rich.console import Console
 from rich.table import Table
 
 from finetune.cli.options import Output
+from finetune.cli.wording import worded_here
 from finetune.evaluation.evaluate import evaluate as events_of
 from finetune.evaluation.meaning import meaning
 from finetune.evaluation.subject import of_path
 from finetune.evaluation.verdict import not_learnt
 from finetune.events import Evaluated
+from finetune.pages.writer import keep_verdict
 from finetune.reporting.markup import escape
 from finetune.reporting.screen import Screen
 
@@ -31,9 +33,12 @@ def evaluate(
     finally:
         screen.close()
     assert told is not None
+    page = keep_verdict(what, told, worded_here)
     output.json(as_json(told))
     if output.details:
         _show(told, console)
+        if page:
+            console.print(f"page: {escape(str(page))}", soft_wrap=True)
     if not told.learnt:
         raise not_learnt(told)
     output.result(f"learnt: {told.text}")

@@ -1,7 +1,6 @@
 """Adapters beside each other: each at several weights, at the same prompts and seeds, on one base, opened once."""
 
 import json
-import tomllib
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from finetune.evaluation.gallery import PictureStore, content_id
 from finetune.evaluation.prompts import Asked, PromptSet, aim_of, bare_caption
 from finetune.evaluation.similarity import FeatureExtractor
 from finetune.events import Advanced, Event, Note, Score, Scored, Stage
+from finetune.reading import read_toml, toml_table
 from finetune.recipe import Evaluate
 from finetune.sampling.request import MOST_WEIGHT, STEPS, AdapterWeight, SampleRequest, SampleSet
 from finetune.sampling.session import Session
@@ -193,8 +193,10 @@ def _base_of(file: Path) -> str:
 def _recipe_of(file: Path) -> dict[str, Any]:
     """Of the run that an adapter lies in, else what the file carries."""
     run = references.run_of(file)
-    text = (run / subject.RECIPE).read_text(encoding="utf-8") if run else subject.recipe_in(file)
-    return tomllib.loads(text)
+    hint = "compare its adapter file by itself: copy it out of the run"
+    if run:
+        return read_toml(run / subject.RECIPE, InputError, hint)
+    return toml_table(subject.recipe_in(file), f"{file}, finetune.recipe", InputError, hint)
 
 
 def _subject(wanted: ComparisonRequest, base: str) -> tuple[subject.Subject | None, str]:

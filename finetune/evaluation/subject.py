@@ -68,8 +68,9 @@ def of_path(
     path = references.adapter_path(what)
     run = references.run_of(path)
     file = exported(run) if run and path == run else path
-    text = (run / RECIPE).read_text(encoding="utf-8") if run else recipe_in(file)
-    said = tomllib.loads(text)
+    hint = "name an adapter file by itself, with `base` and `data`"
+    text = reading.read_text(run / RECIPE, BaseError, hint) if run else recipe_in(file)
+    said = reading.toml_table(text, str(run / RECIPE if run else file), BaseError, hint)
     base = base or said.get("base", "")
     if not base:
         raise BaseError(f"{file} does not say what base it was made for", "name it: `base`")

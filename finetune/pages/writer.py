@@ -5,11 +5,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from finetune.errors import InputError
+from finetune.errors import InputError, RunError
 from finetune.events import Evaluated, Event, Finished, Sampled, Scored, Stage, Stepped, Validated, Warned
 from finetune.pages.html import TEMPLATE_ERROR
 from finetune.pages.report import Wording, write_report
-from finetune.reporting.status import REPORT
+from finetune.reporting.history import LOG
+from finetune.reporting.jsonl import JsonLines
+from finetune.reporting.owner import owner_of
+from finetune.reporting.status import REPORT, is_run
 
 _NEWS = (Sampled, Validated, Scored, Evaluated)
 """events after which the page has something new to show"""
@@ -22,6 +25,22 @@ FAULTS = (
     TypeError, ValueError, TEMPLATE_ERROR,
 )  # fmt: skip
 """all that may go wrong with a page: none of it may cost the run. An interruption is none of them, and gets through"""
+
+
+def keep_verdict(run: Path, told: Evaluated, worded: Wording = str) -> Path | None:
+    """Write a verdict that was asked for afterwards into a run's log, and the page again. Returns where that is; None:
+    `run` is no run's folder, or the run still goes on and tells its own.
+
+    Raises:
+        RunError: they cannot be written.
+    """
+    if not is_run(run) or owner_of(run):
+        return None
+    try:
+        JsonLines(run / LOG)(told)
+    except OSError as e:
+        raise RunError(f"cannot write into {run}: {e.strerror}", "free some space, or make it writable") from e
+    return write_report(run, worded=worded)
 
 
 class ReportWriter:

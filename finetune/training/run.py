@@ -52,7 +52,7 @@ def _procedure(loaded: Loaded, out: Path, resume: bool, stop: Interruption, word
         folder = RunFolder(out, worded) if device.ranks.rank == 0 else Unwritten(out)
         folder.open(plan, resume)
         folder.file = loaded.file
-        yield from folder.recorded(_in_memory(_stages(plan, device, folder, resume, stop)))
+        yield from folder.recorded(stop.restored(_in_memory(_stages(plan, device, folder, resume, stop))))
 
 
 def _in_memory(events: Events) -> Events:

@@ -25,6 +25,8 @@ class Interruption:
         self.out, self.asked, self._waits = out, False, False
         self.begun = False
         """its recipe is in the folder: it can be resumed"""
+        self.raised: Interrupted | None = None
+        """what a signal raised; code of others, where it was raised, may have caught or wrapped it"""
         self.base = ""
         """in which its adapter is verified; empty in full fine-tuning, whose checkpoints are no adapters"""
 
@@ -46,12 +48,13 @@ class Interruption:
             return
         other = self._as_it_is()
         saved = other or reading.exists(self.out / references.CHECKPOINTS)
-        raise Interrupted(
+        self.raised = Interrupted(
             "stopped" if saved else "stopped before the first checkpoint; encoded images stay cached",
             "" if self.begun else "start it again",
             resuming(self.out) if self.begun else None,
             other,
         )
+        raise self.raised
 
     def _as_it_is(self) -> tuple[str, Action] | None:
         """The newest adapter that the run has, as a file."""
@@ -72,6 +75,9 @@ class Interruption:
                         event = resume()
                     if event is None:
                         return
+                    if self.raised:  # and caught on its way here
+                        resume = partial(events.throw, self.raised)
+                        continue
                     resume = partial(next, events, None)
                     try:
                         yield event
@@ -79,6 +85,15 @@ class Interruption:
                         resume = partial(self._interrupt, events)
         finally:
             atexit.unregister(events.close)
+
+    def restored(self, events: Events) -> Events:
+        """The same events; what a signal raised and others wrapped, as an import in another library may, is itself."""
+        try:
+            yield from events
+        except BaseException as e:
+            if self.raised and e is not self.raised and not isinstance(e, GeneratorExit):
+                raise self.raised from e
+            raise
 
     def _interrupt(self, events: Events) -> Event | None:
         try:
@@ -122,6 +137,7 @@ def follow(events: Events, listen: Callable[[Event], None]) -> Event | None:
         while (event := resume()) is not None:
             last = event
             listen(event)
-            resume = partial(events.throw, KeyboardInterrupt()) if signals else partial(next, events, None)
-            signals.clear()
+            heard = len(signals)  # one that comes from here on is seen at the next event
+            resume = partial(events.throw, KeyboardInterrupt()) if heard else partial(next, events, None)
+            del signals[:heard]
     return last

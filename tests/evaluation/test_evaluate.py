@@ -27,6 +27,7 @@ from finetune.evaluation.subject import of_path
 from finetune.events import Evaluated, Event, Note, Stage, unheard
 from finetune.planning import plan as planning
 from finetune.planning.plan import Plan
+from finetune.reporting.owner import Ownership
 from finetune.training import learnt, run
 from finetune.training.stop import follow
 
@@ -182,6 +183,21 @@ def test_another_adapter_shares_the_bases_pictures_but_not_its_own(copy: Path) -
 def test_more_pictures_are_added_to_those_that_are_there(copy: Path) -> None:
     [more] = todo(list(evaluate(of_path(copy, count=COUNT + 1))))
     assert more == 2  # one more, from both
+
+
+def test_a_verdict_that_is_asked_for_later_goes_into_the_runs_log_and_page(copy: Path) -> None:
+    (copy / "report.html").unlink(missing_ok=True)
+    told = finetune.evaluate(copy)
+    last = json.loads((copy / "events.jsonl").read_text().splitlines()[-1])
+    assert last["event"] == "evaluated" and last["text"] == told.text
+    assert told.text.split(";")[0].casefold() in (copy / "report.html").read_text().casefold()
+    before = (copy / "events.jsonl").read_bytes()
+    owner = Ownership(copy)
+    owner.take()  # a run that goes on tells its own
+    finetune.evaluate(copy)
+    owner.release()
+    finetune.evaluate(subject.exported(copy), base="pocket", data=PRODUCT)
+    assert (copy / "events.jsonl").read_bytes() == before
 
 
 def test_the_command_answers_in_json_with_the_names_that_scripts_rely_on(failed: Failed) -> None:

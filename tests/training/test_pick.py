@@ -126,7 +126,7 @@ def test_the_trained_model_paints_what_its_file_paints(data, tmp_path, monkeypat
 
     def kept(subject, step, painter):
         told = yield from score(subject, step, painter)
-        shown[step] = evaluate.Gallery(subject.folder, subject.base, subject.path, subject.options, painter)
+        shown[step] = subject, evaluate.Gallery(subject.folder, subject.base, subject.path, subject.options, painter)
         return told
 
     monkeypatch.setattr(pick, "score", kept)
@@ -135,10 +135,10 @@ def test_the_trained_model_paints_what_its_file_paints(data, tmp_path, monkeypat
     seen: list[object] = []
     train(loaded, tmp_path / "run", seen.append)
     assert [event.step for event in seen if isinstance(event, Scored)] == [2]
-    live = shown[2]
+    subject, live = shown[2]
     assert type(live._painter) is Live
     requests = [r for r in requests_of(tmp_path / "run", loaded)]
-    from_file = evaluate.Gallery(tmp_path / "other", live.base, live.adapter, live.options)
+    from_file = evaluate.Gallery(tmp_path / "other", subject.base, subject.path, subject.options)
     for painted, again in zip(through(live, requests), through(from_file, requests), strict=True):
         for one, other in zip(painted, again, strict=True):
             assert abs(np.asarray(one, int) - np.asarray(other, int)).max() <= 2

@@ -29,8 +29,9 @@ from finetune.cli.wording import written
 from finetune.errors import Interrupted
 from finetune.events import Event, Note, Sampled, Stage, Stepped
 from finetune.machine import Ranks
-from finetune.training import checkpoint, run
+from finetune.training import checkpoint, preflight, run
 from finetune.training.batches import Batches, StepBatches
+from finetune.training.stop import handled
 
 
 def ctrl_c(when: Callable[[Event], bool], number: int = signal.SIGINT) -> Listen:
@@ -41,7 +42,7 @@ def ctrl_c(when: Callable[[Event], bool], number: int = signal.SIGINT) -> Listen
     return listen
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_while_it_computes_waits_for_the_step_whoever_reads(
     data: Path, tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,3 +159,35 @@ def test_ctrl_c_at_the_command_exits_130_and_its_printed_command_ends_with_the_s
     again = CliRunner().invoke(app, [*command[1:], "--set", f"train.steps={finished.result.step}"])
     assert again.exit_code == 0, again.output
     assert weights.payload_sha256(out / "adapter" / "mug.safetensors") == weights.payload_sha256(finished.result.path)
+
+
+@pytest.mark.parametrize("made_of_it", ["swallowed", "wrapped"])
+def test_a_signal_is_not_lost_in_code_of_others(
+    data: Path, tmp_path: Path, made_of_it: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An import inside another library may catch what the handler raised, or make an error of its own of it."""
+    measure, out = preflight.measure, tmp_path / "out"
+
+    def interrupted(*some: object) -> preflight.Measured:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except Interrupted as e:
+            if made_of_it == "wrapped":
+                raise RuntimeError("failed to import") from e
+        return measure(*some)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(preflight, "measure", interrupted)
+    with pytest.raises(Interrupted):
+        for event in run.run(short(data, train__steps=3), out):
+            assert not isinstance(event, Stepped)
+    if made_of_it == "swallowed":
+        assert outcome(out).startswith("interrupted")
+
+
+def test_a_closed_terminal_under_nohup_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with handled(lambda *_: pytest.fail("heard")):
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
