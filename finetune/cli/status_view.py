@@ -117,7 +117,7 @@ def _one(one: RunStatus) -> RenderableType:
         "sheet": str(one.sheet or ""),
         "adapter": str(one.adapter or ""),
         "process": f"{one.owner.pid} on {one.owner.host}" if one.owner else "",
-        "heard of": ago(one.updated) if one.updated else "",
+        "last heard": ago(one.updated) if one.updated else "",
         "to go on": _resume(one) or "",
     }
     table = Table.grid(padding=(0, 2))

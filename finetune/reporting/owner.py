@@ -13,7 +13,7 @@ try:
 except ImportError:  # not on every system
     fcntl = None  # type: ignore[assignment]
 
-from finetune.errors import RunError
+from finetune.errors import RunError, action
 
 LOCK = "run.lock"
 """the file in a run's folder, while a process owns it"""
@@ -91,7 +91,9 @@ def owner_of(folder: Path) -> Owner | None:
 def owned(folder: Path, owner: Owner) -> RunError:
     """What is said to a second process that wants the folder."""
     return RunError(
-        f"{folder} belongs to a run that is going on: {owner}", "wait until it ends, stop it, or choose another `out`"
+        f"{folder} belongs to a run that is going on: {owner}",
+        "wait until it ends, stop it, or choose another `out`",
+        other=("see how far it is", action("status", runs=folder)),
     )
 
 

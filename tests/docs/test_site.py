@@ -102,3 +102,13 @@ def test_without_script_every_page_is_still_there(browser, address):
     with opened(browser, f"{address}/tutorial.html", script=False) as shown:
         assert shown.locator("h1").inner_text().startswith("From photos")
         assert shown.get_by_role("link", name="Captions").count()
+
+
+def test_a_page_prints_without_its_menus_and_whole(browser, address):
+    with opened(browser, f"{address}/tutorial.html", 760) as shown:
+        shown.emulate_media(media="print")
+        assert shown.locator("article h1").is_visible()
+        assert not any(menu.is_visible() for menu in shown.locator(".md-sidebar, .md-header").all())
+        blocks = "[...document.querySelectorAll('article > *')]"
+        assert all(shown.evaluate(f"{blocks}.map(e => e.getBoundingClientRect().right <= innerWidth + 1)"))
+        assert len(re.findall(rb"/Type\s*/Page\b", shown.pdf(format="A4"))) > 1

@@ -20,6 +20,7 @@ from finetune.evaluation.compare import Comparison, ComparisonRequest, compare, 
 from finetune.evaluation.subject import of_path
 from finetune.events import Note, Score, Stage, unheard
 from finetune.pages import comparison as pages
+from finetune.sampling.request import AdapterWeight, SampleRequest
 from finetune.sampling.session import Session
 
 PROMPTS = ("a photo of {trigger} {class_word}", "a star")
@@ -86,6 +87,20 @@ def test_a_picture_is_the_one_that_sample_makes(small, files: list[str], tmp_pat
         )  # fmt: skip
         # one by one and in a batch sums are rounded otherwise
         assert off(Image.open(made[0].path), row.pictures[1]) <= 2
+
+
+def test_exchanged_adapters_leave_nothing_behind_in_either_order(files: list[str]) -> None:
+    session = Session.open("pocket", ["a star", ""])
+    request = SampleRequest("a star", 1, "", 2, 3.0, 64, 64)
+    first, second = ([AdapterWeight(Path(file))] for file in files[:2])
+
+    def drawn(adapters: list[AdapterWeight]) -> np.ndarray:
+        session.exchange(adapters)
+        return pixels(session.generate(request).image)
+
+    base, one, two = drawn([]), drawn(first), drawn(second)
+    assert (drawn(first) == one).all() and (drawn([]) == base).all() and (drawn(second) == two).all()
+    assert not (one == base).all() and not (one == two).all()
 
 
 def test_the_base_is_opened_once_and_what_is_kept_is_not_generated_again(

@@ -74,6 +74,14 @@ def test_the_command_beside_a_picture_is_one_for_a_shell(page: Path) -> None:
     assert 'a sks mug\'s "lid"' in words
 
 
+def test_it_prints_with_every_row_and_nothing_cut_off(browser, page: Path) -> None:
+    with opened(browser, page, 760) as shown:
+        shown.emulate_media(media="print")
+        assert shown.locator("#pictures details").first.is_hidden()
+        assert shown.locator("#pictures tbody tr").count() == 3 and overflow_px(shown) >= 0
+        assert shown.pdf(format="A4", landscape=True).startswith(b"%PDF")
+
+
 def test_without_a_verdict_it_says_so(browser, tmp_path: Path) -> None:
     rows = (row("", 0, None, ["a star"]), row("mug", 1.0, None, ["a star"]))
     found = Comparison("pocket", (Column("a star", 0),), rows, None, "not judged: nobody knows the pictures")
