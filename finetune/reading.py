@@ -44,7 +44,7 @@ def read_text(path: Path, kind: ErrorClass, hint: str = "check the path", limit:
 def read_bytes(path: Path, kind: ErrorClass, hint: str = "check the path", limit: int = TEXT_BYTES) -> bytes:
     """Raises kind: it cannot be read, or has more than `limit` bytes."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_opened) as file:
             content = file.read(limit + 1)
     except OSError as e:
         raise kind(f"cannot read {path}: {e.strerror}", hint) from e
@@ -53,6 +53,21 @@ def read_bytes(path: Path, kind: ErrorClass, hint: str = "check the path", limit
     if len(content) > limit:
         raise kind(f"{path} has more than {_size(limit)}", "is it the right file?")
     return content
+
+
+def _opened(path: str, flags: int) -> int:
+    """A pipe that nobody writes into is empty, and is not waited for."""
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    os.set_blocking(descriptor, True)
+    return descriptor
+
+
+def real_path(path: Path) -> Path:
+    """As Path.resolve; a link to itself stays as it is."""
+    try:
+        return Path(os.path.realpath(path))
+    except (OSError, ValueError):
+        return path
 
 
 def is_file(path: Path) -> bool:

@@ -60,8 +60,8 @@ def run_of(path: Path) -> Path | None:
 
 def adapter_name(path: Path) -> str:
     """What to call what is made of an adapter: its file's or folder's name; of a checkpoint with its run's before."""
-    name, run = path.resolve().name.removesuffix(".safetensors"), run_of(path.resolve())
-    return f"{run.name}-{name}" if run and path.resolve().parent == run / CHECKPOINTS else name
+    name, run = reading.real_path(path).name.removesuffix(".safetensors"), run_of(reading.real_path(path))
+    return f"{run.name}-{name}" if run and reading.real_path(path).parent == run / CHECKPOINTS else name
 
 
 def step_folders(folder: Path) -> list[Path]:

@@ -30,7 +30,7 @@ def base_path(written: str) -> str:
 
 def is_pocket(written: str) -> bool:
     """Whether it is the bundled base, by its name or by its folder."""
-    return Path(base_path(written)).resolve() == POCKET.resolve()
+    return reading.real_path(Path(base_path(written))) == reading.real_path(POCKET)
 
 
 PLUS = " + "

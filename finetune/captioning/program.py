@@ -8,6 +8,7 @@ from pathlib import Path
 
 from finetune.captioning.captioner import Answer
 from finetune.errors import DataError
+from finetune.reading import real_path
 
 IMAGE = "{image}"
 TIMEOUT_S = 120.0
@@ -39,7 +40,7 @@ class Program:
         return [self._of(file) for file in files]
 
     def _of(self, file: Path) -> Answer:
-        called = [word.replace(IMAGE, str(file.resolve())) for word in self.words]
+        called = [word.replace(IMAGE, str(real_path(file))) for word in self.words]
         try:
             done = subprocess.run(
                 called, capture_output=True, encoding="utf-8", errors="replace", timeout=self.timeout_s, check=False,

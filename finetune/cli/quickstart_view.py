@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from finetune import recipe
+from finetune import reading, recipe
 from finetune.cli.options import Output
 from finetune.errors import RunError
 from finetune.resources import EXAMPLES
@@ -15,7 +15,7 @@ NAMES = {"product": "cup", "style": "brand"}
 def quickstart(out: Path, kind: str, output: Output) -> None:
     from finetune.cli.training_view import train
 
-    if out.exists() and any(out.iterdir()):
+    if reading.exists(out) and any(out.iterdir()):
         raise RunError(f"{out} is not empty", f"choose another folder, such as {out}-2 (`out`), or remove it")
     console = Console(highlight=False, quiet=output.quiet)
     console.print(f"[bold]1 prepare[/]  the example {kind}: {EXAMPLES / kind}", soft_wrap=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from finetune import recipe
+from finetune import reading, recipe
 from finetune.cli.options import Output
 from finetune.cli.wording import worded_here
 from finetune.errors import action
@@ -42,7 +42,7 @@ def train(loaded: Loaded, out: Path, resume: bool, output: Output) -> None:
 
 def _written(page: Path) -> int:
     """When, in nanoseconds; 0: never."""
-    return page.stat().st_mtime_ns if page.is_file() else 0
+    return page.stat().st_mtime_ns if reading.is_file(page) else 0
 
 
 def _listener(screen: Screen, output: Output) -> Callable[[Event], None]:
@@ -54,6 +54,6 @@ def _listener(screen: Screen, output: Output) -> Callable[[Event], None]:
 def _sample(out: Path, base: str, path: Path) -> str:
     """A command that generates the first picture of the sheet's adapter row again."""
     wanted = recipe.load(out / "recipe.toml").recipe.sample
-    what = {"base": path} if path.is_dir() else {"base": base, "adapter": path}
+    what = {"base": path} if reading.is_dir(path) else {"base": base, "adapter": path}
     step = action("sample", **what, prompt=wanted.prompts[0], guidance=f"{wanted.guidance:g}", out="pictures")
     return worded_here(step)

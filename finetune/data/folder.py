@@ -101,12 +101,12 @@ def _is_system(name: str) -> bool:
 def _not_ordinary(root: Path, file: Path) -> tuple[Reason, str] | None:
     """The reason why a directory entry is not opened; None for a regular file of the folder."""
     if file.is_symlink():
-        target = file.resolve()
+        target = reading.real_path(file)
         if not reading.exists(target):
             return "link", "the link points to nothing"
         if reading.is_dir(target):
             return "link", "links to folders are not followed; copy the folder"
-        if not target.is_relative_to(root.resolve()):
+        if not target.is_relative_to(reading.real_path(root)):
             return "link", "the link points outside of the folder; copy the file"
     if not stat.S_ISREG(file.stat().st_mode):  # a pipe would be waited on for ever
         return "unreadable", "it is not a regular file"

@@ -78,7 +78,7 @@ def prepare(
 def _refuse_out(source: Path, out: Path) -> None:
     if reading.exists(out) and (not reading.is_dir(out) or any(out.iterdir())):
         raise DataError(f"{out} is not empty", "choose another `out`, or remove it first")
-    if out.resolve().is_relative_to(source.resolve()):
+    if reading.real_path(out).is_relative_to(reading.real_path(source)):
         raise DataError(f"{out} lies inside {source}, which must stay as it is", "choose an `out` outside of it")
 
 

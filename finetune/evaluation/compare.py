@@ -20,7 +20,7 @@ from finetune.evaluation.gallery import PictureStore, content_id
 from finetune.evaluation.prompts import Asked, PromptSet, aim_of, bare_caption
 from finetune.evaluation.similarity import FeatureExtractor
 from finetune.events import Advanced, Event, Note, Score, Scored, Stage
-from finetune.reading import read_toml, toml_table
+from finetune.reading import absent, exists, read_toml, real_path, toml_table
 from finetune.recipe import Evaluate
 from finetune.sampling.request import MOST_WEIGHT, STEPS, AdapterWeight, SampleRequest, SampleSet
 from finetune.sampling.session import Session
@@ -144,9 +144,11 @@ def _entries(wanted: ComparisonRequest) -> Iterator[Compared]:
     seen: dict[Path, str] = {}
     for name, short in zip(names, shortened(names), strict=True):
         path = references.adapter_path(name)
+        if not exists(path):
+            raise InputError(absent(path, "adapter"), "name adapter files, run folders or RUN@STEP")
         run = references.run_of(path)
         file = subject.exported(run) if run and path == run else path
-        if (resolved := file.resolve()) in seen:
+        if (resolved := real_path(file)) in seen:
             raise InputError(f"{name} is {seen[resolved]} once more", "name each adapter once")
         seen[resolved] = name
         yield Compared(name, short, file, adapters_in_use([AdapterWeight(file)])[0])

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 from PIL import Image, ImageDraw
 
+from finetune import reading
 from finetune.data.audit import Audit
 from finetune.data.buckets import Bucket, Size, enlargement, fit
 from finetune.data.captions import mentions
@@ -290,9 +291,9 @@ def refuse_target(page: Path, root: Path) -> None:
     if there and not os.path.isfile(page):
         raise RunError(f"cannot write {page}: it is no file", hint)
     home = next(folder for folder in page.absolute().parents if os.path.exists(folder))
-    if not (home.is_dir() and os.access(home, os.W_OK)):
+    if not (reading.is_dir(home) and os.access(home, os.W_OK)):
         raise RunError(f"cannot write {page}: nothing can be written into {home}", hint)
-    if page.resolve().is_relative_to(root.resolve()):
+    if reading.real_path(page).is_relative_to(reading.real_path(root)):
         raise RunError(f"{page} lies inside of the dataset, whose files are all checked", "write the page beside it")
     if there and not _is_ours(page):
         raise RunError(f"{page} is there already, and is no page of a dataset", f"{hint}, or remove that one")

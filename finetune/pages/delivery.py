@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from finetune import reading
 from finetune.data.example import CARD
 from finetune.errors import DataError
 from finetune.reading import read_toml
@@ -81,5 +82,5 @@ def size(count: int) -> str:
 
 
 def _bytes(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(one.stat().st_size for one in files if one.is_file())
+    files = path.rglob("*") if reading.is_dir(path) else [path]
+    return sum(one.stat().st_size for one in files if reading.is_file(one))

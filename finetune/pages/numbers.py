@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from finetune.errors import RunError
 from finetune.evaluation.meaning import HELD_OUT, MEANINGS, meaning, reading
 from finetune.pages.outcome import latest
-from finetune.reading import read_json
+from finetune.reading import is_file, read_json
 from finetune.references import CANDIDATES, steps
 from finetune.reporting.history import History
 
@@ -113,7 +113,7 @@ def candidates(history: History) -> list[CandidateRow]:
     told = latest(history, "finished") or latest(history, "picked")
     picked = told.values["step"] if told else history.record.get("picked_step")
     told_of = {int(event.values["step"]): event.values for event in history.every("scored")}
-    found = [(step, path) for step, path in steps(history.folder).items() if path.is_file()]
+    found = [(step, path) for step, path in steps(history.folder).items() if is_file(path)]
     return [_candidate(history.folder, step, step == picked, told_of.get(step, {})) for step, _ in found]
 
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from finetune import reading
 from finetune.errors import Action, action
 from finetune.pages.delivery import Delivery, delivery
 from finetune.references import CHECKPOINTS, steps
@@ -194,7 +195,7 @@ def _todo(state: str, history: History, verdict: Told | None) -> Iterator[Todo]:
         case "failed":
             if hint := str(history.record.get("hint", "")):
                 yield Todo(as_sentence(hint))
-            if (history.folder / CHECKPOINTS).is_dir():
+            if reading.is_dir(history.folder / CHECKPOINTS):
                 yield Todo("Then go on with it:", resume)
                 yield from _as_it_is(history)
         case "not begun":

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 from PIL import Image
 
+from finetune import reading
 from finetune.pages.html import inlined
 from finetune.references import EVALUATION, step_folders, step_of, steps
 from finetune.reporting.history import History
@@ -94,8 +95,8 @@ def before_and_after(history: History) -> Pairs | None:
     newest. None: there are no two yet.
     """
     samples = history.folder / "samples"
-    finals = sorted(p for p in samples.glob("final-*") if p.is_dir() and p.name != "final-base")
-    if finals and (base := samples / "final-base").is_dir():
+    finals = sorted(p for p in samples.glob("final-*") if reading.is_dir(p) and p.name != "final-base")
+    if finals and reading.is_dir(base := samples / "final-base"):
         return _pairs(base, max(finals, key=_time), "the base, before training", "after it")
     folders = step_folders(samples)
     if len(folders) < 2:

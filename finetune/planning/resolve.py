@@ -31,7 +31,7 @@ def resolve(wanted: Recipe, facts: BaseInfo, data: Dataset, captions: Sequence[s
     return ResolvedRecipe.of(
         wanted,
         data=ResolvedData.of(
-            written, path=Path(str(written.path)) if _bundled(written.path) else written.path.resolve(),
+            written, path=Path(str(written.path)) if _bundled(written.path) else reading.real_path(written.path),
             trigger=data.trigger or None, class_word=data.class_word or None,
             resolution=written.resolution or facts.resolution,
         ),
@@ -58,7 +58,11 @@ def _prior(prior: Prior, data: Dataset) -> Prior:
 
 def _adapter(adapter: AnyAdapter) -> AnyAdapter:
     start = _start_of(adapter)
-    return type(adapter).of(adapter, init_from=start.resolve()) if isinstance(adapter, LowRank) and start else adapter
+    return (
+        type(adapter).of(adapter, init_from=reading.real_path(start))
+        if isinstance(adapter, LowRank) and start
+        else adapter
+    )
 
 
 def _start_of(adapter: AnyAdapter) -> Path | None:
@@ -78,7 +82,7 @@ def _evaluate(evaluate: Evaluate, data: Dataset) -> Evaluate:
     named = enumerate(evaluate.prompts, 1)
     known: dict[str, object] = {"prompts": tuple(filled(f"evaluate.prompts, item {n}", one, data) for n, one in named)}
     if evaluate.judge is not None:
-        known["judge"] = evaluate.judge.resolve()
+        known["judge"] = reading.real_path(evaluate.judge)
     return Evaluate.of(evaluate, **known)
 
 

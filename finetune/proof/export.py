@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from finetune import families, machine, references
+from finetune import families, machine, reading, references
 from finetune import tensors as weights
 from finetune.adapters.change import AdapterState, Change, target_shapes
 from finetune.choices import Dtype, Layout
@@ -91,7 +91,7 @@ def convert(source: Path, layout: Layout, out: Path, base: str = "", dtype: Dtyp
         RunError: `out` exists, or cannot be written.
         VerifyError: something in the source has no place; or the result is not the source.
     """
-    if out.exists():
+    if reading.exists(out):
         raise RunError(f"{out} exists", "choose another `out`, or move it away")
     source = references.adapter_path(source)
     names = base_sites(base) if base else None
@@ -192,7 +192,7 @@ def _about(adapter: layouts.AdapterFile, base: str) -> About:
     facts = families.detect(base)
     told = {key: adapter.metadata.get(f"modelspec.{key}", "") for key in ("title", "license", "trigger_phrase")}
     return About.of(
-        facts, base="" if Path(base).exists() else base,
+        facts, base="" if reading.exists(Path(base)) else base,
         title=told["title"], license=told["license"], trigger=told["trigger_phrase"],
     )  # fmt: skip
 

@@ -37,13 +37,13 @@ def whole_text(path: Path, beneath: tuple[Path, ...] = ()) -> str:
     """
     text = _text(path)
     extended = _extended(path, text)
-    if path.resolve() in beneath:
+    if reading.real_path(path) in beneath:
         raise RecipeError(f"{path} extends itself, by way of {beneath[-1].name}", "leave it out of `extends` there")
     if not extended:
         return text
     whole = Layer()
     for one in (*extended, path):
-        layer = _layer(text if one is path else whole_text(one, (*beneath, path.resolve())))
+        layer = _layer(text if one is path else whole_text(one, (*beneath, reading.real_path(path))))
         whole = Layer(layer.head, _laid_over(whole.entries, layer.entries))
     whole.entries.pop(("", "extends"))
     return _written(whole)

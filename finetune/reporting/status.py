@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from finetune import reading
 from finetune.errors import Action, RunError, action
 from finetune.reporting.history import LOG, RECIPE_FILE, RECORD, History, Told, read_history
 from finetune.reporting.owner import Owner, owner_of
@@ -85,7 +86,7 @@ def run_folders(places: Sequence[Path]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for place in places:
-        if not place.is_dir():
+        if not reading.is_dir(place):
             raise RunError(f"there is no folder {place}", "name a run's folder, or a folder of runs")
         runs = list(_runs_beneath(place, SEARCH_DEPTH))
         if not runs:
@@ -114,7 +115,7 @@ def read_status(folder: Path) -> RunStatus:
 
 
 def is_run(folder: Path) -> bool:
-    return (folder / RECORD).is_file() or (folder / LOG).is_file()
+    return reading.is_file(folder / RECORD) or reading.is_file(folder / LOG)
 
 
 def _runs_beneath(folder: Path, depth: int) -> Iterator[Path]:
@@ -147,7 +148,7 @@ def _reason(history: History, state: RunState) -> str:
 
 
 def _resume(history: History, state: RunState) -> Action | None:
-    begun = (history.folder / RECIPE_FILE).is_file()
+    begun = reading.is_file(history.folder / RECIPE_FILE)
     return resuming(history.folder) if begun and state not in ("done", "not learnt", *LIVING) else None
 
 
@@ -195,7 +196,7 @@ def _scored_step(history: History, scored: Told | None) -> int | None:
 
 
 def _there(path: Path | None) -> Path | None:
-    return path if path and path.exists() else None
+    return path if path and reading.exists(path) else None
 
 
 def _sheet(history: History) -> Path | None:

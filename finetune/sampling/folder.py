@@ -91,7 +91,7 @@ def _try_out(out: Path, names: Sequence[str]) -> None:
         RunError: they cannot, or some are there.
     """
     if there := [name for name in names if os.path.lexists(out / name)]:
-        place = out if out.name else out.resolve()
+        place = out if out.name else reading.real_path(out)
         free = next(p for n in range(2, 10**6) if not reading.exists(p := place.with_name(f"{place.name}-{n}")))
         raise RunError(
             f"{out} holds pictures of an earlier call: {first_three(there)}", f"choose another `out`, such as {free}"

@@ -38,7 +38,7 @@ def adapters_in_use(adapters: Sequence[AdapterWeight]) -> list[AdapterInUse]:
         InputError: one of them is named twice.
         BaseError: a file cannot be read.
     """
-    resolved = [adapter.path.resolve() for adapter in adapters]
+    resolved = [reading.real_path(adapter.path) for adapter in adapters]
     if twice := [a.path for i, a in enumerate(adapters) if resolved[i] in resolved[:i]]:
         raise InputError(f"{twice[0]} is named twice, and would be applied twice", "name it once, at one weight")
     return [AdapterInUse(a.path, a.weight, *_words(a.path)) for a in adapters]

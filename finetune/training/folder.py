@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import torch
 
-from finetune import __version__, recipe, references
+from finetune import __version__, reading, recipe, references
 from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.adapters.attach import Trainable
@@ -85,7 +85,7 @@ class RunFolder:
         if owner := owner_of(self.path):
             raise owned(self.path, owner)
         _refuse(self.path, resume)
-        made = not self.path.exists()
+        made = not reading.exists(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._warning = self._ownership.take()
@@ -93,7 +93,7 @@ class RunFolder:
                 _refuse(self.path, resume)  # another run may have come and gone since
                 self._make_room(plan, resume)
         except OSError as e:
-            if made and self.path.is_dir():
+            if made and reading.is_dir(self.path):
                 self.path.rmdir()
             problem = f"cannot write into {self.path}: {e.strerror}"
             raise RunError(problem, "choose another `out`, or free some space") from e
@@ -254,12 +254,12 @@ def run_identity(plan: Plan, family: Family) -> dict[str, str]:
 
 
 def _refuse(out: Path, resume: bool) -> None:
-    holds_run = (out / "run.json").exists() or (out / references.CHECKPOINTS).exists()
+    holds_run = reading.exists(out / "run.json") or reading.exists(out / references.CHECKPOINTS)
     if resume and not holds_run:
         raise no_run(out)
-    if out.exists() and not out.is_dir():
+    if reading.exists(out) and not reading.is_dir(out):
         raise RunError(f"{out} is a file, not a folder", "choose another `out`")
-    if not resume and out.exists() and not _is_free(out):
+    if not resume and reading.exists(out) and not _is_free(out):
         what = "holds a run already" if holds_run else "is not empty"
         hint = f"`resume` to go on with it, or another `out`, such as {out}-2" if holds_run else "choose another `out`"
         raise RunError(f"{out} {what}", hint)
@@ -274,7 +274,7 @@ def _is_free(out: Path) -> bool:
 
 def _remove_traces(out: Path) -> None:
     for path in out.iterdir():
-        if path.is_dir():
+        if reading.is_dir(path):
             shutil.rmtree(path)
         elif path.name not in (_LOG, LOCK):
             path.unlink()

@@ -44,7 +44,7 @@ def own_recipe(out: Path, given: Path | None = None, overrides: Sequence[str] = 
     if not reading.is_file(own):
         raise no_run(out)
     begun = record(out).get("file")
-    if given is None or recipe.find_recipe(given).resolve() == own.resolve():
+    if given is None or reading.real_path(recipe.find_recipe(given)) == reading.real_path(own):
         return recipe.load(own, overrides)._replace(file=begun or {})
     file = recipe.written_in(given)
     if begun is None:  # by an earlier version, which did not keep it
