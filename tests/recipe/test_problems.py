@@ -10,7 +10,7 @@ import pytest
 from support.command import answered, calls
 from support.recipes import SOUND, refused, written
 
-from finetune import recipe
+from finetune import reading, recipe
 
 
 class Nasty(NamedTuple):
@@ -328,7 +328,7 @@ def test_an_unreadable_file_says_why(tmp_path, monkeypatch):
     def denied(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", denied)
+    monkeypatch.setattr(reading, "_opened", denied)
     error = refused(path)
     assert "Permission denied" in error.problem and error.hint
 
