@@ -42,10 +42,13 @@ def commands(place: Path, text: str) -> list[list[str]]:
     name = text.replace("/", "").replace("\x00", "")
     os.rename(place / "photos/photo 1.png", place / f"photos/{name}.png")
     os.rename(place / "photos/photo 1.txt", place / f"photos/{name}.txt")
+    (place / "run").mkdir()
+    (place / "run/run.json").write_text(json.dumps({"outcome": "failed", "reason": text}))
     (place / "mine.toml").write_text(f"base = {json.dumps('pocket ' + text)}\n[data]\npath = 'photos'\n")
     return [
         ["check", "photos", "--trigger", "sks"], ["check", "photos", "--json"], ["prepare", "photos", "--out", "new"],
         ["plan", "mine.toml"], ["plan", f"no {text}.toml"], ["inspect", f"no {text}"], ["status", f"no {text}"],
+        ["status", "run"], ["status", "run", "--follow"], ["status", "run", "--follow", "--json"],
         ["sample", "--base", "pocket", "--prompt", text + "{red|blue}", "--out", "o"],
     ]  # fmt: skip
 
