@@ -18,10 +18,9 @@ from finetune.evaluation.verdict import Training
 from finetune.events import CaptionFit, Score, TrainingEffect
 from finetune.files import layouts
 from finetune.references import EVALUATION as EVALUATION
+from finetune.reporting.history import RECIPE_FILE, read_history
 from finetune.sampling.request import SessionOptions
 
-RECIPE = "recipe.toml"
-"""in a run's folder: what was trained, with every value"""
 _STEPS_OF_RUN = (references.CANDIDATES, references.CHECKPOINTS)
 COUNT, FEWEST = 10, 4
 """pictures with the trigger: so many where time allows, and at least so many"""
@@ -69,8 +68,8 @@ def of_path(
     run = references.run_of(path)
     file = exported(run) if run and path == run else path
     hint = "name an adapter file by itself, with `base` and `data`"
-    text = reading.read_text(run / RECIPE, BaseError, hint) if run else recipe_in(file)
-    said = reading.toml_table(text, str(run / RECIPE if run else file), BaseError, hint)
+    text = reading.read_text(run / RECIPE_FILE, BaseError, hint) if run else recipe_in(file)
+    said = reading.toml_table(text, str(run / RECIPE_FILE if run else file), BaseError, hint)
     base = base or said.get("base", "")
     if not base:
         raise BaseError(f"{file} does not say what base it was made for", "name it: `base`")
@@ -161,7 +160,7 @@ def training_of(recipe_text: str, data: Dataset, run: Path | None = None, step: 
 
 def _effect(run: Path | None) -> TrainingEffect | None:
     """What the run itself measured, as its log has it."""
-    last = _last(run, "training_effect")
+    last = _told(run, "training_effect")
     if last is None:
         return None
     base_fit, adapted_fit = (last[key] and CaptionFit(**last[key]) for key in ("base_fit", "adapted_fit"))
@@ -170,20 +169,17 @@ def _effect(run: Path | None) -> TrainingEffect | None:
 
 def _count(run: Path | None) -> int:
     """Pictures with the trigger that the run's own verdict was told from; 0: there is none."""
-    return int((_last(run, "evaluated") or {}).get("seen", "0/0").split("/")[1])
+    return int((_told(run, "evaluated") or {}).get("seen", "0/0").split("/")[1])
 
 
 def _held_out(run: Path | None) -> dict[str, Score]:
     """As the verdict at the run's end had them."""
-    scores = (_last(run, "evaluated") or {}).get("scores", {})
+    scores = (_told(run, "evaluated") or {}).get("scores", {})
     return {name: Score(**score) for name, score in scores.items() if name.startswith(HELD_OUT)}
 
 
-def _last(run: Path | None, event: str) -> dict[str, Any] | None:
-    """The last event of that name in a run's log."""
-    file = run / "events.jsonl" if run else None
-    if file is None or not reading.is_file(file):
-        return None
-    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if f'"{event}"' in line]
-    found = [told for told in map(json.loads, lines) if told["event"] == event]
-    return found[-1] if found else None
+def _told(run: Path | None, event: str) -> Mapping[str, Any] | None:
+    """What a run last said by that name at its end; a verdict that was asked for afterwards is not its own."""
+    events = read_history(run).events if run else ()
+    last = max((n for n, one in enumerate(events) if one.name in ("stepped", "resumed")), default=-1)
+    return next((one.values for one in events[last + 1 :] if one.name == event), None)

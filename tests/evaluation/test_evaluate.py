@@ -191,6 +191,10 @@ def test_a_verdict_that_is_asked_for_later_goes_into_the_runs_log_and_page(copy:
     last = json.loads((copy / "events.jsonl").read_text().splitlines()[-1])
     assert last["event"] == "evaluated" and last["text"] == told.text
     assert told.text.split(";")[0].casefold() in (copy / "report.html").read_text().casefold()
+    recipe_file = copy / "recipe.toml"
+    recipe_file.write_text(recipe_file.read_text().replace(f"count = {COUNT}\n", ""))
+    assert finetune.evaluate(copy, count=COUNT + 1).seen.endswith(f"/{COUNT + 1}")
+    assert of_path(copy).count == COUNT, "as many as the run itself asked for, whatever was asked since"
     before = (copy / "events.jsonl").read_bytes()
     owner = Ownership(copy)
     owner.take()  # a run that goes on tells its own
