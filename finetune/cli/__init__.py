@@ -85,11 +85,16 @@ def main() -> None:
             sys.stderr.write(
                 f"error: not all output could be written: {out.lost}\n  try: free some space, or --quiet\n"
             )
-    raise SystemExit(code or (2 if out.lost and not _RESULTS_ARE_FILES & set(sys.argv[1:2]) else 0))
+    raise SystemExit(code or (2 if out.lost and _command_of(sys.argv[1:]) not in _RESULTS_ARE_FILES else 0))
 
 
 _RESULTS_ARE_FILES = {"train", "quickstart"}
 """commands that have done their work, whatever became of their words"""
+
+
+def _command_of(arguments: list[str]) -> str:
+    """Options may stand before it."""
+    return next((word for word in arguments if not word.startswith("-")), "")
 
 
 def _carried_out() -> int:

@@ -1,6 +1,5 @@
 """Captioning on the screen. Imports torch: only for the command that captions."""
 
-from collections.abc import Generator
 from pathlib import Path
 
 from rich.console import Console
@@ -9,12 +8,11 @@ from finetune.captioning.choice import CaptionerChoice
 from finetune.captioning.dataset import Captioned, caption_dataset
 from finetune.captioning.prepared import caption_new
 from finetune.cli.options import Output
+from finetune.cli.watching import watched
 from finetune.data.dataset import read_dataset
 from finetune.data.example import Dataset
 from finetune.data.wording import CaptionWords
-from finetune.events import Event
 from finetune.reporting.markup import escape
-from finetune.reporting.screen import Screen
 
 SHOWN = 3
 
@@ -23,7 +21,7 @@ def caption(path: Path, words: CaptionWords, choice: CaptionerChoice, again: boo
     """Caption with a progress bar, or quietly; say what was written and where."""
     choice.check()
     console = Console(highlight=False)
-    done = _watched(caption_dataset(path, words, choice.make, again), console, output)
+    done = watched(caption_dataset(path, words, choice.make, again), console, output)
     if output.details:
         _show(done, console)
     output.json(as_json(done))
@@ -33,22 +31,8 @@ def caption(path: Path, words: CaptionWords, choice: CaptionerChoice, again: boo
 def caption_prepared(made: Dataset, spec: str, output: Output) -> Dataset:
     """Caption what was just prepared, and read it again; a failure says how to go on."""
     work = caption_new(made.root, CaptionerChoice.of(spec))
-    _watched(work, Console(highlight=False), output)
+    watched(work, Console(highlight=False), output)
     return read_dataset(made.root)
-
-
-def _watched(work: Generator[Event, None, Captioned], console: Console, output: Output) -> Captioned:
-    screen = Screen(console)
-    try:
-        while True:
-            event = next(work)
-            if output.details:
-                screen(event)
-    except StopIteration as e:
-        done: Captioned = e.value
-        return done
-    finally:
-        screen.close()
 
 
 def as_json(done: Captioned) -> dict[str, object]:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from finetune.cli.options import AsJson, Output, Quiet
+from finetune.cli.options import AsJson, Judge, Output, Quiet, TrainingPictures
 
 
 def register(app: typer.Typer) -> None:
@@ -33,13 +33,8 @@ def compare(
     seed: Annotated[int, typer.Option(min=0, help="First seed of prompts that you name.")] = 0,
     count: Annotated[int, typer.Option(min=1, help="Seeds for each prompt that you name.")] = 1,
     base: Annotated[str, typer.Option(help="Base model to try them on.", show_default="the one that they name")] = "",
-    data: Annotated[
-        Path | None, typer.Option(help="Folder of the training pictures.", show_default="the one that the run names")
-    ] = None,
-    judge: Annotated[
-        Path | None,
-        typer.Option(help="Folder of a CLIP or DINOv2.", show_default="the run's; the pocket base has its own"),
-    ] = None,
+    data: TrainingPictures = None,
+    judge: Judge = None,
     out: Annotated[Path, typer.Option(help="Folder for page, sheet and pictures.")] = Path("comparison"),
     as_json: AsJson = False,
     quiet: Quiet = False,

@@ -7,30 +7,20 @@ from rich.console import Console
 from rich.table import Table
 
 from finetune.cli.options import Output
+from finetune.cli.watching import watched
 from finetune.cli.wording import worded_here
 from finetune.errors import InputError
 from finetune.evaluation.compare import Comparison, ComparisonRequest, as_json
 from finetune.evaluation.compare import compare as events_of
 from finetune.pages.comparison import PICTURES, begun, claim, write_comparison
 from finetune.reporting.markup import escape
-from finetune.reporting.screen import Screen
 
 
 def compare(wanted: ComparisonRequest, out: Path, output: Output) -> None:
     """With a progress bar; the page's path last."""
     console = Console(highlight=False)
-    screen = Screen(console)
     claim(out, wanted)
-    work = begun(events_of(wanted, out / PICTURES), wanted, out)
-    try:
-        while True:
-            event = next(work)
-            if output.details:
-                screen(event)
-    except StopIteration as e:
-        found: Comparison = e.value
-    finally:
-        screen.close()
+    found = watched(begun(events_of(wanted, out / PICTURES), wanted, out), console, output)
     page = write_comparison(found, wanted, out, worded_here)
     output.json({**as_json(found, wanted), "page": str(page)})
     if output.details:

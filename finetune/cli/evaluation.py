@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from finetune.cli.options import AsJson, Output, Quiet
+from finetune.cli.options import AsJson, Judge, Output, Quiet, TrainingPictures
 
 
 def register(app: typer.Typer) -> None:
@@ -19,13 +19,8 @@ def evaluate(
     base: Annotated[
         str, typer.Option(help="Base model to compare with.", show_default="the one that run or file names")
     ] = "",
-    data: Annotated[
-        Path | None, typer.Option(help="Folder of the training pictures.", show_default="the one that the run names")
-    ] = None,
-    judge: Annotated[
-        Path | None,
-        typer.Option(help="Folder of a CLIP or DINOv2.", show_default="the run's; the pocket base has its own"),
-    ] = None,
+    data: TrainingPictures = None,
+    judge: Judge = None,
     count: Annotated[
         int | None, typer.Option(min=1, help="Pictures with the trigger.", show_default="the run's, or 10")
     ] = None,

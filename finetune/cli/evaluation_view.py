@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from finetune.cli.options import Output
+from finetune.cli.watching import watched
 from finetune.cli.wording import worded_here
 from finetune.evaluation.evaluate import evaluate as events_of
 from finetune.evaluation.meaning import meaning
@@ -14,7 +15,6 @@ from finetune.evaluation.verdict import not_learnt
 from finetune.events import Evaluated
 from finetune.pages.writer import keep_verdict
 from finetune.reporting.markup import escape
-from finetune.reporting.screen import Screen
 
 
 def evaluate(
@@ -22,17 +22,7 @@ def evaluate(
 ) -> None:  # fmt: skip
     """With a progress bar; exit code 4 when it was not learnt."""
     console = Console(highlight=False)
-    screen = Screen(console)
-    told: Evaluated | None = None
-    try:
-        for event in events_of(of_path(what, base, data, judge, count)):
-            if isinstance(event, Evaluated):
-                told = event
-            elif output.details:
-                screen(event)
-    finally:
-        screen.close()
-    assert told is not None
+    told = watched(events_of(of_path(what, base, data, judge, count)), console, output, unsaid=(Evaluated,))
     page = keep_verdict(what, told, worded_here)
     output.json(as_json(told))
     if output.details:

@@ -1,6 +1,7 @@
 """What several commands have in common: their options, and how they print."""
 
 import json
+from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import typer
@@ -13,6 +14,15 @@ AsJson = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result and errors only.")]
 Base = Annotated[
     str, typer.Option(help="Base model: `pocket` (bundled), a diffusers folder, a .safetensors checkpoint or a hub id.")
+]
+
+
+TrainingPictures = Annotated[
+    Path | None, typer.Option(help="Folder of the training pictures.", show_default="the one that the run names")
+]
+Judge = Annotated[
+    Path | None,
+    typer.Option(help="Folder of a CLIP or DINOv2.", show_default="the run's; the pocket base has its own"),
 ]
 
 

@@ -1,18 +1,16 @@
 """Where runs stand, on the screen: one run line by line, several as a table."""
 
-import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import typer
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 
 from finetune.cli.options import Output
-from finetune.cli.wording import written
+from finetune.cli.wording import worded_here
 from finetune.reporting.markup import escape
 from finetune.reporting.status import RunStatus, read_status, run_folders
 
@@ -58,15 +56,13 @@ def _redrawn(found: Sequence[RunStatus], console: Console) -> None:
 
 def _lines(found: Sequence[RunStatus], output: Output) -> None:
     """A line for each run that changed."""
-    told: dict[Path, str] = {}
-    write: Callable[[RunStatus], str] = line
-    if output.as_json:
-        write = _json_line
+    told: dict[Path, object] = {}
     for now in _followed(found, EVERY_PLAIN_S):
         for one in now:
-            if told.get(one.folder) != (text := write(one)):
-                told[one.folder] = text
-                typer.echo(text)
+            if told.get(one.folder) != (said := _plain(one) if output.as_json else line(one)):
+                told[one.folder] = said
+                output.json(said, indent=None)
+                output.result(str(said))
 
 
 def _followed(found: Sequence[RunStatus], every_s: float) -> Iterable[Sequence[RunStatus]]:
@@ -83,14 +79,8 @@ def _plain(one: RunStatus) -> dict[str, Any]:
     return {**one.as_json(), "resume": _resume(one)}
 
 
-def _json_line(one: RunStatus) -> str:
-    return json.dumps(_plain(one), ensure_ascii=False)
-
-
 def _resume(one: RunStatus) -> str | None:
-    from finetune.cli import app
-
-    return written(one.resume, typer.main.get_command(app)) if one.resume else None
+    return worded_here(one.resume) if one.resume else None
 
 
 def shown(found: Sequence[RunStatus]) -> RenderableType:

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from finetune.reporting.shown import only_colours
 
@@ -55,15 +55,10 @@ def guarded() -> Iterator[Guarded]:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     out, error = Guarded(before[0]), Guarded(before[1])
-    sys.stdout, sys.stderr = _as_text(out), _as_text(error)
+    sys.stdout, sys.stderr = cast(TextIO, out), cast(TextIO, error)
     try:
         yield out
     finally:
         out.flush()
         error.flush()
         sys.stdout, sys.stderr = before
-
-
-def _as_text(stream: Guarded) -> TextIO:
-    found: Any = stream
-    return found  # type: ignore[no-any-return]

@@ -12,6 +12,7 @@ from finetune.cli.wording import worded_here
 from finetune.errors import action
 from finetune.events import Advanced, Event, Finished
 from finetune.recipe import Loaded
+from finetune.reporting.history import RECIPE_FILE
 from finetune.reporting.jsonl import json_line
 from finetune.reporting.markup import escape
 from finetune.reporting.screen import Screen
@@ -53,7 +54,7 @@ def _listener(screen: Screen, output: Output) -> Callable[[Event], None]:
 
 def _sample(out: Path, base: str, path: Path) -> str:
     """A command that generates the first picture of the sheet's adapter row again."""
-    wanted = recipe.load(out / "recipe.toml").recipe.sample
+    wanted = recipe.load(out / RECIPE_FILE).recipe.sample
     what = {"base": path} if reading.is_dir(path) else {"base": base, "adapter": path}
     step = action("sample", **what, prompt=wanted.prompts[0], guidance=f"{wanted.guidance:g}", out="pictures")
     return worded_here(step)

@@ -12,7 +12,7 @@ from finetune.errors import Action, RunError, action
 from finetune.reporting.history import LOG, RECIPE_FILE, RECORD, History, Told, read_history
 from finetune.reporting.owner import Owner, owner_of
 
-RunState = Literal["starting", "running", "done", "not learnt", "interrupted", "failed", "stopped without a word"]
+RunState = Literal["starting", "running", "done", "not learnt", "interrupted", "failed", "cut off"]
 LIVING: tuple[RunState, ...] = ("starting", "running")
 """states in which a process is at work on the run"""
 REPORT = "report.html"
@@ -28,7 +28,7 @@ class RunStatus:
 
     folder: Path
     state: RunState
-    """"stopped without a word": its process is gone, and did not write down why (killed, or the machine went off)"""
+    """"cut off": its process is gone, and did not write down why (killed, or the machine went off)"""
     reason: str
     """why it ended; empty while it goes on, and when it did what it was asked for"""
     step: int
@@ -136,13 +136,13 @@ def _state(history: History, owner: Owner | None) -> RunState:
         return "running" if history.outcome == "running" else "starting"
     ended: dict[str, RunState] = {"done": "done", "not learnt": "not learnt", "interrupted": "interrupted",
                                "failed": "failed"}  # fmt: skip
-    return ended.get(history.outcome, "stopped without a word")
+    return ended.get(history.outcome, "cut off")
 
 
 def _reason(history: History, state: RunState) -> str:
     if state in LIVING or state == "done":
         return ""
-    if state == "stopped without a word":
+    if state == "cut off":
         return "its process is gone and left no reason: it was killed, ran out of memory, or the machine went off"
     return str(history.record.get("reason", ""))
 

@@ -1,4 +1,4 @@
-"""Where a run stands, from its folder alone: going on, ended, or gone without a word."""
+"""Where a run stands, from its folder alone: going on, ended, or cut off."""
 
 import json
 
@@ -31,7 +31,7 @@ def test_a_run_that_goes_on_says_how_far_it_is_how_fast_and_how_long_yet(alive):
 
 def test_a_run_whose_process_is_gone_stopped_without_a_word_and_can_be_resumed(tmp_path):
     found = read_status(logged_run(tmp_path / "run", *map(one_step, range(1, 41))))
-    assert found.state == "stopped without a word" and "killed" in found.reason and not found.lives
+    assert found.state == "cut off" and "killed" in found.reason and not found.lives
     assert found.resume and found.resume.arguments == {
         "recipe": tmp_path / "run/recipe.toml", "out": tmp_path / "run", "resume": True
     }  # fmt: skip
@@ -57,7 +57,7 @@ def test_a_run_that_is_opened_again_is_starting_whatever_it_ended_with_before(tm
 
 def test_one_that_died_before_it_was_begun_cannot_be_resumed(tmp_path):
     found = read_status(logged_run(tmp_path / "run", Stage("encoding images", 6), begun=False))
-    assert found.state == "stopped without a word" and found.resume is None and found.steps == 0
+    assert found.state == "cut off" and found.resume is None and found.steps == 0
 
 
 def test_the_speed_is_that_since_the_run_was_resumed(tmp_path):
@@ -103,7 +103,7 @@ def test_damaged_files_are_no_reason_to_fail(tmp_path, damage):
         log.write('{"event": "scored", "time": 1, "scores": 7, "step": 3}\n{"event": "stepped", "ti')
     found = read_status(folder)
     assert isinstance(found, RunStatus) and found.step == 2 and found.scores == {} and found.loss == 0.5
-    assert json.loads(json.dumps(found.as_json()))["state"] == "stopped without a word"
+    assert json.loads(json.dumps(found.as_json()))["state"] == "cut off"
 
 
 def test_runs_are_found_beneath_a_folder_and_not_inside_of_each_other(tmp_path):
