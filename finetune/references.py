@@ -5,6 +5,7 @@ from pathlib import Path
 
 from finetune import reading
 from finetune.errors import BaseError
+from finetune.reporting.history import RECORD
 
 CANDIDATES, CHECKPOINTS = "candidates", "checkpoints"
 EVALUATION = "evaluation"
@@ -55,7 +56,7 @@ def listed(run: Path) -> str:
 
 def run_of(path: Path) -> Path | None:
     """The folder of the run that a file or folder is, or lies in: RUN/checkpoints/step-000500/ema/unet and above."""
-    return next((one for one in [path, *path.parents][:6] if reading.is_file(one / "run.json")), None)
+    return next((one for one in [path, *path.parents][:6] if reading.is_file(one / RECORD)), None)
 
 
 def adapter_name(path: Path) -> str:

@@ -16,18 +16,16 @@ from finetune.errors import InputError
 from finetune.evaluation import subject, verdict
 from finetune.evaluation.choose import Limits, because, best
 from finetune.evaluation.evaluate import DENOISING_STEPS, Painted, asked_of, measure_pictures
-from finetune.evaluation.gallery import PictureStore, content_id
+from finetune.evaluation.gallery import BASE_ROW, PictureStore, content_id
 from finetune.evaluation.prompts import Asked, PromptSet, aim_of, bare_caption
 from finetune.evaluation.similarity import FeatureExtractor
 from finetune.events import Advanced, Event, Note, Score, Scored, Stage
 from finetune.reading import absent, exists, read_toml, real_path, toml_table
 from finetune.recipe import Evaluate
+from finetune.reporting.history import RECIPE_FILE
 from finetune.sampling.request import MOST_WEIGHT, STEPS, AdapterWeight, SampleRequest, SampleSet
 from finetune.sampling.session import Session
 from finetune.sampling.words import AdapterInUse, adapters_in_use, written_out
-
-BASE_ROW = ""
-"""in place of an adapter's content, in the names of the base's pictures"""
 
 
 @dataclass(frozen=True)
@@ -197,7 +195,7 @@ def _recipe_of(file: Path) -> dict[str, Any]:
     run = references.run_of(file)
     hint = "compare its adapter file by itself: copy it out of the run"
     if run:
-        return read_toml(run / subject.RECIPE, InputError, hint)
+        return read_toml(run / RECIPE_FILE, InputError, hint)
     return toml_table(subject.recipe_in(file), f"{file}, finetune.recipe", InputError, hint)
 
 
@@ -339,10 +337,15 @@ def _reservations(
         yield f"all are judged by the training pictures of {some[0].short}, but {', '.join(others)} had others"
 
 
+def asked_json(wanted: ComparisonRequest) -> object:
+    """What was asked, as JSON has it."""
+    return json.loads(json.dumps(asdict(wanted)))
+
+
 def as_json(found: Comparison, wanted: ComparisonRequest) -> dict[str, object]:
     """What was asked, each row with its scores, and the one to take."""
     return {
-        "asked": json.loads(json.dumps(asdict(wanted))),
+        "asked": asked_json(wanted),
         "base": shipped.public_name(found.base),
         "columns": [column._asdict() for column in found.columns],
         "rows": [

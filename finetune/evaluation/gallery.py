@@ -23,7 +23,7 @@ _VERSION = 1
 """counts up when pictures of the same request come out otherwise"""
 PIPELINE = "model_index.json"
 """in a folder that holds a whole pipeline"""
-_BASE = ""
+BASE_ROW = ""
 """the row of the base, in place of an adapter's digest"""
 
 
@@ -118,22 +118,22 @@ class Gallery:
             VerifyError: the adapter cannot be read whole for this base.
         """
         due = {row: [r for r in wanted if self._store.kept(row, r) is None]
-               for row, wanted in ((_BASE, theirs), (self._row_id, ours))}  # fmt: skip
+               for row, wanted in ((BASE_ROW, theirs), (self._row_id, ours))}  # fmt: skip
         total = sum(map(len, due.values()))
         if total:
             yield Stage("evaluating", total)
             yield from (Advanced(done) for done, _ in enumerate(self._painted(due), 1))
-        return list(self._store.all(self._row_id, ours)), list(self._store.all(_BASE, theirs))
+        return list(self._store.all(self._row_id, ours)), list(self._store.all(BASE_ROW, theirs))
 
     def _painted(self, due: dict[str, list[SampleRequest]]) -> Iterator[None]:
         prompts = [text for wanted in due.values() for r in wanted for text in (r.prompt, r.negative)]
         for row, wanted in due.items():
             if not wanted:
                 continue
-            opened = self._painter.base(prompts) if row == _BASE else self._painter.adapted(prompts)
+            opened = self._painter.base(prompts) if row == BASE_ROW else self._painter.adapted(prompts)
             with opened as session:
                 for request, picture in zip(wanted, session.generate_many(wanted), strict=True):
-                    self._store.keep(row, request, picture.image, "" if row == _BASE else self.adapter.name)
+                    self._store.keep(row, request, picture.image, "" if row == BASE_ROW else self.adapter.name)
                     yield
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from finetune.errors import Action, RunError, action
-from finetune.evaluation.compare import Comparison, ComparisonRequest, ComparisonRow, as_json
+from finetune.evaluation.compare import Comparison, ComparisonRequest, ComparisonRow, as_json, asked_json
 from finetune.evaluation.meaning import MEANINGS, ScoreMeaning
 from finetune.events import Event
 from finetune.pages.html import inlined, render, write_page
@@ -51,7 +51,7 @@ def claim(folder: Path, wanted: ComparisonRequest) -> None:
         RunError: it holds another one, or something else.
     """
     free = next(p for n in range(2, 10**6) if not exists(p := folder.with_name(f"{folder.name}-{n}")))
-    asked = _asked(wanted)
+    asked = asked_json(wanted)
     if exists(folder / TABLE_FILE):
         try:
             same = read_json(folder / TABLE_FILE, RunError, "").get("asked") == asked
@@ -74,15 +74,11 @@ def begun(
     first = next(events)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_bytes(json.dumps({"asked": _asked(wanted)}, indent=1).encode(), folder / TABLE_FILE)
+        write_bytes(json.dumps({"asked": asked_json(wanted)}, indent=1).encode(), folder / TABLE_FILE)
     except OSError as e:
         raise RunError(f"cannot write into {folder}: {e.strerror}", "choose another `out`") from e
     yield first
     return (yield from events)
-
-
-def _asked(wanted: ComparisonRequest) -> object:
-    return as_json(Comparison("", (), (), None, ""), wanted)["asked"]
 
 
 def write_comparison(

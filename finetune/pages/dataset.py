@@ -287,10 +287,10 @@ def refuse_target(page: Path, root: Path) -> None:
         RunError: it is a folder, a file that is no such page, or would become one of the dataset's own files.
     """
     hint = "name another file for the page"
-    there = os.path.exists(page)  # unlike a Path's, it answers for names that are too long as well
-    if there and not os.path.isfile(page):
+    there = reading.exists(page)
+    if there and not reading.is_file(page):
         raise RunError(f"cannot write {page}: it is no file", hint)
-    home = next(folder for folder in page.absolute().parents if os.path.exists(folder))
+    home = next(folder for folder in page.absolute().parents if reading.exists(folder))
     if not (reading.is_dir(home) and os.access(home, os.W_OK)):
         raise RunError(f"cannot write {page}: nothing can be written into {home}", hint)
     if reading.real_path(page).is_relative_to(reading.real_path(root)):

@@ -7,35 +7,22 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from finetune.data.buckets import fit, plan_buckets, usual_stride
+from finetune.data.buckets import plan_buckets, usual_stride
 from finetune.data.dataset import Placed, assign_buckets, read_dataset
-from finetune.data.decode import open_rgb
-from finetune.data.diagnose import Unusable
 from finetune.data.example import Dataset
 from finetune.errors import Action, DataError, action
-from finetune.pages.html import inlined
+from finetune.pages.dataset import AUTHORS, cropped
 from finetune.reporting.history import History
 from finetune.resources import data_path
 
 THUMBNAIL_PX, MOST_THUMBNAILS = 144, 48
-_ORIGINS = {
-    "written": "written by a person", "filename": "taken from the file's name", "model": "written by a model",
-    "template": "made from a template, as nobody wrote one",
-}  # fmt: skip
 
 
 class Thumbnail(NamedTuple):
-    """A training picture as it is cropped; source is None where it can no longer be read."""
+    """A training picture as it is cropped, its caption beneath; wordings: of a caption that has several."""
 
-    name: str
-    source: Markup | None
-    width: int
-    height: int
-    caption: str
+    figure: Markup
     wordings: tuple[str, ...]
-    origin: str
-    cropped: str
-    """how much of it is cut off, such as "12 %"; empty: nothing worth telling"""
 
 
 class TrainingData(NamedTuple):
@@ -73,8 +60,8 @@ def training_data(history: History) -> TrainingData | None:
     except DataError as e:
         return TrainingData(str(path), e.problem, 0, [], 0, [], "", "", trigger, class_word, crop, flip)
     placed = _placed(history, found)
-    shown = [_thumbnail(one) for one in placed[:MOST_THUMBNAILS]]
-    origins = [f"{n} {_ORIGINS[one]}" for one, n in Counter(e.origin for e in found.examples).most_common()]
+    shown = [_thumbnail(one, found.trigger) for one in placed[:MOST_THUMBNAILS]]
+    origins = [f"{n} {AUTHORS[one]}" for one, n in Counter(e.origin for e in found.examples).most_common()]
     return TrainingData(
         str(path), "", len(placed), shown, len(placed) - len(shown), origins, found.license, found.source,
         found.trigger or "", found.class_word or "", crop, flip,
@@ -97,12 +84,6 @@ def _placed(history: History, found: Dataset) -> list[Placed]:
 
 
 @lru_cache(maxsize=256)
-def _thumbnail(placed: Placed) -> Thumbnail:
-    example, bucket = placed.example, placed.bucket
-    try:
-        source = inlined(fit(open_rgb(example.path), bucket), THUMBNAIL_PX)
-    except Unusable:
-        source = None
-    cropped = f"{placed.crop_loss:.0%}" if placed.crop_loss >= 0.005 else ""
-    return Thumbnail(example.name, source, bucket.width, bucket.height, example.caption, example.wordings,
-                     _ORIGINS[example.origin], cropped)  # fmt: skip
+def _thumbnail(placed: Placed, trigger: str | None) -> Thumbnail:
+    """Kept while a run writes its page again and again."""
+    return Thumbnail(cropped(placed, THUMBNAIL_PX, trigger), placed.example.wordings)

@@ -10,7 +10,7 @@ import shlex
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
-from contextlib import ExitStack, redirect_stdout
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from io import StringIO
@@ -20,7 +20,9 @@ from threading import Lock, Thread
 from typing import Any
 
 from finetune.choices import TrackerName
+from finetune.errors import RunError
 from finetune.events import Event, Resumed
+from finetune.reading import read_json
 from finetune.reporting.readings import Reading, Readings
 from finetune.reporting.tensorboard import TensorBoard
 
@@ -197,16 +199,12 @@ class Remote:
 
 
 def _settle(future: "Future[None]", call: Callable[[], None]) -> None:
-    """As an executor does it: whatever the call raises is the future's, to be read by `faults`."""
-
-    def keep(_: object, error: BaseException | None, __: object) -> bool:
-        if error is not None:
-            future.set_exception(error)
-        return True
-
-    with ExitStack() as stack:
-        stack.push(keep)
+    """As an executor does it."""
+    try:
         call()
+    except BaseException as e:  # noqa: BLE001  (whatever it is, it is the future's, and `faults` tells it)
+        future.set_exception(e)
+    else:
         future.set_result(None)
 
 
@@ -218,8 +216,8 @@ def _failed(error: Exception) -> "Future[None]":
 
 def _known(folder: Path) -> dict[str, str]:
     try:
-        return {str(k): str(v) for k, v in json.loads((folder / IDS).read_text(encoding="utf-8")).items()}
-    except (OSError, ValueError, AttributeError):
+        return {key: str(own) for key, own in read_json(folder / IDS, RunError, "").items()}
+    except RunError:
         return {}
 
 

@@ -28,6 +28,7 @@ from finetune.pages.writer import ReportWriter
 from finetune.planning import footprint
 from finetune.planning.candidates import candidate_bytes, candidate_count
 from finetune.planning.plan import Plan
+from finetune.reporting.history import LOG, RECIPE_FILE, RECORD
 from finetune.reporting.jsonl import JsonLines
 from finetune.reporting.owner import LOCK, Ownership, owned, owner_of
 from finetune.reporting.status import REPORT
@@ -36,9 +37,8 @@ from finetune.training import checkpoint
 from finetune.training.loop import State
 from finetune.training.resume import compared, no_run, record, settings
 
-_LOG = "events.jsonl"
 _TRACES = {
-    _LOG, LOCK, "run.json", "recipe.toml", FOLDER, IDS, "wandb", "samples", REPORT, references.CHECKPOINTS,
+    LOG, LOCK, RECORD, RECIPE_FILE, FOLDER, IDS, "wandb", "samples", REPORT, references.CHECKPOINTS,
     references.CANDIDATES,
 }  # fmt: skip
 """what a run leaves that ended before it saved a step"""
@@ -113,7 +113,7 @@ class RunFolder:
 
     def begin(self, plan: Plan) -> None:
         """Write recipe.toml, which repeats the run, and run.json: versions, fingerprints, hardware."""
-        weights.write_bytes(recipe.dumps(plan.recipe).encode(), self.path / "recipe.toml")
+        weights.write_bytes(recipe.dumps(plan.recipe).encode(), self.path / RECIPE_FILE)
         self._write_record(plan, "running")
         self._begun = True
         self._trackers.begin(plan.recipe.report.to, _described(plan, self.path))
@@ -127,7 +127,7 @@ class RunFolder:
     def record(self, event: Event) -> None:
         """Into events.jsonl and the curves."""
         if self._log is None:  # only now: a run that is refused leaves no file
-            self._log = JsonLines(self.path / _LOG)
+            self._log = JsonLines(self.path / LOG)
         self._log(event)
         self._trackers(event)
 
@@ -198,13 +198,13 @@ class RunFolder:
             "device": torch.cuda.get_device_name() if has_gpu() else platform.machine(),
             "threads": torch.get_num_threads(),
         }
-        weights.write_bytes(json.dumps(content, indent=1).encode(), self.path / "run.json")
+        weights.write_bytes(json.dumps(content, indent=1).encode(), self.path / RECORD)
 
     def _note(self, outcome: str, reason: str, hint: str = "") -> None:
         if self._begun:  # what is refused before changes nothing
             told = {"outcome": outcome, "reason": reason, "hint": hint, "picked_step": self.picked}
             content = {**record(self.path), **told}
-            weights.write_bytes(json.dumps(content, indent=1).encode(), self.path / "run.json")
+            weights.write_bytes(json.dumps(content, indent=1).encode(), self.path / RECORD)
             self._begun = False
 
 
@@ -254,7 +254,7 @@ def run_identity(plan: Plan, family: Family) -> dict[str, str]:
 
 
 def _refuse(out: Path, resume: bool) -> None:
-    holds_run = reading.exists(out / "run.json") or reading.exists(out / references.CHECKPOINTS)
+    holds_run = reading.exists(out / RECORD) or reading.exists(out / references.CHECKPOINTS)
     if resume and not holds_run:
         raise no_run(out)
     if reading.exists(out) and not reading.is_dir(out):
@@ -269,14 +269,14 @@ def _is_free(out: Path) -> bool:
     """Does it hold nothing, or no more than the traces of a run that ended before it saved a step?"""
     names = {path.name for path in out.iterdir()}
     ended = record(out).get("outcome", "running") not in ("running", "done")
-    return names <= {_LOG, LOCK} or (ended and names <= _TRACES and not references.steps(out))
+    return names <= {LOG, LOCK} or (ended and names <= _TRACES and not references.steps(out))
 
 
 def _remove_traces(out: Path) -> None:
     for path in out.iterdir():
         if reading.is_dir(path):
             shutil.rmtree(path)
-        elif path.name not in (_LOG, LOCK):
+        elif path.name not in (LOG, LOCK):
             path.unlink()
 
 

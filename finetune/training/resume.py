@@ -11,6 +11,7 @@ from finetune.errors import InputError, RunError
 from finetune.planning import plan as planning
 from finetune.planning.plan import Plan
 from finetune.recipe import Loaded, Recipe
+from finetune.reporting.history import RECIPE_FILE, RECORD
 from finetune.training.stop import resuming
 
 MAY_CHANGE = (
@@ -40,7 +41,7 @@ def own_recipe(out: Path, given: Path | None = None, overrides: Sequence[str] = 
         RunError: there is no run.
         RecipeError: the recipe cannot be read, or a change of it is wrong.
     """
-    own = out / "recipe.toml"
+    own = out / RECIPE_FILE
     if not reading.is_file(own):
         raise no_run(out)
     begun = record(out).get("file")
@@ -62,7 +63,7 @@ def no_run(out: Path) -> RunError:
 def record(out: Path) -> dict[str, Any]:
     """What run.json says; empty when there is none."""
     try:
-        return reading.read_json(out / "run.json", RunError, "")
+        return reading.read_json(out / RECORD, RunError, "")
     except RunError:
         return {}
 
