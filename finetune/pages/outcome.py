@@ -10,7 +10,7 @@ from finetune.pages.delivery import Delivery, delivery
 from finetune.references import CHECKPOINTS, steps
 from finetune.reporting.history import History, Told
 from finetune.reporting.owner import owner_of
-from finetune.reporting.status import resuming
+from finetune.reporting.status import resuming, steps_a_second
 from finetune.resources import is_pocket
 
 _UNJUDGED = ("evaluate.count = 0", "whether it was learnt is not judged")
@@ -95,16 +95,9 @@ def progress_of(history: History) -> str:
         return f"It prepares the first of {steps} steps." if steps else "It prepares the first step."
     if step >= steps:
         return f"All {steps} steps are done; the file is being written and checked."
-    left = (steps - step) * seconds_a_step(history)
-    return f"Step {step} of {steps} ({step / steps:.0%}). About {duration(left)} left."
-
-
-def seconds_a_step(history: History) -> float:
-    """Pictures and saves between steps included; over the last steps."""
-    taken = history.every("stepped")[-200:]
-    if len(taken) < 2:
-        return float(taken[0].values.get("seconds", 0.0)) if taken else 0.0
-    return (taken[-1].time - taken[0].time) / max(1, int(taken[-1].values["step"]) - int(taken[0].values["step"]))
+    speed = steps_a_second(history)
+    left = f" About {duration((steps - step) / speed)} left." if speed else ""
+    return f"Step {step} of {steps} ({step / steps:.0%}).{left}"
 
 
 def duration(seconds: float) -> str:

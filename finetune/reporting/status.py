@@ -102,8 +102,7 @@ def read_status(folder: Path) -> RunStatus:
     owner = before and owner_of(folder)  # one that ended meanwhile wrote down how
     history = history if owner == before else read_history(folder)
     state = _state(history, owner)
-    lives, steps = state in LIVING, _this_time(history)
-    speed = _speed(steps)
+    lives, speed = state in LIVING, steps_a_second(history)
     left = (history.steps - history.step) / speed if speed and lives and history.steps else None
     scored = next((e for e in reversed(history.events) if e.name in ("scored", "evaluated")), None)
     return RunStatus(
@@ -158,8 +157,9 @@ def _this_time(history: History) -> list[Told]:
     return [event for event in history.events[start + 1 :] if event.name == "stepped"]
 
 
-def _speed(steps: Sequence[Told]) -> float | None:
-    last = steps[-TIMED:]
+def steps_a_second(history: History) -> float | None:
+    """Of the last TIMED steps, pauses for pictures and evaluation included; None: too few were taken yet."""
+    last = _this_time(history)[-TIMED:]
     if len(last) < 2 or last[-1].time <= last[0].time:
         return None
     return (len(last) - 1) / (last[-1].time - last[0].time)
