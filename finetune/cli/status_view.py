@@ -110,11 +110,9 @@ def _one(one: RunStatus) -> RenderableType:
         "last heard": ago(one.updated) if one.updated else "",
         "to go on": _resume(one) or "",
     }
-    table = Table.grid(padding=(0, 2))
-    for name, text in rows.items():
-        if text:
-            table.add_row(f"  [dim]{name}[/]", escape(text))
-    return Group(f"[bold]{escape(str(one.folder))}[/]  {_state(one)}", table)
+    # lines and no table, which would break a command in two
+    lines = [f"  [dim]{name:<{max(map(len, rows))}}[/]  {escape(text)}" for name, text in rows.items() if text]
+    return Group(f"[bold]{escape(str(one.folder))}[/]  {_state(one)}", *lines)
 
 
 def line(one: RunStatus) -> str:
