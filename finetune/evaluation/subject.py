@@ -22,6 +22,8 @@ from finetune.reporting.history import RECIPE_FILE, read_history
 from finetune.sampling.request import SessionOptions
 
 _STEPS_OF_RUN = (references.CANDIDATES, references.CHECKPOINTS)
+UNJUDGED = "whether it was learnt is not judged"
+"""in every note that says why there is no verdict"""
 COUNT, FEWEST = 10, 4
 """pictures with the trigger: so many where time allows, and at least so many"""
 
@@ -130,7 +132,7 @@ def judge_for(base: str, named: Path | None) -> Path | None:
 def unjudged(base: str) -> tuple[str, str]:
     """Why there is no verdict, and what to do."""
     return (
-        f"whether it was learnt is not judged: pictures of {shipped.public_name(base)} need a judge that knows photos",
+        f"{UNJUDGED}: pictures of {shipped.public_name(base)} need a judge that knows photos",
         "name the folder of a CLIP or DINOv2 in transformers' layout: `judge`, or evaluate.judge in the recipe",
     )
 

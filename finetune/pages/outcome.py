@@ -6,15 +6,13 @@ from typing import NamedTuple
 
 from finetune import reading
 from finetune.errors import Action, action
+from finetune.evaluation.subject import UNJUDGED
 from finetune.pages.delivery import Delivery, delivery
 from finetune.references import CHECKPOINTS, steps
 from finetune.reporting.history import History, Told
 from finetune.reporting.owner import owner_of
 from finetune.reporting.status import resuming, steps_a_second
 from finetune.resources import is_pocket
-
-_UNJUDGED = ("evaluate.count = 0", "whether it was learnt is not judged")
-"""how notes begin that say why there is no verdict"""
 
 
 class Reply(NamedTuple):
@@ -168,7 +166,7 @@ def as_sentence(text: str) -> str:
 
 def _why_unjudged(history: History) -> str:
     notes = [str(note.values.get("text", "")) for note in history.every("note")]
-    return next((as_sentence(n) for n in reversed(notes) if n.startswith(_UNJUDGED)), "It was made without a verdict.")
+    return next((as_sentence(n) for n in reversed(notes) if UNJUDGED in n), "It was made without a verdict.")
 
 
 def _todo(state: str, history: History, verdict: Told | None) -> Iterator[Todo]:

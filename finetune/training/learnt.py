@@ -34,7 +34,7 @@ def judged(
     """
     wanted = plan.recipe.evaluate
     if wanted.count == 0:
-        yield Note("evaluate.count = 0: whether it was learnt is not judged")
+        yield Note(f"evaluate.count = 0: {subject.UNJUDGED}")
         return
     judge = subject.judge_for(plan.recipe.base, wanted.judge)
     if judge is None:
