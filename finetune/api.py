@@ -119,13 +119,16 @@ def plan(recipe: "Recipe | Path | str", gpus: int = 1) -> "Plan":
         return planning.resolve_plan(_loaded(recipe), gpus)
 
 
-def train(recipe: "Recipe | Path | str | None", out: Path | str, resume: bool = False) -> "Events":
+def train(
+    recipe: "Recipe | Path | str | None", out: Path | str, resume: "bool | Literal['auto']" = False
+) -> "Events":  # fmt: skip
     """Train an adapter into the folder `out`, export and verify it: an iterator of `finetune.events`.
 
     The run goes as far as it is read; `out/events.jsonl` and TensorBoard logs are written as it goes. The last event is
     Finished, with the path of the proved file. Leaving the loop (`break`, Ctrl-C) saves the last step;
     resume: go on from there, bit for bit, by the run's own recipe, when recipe is None. Of a file only what was edited
-    since the run began changes that recipe; a `Recipe` takes its place. What is changed is told, or refused.
+    since the run began changes that recipe; a `Recipe` takes its place. What is changed is told, or refused. "auto": go
+    on if `out` holds a run, else begin one.
 
     Raises, while it is read:
         InputError: recipe, data, base or folder cannot be used.
@@ -381,10 +384,12 @@ def _loaded(recipe: "Recipe | Path | str") -> "Loaded":
     return recipes.Loaded(recipe, {}, Path())
 
 
-def _run(recipe: "Recipe | Path | str | None", out: Path | str, resume: bool) -> "Events":
+def _run(recipe: "Recipe | Path | str | None", out: Path | str, resume: "bool | Literal['auto']") -> "Events":
     from finetune.errors import RunError
     from finetune.training import run
-    from finetune.training.resume import own_recipe
+    from finetune.training.resume import goes_on, own_recipe
+
+    resume = goes_on(Path(out)) if resume == "auto" else resume
 
     given = Path(recipe) if isinstance(recipe, Path | str) else recipe
     if resume and (given is None or isinstance(given, Path)):

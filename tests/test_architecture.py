@@ -13,10 +13,10 @@ import finetune
 
 ROOT = Path(finetune.__file__).parent
 FLOORS = (
-    "errors", "choices", "reading", "events", "reporting", "finetune", "resources", "silence", "machine", "tensors",
-    "references", "recipe", "diffusion", "data", "families", "adapters", "optimizers", "encoding", "planning", "files",
-    "proof",
-    "sampling", "evaluation", "captioning", "pages", "training", "doctor", "api", "cli", "__main__",
+    "errors", "choices", "reading", "events", "reporting", "finetune", "resources", "silence", "ranks", "machine",
+    "tensors", "references", "recipe", "diffusion", "data", "families", "adapters", "optimizers", "encoding",
+    "planning", "files", "proof", "sampling", "evaluation", "captioning", "pages", "training", "doctor", "api", "cli",
+    "__main__",
 )  # fmt: skip
 """folders and the few files beside them, from the ground up: each may import from those before it, and within itself"""
 IMPORTERS = {
@@ -24,7 +24,7 @@ IMPORTERS = {
     "bitsandbytes": ("optimizers", "families.quantised"),
     "diffusers": ("families.",),
     "transformers": ("families.", "evaluation.similarity", "captioning."),
-    "accelerate": ("machine", "families.", "reporting.trackers"),
+    "accelerate": ("machine", "ranks", "families.", "reporting.trackers"),
     "huggingface_hub": ("families",),
     "rich": ("reporting.", "cli."),
     "typer": ("cli",),

@@ -16,7 +16,7 @@ from finetune import __version__
 from finetune.cli import captioning, comparing, data, evaluation, files, report, sampling, status, system, training
 from finetune.cli.streams import guarded
 from finetune.cli.wording import otherwise, worded
-from finetune.errors import FinetuneError, InputError
+from finetune.errors import FinetuneError, InputError, SaidByAnother
 from finetune.reporting.shown import harmless, harmless_json
 
 _UsageError: Any = typer.BadParameter.__base__
@@ -101,6 +101,8 @@ def _carried_out() -> int:
     """The exit code."""
     try:
         app()
+    except SaidByAnother as e:
+        return e.exit_code
     except FinetuneError as e:
         sys.stderr.write(_printed(e, sys.argv[1:]))
         return e.exit_code

@@ -18,7 +18,7 @@ from finetune import __version__, reading, recipe, references
 from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.adapters.attach import Trainable
-from finetune.errors import FinetuneError, Interrupted, NotLearnt, RunError
+from finetune.errors import FinetuneError, Interrupted, NotLearnt, PeerLost, RunError
 from finetune.events import Event, Finished, Saved, Warned, unheard
 from finetune.families.base import Family
 from finetune.files import layouts
@@ -35,14 +35,18 @@ from finetune.reporting.status import REPORT
 from finetune.reporting.trackers import FOLDER, IDS, Described, Trackers
 from finetune.training import checkpoint
 from finetune.training.loop import State
-from finetune.training.resume import compared, no_run, record, settings
+from finetune.training.resume import A_STEP, compared, holds_run, no_run, record, settings
 
 _TRACES = {
     LOG, LOCK, RECORD, RECIPE_FILE, FOLDER, IDS, "wandb", "samples", REPORT, references.CHECKPOINTS,
     references.CANDIDATES,
 }  # fmt: skip
 """what a run leaves that ended before it saved a step"""
-_OUTCOMES: dict[type[FinetuneError], str] = {Interrupted: "interrupted", NotLearnt: "not learnt"}
+_OUTCOMES: dict[type[FinetuneError], str] = {
+    Interrupted: "interrupted",
+    PeerLost: "interrupted",
+    NotLearnt: "not learnt",
+}
 """what run.json says of a run that ended in an error, of other errors "failed"; else it says running or done"""
 _SURPLUS_BYTES = 64 << 20
 
@@ -250,18 +254,18 @@ def run_identity(plan: Plan, family: Family) -> dict[str, str]:
         identity["start"] = layouts.read_adapter(start).digest()
     if plan.prior:
         identity["prior images"] = weights.digest("".join(p.example.digest for p in plan.prior.placed))
-    return identity | compared(plan.recipe)
+    return identity | compared(plan.recipe) | {A_STEP: str(plan.train.schedule.samples_per_step)}
 
 
 def _refuse(out: Path, resume: bool) -> None:
-    holds_run = reading.exists(out / RECORD) or reading.exists(out / references.CHECKPOINTS)
-    if resume and not holds_run:
+    held = holds_run(out)
+    if resume and not held:
         raise no_run(out)
     if reading.exists(out) and not reading.is_dir(out):
         raise RunError(f"{out} is a file, not a folder", "choose another `out`")
     if not resume and reading.exists(out) and not _is_free(out):
-        what = "holds a run already" if holds_run else "is not empty"
-        hint = f"`resume` to go on with it, or another `out`, such as {out}-2" if holds_run else "choose another `out`"
+        what = "holds a run already" if held else "is not empty"
+        hint = f"`resume` to go on with it, or another `out`, such as {out}-2" if held else "choose another `out`"
         raise RunError(f"{out} {what}", hint)
 
 

@@ -13,7 +13,8 @@ from finetune.adapters import attach as adapters
 from finetune.adapters.methods import METHODS
 from finetune.errors import MemoryShortage, TrainError
 from finetune.families.base import Family, read
-from finetune.machine import Autocast, Device, Ranks, has_gpu
+from finetune.machine import Autocast, Device, has_gpu
+from finetune.ranks import Ranks
 from finetune.recipe import LowRank, Recipe
 from finetune.training import loop as trainer
 from finetune.training.batches import Batch, Batches, StepBatches
@@ -81,7 +82,7 @@ def _two_steps(family: Family, state: State, config: Recipe, share: StepBatches,
     groups = [(c, list(p.values()), max(config.optimizer.learning_rate, 1e-4)) for c, p in state.trainable.items()]
     trial = State(state.trainable, optimizers.build(config.optimizer, groups), None, state.step)
     alone = device._replace(ranks=Ranks())
-    loss, _ = trainer.accumulate(family, trial, share, config, alone)
+    loss, *_ = trainer.accumulate(family, trial, share, config, alone)
     if not torch.tensor(loss).isfinite():
         raise TrainError(
             f"the loss of the first step is {loss}",

@@ -19,7 +19,7 @@ from torch.testing import assert_close
 from finetune.errors import TrainError
 from finetune.evaluation import effect as evaluate
 from finetune.families.base import components
-from finetune.machine import Ranks
+from finetune.ranks import Ranks
 from finetune.training import loop as trainer
 from finetune.training.batches import Batch, Batches
 
