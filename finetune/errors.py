@@ -110,9 +110,9 @@ class PeerLost(Interrupted):
     """Another process that trains the same run has ended, so that this one cannot go on."""
 
 
-class SaidByAnother(FinetuneError):
-    """Ends a rank whose fault, or whose end, another rank tells; nothing is to be shown."""
+class SaidByAnother(Exception):
+    """Ends a rank whose fault, or whose end, the first rank tells; nothing is to be shown."""
 
     def __init__(self, exit_code: int) -> None:
-        super().__init__("")
-        self.exit_code = exit_code  # type: ignore[misc]
+        super().__init__(exit_code)
+        self.exit_code = exit_code

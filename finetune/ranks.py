@@ -1,7 +1,7 @@
 """The processes that train together, usually one a GPU: who they are, and what they sum and agree on; by Accelerate.
 
-torchrun, `finetune train --gpus`, mpirun and `accelerate launch` say in environment variables who takes part. What they
-say is honoured, or refused by its name.
+Launchers (torchrun, ours, mpirun, `accelerate launch`) say in environment variables who takes part. What they say is
+honoured, or refused by its name.
 """
 
 import os
@@ -94,7 +94,8 @@ class Ranks:
             yield
         except RuntimeError as e:  # gloo's has no class of its own; torch.distributed.DistError is one
             said = str(e).strip().partition("\n")[0].rpartition(".cc:")[2].partition(". ")[0].lstrip("0123456789] ")
-            raise PeerLost(f"another of the {self.world_size} processes of this run has ended: {said}") from e
+            lost = f"another of the {self.world_size} processes of this run has ended: {said}"
+            raise PeerLost(lost, "resume the run") from e
 
 
 ALONE = Ranks()
@@ -126,10 +127,7 @@ def open_ranks(cpu: bool) -> Ranks:
     return Ranks(state.process_index, size)
 
 
-LAUNCHERS = (
-    "`finetune train --gpus N` on one machine; on several, torchrun --nnodes N --nproc-per-node GPUS "
-    "--rdzv-endpoint HOST:PORT -m finetune train ..."
-)
+LAUNCHERS = "`gpus` starts them on one machine, and torchrun on several (docs/gpu.md)"
 
 
 def refuse_precision(precision: str, environment: Mapping[str, str] = os.environ) -> None:
@@ -138,7 +136,7 @@ def refuse_precision(precision: str, environment: Mapping[str, str] = os.environ
     if asked not in ("", "no", precision):
         raise RunError(
             f"`accelerate launch` says mixed precision {asked} (ACCELERATE_MIXED_PRECISION), the recipe {precision}",
-            f"set train.precision = {asked} in the recipe, or leave out --mixed_precision",
+            f"set train.precision = {asked} in the recipe, or leave the launcher's out",
         )
 
 

@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from finetune import __version__
 from finetune.cli import captioning, comparing, data, evaluation, files, report, sampling, status, system, training
+from finetune.cli.options import ARGUMENTS
 from finetune.cli.streams import guarded
 from finetune.cli.wording import otherwise, worded
 from finetune.errors import FinetuneError, InputError, SaidByAnother
@@ -28,6 +29,7 @@ class Program(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         ctx.obj = "--json" in args
+        ctx.meta[ARGUMENTS] = list(args)
         first = next((i for i, word in enumerate(args) if word not in ("--json", "--quiet", "-q")), len(args))
         with _told(ctx):
             return super().parse_args(ctx, [*args[first:], *args[:first]] if first < len(args) else args)

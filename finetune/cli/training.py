@@ -12,7 +12,7 @@ from typer.core import TyperCommand
 
 from finetune import reading
 from finetune import recipe as recipe_files
-from finetune.cli.options import AsJson, Output, Quiet
+from finetune.cli.options import ARGUMENTS, AsJson, Output, Quiet
 from finetune.reporting.shown import harmless
 from finetune.resources import RECIPES
 
@@ -118,6 +118,7 @@ class Train(TyperCommand):
 
 
 def train(
+    ctx: typer.Context,
     recipe: Annotated[
         Path | None,
         typer.Argument(
@@ -135,7 +136,7 @@ def train(
             help="Continue the run in --out from its newest checkpoint; --resume auto starts it if there is none yet.",
         ),
     ] = False,
-    auto: Annotated[bool, typer.Option("--resume-auto", hidden=True)] = False,
+    auto: Annotated[bool, typer.Option("--resume-auto", hidden=True, help="What --resume auto stands for.")] = False,
     gpus: Annotated[
         int, typer.Option(min=1, help="Number of GPUs of this machine to train on, with one process each.")
     ] = 1,
@@ -148,7 +149,7 @@ def train(
     Ctrl-C saves and stops; --resume continues by the run's own recipe: --set, and what was edited in RECIPE since,
     change it where that is possible. With --json every event of the run is one JSON line on stdout.
     """
-    if gpus > 1 and (code := _launched(gpus)) is not None:
+    if gpus > 1 and (code := _launched(gpus, ctx.find_root().meta[ARGUMENTS])) is not None:
         raise typer.Exit(code)
     if auto:
         from finetune.training.resume import goes_on
@@ -160,8 +161,8 @@ def train(
     training_view.train(loaded, out, resume, Output(as_json, quiet))
 
 
-def _launched(gpus: int) -> int | None:
-    """The exit code of so many processes of this command; None in one of them.
+def _launched(gpus: int, arguments: list[str]) -> int | None:
+    """The exit code of so many processes of this command; None in one of them. arguments: of the program.
 
     Raises:
         RunError: another launcher has started another number.
@@ -171,7 +172,7 @@ def _launched(gpus: int) -> int | None:
     if "LOCAL_RANK" not in os.environ:
         from finetune.training.launch import launch
 
-        return launch(gpus, [sys.executable, "-m", "finetune", *sys.argv[1:]], lambda line: typer.echo(line, err=True))
+        return launch(gpus, [sys.executable, "-m", "finetune", *arguments], lambda line: typer.echo(line, err=True))
     if os.environ.get("WORLD_SIZE") != str(gpus):
         started = os.environ.get("WORLD_SIZE", "1")
         raise RunError(f"`gpus` is {gpus}, and a launcher has started {started} processes", "leave out `gpus`")

@@ -1,4 +1,4 @@
-"""`train --gpus N`: the same command once for each rank, on one machine.
+"""Ranks on one machine: the same command, once for each of them.
 
 torch elastic's launcher gives a rank 30 seconds to save, answers 1 to every failure and prints forty lines about it.
 Here a rank has minutes, and the first one that fails gives the exit code and the sentence.

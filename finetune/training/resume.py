@@ -119,10 +119,11 @@ def resolve_resumed(loaded: Loaded, out: Path, world: int) -> Plan:
         said = f"{out} cannot be resumed with what this call changes ({', '.join(changed)}): {e.problem}"
         raise RunError(said, "go on with its own recipe", resuming(out)) from e
     before = record(out)
-    now = {**compared(plan.recipe), A_STEP: str(plan.train.schedule.samples_per_step)}
+    now = compared(plan.recipe)
     identity = begun_as(before.get("identity", {}))
-    refuse_another_batch(out, identity.get(A_STEP, now[A_STEP]), plan.train.schedule)
     refuse_changes(out, {key: identity[key] for key in now if key in identity}, now if identity else {})
+    if A_STEP in identity:
+        refuse_another_batch(out, identity[A_STEP], plan.train.schedule)
     changes = differences(before.get("settings", {}), settings(plan.recipe)) if "settings" in before else []
     return dataclasses.replace(plan, notices=(*plan.notices, *(f"changed by this call: {said}" for said in changes)))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from finetune import optimizers
-from finetune.errors import FinetuneError, Interrupted, PeerLost, RunError, SaidByAnother
+from finetune.errors import Interrupted, PeerLost, RunError, SaidByAnother
 from finetune.evaluation import effect as evaluate
 from finetune.events import Event, Note, Resumed, Saved, Stage, Stepped, Validated, Warned
 from finetune.machine import CPU, Device, meet, open_machine
@@ -209,7 +209,7 @@ def _steps(run: Run, stop: Interruption) -> Events:
         raise _stopped(run, stop)
 
 
-def _stopped(run: Run, stop: Interruption) -> FinetuneError:
+def _stopped(run: Run, stop: Interruption) -> Interrupted | SaidByAnother:
     """The first rank has saved, and says so."""
     return stop.error(run.state.step) if run.folder.writes else SaidByAnother(Interrupted.exit_code)
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from accelerate.state import AcceleratorState
 
-from finetune.errors import FinetuneError
+from finetune.errors import FinetuneError, SaidByAnother
 
 HANGS_S = 120
 """after which a child is taken to hang"""
@@ -71,6 +71,8 @@ def _run(act: Callable[[int], object], rank: int, file: Path) -> None:
         AcceleratorState._reset_state(reset_partial_state=True)  # an earlier run of the parent was alone
         value = act(rank)
         code = 0
+    except SaidByAnother as e:
+        code = e.exit_code
     except FinetuneError as e:
         code, said = e.exit_code, f"{e.problem} | {e.advice}"
     except BaseException:  # noqa: BLE001  (a child tells its parent, whatever it is)

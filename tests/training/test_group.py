@@ -80,7 +80,7 @@ def test_all_stop_after_the_same_step_and_who_saved_says_so(
     loaded, out = short(four, train__steps=6, train__batch=1), tmp_path / "out"
     first, second = ranks(2, loaded, out, hit(rank, 2, *numbers))
     assert (first.code, second.code) == (130, 130)
-    assert "stopped after step 3; the state is saved" in first.said and second.said == " | "
+    assert "stopped after step 3; the state is saved" in first.said and second.said == ""
     assert newest(out) == 3 and outcome(out).startswith("interrupted stopped after step 3")
 
 
@@ -121,7 +121,7 @@ def test_ranks_with_other_data_are_refused_before_the_first_step(four: Path, tmp
     first, second = in_ranks(2, act, tmp_path / "ended")
     assert (first.code, second.code) == (RunError.exit_code, RunError.exit_code)
     assert "the ranks are not one run: dataset is " in first.said and "on rank 1 (" in first.said
-    assert second.said == " | " and newest(out) is None
+    assert second.said == "" and newest(out) is None
 
 
 def test_what_one_rank_cannot_use_the_first_one_tells(four: Path, tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_what_one_rank_cannot_use_the_first_one_tells(four: Path, tmp_path: Path
 
     first, second = in_ranks(2, act, tmp_path / "ended")
     assert (first.code, second.code) == (2, 2)
-    assert first.said.startswith("rank 1 on ") and "absent" in first.said and second.said == " | "
+    assert first.said.startswith("rank 1 on ") and "absent" in first.said and second.said == ""
 
 
 def test_ranks_share_the_held_out_images_and_the_prompts(four: Path, tmp_path: Path) -> None:

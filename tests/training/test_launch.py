@@ -166,6 +166,6 @@ def wait_for(true: object) -> None:
 def test_a_rank_does_not_launch_again_and_another_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert commands._launched(2) is None
+    assert commands._launched(2, []) is None
     with pytest.raises(RunError, match="`gpus` is 4, and a launcher has started 2 processes"):
-        commands._launched(4)
+        commands._launched(4, [])
