@@ -31,6 +31,8 @@ IMPORTERS = {
     "PIL": (
         "data.buckets",
         "reporting.tensorboard",
+        "data.colours",
+        "data.costs",
         "data.decode",
         "evaluation.",
         "sampling.",

@@ -25,7 +25,8 @@ HELD_BYTES = 512 * 2**20
 """what is held in memory of encoded images, and of each encoder's captions; the rest is read again when it is shown"""
 VERSION = "2"
 KINDS = ("image", "text")
-_ENTRY = re.compile(r"[0-9a-f]{64}\.safetensors|\.[0-9a-f]{64}\.safetensors\..*\.part")
+_VERSION_FOLDER, _KEY_FOLDER = re.compile(r"v\d+"), re.compile("[0-9a-f]{2}")
+_ENTRY = re.compile(r"([0-9a-f]{64})\.safetensors|\.([0-9a-f]{64})\.safetensors\..*\.part")
 
 
 class Store:
@@ -134,23 +135,48 @@ def default_root() -> Path:
 def usage(root: Path) -> Usage:
     files = _files(root)
     count = {kind: sum(p.parts[-3] == kind and p.suffix == ".safetensors" for p in files) for kind in KINDS}
-    return Usage(root, count["image"], count["text"], sum(p.stat().st_size for p in files))
+    return Usage(root, count["image"], count["text"], sum(p.lstat().st_size for p in files))
 
 
 def clear(root: Path) -> None:
-    """Remove every entry, and nothing that is not the cache's own."""
+    """Remove every entry, and nothing that is not the cache's own: no link is followed, or removed."""
     for file in _files(root):
         file.unlink(missing_ok=True)
-    for kind in KINDS:
-        for folder in (*root.glob(f"v*/{kind}/??"), *root.glob(f"v*/{kind}"), *root.glob("v*")):
-            with suppress(OSError):  # something else is in it
-                folder.rmdir()
+    for folder in reversed(_folders(root)):
+        with suppress(OSError):  # something else is in it
+            folder.rmdir()
 
 
 def _files(root: Path) -> list[Path]:
     """Entries of every format version, and what a killed writer left beside them."""
-    found = [p for kind in KINDS for p in root.glob(f"v*/{kind}/??/*") if reading.is_file(p)]
-    return [p for p in found if _ENTRY.fullmatch(p.name)]
+    leaves = [folder for folder in _folders(root) if folder.parent.name in KINDS]
+    return [
+        Path(entry.path)
+        for folder in leaves
+        for entry in _inside(folder)
+        if entry.is_file(follow_symlinks=False)
+        and (named := _ENTRY.fullmatch(entry.name))
+        and (named[1] or named[2]).startswith(folder.name)
+    ]
+
+
+def _folders(root: Path) -> list[Path]:
+    """The cache's own, each after the one that it is in: v2, v2/image, v2/image/0f."""
+    found, level = list[Path](), [root]
+    for names in (_VERSION_FOLDER, re.compile("|".join(KINDS)), _KEY_FOLDER):
+        inside = [entry for folder in level for entry in _inside(folder) if names.fullmatch(entry.name)]
+        level = [Path(entry.path) for entry in inside if entry.is_dir(follow_symlinks=False)]
+        found += level
+    return found
+
+
+def _inside(folder: Path) -> list[os.DirEntry[str]]:
+    """What a folder holds; nothing where it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError:
+        return []
 
 
 def entry_key(*parts: object) -> str:

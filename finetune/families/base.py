@@ -162,8 +162,9 @@ class Prompt:
         return "\0".join((self.caption, *(image.digest for image in self.images)))
 
     def pixels(self) -> list[Tensor]:
-        """Each picture whole, (3, H, W) in [-1, 1]."""
-        return [torch.from_numpy(to_array(decode.open_rgb(image.path))) for image in self.images]
+        """Each picture whole, (3, H, W) in [-1, 1]. Raises DataError where one is not what its digest says."""
+        opened = (decode.open_rgb(image.path, digest=image.digest) for image in self.images)
+        return [torch.from_numpy(to_array(image)) for image in opened]
 
     @staticmethod
     def of(example: Example, caption: str | None = None) -> "Prompt":
