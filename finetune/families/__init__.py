@@ -215,6 +215,11 @@ def fetch_from_hub(written: str, wanted: Sequence[str]) -> str:
                 f"accept its licence at huggingface.co/{name}, then `hf auth login`",
             ) from e
         raise BaseError(f"the hub does not give {written} (HTTP {code})", "check the spelling and the revision") from e
+    except OSError as e:
+        raise BaseError(
+            f"{name} cannot be kept in the hub's cache: {e.strerror or e}",
+            "free some space there, or name another folder in the variable HF_HOME",
+        ) from e
 
 
 def _what_it_is(where: str) -> str:
