@@ -11,7 +11,6 @@ import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, get_args
 
 from safetensors.torch import save
