@@ -11,13 +11,12 @@ import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, get_args
 
 from safetensors.torch import save
 from torch import Tensor
 
-from finetune import __version__, families
+from finetune import __version__, families, reading
 from finetune.adapters.change import AdapterState
 from finetune.diffusion.process import Prediction
 from finetune.errors import RunError
@@ -147,7 +146,7 @@ def refuse_local(texts: Mapping[str, str], about: About | None = None) -> None:
     own = {name for name in _own_names() if not _says(written, name)}
     for key, text in texts.items():
         path = _LOCAL.search(text)
-        home = str(Path.home())
+        home = str(reading.home() or "")
         if path or (len(home) > 1 and home in text):
             found = path[0].strip() if path else home
             raise RunError(f"{key} would publish a local path ({found}...)", "leave paths out of titles and captions")

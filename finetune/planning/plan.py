@@ -19,6 +19,9 @@ from finetune.planning.resolve import check_compatible, resolve, resolve_predict
 from finetune.recipe import Loaded, Recipe
 from finetune.recipe.resolved import ResolvedRecipe
 
+NAMED = 6
+"""at most, of what the base's files hold that nothing reads"""
+
 
 class BucketRow(NamedTuple):
     bucket: Bucket
@@ -91,11 +94,20 @@ def resolve_plan(loaded: Loaded, world: int = 1) -> Plan:
     prompts += unlike_captions(resolved.sample.prompts, data)
     notices = (
         *loaded.notices,
+        *unread(facts),
         *caption_checks.remarks(data.examples, data.words),
         *uncaptioned(wanted, data),
         *prompts,
     )
     return Plan(resolved, sources, facts, data, train, prior, tuple(held_out), micros, notices)
+
+
+def unread(facts: BaseInfo) -> tuple[str, ...]:
+    """What the base's files hold that has no effect here."""
+    if not facts.unused:
+        return ()
+    named = ", ".join(facts.unused[:NAMED]) + (f" and {more} more" if (more := len(facts.unused) - NAMED) > 0 else "")
+    return (f"the base holds what nothing here reads: {named}",)
 
 
 def uncaptioned(wanted: Recipe, data: Dataset) -> tuple[str, ...]:
