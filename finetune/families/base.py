@@ -55,6 +55,8 @@ class BaseInfo(NamedTuple):
     """of latents of a video base; 0: pictures, whose latents have no axis of time"""
     dtype: str = ""
     """that the denoiser's weights are stored in, the commonest first: fp16 and fp32"""
+    noise_levels: int = 1000
+    """that the base was trained at: the most denoising steps its samplers can take"""
 
     def latent_shape(self, width: int, height: int) -> tuple[int, ...]:
         """(c, h, w) of a picture of that size in px; of videos (c, frames, h, w)."""
