@@ -13,8 +13,9 @@ import finetune
 
 ROOT = Path(finetune.__file__).parent
 FLOORS = (
-    "errors", "choices", "reading", "events", "reporting", "finetune", "resources", "silence", "machine", "tensors",
-    "references", "recipe", "diffusion", "data", "families", "adapters", "optimizers", "encoding", "planning", "files",
+    "errors", "choices", "reading", "writing", "events", "reporting", "finetune", "resources", "silence", "machine",
+    "tensors", "references", "recipe", "diffusion", "data", "families", "adapters", "optimizers", "encoding",
+    "planning", "files",
     "proof",
     "sampling", "evaluation", "captioning", "pages", "training", "doctor", "api", "cli", "__main__",
 )  # fmt: skip

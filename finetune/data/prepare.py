@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from finetune import reading
+from finetune import reading, writing
 from finetune.choices import CaptionsFrom
 from finetune.data import captions, decode, folder
 from finetune.data.audit import Audit, audit_folder, complaint
@@ -55,6 +55,7 @@ def prepare(
         RunError: `out` cannot be written.
     """
     _refuse_out(folder.locate_images(source), out)
+    writing.try_folder(out)
     words = captions.clean_words(
         trigger, class_word, template, kind, captions_from, allow_uncaptioned or captioned_next
     )

@@ -57,6 +57,8 @@ class BaseInfo(NamedTuple):
     """that the denoiser's weights are stored in, the commonest first: fp16 and fp32"""
     unused: tuple[str, ...] = ()
     """what its files hold that nothing here reads, by name"""
+    noise_levels: int = 1000
+    """that the base was trained at: the most denoising steps its samplers can take"""
 
     def latent_shape(self, width: int, height: int) -> tuple[int, ...]:
         """(c, h, w) of a picture of that size in px; of videos (c, frames, h, w)."""

@@ -164,6 +164,7 @@ def facts(path: Path, family: str, variant: str, pipeline: str, **own: Any) -> B
         max_tokens=tokens,
         channels=int(vae["latent_channels"]),
         vae_scale_factor=shrink,
+        noise_levels=len(scheduler.get("trained_betas") or ()) or int(scheduler.get("num_train_timesteps", 1000)),
         **{"text": (tokens, int(denoiser["cross_attention_dim"]), 0)} | own,
     )
 
