@@ -13,8 +13,8 @@ import finetune
 
 ROOT = Path(finetune.__file__).parent
 FLOORS = (
-    "errors", "choices", "reading", "events", "reporting", "finetune", "resources", "silence", "ranks", "machine",
-    "tensors", "references", "recipe", "diffusion", "data", "families", "adapters", "optimizers", "encoding",
+    "errors", "choices", "reading", "writing", "events", "reporting", "finetune", "resources", "silence", "ranks",
+    "machine", "tensors", "references", "recipe", "diffusion", "data", "families", "adapters", "optimizers", "encoding",
     "planning", "files", "proof", "sampling", "evaluation", "captioning", "pages", "training", "doctor", "api", "cli",
     "__main__",
 )  # fmt: skip
@@ -31,6 +31,8 @@ IMPORTERS = {
     "PIL": (
         "data.buckets",
         "reporting.tensorboard",
+        "data.colours",
+        "data.costs",
         "data.decode",
         "evaluation.",
         "sampling.",

@@ -28,9 +28,13 @@ COUNT, FEWEST = 10, 4
 """pictures with the trigger: so many where time allows, and at least so many"""
 
 
-def session_options(base_bits: int | None = None, text_encoder_bits: int | None = None) -> SessionOptions:
+def session_options(
+    base_bits: int | None = None, text_encoder_bits: int | None = None, prediction: str = ""
+) -> SessionOptions:
     """How the base is opened for a verdict: alike at the end of a run and by command, so that pictures are shared."""
-    return SessionOptions(base_bits=base_bits, text_encoder_bits=text_encoder_bits, safety_checker=False)
+    return SessionOptions(
+        base_bits=base_bits, text_encoder_bits=text_encoder_bits, safety_checker=False, prediction=prediction
+    )
 
 
 _OPENED = session_options()
@@ -86,7 +90,10 @@ def of_path(
         run / EVALUATION if run else file.parent / f"{file.stem}-{EVALUATION}", seen_by,
         count or wanted.get("count") or _count(run) or COUNT, tuple(wanted.get("prompts", ())),
         said.get("data", {}).get("resolution"), said.get("sample", {}).get("guidance"),
-        session_options(said.get("train", {}).get("base_bits"), said.get("data", {}).get("text_encoder_bits")),
+        session_options(
+            said.get("train", {}).get("base_bits"), said.get("data", {}).get("text_encoder_bits"),
+            said.get("objective", {}).get("prediction", ""),
+        ),
     )  # fmt: skip
 
 

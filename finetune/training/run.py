@@ -13,6 +13,7 @@ from finetune.machine import CPU, Device, meet, open_machine
 from finetune.pages.report import Wording
 from finetune.planning import plan as planning
 from finetune.planning.candidates import is_candidate, is_scored
+from finetune.planning.names import renamed
 from finetune.planning.plan import Plan
 from finetune.planning.schedule import batch_in_words
 from finetune.ranks import Ranks
@@ -25,10 +26,13 @@ from finetune.training import samples as pictures
 from finetune.training.begin import Run, begin, beginning
 from finetune.training.candidates import name_of
 from finetune.training.finish import finish
+from finetune.training.finished import finished, said_again
 from finetune.training.folder import RunFolder, Unwritten
 from finetune.training.group import check_agreement, one_for_all, together
 from finetune.training.loop import Step
 from finetune.training.pick import pick, score_candidate, stop_reason
+from finetune.training.rehearsal import rehearse
+from finetune.training.rescue import unsaved
 from finetune.training.resume import begun_as, record, refuse_changes, resolve_resumed
 from finetune.training.stop import Events, Interruption, resuming
 
@@ -49,20 +53,26 @@ def run(loaded: Loaded, out: Path, resume: bool = False, worded: Wording = str) 
 def _procedure(loaded: Loaded, out: Path, resume: bool, stop: Interruption, worded: Wording) -> Events:
     with preflight.out_of_memory():
         ranks = meet()
-        plan, device, folder = one_for_all(ranks, lambda: _opened(loaded, out, resume, ranks, worded))
+        plan = one_for_all(ranks, lambda: _resolved(loaded, out, resume, ranks))
+        if resume and (result := finished(plan, out)):
+            if ranks.rank == 0:
+                yield from said_again(result, out)
+            return
+        device, folder = one_for_all(ranks, lambda: _opened(plan, out, resume, ranks, worded))
+        folder.file = loaded.file
         yield from folder.recorded(stop.restored(_in_memory(_stages(plan, device, folder, resume, stop))))
 
 
-def _opened(
-    loaded: Loaded, out: Path, resume: bool, ranks: Ranks, worded: Wording
-) -> tuple[Plan, Device, RunFolder]:  # fmt: skip
+def _resolved(loaded: Loaded, out: Path, resume: bool, ranks: Ranks) -> Plan:
     world = ranks.world_size
-    plan = resolve_resumed(loaded, out, world) if resume else planning.resolve_plan(loaded, world)
+    return resolve_resumed(loaded, out, world) if resume else planning.resolve_plan(loaded, world)
+
+
+def _opened(plan: Plan, out: Path, resume: bool, ranks: Ranks, worded: Wording) -> tuple[Device, RunFolder]:
     device = open_machine(plan.recipe.train.precision)
     folder = RunFolder(out, worded) if ranks.rank == 0 else Unwritten(out)
     folder.open(plan, resume)
-    folder.file = loaded.file
-    return plan, device, folder
+    return device, folder
 
 
 def _in_memory(events: Events) -> Events:
@@ -74,14 +84,17 @@ def _in_memory(events: Events) -> Events:
 def _stages(plan: Plan, device: Device, folder: RunFolder, resume: bool, stop: Interruption) -> Events:
     yield from (Warned(notice) for notice in plan.notices)
     yield Note(describe_run(plan, device))
+    if said := renamed(plan.recipe.name, folder.path):
+        yield Warned(said)
     run = yield from together(device.ranks, _begun(plan, device, folder, resume))
     check_agreement(run)
     yield from together(device.ranks, first(run, stop))
     yield from loop(run, stop)
     if folder.writes:
         with trainer.ema_weights(run.state):
-            yield from pick(run)
-            yield from finish(run)
+            with stop.kept(), preflight.out_of_memory(lambda: "at the end of the run"):
+                yield from pick(run)
+                yield from finish(run)
 
 
 def _begun(plan: Plan, device: Device, folder: RunFolder, resume: bool) -> Generator[Event, None, Run]:
@@ -144,14 +157,17 @@ def measure_plan(plan: Plan) -> preflight.Measured:
 
 
 def first(run: Run, stop: Interruption) -> Events:
-    """One real step, put back; then the run's folder is begun: what is refused here leaves nothing in it but its log.
+    """All that the end needs is tried, and one real step, put back; then the run's folder is begun: what is refused
+    here leaves nothing in it but its log.
 
     Raises:
-        TrainError, MemoryShortage, RunError: it cannot be trained, or its file would name this machine.
+        TrainError, MemoryShortage: it cannot be trained.
+        RunError, VerifyError, BaseError: its end would fail, as `rehearse`.
     """
-    candidates.described(run)
     measured = None
     if run.state.step < run.plan.steps:
+        if run.folder.writes:
+            rehearse(run)
         measured = preflight.measure(run.state, run.data.batches, run.plan.recipe, run.device)
     run.folder.begin(run.plan)
     stop.begun = True
@@ -225,7 +241,7 @@ def save_step(run: Run) -> Generator[Saved, None, None]:
     """A checkpoint of the step just taken, where there is none yet.
 
     Raises:
-        RunError: the disk is full, or gone.
+        RunError: the disk is full, or gone; says where the state is then.
     """
     try:
         saved = run.folder.save(run.state, run.plan.recipe.train.keep_last, candidates.described(run))
@@ -233,13 +249,6 @@ def save_step(run: Run) -> Generator[Saved, None, None]:
         raise unsaved(run, e) from e
     if saved:
         yield saved
-
-
-def unsaved(run: Run, error: OSError) -> RunError:
-    """The step just taken could not be written."""
-    out = run.folder.path
-    said = f"cannot save step {run.state.step} in {out}: {error.strerror}"
-    return RunError(said, "free some space, then resume", resuming(out))
 
 
 def observe(run: Run, step: int) -> Events:
