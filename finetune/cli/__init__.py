@@ -18,6 +18,7 @@ from finetune.cli.streams import guarded
 from finetune.cli.wording import otherwise, worded
 from finetune.errors import FinetuneError, InputError
 from finetune.reporting.shown import harmless, harmless_json
+from finetune.shortage import out_of_memory
 
 _UsageError: Any = typer.BadParameter.__base__
 """click's, or that of the click which newer versions of Typer carry"""
@@ -100,7 +101,8 @@ def _command_of(arguments: list[str]) -> str:
 def _carried_out() -> int:
     """The exit code."""
     try:
-        app()
+        with out_of_memory():
+            app()
     except FinetuneError as e:
         sys.stderr.write(_printed(e, sys.argv[1:]))
         return e.exit_code

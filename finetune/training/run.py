@@ -18,7 +18,8 @@ from finetune.planning.plan import Plan
 from finetune.recipe import Loaded, LowRank
 from finetune.reporting.trackers import how_to_open
 from finetune.sampling.session import Session
-from finetune.training import candidates, checkpoint, preflight
+from finetune.shortage import out_of_memory
+from finetune.training import candidates, checkpoint, levers, preflight
 from finetune.training import loop as trainer
 from finetune.training import samples as pictures
 from finetune.training.begin import Run, begin, beginning
@@ -45,19 +46,19 @@ def run(loaded: Loaded, out: Path, resume: bool = False, worded: Wording = str) 
 
 
 def _procedure(loaded: Loaded, out: Path, resume: bool, stop: Interruption, worded: Wording) -> Events:
-    with preflight.out_of_memory():
+    with out_of_memory():
         world = int(os.environ.get("WORLD_SIZE", "1"))
         plan = resolve_resumed(loaded, out, world) if resume else planning.resolve_plan(loaded, world)
         device = open_machine(plan.recipe.train.precision)
         folder = RunFolder(out, worded) if device.ranks.rank == 0 else Unwritten(out)
         folder.open(plan, resume)
         folder.file = loaded.file
-        yield from folder.recorded(stop.restored(_in_memory(_stages(plan, device, folder, resume, stop))))
+        yield from folder.recorded(stop.restored(_in_memory(plan, _stages(plan, device, folder, resume, stop))))
 
 
-def _in_memory(events: Events) -> Events:
+def _in_memory(plan: Plan, events: Events) -> Events:
     """The same events; want of memory is in the words of an error before it is written down."""
-    with preflight.out_of_memory():
+    with out_of_memory(lever=lambda: levers.training(plan.recipe)):
         yield from events
 
 
@@ -71,8 +72,9 @@ def _stages(plan: Plan, device: Device, folder: RunFolder, resume: bool, stop: I
     yield from loop(run, stop)
     if folder.writes:
         with trainer.ema_weights(run.state):
-            yield from pick(run)
-            yield from finish(run)
+            with out_of_memory("while the result is checked", lambda: levers.sampling(plan.recipe)):
+                yield from pick(run)
+                yield from finish(run)
 
 
 def describe_run(plan: Plan, device: Device) -> str:
@@ -157,7 +159,7 @@ def loop(run: Run, stop: Interruption) -> Events:
         yield Note(f"stopped at step {state.step}: {reason}")
         return
     yield Stage("training", steps)
-    with stop.deferred(), preflight.out_of_memory(lambda: f"at step {state.step + 1}"):
+    with stop.deferred(), out_of_memory(lambda: f"at step {state.step + 1}", lambda: levers.training(config)):
         for step in trainer.train(state, run.data.batches, config, run.device):
             try:
                 yield stepped(step, steps)
@@ -205,9 +207,13 @@ def unsaved(run: Run, error: OSError) -> RunError:
 
 def observe(run: Run, step: int) -> Events:
     """Held-out losses, the adapter's file and samples that are due at this step. Changes nothing."""
+    if run.folder.writes:
+        with out_of_memory(f"while step {step} is looked at", lambda: levers.sampling(run.plan.recipe)):
+            yield from _observed(run, step)
+
+
+def _observed(run: Run, step: int) -> Events:
     plan, config, family = run.plan, run.plan.recipe, run.family
-    if not run.folder.writes:
-        return
     if is_candidate(plan, step):
         try:
             yield from candidates.write_candidate(run)
