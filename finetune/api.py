@@ -1,13 +1,15 @@
 """The calls that programs and notebooks make. Each is quiet, and brings the libraries it needs when it is called."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from finetune import reading
 from finetune.choices import CaptionsFrom, Dtype, Layout, Precision
+from finetune.shortage import out_of_memory
 from finetune.silence import silence
 
 if TYPE_CHECKING:
@@ -24,6 +26,13 @@ if TYPE_CHECKING:
     from finetune.reporting.status import RunStatus
     from finetune.sampling.folder import Written
     from finetune.training.stop import Events
+
+
+@contextmanager
+def _call() -> Iterator[None]:
+    """Inside, other libraries are silent, and want of memory is a MemoryShortage."""
+    with silence(), out_of_memory():
+        yield
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> "Recipe":
@@ -66,7 +75,7 @@ def prepare(
     """
     from finetune.data import prepare as preparing
 
-    with silence():
+    with _call():
         return preparing.prepare(
             Path(source), Path(out), trigger=trigger, class_word=class_word, kind=kind, template=template,
             license=license, source_note=source_note, background=background, captions_from=captions_from,
@@ -92,7 +101,7 @@ def caption(
     Raises:
         InputError: the folder or the captioner cannot be used, or no answer is a caption.
     """
-    with silence():
+    with _call():
         from finetune.captioning.choice import CaptionerChoice
         from finetune.captioning.dataset import caption_dataset
         from finetune.data.captions import clean_words
@@ -113,7 +122,7 @@ def plan(recipe: "Recipe | Path | str", gpus: int = 1) -> "Plan":
     Raises:
         RecipeError, DataError, BaseError: what does not fit together.
     """
-    with silence():
+    with _call():
         from finetune.planning import plan as planning
 
         return planning.resolve_plan(_loaded(recipe), gpus)
@@ -177,7 +186,7 @@ def sample(
         RunError: `out` cannot be written, or holds pictures of an earlier call.
         VerifyError: an adapter cannot be read whole for this base.
     """
-    with silence():
+    with _call():
         from finetune import references
         from finetune.events import Warned
         from finetune.sampling import folder
@@ -210,7 +219,7 @@ def evaluate(
         InputError: something must be named, or cannot be read.
         VerifyError: the adapter cannot be read whole for this base.
     """
-    with silence():
+    with _call():
         from finetune.evaluation.evaluate import evaluate as judged
         from finetune.evaluation.subject import of_path
         from finetune.events import unheard
@@ -230,7 +239,7 @@ def report(run: Path | str, out: Path | str | None = None) -> Path:
     Raises:
         RunError: there is no run in that folder, or the page cannot be written.
     """
-    with silence():
+    with _call():
         from finetune.pages.report import write_report
 
         return write_report(Path(run), _folder(out))
@@ -254,7 +263,7 @@ def compare(
         RunError: `out` holds something else, or cannot be written.
         VerifyError: an adapter cannot be read whole for the base.
     """
-    with silence():
+    with _call():
         from finetune.evaluation.compare import ComparisonRequest
         from finetune.evaluation.compare import compare as compared
         from finetune.events import unheard
@@ -283,7 +292,7 @@ def verify(
     Raises:
         BaseError: the file or the base cannot be read at all.
     """
-    with silence():
+    with _call():
         from finetune import references
         from finetune.files import layouts
         from finetune.proof.verify import verify as check
@@ -300,7 +309,7 @@ def inspect(file: Path | str) -> "Inspection":
     Raises:
         BaseError: it cannot be read at all.
     """
-    with silence():
+    with _call():
         from finetune.files import inspection
 
         return inspection.inspect(Path(file))
@@ -333,7 +342,7 @@ def export(
         RunError: `out` exists, or cannot be written.
         VerifyError: something in the source has no place; or the result is not the source.
     """
-    with silence():
+    with _call():
         from finetune import references
         from finetune.proof.export import convert
 

@@ -19,6 +19,7 @@ from finetune.cli.streams import guarded
 from finetune.cli.wording import otherwise, worded
 from finetune.errors import FinetuneError, InputError, SaidByAnother
 from finetune.reporting.shown import harmless, harmless_json
+from finetune.shortage import out_of_memory
 
 _UsageError: Any = typer.BadParameter.__base__
 """click's, or that of the click which newer versions of Typer carry"""
@@ -102,7 +103,8 @@ def _command_of(arguments: list[str]) -> str:
 def _carried_out() -> int:
     """The exit code."""
     try:
-        app()
+        with out_of_memory():
+            app()
     except SaidByAnother as e:
         return e.exit_code
     except FinetuneError as e:

@@ -73,9 +73,10 @@ def _detected(base: str, where: str) -> "BaseInfo":
         from finetune.families.single_file import open_checkpoint
 
         open_checkpoint(Path(where))  # says what it is instead
+    known = f"families known: {', '.join(registry())}"
     raise BaseError(
         f"{base} is not a base this version trains{_what_it_is(where)}",
-        f"families known: {', '.join(registry())}",
+        _instead(where) or known,
     )
 
 
@@ -86,11 +87,11 @@ def _names(base: str, where: Path, denoiser: str) -> list[str]:
         return named
     from finetune.families import parts
 
-    index = parts.config(where / "model_index.json")
-    if index.get("is_distilled") is False:
+    files = [where / "model_index.json", where / denoiser / "config.json"]
+    said = [parts.config(file) for file in files if reading.is_file(file)]
+    if any(one.get("is_distilled") is False for one in said):
         return []
-    inside = [index.get("_name_or_path"), parts.config(where / denoiser / "config.json").get("_name_or_path")]
-    return named + [name for name in inside if isinstance(name, str)]
+    return named + [name for one in said if isinstance(name := one.get("_name_or_path"), str)]
 
 
 def refuse_unknown(base: str, facts: "BaseInfo") -> None:
@@ -248,6 +249,15 @@ def fetch_from_hub(written: str, wanted: Sequence[str]) -> str:
             f"{name} cannot be kept in the hub's cache: {e.strerror or e}",
             "free some space there, or name another folder in the variable HF_HOME",
         ) from e
+
+
+def _instead(where: str) -> str:
+    """What to train on instead of a base that is given a picture beside the prompt; empty: who knows."""
+    from finetune.families.declared import more_than_prompts
+    from finetune.families.identify import SAME_LINE
+    from finetune.families.parts import pipeline_name
+
+    return SAME_LINE if more_than_prompts(pipeline_name(Path(where))) else ""
 
 
 def _what_it_is(where: str) -> str:

@@ -3,7 +3,7 @@
 Shapes: b batch, H W pixels, h w latent cells, c latent channels.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from finetune.diffusion.process import Process
 from finetune.errors import BaseError
-from finetune.families import autoencoder, parts
+from finetune.families import autoencoder, declared, parts
 from finetune.families.base import BaseInfo, ModelLine, Moments, OriginalName, Text
 from finetune.families.parts import Parts
 
@@ -171,11 +171,21 @@ class DiffusersFolder:
         path = Path(base)
         if parts.pipeline_name(path) != cls.PIPELINE:
             return None
+        declared.refuse_other_parts(path, {name: part.kind for name, part in cls.PARTS.items()})
         for name, part in cls.PARTS.items():
             parts.check_complete(path / name / part.file)
         for tokenizer in cls.TOKENIZERS.values():
             tokenizer.check(path)
-        return cls.facts_of(path)
+        facts, scheduler = cls.facts_of(path), Folder(path).scheduler()
+        cls.process_of(scheduler, facts)  # what cannot be trained is refused before it is loaded
+        return facts._replace(unused=tuple(cls.unread(path, str(scheduler.get("_class_name")))))
+
+    @classmethod
+    def unread(cls, path: Path, scheduler: str) -> Iterator[str]:
+        """Keys of a folder's configurations that nothing takes; scheduler: its own."""
+        folders = [*cls.PARTS, *(one.folder for one in cls.TOKENIZERS.values())]
+        own = {name: part.module_class() for name, part in cls.PARTS.items() if part.kind.startswith("diffusers:")}
+        return declared.unread(path, folders, own, {*cls.schedulers.values(), scheduler})
 
     @classmethod
     def load(cls, base: str, facts: BaseInfo, dtype: torch.dtype, text_bits: int | None = None) -> Self:

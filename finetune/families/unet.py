@@ -38,6 +38,7 @@ TABLES = {
 PREDICTIONS: dict[str, Prediction] = {"epsilon": "epsilon", "v_prediction": "v"}
 _MORE_INPUTS = ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "encoder_hid_dim")
 """of a UNet's configuration: upscalers, unCLIP, Kandinsky and UNets with an IP-Adapter inside have them"""
+_MOST_TIMESTEPS = 100_000
 ITS_SCHEDULER = "this family has neither: is scheduler_config.json the base's own?"
 
 _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
@@ -198,8 +199,16 @@ def process(config: Mapping[str, Any], facts: BaseInfo) -> Process:
             problem = f"scheduler_config.json: beta_schedule {schedule!r} is not one of linear, scaled_linear"
             raise BaseError(problem, ITS_SCHEDULER)
         n = int(config.get("num_train_timesteps", 1000))
-        table = betas(schedule, config.get("beta_start", 0.0001), config.get("beta_end", 0.02), n)
-    return discrete(torch.as_tensor(table), facts.prediction, facts.zero_snr)
+        if not 1 < n <= _MOST_TIMESTEPS:
+            raise BaseError(f"scheduler_config.json: num_train_timesteps is {n}, and usually 1000", ITS_SCHEDULER)
+        start, end = float(config.get("beta_start", 0.0001)), float(config.get("beta_end", 0.02))
+        if not 0 < start <= end < 1:
+            raise BaseError(f"scheduler_config.json: beta_start {start} and beta_end {end} are no betas", ITS_SCHEDULER)
+        table = betas(schedule, start, end, n)
+    noise = torch.as_tensor(table)
+    if noise.ndim != 1 or len(noise) < 2 or not bool(((noise > 0) & (noise < 1)).all()):
+        raise BaseError("scheduler_config.json: its noise levels (beta) are not all between 0 and 1", ITS_SCHEDULER)
+    return discrete(noise, facts.prediction, facts.zero_snr)
 
 
 def scheduler(own: Mapping[str, Any], facts: BaseInfo, named: str) -> Any:

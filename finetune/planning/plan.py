@@ -98,6 +98,7 @@ def resolve_plan(loaded: Loaded, world: int = 1) -> Plan:
     notices = (
         *loaded.notices,
         *unread(facts),
+        *unsaid(wanted, facts),
         *caption_checks.remarks(data.examples, data.words),
         *uncaptioned(wanted, data),
         *prompts,
@@ -112,6 +113,15 @@ def unread(facts: BaseInfo) -> tuple[str, ...]:
         return ()
     named = ", ".join(facts.unused[:NAMED]) + (f" and {more} more" if (more := len(facts.unused) - NAMED) > 0 else "")
     return (f"the base holds what nothing here reads: {named}",)
+
+
+def unsaid(wanted: Recipe, facts: BaseInfo) -> tuple[str, ...]:
+    if facts.prediction_known:
+        return ()
+    return (
+        f"{wanted.base} does not say whether it predicts epsilon or v: a forward pass is asked when it is loaded; "
+        "objective.prediction in the recipe says it for sure",
+    )
 
 
 def uncaptioned(wanted: Recipe, data: Dataset) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from finetune.files.metadata import About
 from finetune.proof.card import write_model_card
 from finetune.proof.chatter import quiet
 from finetune.proof.verify import TOLERANCE, Report, difference, shape_mismatches, verify, weight_of
+from finetune.shortage import MERGING, out_of_memory
 
 __all__ = ["About", "Exported", "Inspection", "Merged", "Report", "convert", "export", "inspect", "merge", "verify"]
 
@@ -131,9 +132,11 @@ def convert(source: Path, layout: Layout, out: Path, base: str = "", dtype: Dtyp
     return worst
 
 
+@out_of_memory("while the adapter is merged", MERGING)
 def merge(modules: AdapterState, base: str, folder: Path, dtype: Dtype) -> Merged:
     """A diffusers pipeline with the change inside: added in float32 to freshly loaded weights, rounded once."""
     family = families.load(base, torch.float32)
+    families.refuse_unknown(base, family.facts)  # the pipeline will say what it predicts
     wrong, whole = 0.0, 0.0
     for name, one in sorted(modules.items()):
         weight = weight_of(family, name)

@@ -162,7 +162,8 @@ AnyAdapter = LoRA | DoRA | FullWeights
 class Objective(Table):
     prediction: Literal["auto", "epsilon", "v", "flow"] = "auto"
     """What the denoiser predicts: the noise (`epsilon`), the velocity (`v`) or the flow (`flow`). `auto` reads it from
-    the base; write it only for a single file that does not say, and that you know better."""
+    the base, and asks one that does not say by a forward pass; write it for a single file that does not say and that
+    you know better. It cannot contradict what the base says."""
     min_snr: Annotated[float, Field(gt=0)] | None = None
     """Gamma of min-SNR loss weighting (arXiv:2303.09556), which evens out the timesteps and learns faster on `epsilon`
     and `v` bases. Usual: 5. Default: off."""

@@ -20,7 +20,8 @@ from finetune.ranks import Ranks
 from finetune.recipe import Loaded, LowRank
 from finetune.reporting.trackers import how_to_open
 from finetune.sampling.session import Picture, Session
-from finetune.training import candidates, checkpoint, preflight
+from finetune.shortage import out_of_memory
+from finetune.training import candidates, checkpoint, levers, preflight
 from finetune.training import loop as trainer
 from finetune.training import samples as pictures
 from finetune.training.begin import Run, begin, beginning
@@ -51,7 +52,7 @@ def run(loaded: Loaded, out: Path, resume: bool = False, worded: Wording = str) 
 
 
 def _procedure(loaded: Loaded, out: Path, resume: bool, stop: Interruption, worded: Wording) -> Events:
-    with preflight.out_of_memory():
+    with out_of_memory():
         ranks = meet()
         plan = one_for_all(ranks, lambda: _resolved(loaded, out, resume, ranks))
         if resume and (result := finished(plan, out)):
@@ -60,7 +61,7 @@ def _procedure(loaded: Loaded, out: Path, resume: bool, stop: Interruption, word
             return
         device, folder = one_for_all(ranks, lambda: _opened(plan, out, resume, ranks, worded))
         folder.file = loaded.file
-        yield from folder.recorded(stop.restored(_in_memory(_stages(plan, device, folder, resume, stop))))
+        yield from folder.recorded(stop.restored(_in_memory(plan, _stages(plan, device, folder, resume, stop))))
 
 
 def _resolved(loaded: Loaded, out: Path, resume: bool, ranks: Ranks) -> Plan:
@@ -75,9 +76,9 @@ def _opened(plan: Plan, out: Path, resume: bool, ranks: Ranks, worded: Wording) 
     return device, folder
 
 
-def _in_memory(events: Events) -> Events:
+def _in_memory(plan: Plan, events: Events) -> Events:
     """The same events; want of memory is in the words of an error before it is written down."""
-    with preflight.out_of_memory():
+    with out_of_memory(lever=lambda: levers.training(plan.recipe)):
         yield from events
 
 
@@ -92,7 +93,7 @@ def _stages(plan: Plan, device: Device, folder: RunFolder, resume: bool, stop: I
     yield from loop(run, stop)
     if folder.writes:
         with trainer.ema_weights(run.state):
-            with stop.kept(), preflight.out_of_memory(lambda: "at the end of the run"):
+            with stop.kept(), out_of_memory("while the result is checked", lambda: levers.sampling(run.plan.recipe)):
                 yield from pick(run)
                 yield from finish(run)
 
@@ -190,7 +191,7 @@ def loop(run: Run, stop: Interruption) -> Events:
         yield Note(f"stopped at step {state.step}: {reason}")
         return
     yield Stage("training", steps)
-    with stop.deferred(), preflight.out_of_memory(lambda: f"at step {state.step + 1}"):
+    with stop.deferred(), out_of_memory(lambda: f"at step {state.step + 1}", lambda: levers.training(run.plan.recipe)):
         try:
             yield from _steps(run, stop)
         except PeerLost as e:
@@ -254,6 +255,11 @@ def save_step(run: Run) -> Generator[Saved, None, None]:
 def observe(run: Run, step: int) -> Events:
     """Held-out losses, the adapter's file and samples that are due at this step. Changes nothing. The ranks share the
     losses and the samples; the first one writes."""
+    with out_of_memory(f"while step {step} is looked at", lambda: levers.sampling(run.plan.recipe)):
+        yield from _observed(run, step)
+
+
+def _observed(run: Run, step: int) -> Events:
     plan, config, ranks = run.plan, run.plan.recipe, run.device.ranks
     if run.folder.writes and is_candidate(plan, step):
         try:
