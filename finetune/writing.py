@@ -53,7 +53,7 @@ def reserve(folder: Path, needed: int, name: str = ".room") -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(28, f"{needed / 2**30:.2f} GiB needed, {free / 2**30:.2f} GiB free")
-    probe = folder / f"{name}.{os.getpid()}"
+    probe = folder / f"{name.removesuffix('.part')}.{os.getpid()}.part"  # as what a killed writer leaves
     try:
         with probe.open("wb") as file:
             if needed and hasattr(os, "posix_fallocate"):

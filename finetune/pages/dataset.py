@@ -55,6 +55,7 @@ REMEDIES: dict[Reason, str] = {
     "link": "Copy the file itself into the folder.",
     "caption without image": "Put the picture back beside it, or remove the caption file.",
     "unreadable": "Rename the file, or give yourself the right to read it.",
+    "changed": "Check again, and leave the picture as it is meanwhile.",
 }
 """Reason -> what to do, in general; the detail of a rejected file says it of that file."""
 FLAGS = {

@@ -21,6 +21,9 @@ from finetune.planning.resolve import check_compatible, check_kept, resolve, res
 from finetune.recipe import Loaded, Recipe
 from finetune.recipe.resolved import ResolvedRecipe
 
+NAMED = 6
+"""at most, of what the base's files hold that nothing reads"""
+
 
 class BucketRow(NamedTuple):
     bucket: Bucket
@@ -94,12 +97,31 @@ def resolve_plan(loaded: Loaded, world: int = 1) -> Plan:
     prompts += unlike_captions(resolved.sample.prompts, data)
     notices = (
         *loaded.notices,
+        *unread(facts),
+        *unsaid(wanted, facts),
         *caption_checks.remarks(data.examples, data.words),
         *uncaptioned(wanted, data),
         *prompts,
         *left_out(resolved, data),
     )
     return Plan(resolved, sources, facts, data, train, prior, tuple(held_out), micros, notices)
+
+
+def unread(facts: BaseInfo) -> tuple[str, ...]:
+    """What the base's files hold that has no effect here."""
+    if not facts.unused:
+        return ()
+    named = ", ".join(facts.unused[:NAMED]) + (f" and {more} more" if (more := len(facts.unused) - NAMED) > 0 else "")
+    return (f"the base holds what nothing here reads: {named}",)
+
+
+def unsaid(wanted: Recipe, facts: BaseInfo) -> tuple[str, ...]:
+    if facts.prediction_known:
+        return ()
+    return (
+        f"{wanted.base} does not say whether it predicts epsilon or v: a forward pass is asked when it is loaded; "
+        "objective.prediction in the recipe says it for sure",
+    )
 
 
 def uncaptioned(wanted: Recipe, data: Dataset) -> tuple[str, ...]:

@@ -211,14 +211,22 @@ def resolve_prediction(facts: BaseInfo, wanted: Recipe) -> BaseInfo:
         RecipeError: base and recipe say different things.
     """
     said = wanted.objective.prediction
-    if said == "auto" or said == facts.prediction:
+    if said == "auto" or (said == facts.prediction and facts.prediction_known):
         return facts
     if facts.prediction_known:
         raise RecipeError(
             f"objective.prediction = {said}, but {wanted.base} predicts {facts.prediction} ({facts.evidence})",
             'leave it at "auto"',
         )
-    return facts._replace(prediction=said, prediction_known=True, evidence=f"{facts.evidence}; the recipe")
+    if said == "flow":
+        raise RecipeError(f"objective.prediction = flow: {wanted.base} is no flow model", '"epsilon" or "v"')
+    if said == "epsilon" and facts.zero_snr:
+        raise RecipeError(
+            f"objective.prediction = epsilon, but {wanted.base} ends in pure noise, where epsilon says nothing "
+            f"({facts.evidence})",
+            '"v", which is what such bases predict',
+        )
+    return facts.settled(said, "the recipe's objective.prediction")
 
 
 def _text_rate(wanted: Recipe) -> float | None:

@@ -7,9 +7,9 @@ import getpass
 import re
 import socket
 from collections.abc import Iterable
-from pathlib import Path
 from typing import NamedTuple
 
+from finetune import reading
 from finetune.reporting.shown import CONTROLS
 
 LEFT_OUT = "…"
@@ -51,7 +51,7 @@ def public(text: str, most: int = MOST_CHARACTERS) -> Public:
 
 def local_path(text: str) -> str:
     """The first path of this machine in a text; "" where there is none."""
-    found, home = _PATH.search(text), str(Path.home())
+    found, home = _PATH.search(text), str(reading.home() or "")
     if found:
         return found[0].strip()
     return home if len(home) > 1 and home in text else ""
@@ -62,7 +62,7 @@ def leak(text: str, written: str = "") -> str:
 
     written: what the user wrote, where such a name is a word as any other.
     """
-    path, home = _LOCAL.search(text), str(Path.home())
+    path, home = _LOCAL.search(text), str(reading.home() or "")
     if path or (len(home) > 1 and home in text):
         return f"a local path ({path[0].strip() if path else home}...)"
     own = (name for name in _own_names() if _says(text, name) and not _says(written, name))
@@ -70,7 +70,7 @@ def leak(text: str, written: str = "") -> str:
 
 
 def _without_paths(text: str) -> str:
-    home = str(Path.home())
+    home = str(reading.home() or "")
     found = _PATH.sub(LEFT_OUT, text)
     return found.replace(home, LEFT_OUT) if len(home) > 1 else found
 

@@ -17,6 +17,7 @@ from finetune.sampling.png import write_png
 from finetune.sampling.request import USUAL, AdapterWeight, SampleRequest, SampleSet, SessionOptions
 from finetune.sampling.session import Session, check_options
 from finetune.sampling.words import AdapterInUse, adapters_in_use, stacked, word_notices, written_out
+from finetune.shortage import GENERATING, out_of_memory
 
 GRID = "sheet.png"
 _BYTES_PX = 6
@@ -51,13 +52,15 @@ def sample(
     writing.try_folder(out, (_name(0, rows[-1][0]),), sum(_BYTES_PX * r.width * r.height for row in rows for r in row))
     yield from (Note(text) for text in [stacked(used)] if text)
     yield from (Warned(text) for text in word_notices(wanted, base, info, used))
-    session = Session.open(base, [*wanted.prompts, wanted.negative], adapters, options, info)
+    with out_of_memory("while the base is opened", GENERATING):
+        session = Session.open(base, [*wanted.prompts, wanted.negative], adapters, options, info)
     triggers = ", ".join(f"{adapter.file.name}: {adapter.trigger}" for adapter in used if adapter.trigger)
     facts, shown = {**session.made_with, "triggers": triggers}, {}
     pictures = session.generate_many([request for row in rows for request in row])
     for row in rows:
         for n, request in enumerate(row):
-            picture = next(pictures)
+            with out_of_memory("while pictures are generated", GENERATING):
+                picture = next(pictures)
             path = out / _name(n, request)
             _write(picture.image, path, {**request.described(), **facts, "blanked": "yes" if picture.blocked else ""})
             shown[n, row[0].seed] = picture.image

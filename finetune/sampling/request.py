@@ -130,6 +130,9 @@ class SessionOptions(NamedTuple):
     """The base's own safety checker is on, where the base has one."""
     merged: bool = False
     """Adapters are merged into the weights, in float32, before they are used."""
+    prediction: str = ""
+    """What the base predicts where it does not say so itself: epsilon or v. Empty: what adapters were trained for,
+    or what a forward pass tells."""
 
 
 USUAL = SessionOptions()

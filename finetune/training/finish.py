@@ -175,7 +175,7 @@ def export_pipeline(run: Run) -> Generator[Event, None, Finished]:
     dtype = export.FILE_DTYPES[plan.recipe.export.dtype]
     save(family, folder, dtype)
     export.for_others(folder)
-    base, again = families.load(plan.recipe.base), families.load(str(folder))
+    base, again = families.load(plan.recipe.base, facts=plan.facts), families.load(str(folder))
     for component in adapters.component_names(plan.recipe.adapter, family.denoiser_name):
         written = {n: p.to(dtype).float() for n, p in family.parts[component].state_dict().items()}
         if evaluate.distance(again.parts[component].state_dict(), written) != 0:

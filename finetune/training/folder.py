@@ -16,7 +16,7 @@ import torch
 from finetune import __version__, reading, recipe, references, writing
 from finetune import tensors as weights
 from finetune.adapters.attach import Trainable
-from finetune.errors import FinetuneError, Interrupted, NotLearnt, RunError
+from finetune.errors import FinetuneError, Interrupted, NotLearnt, PeerLost, RunError
 from finetune.events import Event, Finished, Saved, Warned, unheard
 from finetune.families.base import Family
 from finetune.files import layouts
@@ -33,9 +33,10 @@ from finetune.reporting.jsonl import JsonLines
 from finetune.reporting.owner import LOCK, Ownership, owned, owner_of
 from finetune.reporting.status import REPORT, resuming
 from finetune.reporting.trackers import FOLDER, IDS, Described, Trackers
+from finetune.saving import is_leftover, remove_leftovers
 from finetune.training import checkpoint
 from finetune.training.loop import State
-from finetune.training.resume import compared, no_run, record, settings
+from finetune.training.resume import A_STEP, compared, holds_run, no_run, record, settings
 
 TRYOUT = ".tryout"
 """while it is tried before the first step what the end will need; as long as "adapter", where that will be"""
@@ -44,7 +45,11 @@ _TRACES = {
     references.CANDIDATES, TRYOUT,
 }  # fmt: skip
 """what a run leaves that ended before it saved a step"""
-_OUTCOMES: dict[type[FinetuneError], str] = {Interrupted: "interrupted", NotLearnt: "not learnt"}
+_OUTCOMES: dict[type[FinetuneError], str] = {
+    Interrupted: "interrupted",
+    PeerLost: "interrupted",
+    NotLearnt: "not learnt",
+}
 """what run.json says of a run that ended in an error, of other errors "failed"; else it says running or done"""
 
 
@@ -88,9 +93,12 @@ class RunFolder:
             str(reading.real_path(self.path)).encode()
         except UnicodeEncodeError as e:
             raise RunError(f"{self.path}: no adapter can be read from a path that is no UTF-8", "another `out`") from e
-        if owner := owner_of(self.path):
-            raise owned(self.path, owner)
-        _refuse(self.path, resume)
+        self._refuse_owned()
+        try:
+            _refuse(self.path, resume)
+        except RunError:
+            self._refuse_owned()  # what is in the way may be of a run that began just now
+            raise
         made = not reading.exists(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -99,10 +107,15 @@ class RunFolder:
                 _refuse(self.path, resume)  # another run may have come and gone since
                 self._make_room(plan, resume)
         except OSError as e:
-            if made and reading.is_dir(self.path):
-                self.path.rmdir()
+            if made:
+                with suppress(OSError):  # it was not made, or something is left in it
+                    self.path.rmdir()
             problem = f"cannot write into {self.path}: {e.strerror}"
             raise RunError(problem, "choose another `out`, or free some space") from e
+
+    def _refuse_owned(self) -> None:
+        if owner := owner_of(self.path):
+            raise owned(self.path, owner)
 
     @contextmanager
     def _kept_when_opened(self) -> Iterator[None]:
@@ -113,6 +126,7 @@ class RunFolder:
             raise
 
     def _make_room(self, plan: Plan, resume: bool) -> None:
+        remove_leftovers(self.path)
         needed = disk_bytes(plan, footprint.component_footprints(plan))
         writing.reserve(self.path, max(0, needed - _bytes_there(self.path)))
         if not resume:
@@ -171,7 +185,7 @@ class RunFolder:
             raise error from e
         finally:
             self._trackers.close()
-            with suppress(OSError):
+            with suppress(OSError):  # a full disk takes no last words either
                 self._log_faults()
             self._last_page()
             self._ownership.release()
@@ -285,26 +299,27 @@ def run_identity(plan: Plan, family: Family) -> dict[str, str]:
         identity["start"] = layouts.read_adapter(start).digest()
     if plan.prior:
         identity["prior images"] = weights.digest("".join(p.example.digest for p in plan.prior.placed))
-    return identity | compared(plan.recipe)
+    return identity | compared(plan.recipe) | {A_STEP: str(plan.train.schedule.samples_per_step)}
 
 
 def _refuse(out: Path, resume: bool) -> None:
-    holds_run = reading.exists(out / RECORD) or reading.exists(out / references.CHECKPOINTS)
-    if resume and not holds_run:
+    held = holds_run(out)
+    if resume and not held:
         raise no_run(out)
     if reading.exists(out) and not reading.is_dir(out):
         raise RunError(f"{out} is a file, not a folder", "choose another `out`")
     if not resume and reading.exists(out) and not _is_free(out):
-        what = "holds a run already" if holds_run else "is not empty"
-        hint = f"`resume` to go on with it, or another `out`, such as {out}-2" if holds_run else "choose another `out`"
+        what = "holds a run already" if held else "is not empty"
+        hint = f"`resume` to go on with it, or another `out`, such as {out}-2" if held else "choose another `out`"
         raise RunError(f"{out} {what}", hint)
 
 
 def _is_free(out: Path) -> bool:
     """Does it hold nothing, or no more than the traces of a run that ended before it saved a step?"""
-    names = {path.name for path in out.iterdir()}
+    names = {path.name for path in out.iterdir() if not is_leftover(path.name)}
     ended = record(out).get("outcome", "running") not in ("running", "done")
-    return names <= {LOG, LOCK} or (ended and names <= _TRACES and not references.steps(out))
+    begun = LOG in names and names <= {LOG, LOCK, RECIPE_FILE}  # and killed before it wrote down that it had
+    return names <= {LOG, LOCK} or begun or (ended and names <= _TRACES and not references.steps(out))
 
 
 def _remove_traces(out: Path) -> None:

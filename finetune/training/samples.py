@@ -7,6 +7,7 @@ from finetune import resources as shipped
 from finetune.events import Sampled
 from finetune.planning.plan import Plan
 from finetune.planning.public import public_recipe
+from finetune.ranks import ALONE, Ranks
 from finetune.reporting.public import public
 from finetune.sampling.grid import grid, made_with, row_label
 from finetune.sampling.png import write_png
@@ -14,8 +15,11 @@ from finetune.sampling.request import SampleRequest
 from finetune.sampling.session import Picture, Session
 
 
-def draw_samples(plan: Plan, session: Session) -> list[Picture]:
-    return list(session.generate_many(requests(plan)))
+def draw_samples(plan: Plan, session: Session, ranks: Ranks = ALONE) -> list[Picture]:
+    """One for each prompt. ranks: those who share them, and all ask the same."""
+    wanted = requests(plan)
+    shares = [iter(drawn) for drawn in ranks.gathered(list(session.generate_many(ranks.share(wanted))))]
+    return [next(shares[i % ranks.world_size]) for i in range(len(wanted))]
 
 
 def sample_prompts(plan: Plan) -> list[str]:

@@ -1,6 +1,7 @@
 """Signals, a terminal that is closed (SIGHUP), a reader that leaves: save first, then stop, and say how to go on."""
 
 import atexit
+import os
 import signal
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
@@ -19,10 +20,12 @@ _SIGNALS = [int(getattr(signal, name)) for name in ("SIGINT", "SIGTERM", "SIGHUP
 
 
 class Interruption:
-    """By a signal: at once outside the loop, after the current step inside; a second one is always at once."""
+    """By a signal: at once outside the loop, after the current step inside. A second Ctrl-C is always at once. A second
+    SIGTERM is not, as schedulers send it to the launcher and to each process."""
 
     def __init__(self, out: Path) -> None:
         self.out, self.asked, self._waits = out, False, False
+        self._launcher = os.getppid() if "LOCAL_RANK" in os.environ else None
         self.begun = False
         """its recipe is in the folder: it can be resumed"""
         self.raised: Interrupted | None = None
@@ -33,6 +36,10 @@ class Interruption:
     def error(self, step: int) -> Interrupted:
         said = f"stopped after step {step}; the state is saved"
         return Interrupted(said, action=resuming(self.out), other=self._as_it_is())
+
+    def wanted(self) -> bool:
+        """Was this process asked to stop, or left by the launcher that started it?"""
+        return self.asked or (self._launcher is not None and os.getppid() != self._launcher)
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
@@ -54,8 +61,8 @@ class Interruption:
         except (InputError, MemoryShortage, VerifyError) as e:
             raise type(e)(e.problem, e.hint, e.action, e.other or self._as_it_is() or saved) from e
 
-    def heard(self, *_: object) -> None:
-        if self._waits and not self.asked:
+    def heard(self, number: int = signal.SIGINT, *_: object) -> None:
+        if self._waits and not (self.asked and number == signal.SIGINT):
             self.asked = True
             return
         other = self._as_it_is()
