@@ -175,8 +175,8 @@ def check_value(value: object) -> None:
 
 
 def finite_number(found: object, where: str, kind: ErrorClass, hint: str) -> float:
-    """Raises kind: it is no number, or not a finite one."""
-    if isinstance(found, bool) or not isinstance(found, int | float) or abs(found) > 1e300 or not math.isfinite(found):
+    """Raises kind: it is no number, or not a finite one in float32, which it will be multiplied with."""
+    if isinstance(found, bool) or not isinstance(found, int | float) or abs(found) > 3e38 or not math.isfinite(found):
         raise kind(f"{where}: {_shown(found)} where a number belongs", hint)
     return float(found)
 

@@ -1,5 +1,6 @@
 """The command line: reads arguments, shows results, prints errors. No logic, and nothing heavy until it is needed."""
 
+import errno
 import json
 import logging
 import os
@@ -88,6 +89,10 @@ def main() -> None:
     raise SystemExit(code or (2 if out.lost and _command_of(sys.argv[1:]) not in _RESULTS_ARE_FILES else 0))
 
 
+_MACHINE_FAULTS = {
+    errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ENOMEM,
+}  # fmt: skip
+"""what may fail anywhere, and is no bug of ours"""
 _RESULTS_ARE_FILES = {"train", "quickstart"}
 """commands that have done their work, whatever became of their words"""
 
@@ -107,6 +112,13 @@ def _carried_out() -> int:
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")
         return 130
+    except OSError as e:
+        if e.errno not in _MACHINE_FAULTS:
+            raise
+        where = f"{e.filename}: " if e.filename else ""
+        fault = InputError(f"{where}{e.strerror}", "this machine has too little of something: disk, memory, open files")
+        sys.stderr.write(_printed(fault, sys.argv[1:]))
+        return fault.exit_code
     except SystemExit as e:
         return e.code if isinstance(e.code, int) else int(e.code is not None)
     return 0

@@ -54,13 +54,14 @@ def copy_recipe(
 ) -> None:
     """Copy a recipe, so that you can change it."""
     from finetune.errors import RunError
+    from finetune.saving import write_bytes
 
     source = recipe_files.find_recipe(name)
     target = to / source.name if to and reading.is_dir(to) else to or Path(source.name)
     if reading.exists(target):
         raise RunError(f"{target} exists", "choose another name")
     try:
-        target.write_text(recipe_files.whole_text(source), encoding="utf-8")
+        write_bytes(recipe_files.whole_text(source).encode(), target)
     except OSError as e:
         raise RunError(f"cannot write {target}: {e.strerror}", "choose another place") from e
     typer.echo(f"wrote {target}   next: change it, then finetune plan {target}")

@@ -49,7 +49,7 @@ WHITE = (255, 255, 255)
 
 Colour = tuple[int, int, int]
 
-_DECODER_ERRORS = (
+DECODER_ERRORS = (
     OSError,
     ValueError,
     SyntaxError,
@@ -171,7 +171,7 @@ def _decoding(path: Path, data: bytes) -> Iterator[None]:
             raise Unusable(path, "image bomb", f"more than {MAX_PIXELS:,} pixels") from e
         except UnidentifiedImageError as e:
             raise Unusable(path, *diagnose(data, path.suffix)) from e
-        except _DECODER_ERRORS as e:
+        except DECODER_ERRORS as e:
             message = str(e).rstrip(".") or type(e).__name__
             reason: Reason = "truncated" if is_cut_short(data, message) else "corrupt"
             raise Unusable(path, reason, f"the picture cannot be decoded ({message})") from e
@@ -208,7 +208,7 @@ def _opened(path: Path, data: bytes) -> Image.Image:
 def _orientation(image: Image.Image) -> int:
     try:
         orientation = image.getexif().get(0x0112, 1)
-    except _DECODER_ERRORS:  # a damaged EXIF block does not make the pixels wrong
+    except DECODER_ERRORS:  # a damaged EXIF block does not make the pixels wrong
         return 1
     return orientation if orientation in range(1, 9) else 1
 

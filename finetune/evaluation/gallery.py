@@ -10,6 +10,7 @@ from typing import Protocol
 from PIL import Image
 
 from finetune import families, reading
+from finetune.data.decode import DECODER_ERRORS
 from finetune.errors import RunError
 from finetune.events import Advanced, Event, Stage
 from finetune.files import layouts
@@ -76,7 +77,7 @@ class PictureStore:
         try:
             with Image.open(self.path(row, request)) as found:
                 return found.convert("RGB")
-        except OSError:  # none yet, or cut short
+        except (*DECODER_ERRORS, Image.DecompressionBombError):  # none yet, or cut short
             return None
 
     def keep(self, row: str, request: SampleRequest, image: Image.Image, adapter: str, weight: float = 1.0) -> None:

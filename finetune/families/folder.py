@@ -43,11 +43,16 @@ class Part(NamedTuple):
         return getattr(import_module(library), name)
 
     def built(self, config: Mapping[str, Any]) -> nn.Module:
-        """The module of that configuration, with weights that are not the base's."""
+        """The module of that configuration, with weights that are not the base's. Raises BaseError: it cannot be."""
         kind = self.module_class()
-        if self.kind.startswith("diffusers:"):
-            return self.marked(kind.from_config(config))
-        return self.marked(kind(kind.config_class.from_dict(config)))
+        try:
+            if self.kind.startswith("diffusers:"):
+                return self.marked(kind.from_config(config))
+            return self.marked(kind(kind.config_class.from_dict(config)))
+        except Exception as e:  # a configuration may hold anything, and is checked nowhere else
+            said = (str(e).splitlines() or [type(e).__name__])[0][:200]
+            raise BaseError(f"the configuration of {self.kind.partition(':')[2]} cannot be built: {said}",
+                            "fetch the base again") from e  # fmt: skip
 
 
 class Tokenizer(NamedTuple):
@@ -70,10 +75,25 @@ class Tokenizer(NamedTuple):
         self.check(path)
         try:
             kind = getattr(transformers, self.kind)
-            return kind.from_pretrained(str(path), subfolder=self.folder, local_files_only=True)
+            return kind.from_pretrained(
+                str(path), subfolder=self.folder, local_files_only=True, trust_remote_code=False
+            )  # fmt: skip
         except Exception as e:  # the tokenizers library raises bare Exceptions
             problem = f"{path / self.folder} cannot be loaded: {(str(e).splitlines() or [type(e).__name__])[0][:200]}"
             raise BaseError(problem, "fetch the base again") from e
+
+
+def chat_form(tokenizer: Any, turns: Sequence[Mapping[str, object]], **options: object) -> str:
+    """A chat in the model's own form. Its template is a program of others, which transformers runs in a sandbox.
+
+    Raises:
+        BaseError: it cannot be made, or tries to leave the sandbox.
+    """
+    try:
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **options))
+    except Exception as e:  # whatever the template does wrong
+        said = (str(e).splitlines() or [type(e).__name__])[0][:200]
+        raise BaseError(f"the chat template of {type(tokenizer).__name__} fails: {said}", "fetch the base again") from e
 
 
 def clip_tokenizer(folder: str = "tokenizer") -> Tokenizer:

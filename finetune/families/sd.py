@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 import torch
 
 from finetune import reading
+from finetune.errors import BaseError
 from finetune.families import clip_t5, folder, parts, single_file, unet
 from finetune.families.base import BaseInfo, Labels, ModelLine, Prompt, Text
 from finetune.families.folder import Part
@@ -91,5 +92,12 @@ class StableDiffusion(unet.UNetFolder):
         from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
         from transformers import CLIPImageProcessor
 
-        checker = StableDiffusionSafetyChecker.from_pretrained(self.base, subfolder="safety_checker")
-        return checker, CLIPImageProcessor.from_pretrained(self.base, subfolder="feature_extractor")
+        here = {"local_files_only": True}
+        try:
+            checker = StableDiffusionSafetyChecker.from_pretrained(
+                self.base, subfolder="safety_checker", use_safetensors=True, **here
+            )
+            return checker, CLIPImageProcessor.from_pretrained(self.base, subfolder="feature_extractor", **here)
+        except (OSError, ValueError, RuntimeError) as e:
+            problem = f"the safety checker of {self.base} cannot be loaded: {str(e).splitlines()[0]}"
+            raise BaseError(problem, "fetch the base again, with its safetensors files") from e

@@ -67,14 +67,14 @@ def report(run: Path, worded: Wording = str) -> str:
         over_steps=section("the pictures over the steps", pictures.over_steps),
         judged=section("the pictures that were judged", judged),
         scores=section("the scores", numbers.final_scores),
-        candidates=section("the candidates", numbers.candidates),
-        learning=section("what training did", numbers.learning),
+        candidates=section("the candidates", numbers.candidates) or [],
+        learning=section("what training did", numbers.learning) or [],
         figures=section("the curves", figures.figures),
         layers=section("the change by layer", numbers.changed_layers),
         data=section("the training pictures", training_data),
-        checks=section("what was verified", numbers.checks),
+        checks=section("what was verified", numbers.checks) or [],
         settings=section("the recipe", settings_of),
-        warnings=section("the warnings", run_warnings),
+        warnings=section("the warnings", run_warnings) or [],
         damage=damage, worded=worded, shown=shown_text, plain=plain_text,
     )  # fmt: skip
 

@@ -1,10 +1,7 @@
 """Adapters out: files for every reader, the model card, the merged pipeline; and from one layout into another."""
 
 import json
-import os
-import shutil
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -22,6 +19,7 @@ from finetune.files.metadata import About
 from finetune.proof.card import write_model_card
 from finetune.proof.chatter import quiet
 from finetune.proof.verify import TOLERANCE, Report, difference, shape_mismatches, verify, weight_of
+from finetune.saving import whole_or_not
 
 __all__ = ["About", "Exported", "Inspection", "Merged", "Report", "convert", "export", "inspect", "merge", "verify"]
 
@@ -163,9 +161,9 @@ def write_file(
         if layout == "universal"
         else layouts.diffusers(modules, FILE_DTYPES[dtype])
     )
-    weights.write_tensors(tensors, path, metadata.make_metadata(about, modules, path.stem, tensors))
-    if layout == "universal":
+    if layout == "universal":  # first: where it fails, the file itself is not in the way of a second try
         weights.write_bytes(metadata.sidecar(about, path.stem).encode(), path.with_suffix(".json"))
+    weights.write_tensors(tensors, path, metadata.make_metadata(about, modules, path.stem, tensors))
     return path
 
 
@@ -217,19 +215,6 @@ def _differ(one: Change, other: Change) -> float:
     """Of what two changes do to some weight of their shape."""
     weight = torch.randn(other.shape, generator=torch.Generator().manual_seed(0))
     return difference(one.delta(weight), other.delta(weight))
-
-
-@contextmanager
-def whole_or_not(folder: Path) -> Iterator[Path]:
-    """A folder beside, which takes the place of `folder` when all went well."""
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    try:
-        beside.mkdir(parents=True, exist_ok=True)
-        yield beside
-        shutil.rmtree(folder, ignore_errors=True)
-        beside.replace(folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def for_others(folder: Path) -> None:

@@ -13,6 +13,7 @@ from finetune.files import layouts
 from finetune.files.metadata import About
 from finetune.proof import export
 from finetune.references import CANDIDATES
+from finetune.saving import whole_or_not
 from finetune.training.begin import Run
 
 
@@ -31,7 +32,7 @@ def write_candidate(run: Run) -> list[Event]:
     layout = layouts.main_layout(modules)
     file = f"{name_of(run)}-step{step:06d}{'' if layout == 'universal' else '-diffusers'}.safetensors"
     events: list[Event] = []
-    with export.whole_or_not(folder) as beside:
+    with whole_or_not(folder) as beside:
         path = export.write_file(modules, beside / file, layout, run.plan.recipe.export.dtype, about_run(run, step))
         before = _payloads(folder)
         if before and before != _payloads(beside):

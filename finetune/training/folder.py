@@ -6,7 +6,7 @@ import platform
 import shutil
 import time
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -31,8 +31,9 @@ from finetune.planning.plan import Plan
 from finetune.reporting.history import LOG, RECIPE_FILE, RECORD
 from finetune.reporting.jsonl import JsonLines
 from finetune.reporting.owner import LOCK, Ownership, owned, owner_of
-from finetune.reporting.status import REPORT
+from finetune.reporting.status import REPORT, resuming
 from finetune.reporting.trackers import FOLDER, IDS, Described, Trackers
+from finetune.saving import is_leftover, remove_leftovers
 from finetune.training import checkpoint
 from finetune.training.loop import State
 from finetune.training.resume import compared, no_run, record, settings
@@ -82,9 +83,12 @@ class RunFolder:
         Raises:
             RunError: says which, and what to do; also when a living run owns the folder.
         """
-        if owner := owner_of(self.path):
-            raise owned(self.path, owner)
-        _refuse(self.path, resume)
+        self._refuse_owned()
+        try:
+            _refuse(self.path, resume)
+        except RunError:
+            self._refuse_owned()  # what is in the way may be of a run that began just now
+            raise
         made = not reading.exists(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -93,10 +97,15 @@ class RunFolder:
                 _refuse(self.path, resume)  # another run may have come and gone since
                 self._make_room(plan, resume)
         except OSError as e:
-            if made and reading.is_dir(self.path):
-                self.path.rmdir()
+            if made:
+                with suppress(OSError):  # it was not made, or something is left in it
+                    self.path.rmdir()
             problem = f"cannot write into {self.path}: {e.strerror}"
             raise RunError(problem, "choose another `out`, or free some space") from e
+
+    def _refuse_owned(self) -> None:
+        if owner := owner_of(self.path):
+            raise owned(self.path, owner)
 
     @contextmanager
     def _kept_when_opened(self) -> Iterator[None]:
@@ -107,6 +116,7 @@ class RunFolder:
             raise
 
     def _make_room(self, plan: Plan, resume: bool) -> None:
+        remove_leftovers(self.path)
         _reserve(self.path, _bytes_needed(plan) - _bytes_there(self.path))
         if not resume:
             _remove_traces(self.path)
@@ -150,10 +160,15 @@ class RunFolder:
         except FinetuneError as e:
             self._note(_OUTCOMES.get(type(e), "failed"), str(e), e.hint)
             raise
+        except OSError as e:
+            error = self._unwritten(e)
+            self._note("failed", str(error), error.hint)
+            raise error from e
         finally:
             self._trackers.close()
-            self._log_faults()
-            self._last_page()
+            with suppress(OSError):  # a full disk takes no last words either
+                self._log_faults()
+                self._last_page()
             self._ownership.release()
 
     def _last_page(self) -> None:
@@ -200,12 +215,20 @@ class RunFolder:
         }
         weights.write_bytes(json.dumps(content, indent=1).encode(), self.path / RECORD)
 
+    def _unwritten(self, error: OSError) -> RunError:
+        """What a run, whatever it was at, could not write or read."""
+        what = f"{error.filename or self.path}: {error.strerror or error}"
+        return RunError(f"the disk failed the run in {self.path}: {what}", "free some space, then resume",
+                        resuming(self.path))  # fmt: skip
+
     def _note(self, outcome: str, reason: str, hint: str = "") -> None:
-        if self._begun:  # what is refused before changes nothing
+        """On a disk that takes nothing more the run is one that was cut off."""
+        begun, self._begun = self._begun, False
+        if begun:  # what is refused before changes nothing
             told = {"outcome": outcome, "reason": reason, "hint": hint, "picked_step": self.picked}
             content = {**record(self.path), **told}
-            weights.write_bytes(json.dumps(content, indent=1).encode(), self.path / RECORD)
-            self._begun = False
+            with suppress(OSError):
+                weights.write_bytes(json.dumps(content, indent=1).encode(), self.path / RECORD)
 
 
 class Unwritten(RunFolder):
@@ -267,9 +290,10 @@ def _refuse(out: Path, resume: bool) -> None:
 
 def _is_free(out: Path) -> bool:
     """Does it hold nothing, or no more than the traces of a run that ended before it saved a step?"""
-    names = {path.name for path in out.iterdir()}
+    names = {path.name for path in out.iterdir() if not is_leftover(path.name)}
     ended = record(out).get("outcome", "running") not in ("running", "done")
-    return names <= {LOG, LOCK} or (ended and names <= _TRACES and not references.steps(out))
+    begun = LOG in names and names <= {LOG, LOCK, RECIPE_FILE}  # and killed before it wrote down that it had
+    return names <= {LOG, LOCK} or begun or (ended and names <= _TRACES and not references.steps(out))
 
 
 def _remove_traces(out: Path) -> None:
@@ -301,7 +325,7 @@ def _reserve(out: Path, needed: int) -> None:
     free = shutil.disk_usage(out).free
     if free < needed:
         raise OSError(28, f"{needed / 2**30:.2f} GiB needed, {free / 2**30:.2f} GiB free")
-    probe = out / f".room.{os.getpid()}"
+    probe = out / f".room.{os.getpid()}.part"
     try:
         with probe.open("wb") as file:
             if hasattr(os, "posix_fallocate"):
@@ -309,7 +333,8 @@ def _reserve(out: Path, needed: int) -> None:
             else:
                 file.write(b"room")
     finally:
-        probe.unlink(missing_ok=True)
+        with suppress(OSError):
+            probe.unlink()
 
 
 def shapes(trainable: Trainable) -> str:
