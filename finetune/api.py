@@ -12,7 +12,7 @@ from finetune.silence import silence
 
 if TYPE_CHECKING:
     from finetune.captioning.dataset import Captioned
-    from finetune.data.decode import Colour
+    from finetune.data.colours import Colour
     from finetune.data.example import Dataset
     from finetune.data.wording import DatasetKind
     from finetune.evaluation.compare import Comparison

@@ -70,6 +70,14 @@ def real_path(path: Path) -> Path:
         return path
 
 
+def home() -> Path | None:
+    """The user's folder; None: there is none, as in a container whose user has no name."""
+    try:
+        return Path.home()
+    except (RuntimeError, KeyError):
+        return None
+
+
 def is_file(path: Path) -> bool:
     """As Path.is_file; False too where the name is impossible, or a folder on the way may not be entered."""
     return (mode := _mode(path)) is not None and stat.S_ISREG(mode)

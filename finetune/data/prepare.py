@@ -3,20 +3,20 @@
 import json
 import posixpath
 import re
-import shutil
 import tempfile
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from finetune import reading
+from finetune import reading, writing
 from finetune.choices import CaptionsFrom
 from finetune.data import captions, decode, folder
 from finetune.data.audit import Audit, audit_folder, complaint
 from finetune.data.caption_files import TABLE
+from finetune.data.colours import WHITE, Colour, colour_name
 from finetune.data.dataset import read_dataset
-from finetune.data.decode import WHITE, Colour, ImageInfo
+from finetune.data.decode import ImageInfo
 from finetune.data.diagnose import SUFFIXES
 from finetune.data.example import CARD, Dataset, DatasetCard
 from finetune.data.folder import MAX_ASPECT, MIN_SIDE_PX, Rules
@@ -56,6 +56,7 @@ def prepare(
         RunError: `out` cannot be written.
     """
     _refuse_out(folder.locate_images(source), out)
+    writing.try_folder(out)
     words = captions.clean_words(
         trigger, class_word, template, kind, captions_from, allow_uncaptioned or captioned_next
     )
@@ -69,7 +70,7 @@ def prepare(
             "allow_uncaptioned": allow_uncaptioned or report.card.allow_uncaptioned,
             "license": license or report.card.license,
             "source": source_note or report.card.source,
-            "background": decode.colour_name(background),
+            "background": colour_name(background),
         }
     )
     _write(report, card, out, background)
@@ -103,10 +104,11 @@ def _fill_folder(report: Audit, card: DatasetCard, root: Path, background: Colou
     for example in report.used:
         target = root / names[example.name]
         target.parent.mkdir(parents=True, exist_ok=True)
+        content = decode.contents(example.path, example.digest)
         if decode.needs_no_change(report.infos[example.name]):
-            shutil.copyfile(example.path, target)
+            target.write_bytes(content)
         else:
-            decode.open_rgb(example.path, background).save(target, "PNG", compress_level=3)
+            decode.decoded(example.path, content, background).save(target, "PNG", compress_level=3)
         rows.append({"file_name": names[example.name], "text": example.caption, "caption_by": example.origin})
     if all(row["caption_by"] == "written" for row in rows):
         rows = [{k: v for k, v in row.items() if k != "caption_by"} for row in rows]

@@ -29,9 +29,13 @@ COUNT, FEWEST = 10, 4
 """pictures with the trigger: so many where time allows, and at least so many"""
 
 
-def session_options(base_bits: int | None = None, text_encoder_bits: int | None = None) -> SessionOptions:
+def session_options(
+    base_bits: int | None = None, text_encoder_bits: int | None = None, prediction: str = ""
+) -> SessionOptions:
     """How the base is opened for a verdict: alike at the end of a run and by command, so that pictures are shared."""
-    return SessionOptions(base_bits=base_bits, text_encoder_bits=text_encoder_bits, safety_checker=False)
+    return SessionOptions(
+        base_bits=base_bits, text_encoder_bits=text_encoder_bits, safety_checker=False, prediction=prediction
+    )
 
 
 _OPENED = session_options()
@@ -87,7 +91,10 @@ def of_path(
         run / EVALUATION if run else file.parent / f"{file.stem}-{EVALUATION}", seen_by,
         count or said.value("evaluate.count", int) or _count(run) or COUNT, said.texts("evaluate.prompts"),
         said.value("data.resolution", int), said.value("sample.guidance", float),
-        session_options(said.value("train.base_bits", int), said.value("data.text_encoder_bits", int)),
+        session_options(
+            said.value("train.base_bits", int), said.value("data.text_encoder_bits", int),
+            said.value("objective.prediction", str) or "",
+        ),
     )  # fmt: skip
 
 

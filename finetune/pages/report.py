@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from finetune import writing
 from finetune.errors import Action, RunError
 from finetune.pages import figures, numbers, pictures
 from finetune.pages.delivery import data_words
@@ -36,6 +37,8 @@ def write_report(run: Path, out: Path | None = None, worded: Wording = str) -> P
     if not is_run(run):
         raise RunError(f"{run} holds no run", "name the folder that a run was given as `out`")
     path = out or run / REPORT
+    if out:
+        writing.try_file(path)
     try:
         write_page(report(run, worded), path)
     except OSError as e:

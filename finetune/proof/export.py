@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from finetune import families, machine, reading, references
+from finetune import families, machine, reading, references, writing
 from finetune import tensors as weights
 from finetune.adapters.change import AdapterState, Change, target_shapes
 from finetune.choices import Dtype, Layout
@@ -91,6 +91,7 @@ def convert(source: Path, layout: Layout, out: Path, base: str = "", dtype: Dtyp
     """
     if reading.exists(out):
         raise RunError(f"{out} exists", "choose another `out`, or move it away")
+    writing.try_file(out)
     source = references.adapter_path(source)
     names = base_sites(base) if base else None
     adapter = layouts.read_adapter(source, names, families.detect(base).family if base else "")
@@ -184,7 +185,7 @@ def own_metadata(modules: AdapterState, name: str, about: About) -> dict[str, st
 def _about(adapter: layouts.AdapterFile, base: str) -> About:
     ours = metadata.about(adapter.metadata)
     if ours:
-        return ours
+        return ours.published()
     if not base:
         raise BaseError("the adapter does not say what base it was made for", "name it: `base`")
     facts = families.detect(base)
@@ -192,18 +193,28 @@ def _about(adapter: layouts.AdapterFile, base: str) -> About:
     return About.of(
         facts, base="" if reading.exists(Path(base)) else base,
         title=told["title"], license=told["license"], trigger=told["trigger_phrase"],
-    )  # fmt: skip
+    ).published()  # fmt: skip
 
 
-def _reopened(modules: AdapterState, out: Path, dtype: Dtype) -> float:
-    """The worst relative difference between the modules and what `out` holds of them."""
+def read_back(modules: AdapterState, out: Path) -> AdapterState:
+    """What a file or folder holds of these modules, which were written into it.
+
+    Raises:
+        VerifyError: it does not hold them all, or cannot be read whole.
+    """
     again = layouts.read_adapter(out, list(modules) + [n for n in layouts.uniform(modules) if n not in modules])
     missing = [name for name in modules if name not in again.modules]
     if again.problems or missing:
         raise VerifyError(
             f"{out} was written wrong: {(*again.problems, *missing)[0]}", "this is a bug: please report it"
         )
-    worst = max(_differ(again.modules[name], change) for name, change in modules.items())
+    return {name: again.modules[name] for name in modules}
+
+
+def _reopened(modules: AdapterState, out: Path, dtype: Dtype) -> float:
+    """The worst relative difference between the modules and what `out` holds of them."""
+    again = read_back(modules, out)
+    worst = max(_differ(again[name], change) for name, change in modules.items())
     if worst > 10 * TOLERANCE[FILE_DTYPES[dtype]]:
         raise VerifyError(
             f"{out} differs from its source by {worst:.1e}, more than {dtype} explains", "export it as float32"

@@ -106,7 +106,7 @@ def verify(
     )
     missed = tuple(sorted(should - adapter.modules.keys()))
     dtype = _file_dtype(file)
-    foreign = made_for_another(adapter, family.facts)
+    foreign = made_for_another(adapter, facts)
     problems = [*([foreign] if foreign else []), *adapter.problems, *adapter.warnings]
     problems += [f"{name}: expected, and not in the file" for name in missed]
     problems += _hash_problems(file, adapter.metadata)

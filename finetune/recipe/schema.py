@@ -280,7 +280,8 @@ class Train(Table):
     keep_last: Positive = 2
     """How many of the newest checkpoints are kept; older ones are deleted. The adapters of sampled steps all stay."""
     patience: Positive = 3
-    """How many steps in a row the loss may be infinite or not a number before the run stops with an error."""
+    """How many steps in a row the loss or its gradients may be infinite or not a number before the run stops with an
+    error. The overflows by which fp16 finds its loss scale do not count."""
 
 
 class Validation(Table):

@@ -78,5 +78,5 @@ def subject_of(plan: Plan, file: Path, out: Path, judge: Path, effect: TrainingE
         file, config.base, dataclasses.replace(training, effect=effect), out / subject.EVALUATION, judge,
         affordable(plan) if config.evaluate.count is None else config.evaluate.count, config.evaluate.prompts,
         config.data.resolution, config.sample.guidance,
-        subject.session_options(config.train.base_bits, config.data.text_encoder_bits),
+        subject.session_options(config.train.base_bits, config.data.text_encoder_bits, config.objective.prediction),
     )  # fmt: skip

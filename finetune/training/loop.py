@@ -41,7 +41,7 @@ class State:
     """for fp16"""
     step: int = 0
     bad_steps: int = 0
-    """non-finite losses in a row"""
+    """steps in a row that could not be taken, without those in which a loss scaler finds its scale"""
     ema: list[Tensor] | None = None
     """running mean of the parameters, in their order, with train.ema"""
     configs: dict[str, dict[str, object]] = field(default_factory=dict)
@@ -67,7 +67,7 @@ def train(state: State, batches: Batches, config: Recipe, device: Device) -> Ite
     modules may be used.
 
     Raises:
-        TrainError: the loss was not finite for `train.patience` steps in a row.
+        TrainError: loss or gradients were not finite for `train.patience` steps in a row.
     """
     assert config.train.steps is not None
     while state.step < config.train.steps:
@@ -77,18 +77,35 @@ def train(state: State, batches: Batches, config: Recipe, device: Device) -> Ite
         with attention_backend(share):
             loss, prior_loss = accumulate(batches.family, state, share, config, device)
         finite = math.isfinite(loss + (prior_loss or 0.0))
+        searching = finite and _scale(state) >= 1
         norm, taken = _apply(state, config.optimizer.clip_norm, finite)
         state.step += 1
         if taken and state.ema is not None:
             update_ema(state.ema, state.parameters, config.train.ema, state.step)
-        # fp16 overflows now and then at a finite loss: the scaler skips that step, and lowers its scale
-        state.bad_steps = 0 if taken or (state.scaler and finite) else state.bad_steps + 1
+        state.bad_steps = 0 if taken or searching else state.bad_steps + 1
         yield Step(state.step, loss, prior_loss, norm, rates, time.perf_counter() - began, not taken)
         if state.bad_steps >= config.train.patience:
-            raise TrainError(
-                f"the loss was not finite for {state.bad_steps} steps in a row, until step {state.step}",
-                "lower optimizer.learning_rate; with fp16, try train.precision = bf16",
-            )
+            raise _diverged(state, finite)
+
+
+def _scale(state: State) -> float:
+    """What the loss is multiplied by; 0 without a scaler. From 1 on an overflow may be the scale's, which the scaler
+    halves and tries again: many at the start, some later. Below 1 the gradients themselves do not fit into fp16."""
+    return float(state.scaler.get_scale()) if state.scaler else 0.0
+
+
+def _diverged(state: State, finite: bool) -> TrainError:
+    said = f"for {state.bad_steps} steps in a row, until step {state.step}"
+    if not finite:
+        return TrainError(
+            f"the loss was not finite {said}", "lower optimizer.learning_rate; with fp16, try train.precision = bf16"
+        )
+    if state.scaler is None:
+        return TrainError(f"the gradients were not finite {said}", "lower optimizer.learning_rate")
+    return TrainError(
+        f"the gradients overflowed in fp16 {said}, however little the loss was scaled ({_scale(state):.1e} now)",
+        "train.precision = bf16, or fp32 where the GPU has no bf16",
+    )
 
 
 def attention_backend(share: StepBatches) -> AbstractContextManager[None]:

@@ -14,6 +14,7 @@ from finetune.machine import CPU, Device, open_machine
 from finetune.pages.report import Wording
 from finetune.planning import plan as planning
 from finetune.planning.candidates import is_candidate, is_scored
+from finetune.planning.names import renamed
 from finetune.planning.plan import Plan
 from finetune.recipe import Loaded, LowRank
 from finetune.reporting.trackers import how_to_open
@@ -24,11 +25,14 @@ from finetune.training import samples as pictures
 from finetune.training.begin import Run, begin, beginning
 from finetune.training.candidates import name_of
 from finetune.training.finish import finish
+from finetune.training.finished import finished, said_again
 from finetune.training.folder import RunFolder, Unwritten
 from finetune.training.loop import Step
 from finetune.training.pick import pick, score_candidate, stop_reason
+from finetune.training.rehearsal import rehearse
+from finetune.training.rescue import unsaved
 from finetune.training.resume import record, refuse_changes, resolve_resumed
-from finetune.training.stop import Events, Interruption, resuming
+from finetune.training.stop import Events, Interruption
 
 
 def run(loaded: Loaded, out: Path, resume: bool = False, worded: Wording = str) -> Events:
@@ -48,6 +52,9 @@ def _procedure(loaded: Loaded, out: Path, resume: bool, stop: Interruption, word
     with preflight.out_of_memory():
         world = int(os.environ.get("WORLD_SIZE", "1"))
         plan = resolve_resumed(loaded, out, world) if resume else planning.resolve_plan(loaded, world)
+        if resume and (result := finished(plan, out)):
+            yield from said_again(result, out)
+            return
         device = open_machine(plan.recipe.train.precision)
         folder = RunFolder(out, worded) if device.ranks.rank == 0 else Unwritten(out)
         folder.open(plan, resume)
@@ -64,6 +71,8 @@ def _in_memory(events: Events) -> Events:
 def _stages(plan: Plan, device: Device, folder: RunFolder, resume: bool, stop: Interruption) -> Events:
     yield from (Warned(notice) for notice in plan.notices)
     yield Note(describe_run(plan, device))
+    if said := renamed(plan.recipe.name, folder.path):
+        yield Warned(said)
     run = yield from beginning(plan, device, folder)
     if resume:
         yield from restore(run)
@@ -71,8 +80,9 @@ def _stages(plan: Plan, device: Device, folder: RunFolder, resume: bool, stop: I
     yield from loop(run, stop)
     if folder.writes:
         with trainer.ema_weights(run.state):
-            yield from pick(run)
-            yield from finish(run)
+            with stop.kept(), preflight.out_of_memory(lambda: "at the end of the run"):
+                yield from pick(run)
+                yield from finish(run)
 
 
 def describe_run(plan: Plan, device: Device) -> str:
@@ -127,14 +137,17 @@ def measure_plan(plan: Plan) -> preflight.Measured:
 
 
 def first(run: Run, stop: Interruption) -> Events:
-    """One real step, put back; then the run's folder is begun: what is refused here leaves nothing in it but its log.
+    """All that the end needs is tried, and one real step, put back; then the run's folder is begun: what is refused
+    here leaves nothing in it but its log.
 
     Raises:
-        TrainError, MemoryShortage, RunError: it cannot be trained, or its file would name this machine.
+        TrainError, MemoryShortage: it cannot be trained.
+        RunError, VerifyError, BaseError: its end would fail, as `rehearse`.
     """
-    candidates.described(run)
     measured = None
     if run.state.step < run.plan.steps:
+        if run.folder.writes:
+            rehearse(run)
         measured = preflight.measure(run.state, run.data.batches, run.plan.recipe, run.device)
     run.folder.begin(run.plan)
     stop.begun = True
@@ -186,7 +199,7 @@ def save_step(run: Run) -> Generator[Saved, None, None]:
     """A checkpoint of the step just taken, where there is none yet.
 
     Raises:
-        RunError: the disk is full, or gone.
+        RunError: the disk is full, or gone; says where the state is then.
     """
     try:
         saved = run.folder.save(run.state, run.plan.recipe.train.keep_last, candidates.described(run))
@@ -194,13 +207,6 @@ def save_step(run: Run) -> Generator[Saved, None, None]:
         raise unsaved(run, e) from e
     if saved:
         yield saved
-
-
-def unsaved(run: Run, error: OSError) -> RunError:
-    """The step just taken could not be written."""
-    out = run.folder.path
-    said = f"cannot save step {run.state.step} in {out}: {error.strerror}"
-    return RunError(said, "free some space, then resume", resuming(out))
 
 
 def observe(run: Run, step: int) -> Events:

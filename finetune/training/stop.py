@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune import reading, references
-from finetune.errors import Action, Interrupted, action
+from finetune.errors import Action, InputError, Interrupted, MemoryShortage, RunError, VerifyError, action
 from finetune.events import Event
 from finetune.reporting.status import resuming as resuming
 
@@ -41,6 +41,18 @@ class Interruption:
             yield
         finally:
             self._waits = False
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Errors of the run's end say how its adapter is exported from the state that was saved."""
+        saved = ("the trained state is saved", resuming(self.out))
+        try:
+            yield
+        except OSError as e:
+            said = f"the run is trained, and its result cannot be written: {e.filename or self.out}: {e.strerror or e}"
+            raise RunError(said, "free some space, then resume", resuming(self.out), self._as_it_is()) from e
+        except (InputError, MemoryShortage, VerifyError) as e:
+            raise type(e)(e.problem, e.hint, e.action, e.other or self._as_it_is() or saved) from e
 
     def heard(self, *_: object) -> None:
         if self._waits and not self.asked:

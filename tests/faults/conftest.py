@@ -30,7 +30,8 @@ def campaign(shim: Path, tmp_path_factory: pytest.TempPathFactory) -> Campaign:
     place = tmp_path_factory.mktemp("campaign")
     code = f"from support import fault_campaign; fault_campaign.main({str(place)!r})"
     paths = os.pathsep.join([str(TESTS), str(TESTS.parent)])
-    environment = {**os.environ, "LD_PRELOAD": str(shim), "PYTHONPATH": paths, "FINETUNE_CACHE": str(place / "cache")}
+    environment = {**os.environ, "LD_PRELOAD": str(shim), "PYTHONPATH": paths, "FINETUNE_CACHE": str(place / "cache"),
+                   "TMPDIR": str(place)}  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False, cwd=place
     )

@@ -147,5 +147,5 @@ def names(folder: Path) -> set[str]:
 
 def is_aside(name: str) -> bool:
     """Hidden, or in a hidden folder: what a killed writer leaves, and no reader takes for anything; or TensorBoard's,
-    whose every call has files of its own."""
-    return any(part.startswith(".") for part in name.split("/")) or "/events.out." in name
+    whose every call has files of its own; or a step that could not be saved in its place."""
+    return any(part.startswith(".") for part in name.split("/")) or "/events.out." in name or "-rescued-" in name
