@@ -13,9 +13,9 @@ import finetune
 
 ROOT = Path(finetune.__file__).parent
 FLOORS = (
-    "errors", "choices", "reading", "events", "reporting", "finetune", "resources", "silence", "machine", "tensors",
-    "references", "recipe", "diffusion", "data", "families", "adapters", "optimizers", "encoding", "planning", "files",
-    "proof",
+    "errors", "choices", "reading", "unchanged", "events", "reporting", "finetune", "resources", "silence", "machine",
+    "tensors", "references", "recipe", "diffusion", "data", "families", "adapters", "optimizers", "encoding",
+    "planning", "files", "proof",
     "sampling", "evaluation", "captioning", "pages", "training", "doctor", "api", "cli", "__main__",
 )  # fmt: skip
 """folders and the few files beside them, from the ground up: each may import from those before it, and within itself"""

@@ -4,6 +4,7 @@ import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from finetune.evaluation.held_out import HELD_OUT
 from finetune.evaluation.verdict import Training
 from finetune.events import CaptionFit, Score, TrainingEffect
 from finetune.files import layouts
+from finetune.recipe import bounds
 from finetune.references import EVALUATION as EVALUATION
 from finetune.reporting.history import RECIPE_FILE, read_history
 from finetune.sampling.request import SessionOptions
@@ -72,6 +74,8 @@ def of_path(
     hint = "name an adapter file by itself, with `base` and `data`"
     text = reading.read_text(run / RECIPE_FILE, BaseError, hint) if run else recipe_in(file)
     said = reading.toml_table(text, str(run / RECIPE_FILE if run else file), BaseError, hint)
+    number = partial(bounds.read, said, where=str(run / RECIPE_FILE if run else file))
+    bounds.check("evaluate.count", count, "count")
     base = base or said.get("base", "")
     if not base:
         raise BaseError(f"{file} does not say what base it was made for", "name it: `base`")
@@ -84,9 +88,9 @@ def of_path(
     return Subject(
         file, base, training_of(text, pictures, run, _step(file)),
         run / EVALUATION if run else file.parent / f"{file.stem}-{EVALUATION}", seen_by,
-        count or wanted.get("count") or _count(run) or COUNT, tuple(wanted.get("prompts", ())),
-        said.get("data", {}).get("resolution"), said.get("sample", {}).get("guidance"),
-        session_options(said.get("train", {}).get("base_bits"), said.get("data", {}).get("text_encoder_bits")),
+        count or number("evaluate.count") or _count(run) or COUNT, tuple(wanted.get("prompts", ())),
+        number("data.resolution"), number("sample.guidance"),
+        session_options(number("train.base_bits"), number("data.text_encoder_bits")),
     )  # fmt: skip
 
 

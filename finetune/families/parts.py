@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,8 +18,10 @@ from torch import Tensor, nn
 from finetune import reading
 from finetune import tensors as weights
 from finetune.errors import BaseError
+from finetune.families import sizes
 from finetune.families.quantised import keep_packing, quantise
 from finetune.machine import STORED, current_device
+from finetune.unchanged import Stamps
 
 _SAYS_NOTHING = ("dtype", "torch_dtype", "transformers_version", "architectures")
 """of a part's config: differs by library version and precision, and changes no output"""
@@ -34,7 +37,11 @@ _OF_THIS_LINE = "give a file of this base's denoiser, as published or fine-tuned
 class Parts:
     """name -> module, frozen and in evaluation mode when loaded."""
 
-    def __init__(self, loaders: Mapping[str, Callable[[], nn.Module]]) -> None:
+    def __init__(
+        self, loaders: Mapping[str, Callable[[], nn.Module]], files: Mapping[str, Iterable[Path]] = MappingProxyType({})
+    ) -> None:
+        """files: what each part is read from, which must stay as it is now."""
+        self._stamps = {name: Stamps.of(some) for name, some in files.items()}
         self._loaders, self._loaded = dict(loaders), dict[str, nn.Module]()
         self._compiled: dict[str, Any] = {}
         self._quantised = dict[str, tuple[str, ...]]()
@@ -44,7 +51,10 @@ class Parts:
             module = self._loaders[name]().requires_grad_(False).eval()
             if name in self._quantised:
                 quantise(module, current_device(), self._quantised[name])
-            self._loaded[name] = _owned(module)
+            module = _owned(module)
+            if name in self._stamps:
+                self._stamps[name].check()
+            self._loaded[name] = module
         return self._loaded[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -238,7 +248,8 @@ def checkpoint_text(module: nn.Module) -> None:
 
 
 def check_complete(path: Path) -> None:
-    """Raises BaseError when a weight file, or one of those it was split into, is not there, pickled or cut short."""
+    """Raises BaseError when a weight file, or one of those it was split into, is not there, pickled or cut short; or
+    when the configuration beside it cannot be of these weights."""
     files = weight_files(path)
     pickled = [p.name for p in path.parent.glob("*.bin")]
     if files == [path] and not reading.is_file(path) and pickled:
@@ -246,8 +257,7 @@ def check_complete(path: Path) -> None:
             f"{path.parent} holds pickled weights only ({pickled[0]}), which can run code when opened: refused",
             "take the safetensors version of this model",
         )
-    for file in files:
-        weights.read_header(file)
+    sizes.check_config(path.with_name("config.json"), [weights.read_header(file) for file in files])
 
 
 def weight_files(path: Path) -> list[Path]:

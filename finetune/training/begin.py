@@ -29,6 +29,7 @@ from finetune.training import batches
 from finetune.training.folder import RunFolder, Unwritten, run_identity, shapes
 from finetune.training.look import prompts, wanted
 from finetune.training.loop import State
+from finetune.unchanged import unchanged
 
 
 class Encoded(NamedTuple):
@@ -70,10 +71,12 @@ def beginning(plan: Plan, device: Device, folder: RunFolder | None = None) -> Ge
     family = open_base(plan)
     plan = dataclasses.replace(plan, facts=family.facts)
     data = yield from encode_dataset(plan, family, device)
-    if folder is not None:
-        folder.identity = run_identity(plan, family)  # before attaching: of the base as it was
-    family.parts.release(*large_encoders(family))
-    state = attach_adapter(plan, family, device)
+    start = plan.recipe.adapter.init_from
+    with unchanged(layouts.adapter_files(start) if start else ()):
+        if folder is not None:
+            folder.identity = run_identity(plan, family)  # before attaching: of the base as it was
+        family.parts.release(*large_encoders(family))
+        state = attach_adapter(plan, family, device)
     if folder is not None:
         folder.identity["trained parameters"] = shapes(state.trainable)
     return Run(plan, folder or Unwritten(Path(os.devnull)), device, family, data, state)

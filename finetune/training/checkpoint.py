@@ -23,6 +23,7 @@ from finetune.files.read import EMA_FOLDER
 from finetune.optimizers import state as optimizer_state
 from finetune.references import fault, step_folders, step_of
 from finetune.training.loop import State
+from finetune.unchanged import Stamps, files_in
 
 FORMAT = 3
 _READ = (2, FORMAT)
@@ -37,6 +38,8 @@ class Found(NamedTuple):
     step: int
     identity: dict[str, str]
     """what the run was, to be the same when it resumes"""
+    stamps: Stamps
+    """its files as they were before they were held against the manifest"""
 
 
 def save_checkpoint(
@@ -82,12 +85,13 @@ def newest(folder: Path) -> tuple[Found | None, list[str]]:
     """The newest whole checkpoint, and a sentence for each newer one that is damaged."""
     damage: list[str] = []
     for path in reversed(step_folders(folder)):
+        stamps = Stamps.of(files_in(path))
         wrong = fault(path, _FILES)
         if wrong:
             damage.append(f"{path.name}: {wrong}")
             continue
         content = json.loads((path / "state.json").read_text())
-        return Found(path, content["step"], content["identity"]), damage
+        return Found(path, content["step"], content["identity"], stamps), damage
     return None, damage
 
 
@@ -95,7 +99,7 @@ def load_checkpoint(found: Found, state: State) -> None:
     """Put a checkpoint back into the state of a run that was built anew.
 
     Raises:
-        RunError: it holds other parameters, or was written in another format.
+        RunError: it holds other parameters, was written in another format, or was changed since it was found.
     """
     content = json.loads((found.path / "state.json").read_text())
     if content["format"] not in _READ:
@@ -121,6 +125,7 @@ def load_checkpoint(found: Found, state: State) -> None:
     optimizer_state.unpack(state.optimizer, tensors, content["optimizer"])
     if state.scaler and content["scaler"]:
         state.scaler.load_state_dict(content["scaler"])
+    found.stamps.check(RunError)
     state.step, state.bad_steps = content["step"], content["bad_steps"]
 
 
