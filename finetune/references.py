@@ -30,7 +30,7 @@ def adapter_path(written: Path | str) -> Path:
         raise BaseError(
             f"{text}: {run} holds no step of a run", "name a run's folder, an adapter file or a PEFT folder"
         )
-    step = max(found) if word == LAST else int(word) if word.isdecimal() else -1
+    step = max(found) if word == LAST else int(word) if word.isdecimal() and len(word) < 12 else -1
     if step not in found:
         raise BaseError(f"{text}: the run has no such step", listed(Path(run)))
     place = found[step]

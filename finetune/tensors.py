@@ -20,6 +20,8 @@ from finetune.saving import write_bytes as write_bytes
 
 _MAX_HEADER_BYTES = 25 << 20
 """the format allows 100 MB; a header of 10,000 tensors has about 1 MiB"""
+_MAX_TENSORS = 100_000
+"""the largest models have some ten thousand; each is looked at several times"""
 PICKLED = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 
 
@@ -67,8 +69,13 @@ def _header(path: Path) -> Header:
             raise BaseError(
                 f"{path}: its header has {length:,} bytes, and no model needs {_MAX_HEADER_BYTES:,}", "get another file"
             )
+        content = file.read(length)
+        if (tensors := content.count(b'"data_offsets"')) > _MAX_TENSORS:
+            raise BaseError(
+                f"{path}: its header names {tensors:,} tensors, and no model has {_MAX_TENSORS:,}", "get another file"
+            )
         try:
-            table = reading.json_table(file.read(length).decode(), str(path), BaseError, "")
+            table = reading.json_table(content.decode(), str(path), BaseError, "")
             metadata = _texts(table.pop("__metadata__", {}))
             shapes = {name: tuple(map(_count, entry["shape"])) for name, entry in table.items()}
             dtypes = {name: str(entry["dtype"]) for name, entry in table.items()}

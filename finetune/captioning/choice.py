@@ -11,6 +11,7 @@ from finetune.captioning.vocabulary import POCKET_NAME, read_vocabulary
 from finetune.captioning.zero_shot import ZeroShot
 from finetune.data.wording import CaptionWords
 from finetune.errors import InputError
+from finetune.recipe import bounds
 
 
 class CaptionerChoice(NamedTuple):
@@ -31,7 +32,8 @@ class CaptionerChoice(NamedTuple):
         return cls(with_model=spec)
 
     def check(self) -> None:
-        """Raises InputError: none is chosen, or two, or one with what is another's."""
+        """Raises InputError: none is chosen, or two, or one with what is another's; a time that cannot be."""
+        bounds.check("timeout_s", self.timeout_s, "timeout")
         given = [name for name in ("vocabulary", "with_model", "command") if getattr(self, name)]
         if len(given) != 1:
             many = " and ".join(f"`{name}`" for name in given) + ": one captioner too many" if given else "no captioner"

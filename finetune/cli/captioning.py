@@ -7,7 +7,7 @@ import typer
 
 from finetune.choices import CaptionsFrom
 from finetune.cli.data import ClassWord, KindOption, Trigger
-from finetune.cli.options import AsJson, Output, Quiet
+from finetune.cli.options import AsJson, Output, Quiet, number
 
 
 def register(app: typer.Typer) -> None:
@@ -38,7 +38,7 @@ def caption(
     command: Annotated[
         str, typer.Option(help="Program that prints a caption: 'CMD {image}'. It runs once a picture, without a shell.")
     ] = "",
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds that --command may take for a picture.")] = 120,
+    timeout: Annotated[float, number("timeout_s", help="Seconds that --command may take for a picture.")] = 120,
     trigger: Trigger = None,
     class_word: ClassWord = None,
     kind: KindOption = None,

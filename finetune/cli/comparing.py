@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from finetune.cli.options import AsJson, Judge, Output, Quiet, TrainingPictures
+from finetune.cli.options import AsJson, Judge, Output, Quiet, TrainingPictures, number
 
 
 def register(app: typer.Typer) -> None:
@@ -30,8 +30,8 @@ def compare(
         ),
     ] = None,
     prompts: Annotated[Path | None, typer.Option(help="Text file with one prompt a line.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="First seed of prompts that you name.")] = 0,
-    count: Annotated[int, typer.Option(min=1, help="Seeds for each prompt that you name.")] = 1,
+    seed: Annotated[int, number("sample.seed", help="First seed of prompts that you name.")] = 0,
+    count: Annotated[int, number("count", help="Seeds for each prompt that you name.")] = 1,
     base: Annotated[str, typer.Option(help="Base model to try them on.", show_default="the one that they name")] = "",
     data: TrainingPictures = None,
     judge: Judge = None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from finetune.choices import CaptionsFrom, Kind
-from finetune.cli.options import AsJson, Output, Quiet
+from finetune.cli.options import AsJson, Output, Quiet, number
 from finetune.errors import DataError, RunError
 from finetune.recipe import Data
 
@@ -123,10 +123,10 @@ def check(
         str | None, typer.Option(help="Base model to check against: counts caption tokens and fits the sizes.")
     ] = None,
     resolution: Annotated[
-        int | None, typer.Option(help="Training resolution in px.", show_default="the base's, else 512", min=16)
+        int | None, number("data.resolution", help="Training resolution in px.", show_default="the base's, else 512")
     ] = None,
     max_aspect: Annotated[
-        float, typer.Option(help="Largest width:height ratio; longer images are cropped to it.", min=1, max=4)
+        float, number("data.max_aspect", help="Largest width:height ratio; longer images are cropped to it.")
     ] = MAX_ASPECT,
     allow_uncaptioned: AllowUncaptioned = False,
     html: Annotated[

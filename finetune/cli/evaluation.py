@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from finetune.cli.options import AsJson, Judge, Output, Quiet, TrainingPictures
+from finetune.cli.options import AsJson, Judge, Output, Quiet, TrainingPictures, number
 
 
 def register(app: typer.Typer) -> None:
@@ -22,7 +22,7 @@ def evaluate(
     data: TrainingPictures = None,
     judge: Judge = None,
     count: Annotated[
-        int | None, typer.Option(min=1, help="Pictures with the trigger.", show_default="the run's, or 10")
+        int | None, number("count", help="Pictures with the trigger.", show_default="the run's, or 10")
     ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from finetune.choices import Dtype, Layout
-from finetune.cli.options import AsJson, Output, Quiet
+from finetune.cli.options import AsJson, Output, Quiet, number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,7 +68,7 @@ def verify(
     ] = None,
     base_bits: Annotated[
         int | None,
-        typer.Option(help="4: load the denoiser in 4 bits (about 1/4 of the memory).", show_default="in full"),
+        number("bits", help="4: load the denoiser in 4 bits (about 1/4 of the memory).", show_default="in full"),
     ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,

@@ -1,12 +1,36 @@
 """What several commands have in common: their options, and how they print."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
+from finetune.recipe import bounds
+from finetune.recipe.tables import shown
 from finetune.reporting.shown import harmless, harmless_json
+
+
+def number(key: str, **told: Any) -> Any:
+    """An option that is a number within the bounds of that key of a recipe (or of `bounds.OWN`)."""
+    return typer.Option(parser=_reader(key), metavar="N" if bounds.is_whole(key) else "NUMBER", **told)
+
+
+def _reader(key: str) -> Callable[[Any], float]:
+    kind, called = (int, "a whole number") if bounds.is_whole(key) else (float, "a number")
+
+    def read(text: Any) -> float:
+        try:
+            found = kind(text)
+        except (ValueError, OverflowError):
+            raise typer.BadParameter(f"{shown(text)} is not {called}") from None
+        if problem := bounds.violation(key, found):
+            raise typer.BadParameter(problem)
+        return found
+
+    return read
+
 
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print only JSON, on stdout; an error is one JSON line on stderr.")

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from finetune.choices import Precision
-from finetune.cli.options import AsJson, Base, Output, Quiet
+from finetune.cli.options import AsJson, Base, Output, Quiet, number
 from finetune.sampling.request import STEPS
 
 
@@ -33,17 +33,21 @@ def sample(
         str | None, typer.Option(help="What {class_word} in a prompt stands for.", show_default="the adapter's own")
     ] = None,
     negative: Annotated[str, typer.Option(help="Negative prompt: what the picture should not show.")] = "",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first picture, then +1 for each further one.")] = 0,
-    steps: Annotated[int, typer.Option(min=1, help="Denoising steps; usually 20 to 50.")] = STEPS,
+    seed: Annotated[int, number("sample.seed", help="Seed of the first picture, then +1 for each further one.")] = 0,
+    steps: Annotated[int, number("sample.steps", help="Denoising steps; usually 20 to 50.")] = STEPS,
     guidance: Annotated[
         float | None,
-        typer.Option(min=0, help="How strictly to follow the prompt; 1 turns it off.", show_default="the base's usual"),
+        number(
+            "sample.guidance",
+            help="How strictly to follow the prompt; 1 turns it off.",
+            show_default="the base's usual",
+        ),
     ] = None,
     scheduler: Annotated[
         str, typer.Option(help="Sampling method, such as ddim, dpm++ or euler.", show_default="the base's own")
     ] = "",
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT in px.", show_default="the base's own")] = "",
-    count: Annotated[int, typer.Option(min=1, help="Pictures for each prompt.")] = 1,
+    count: Annotated[int, number("count", help="Pictures for each prompt.")] = 1,
     merged: Annotated[
         bool, typer.Option("--merged", help="Merge the adapters into the weights before generating.")
     ] = False,
@@ -52,12 +56,14 @@ def sample(
     ] = "auto",
     base_bits: Annotated[
         int | None,
-        typer.Option(help="4: load the denoiser in 4 bits (about 1/4 of the memory).", show_default="in full"),
+        number("bits", help="4: load the denoiser in 4 bits (about 1/4 of the memory).", show_default="in full"),
     ] = None,
     text_encoder_bits: Annotated[
         int | None,
-        typer.Option(
-            help="4 or 8: load a large text encoder (T5, a language model) in so many bits.", show_default="in full"
+        number(
+            "bits",
+            help="4 or 8: load a large text encoder (T5, a language model) in so many bits.",
+            show_default="in full",
         ),
     ] = None,
     no_safety_checker: Annotated[

@@ -12,7 +12,7 @@ from typer.core import TyperCommand
 
 from finetune import reading
 from finetune import recipe as recipe_files
-from finetune.cli.options import ARGUMENTS, AsJson, Output, Quiet
+from finetune.cli.options import ARGUMENTS, AsJson, Output, Quiet, number
 from finetune.cli.wording import with_commands
 from finetune.reporting.shown import harmless
 from finetune.resources import RECIPES
@@ -77,7 +77,7 @@ def plan(
     measure: Annotated[
         bool, typer.Option("--measure", help="Take one real step: tells the time and the peak memory.")
     ] = False,
-    gpus: Annotated[int, typer.Option(min=1, help="Number of GPUs the run will use.")] = 1,
+    gpus: Annotated[int, number("gpus", help="Number of GPUs the run will use.")] = 1,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:

@@ -21,7 +21,7 @@ from finetune.evaluation.prompts import Asked, PromptSet, aim_of, bare_caption
 from finetune.evaluation.similarity import FeatureExtractor
 from finetune.events import Advanced, Event, Note, Score, Scored, Stage
 from finetune.reading import absent, exists, read_toml, real_path, toml_table
-from finetune.recipe import Evaluate
+from finetune.recipe import Evaluate, bounds
 from finetune.reporting.history import RECIPE_FILE
 from finetune.sampling.request import MOST_WEIGHT, STEPS, AdapterWeight, SampleRequest, SampleSet
 from finetune.sampling.session import Session
@@ -222,6 +222,9 @@ def _plan(
         return tuple(SampleRequest(p, c.seed, "", steps, guidance, side, side)
                      for p, c in zip(prompts, columns, strict=True))  # fmt: skip
 
+    bounds.check("sample.seed", wanted.seed, "seed")
+    bounds.check("count", wanted.count, "count")
+    bounds.check_pictures(len(wanted.prompts), wanted.count * (1 + len(some) * len(wanted.weights)))
     if not wanted.prompts:
         asked = _default_prompts(some, about)
         columns = tuple(Column(one.prompt, one.seed) for one in asked)
@@ -257,6 +260,7 @@ def _generate(plan: _Cells, store: PictureStore) -> Iterator[Event]:
     session, done = Session.open(plan.base, [*prompts, ""], (), store.options), 0
     for applied, row, left in due:
         session.exchange([applied] if applied else [])
+        store.check(row, applied.path if applied else None)
         name, weight = (applied.path.name, applied.weight) if applied else ("", 1.0)
         for request, picture in zip(left, session.generate_many(left), strict=True):
             store.keep(row, request, picture.image, name, weight)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from finetune import families, reading, writing
 from finetune.data.decode import DECODER_ERRORS
-from finetune.errors import RunError
+from finetune.errors import BaseError, RunError
 from finetune.events import Advanced, Event, Stage
 from finetune.files import layouts
 from finetune.planning.resolve import precision
@@ -68,12 +68,25 @@ class PictureStore:
         """way: how the base was opened, where that changes pictures."""
         self.folder, self.options, self._way = folder, options, way
         self._precision = precision(options.precision, "`precision`")  # what `auto` is here changes pictures
-        self._base_id = files_id(Path(families.locate(base)))
+        self._base = Path(families.locate(base))
+        self._base_id = files_id(self._base)
 
     def path(self, row: str, request: SampleRequest) -> Path:
         """row: what is applied to the base; empty: nothing."""
         told = [_VERSION, self._base_id, row, request, self.options, self._way, self._precision]
         return self.folder / f"{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:_DIGITS]}.png"
+
+    def check(self, row: str, adapter: Path | None) -> None:
+        """To be called after base and adapter have been read for the pictures of a row.
+
+        Raises:
+            BaseError: one of them is no longer what the pictures are named by.
+        """
+        changed = self._base if files_id(self._base) != self._base_id else None
+        if adapter is not None and content_id(adapter) != row.partition("@")[0]:
+            changed = adapter
+        if changed is not None:
+            raise BaseError(f"{changed} was changed while it was read", "leave it as it is meanwhile, and start again")
 
     def kept(self, row: str, request: SampleRequest) -> Image.Image | None:
         try:
@@ -137,6 +150,7 @@ class Gallery:
                 continue
             opened = self._painter.base(prompts) if row == BASE_ROW else self._painter.adapted(prompts)
             with opened as session:
+                self._store.check(row, None if row == BASE_ROW else self.adapter)
                 for request, picture in zip(wanted, session.generate_many(wanted), strict=True):
                     self._store.keep(row, request, picture.image, "" if row == BASE_ROW else self.adapter.name)
                     yield

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from finetune import reading
 from finetune.errors import BaseError
+from finetune.recipe import bounds
 
 _T = TypeVar("_T")
 _HINT = "name an adapter file by itself, with `base` and `data`"
@@ -22,7 +23,7 @@ class SaidRecipe:
         """At a key such as data.resolution; None: nothing is said.
 
         Raises:
-            BaseError: it is of another type.
+            BaseError: it is of another type, or a number that a recipe may not have there.
         """
         found: Any = self.tables
         for name in key.split("."):
@@ -35,6 +36,8 @@ class SaidRecipe:
             found = float(found)
         if not isinstance(found, kind) or (isinstance(found, bool) and kind is not bool):
             raise self._wrong(key)
+        if isinstance(found, int | float) and (problem := bounds.violation(key, found)):
+            raise BaseError(f"{self.where}: {key} {problem}", _HINT)
         return found
 
     def texts(self, key: str) -> tuple[str, ...]:

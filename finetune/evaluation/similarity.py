@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from finetune import reading
 from finetune import tensors as weights
 from finetune.errors import BaseError
+from finetune.families import sizes
 from finetune.families.parts import without_bars
 
 ENCODERS = {"clip": "CLIPModel", "dinov2": "Dinov2Model"}
@@ -25,6 +26,8 @@ BATCH = 32
 """pictures or captions at a time"""
 STYLE_DEPTH = 0.75
 """of the layer whose patches show a style, as a share of the encoder's depth"""
+_MOST_PX = 4096
+"""on a side of what an encoder sees: known ones see up to 518"""
 _VOCABULARY = ("vocab.json", "merges.txt")
 _AGAIN = "fetch the model again, whole"
 
@@ -190,8 +193,10 @@ def _size(said: object) -> int | SizePx:
 
 
 def _lens(file: Path) -> ImageTransform:
+    said = _json(file)
+    sizes.check_numbers(said, str(file), _MOST_PX)
     try:
-        lens = ImageTransform.of(_json(file))
+        lens = ImageTransform.of(said)
     except (LookupError, TypeError, ValueError) as e:
         raise BaseError(f"{file}: what becomes of a picture is not said, or not understood: {e}", _AGAIN) from e
     if not lens.crop and not isinstance(lens.resized, tuple):
@@ -205,7 +210,7 @@ def _encoder(folder: Path, name: str) -> Any:
     if pickled and not reading.is_file(file):
         problem = f"{folder} holds pickled weights only ({pickled[0]}), which can run code when opened: refused"
         raise BaseError(problem, "take the safetensors version of this model")
-    weights.read_header(file)
+    sizes.check_config(folder / "config.json", [weights.read_header(file)])
     options = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
     encoder, info = _from_pretrained(name, folder, **options)
     for fault in ("missing", "unexpected"):

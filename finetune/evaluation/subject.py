@@ -18,6 +18,7 @@ from finetune.evaluation.said import SaidRecipe, said_in
 from finetune.evaluation.verdict import Training
 from finetune.events import CaptionFit, Score, TrainingEffect
 from finetune.files import layouts
+from finetune.recipe import bounds
 from finetune.references import EVALUATION as EVALUATION
 from finetune.reporting.history import RECIPE_FILE, read_history
 from finetune.sampling.request import SessionOptions
@@ -77,6 +78,7 @@ def of_path(
     hint = "name an adapter file by itself, with `base` and `data`"
     text = reading.read_text(run / RECIPE_FILE, BaseError, hint) if run else recipe_in(file)
     said = said_in(text, str(run / RECIPE_FILE if run else file))
+    bounds.check("evaluate.count", count, "count")
     base = base or said.value("base", str) or ""
     if not base:
         raise BaseError(f"{file} does not say what base it was made for", "name it: `base`")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from finetune.diffusion.process import Process
 from finetune.errors import BaseError
-from finetune.families import autoencoder, declared, parts
+from finetune.families import autoencoder, declared, parts, sizes
 from finetune.families.base import BaseInfo, ModelLine, Moments, OriginalName, Text
 from finetune.families.parts import Parts
 
@@ -113,6 +113,10 @@ class Source(Protocol):
 
     def config(self, part: str) -> dict[str, Any]: ...
 
+    def files(self, name: str, part: Part) -> list[Path]:
+        """What a part is read from."""
+        ...
+
     def load(self, name: str, part: Part, dtype: torch.dtype, bits: int | None) -> nn.Module:
         """Raises BaseError: the part is not there as a whole."""
         ...
@@ -132,6 +136,10 @@ class Folder(NamedTuple):
     def config(self, part: str) -> dict[str, Any]:
         return parts.config(self.path / part / "config.json")
 
+    def files(self, name: str, part: Part) -> list[Path]:
+        folder = self.path / name
+        return [folder / "config.json", *parts.weight_files(folder / part.file)]
+
     def load(self, name: str, part: Part, dtype: torch.dtype, bits: int | None) -> nn.Module:
         return part.marked(parts.from_pretrained(part.module_class(), self.path, name, dtype, bits))
 
@@ -139,7 +147,9 @@ class Folder(NamedTuple):
         return tokenizer.load(self.path)
 
     def scheduler(self) -> dict[str, Any]:
-        return parts.config(self.path / "scheduler" / "scheduler_config.json")
+        found = parts.config(file := self.path / "scheduler" / "scheduler_config.json")
+        sizes.check_numbers(found, str(file))
+        return found
 
 
 class DiffusersFolder:
@@ -216,7 +226,8 @@ class DiffusersFolder:
             )
             for name, part in cls.PARTS.items()
         }
-        return cls(base, facts, Parts(loaders), {e: source.tokenizer(one) for e, one in cls.TOKENIZERS.items()})
+        files = {name: source.files(name, part) for name, part in cls.PARTS.items()}
+        return cls(base, facts, Parts(loaders, files), {e: source.tokenizer(one) for e, one in cls.TOKENIZERS.items()})
 
     @classmethod
     def around(cls, base: str, facts: BaseInfo, parts: Parts) -> Self:

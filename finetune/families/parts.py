@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,9 +16,10 @@ from torch import Tensor, nn
 from finetune import reading
 from finetune import tensors as weights
 from finetune.errors import BaseError
-from finetune.families import stored
+from finetune.families import sizes, stored
 from finetune.families.quantised import keep_packing, quantise
 from finetune.machine import current_device
+from finetune.unchanged import Stamps
 
 _SAYS_NOTHING = ("dtype", "torch_dtype", "transformers_version", "architectures")
 """of a part's config: differs by library version and precision, and changes no output"""
@@ -33,7 +35,11 @@ _OF_THIS_LINE = "give a file of this base's denoiser, as published or fine-tuned
 class Parts:
     """name -> module, frozen and in evaluation mode when loaded."""
 
-    def __init__(self, loaders: Mapping[str, Callable[[], nn.Module]]) -> None:
+    def __init__(
+        self, loaders: Mapping[str, Callable[[], nn.Module]], files: Mapping[str, Iterable[Path]] = MappingProxyType({})
+    ) -> None:
+        """files: what each part is read from, which must stay as it is now."""
+        self._stamps = {name: Stamps.of(some) for name, some in files.items()}
         self._loaders, self._loaded = dict(loaders), dict[str, nn.Module]()
         self._compiled: dict[str, Any] = {}
         self._quantised = dict[str, tuple[str, ...]]()
@@ -43,7 +49,10 @@ class Parts:
             module = self._loaders[name]().requires_grad_(False).eval()
             if name in self._quantised:
                 quantise(module, current_device(), self._quantised[name])
-            self._loaded[name] = _owned(module)
+            module = _owned(module)
+            if name in self._stamps:
+                self._stamps[name].check()
+            self._loaded[name] = module
         return self._loaded[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -238,7 +247,7 @@ def checkpoint_text(module: nn.Module) -> None:
 
 def check_complete(path: Path) -> None:
     """Raises BaseError when a weight file, or one of those it was split into, is not there, pickled, cut short or
-    packed."""
+    packed; or when the configuration beside it cannot be of these weights."""
     files = weight_files(path)
     pickled = [p.name for p in path.parent.glob("*.bin")]
     if files == [path] and not reading.is_file(path) and pickled:
@@ -246,11 +255,12 @@ def check_complete(path: Path) -> None:
             f"{path.parent} holds pickled weights only ({pickled[0]}), which can run code when opened: refused",
             "take the safetensors version of this model",
         )
-    for file in files:
-        header = weights.read_header(file)
+    headers = {file: weights.read_header(file) for file in files}
+    for file, header in headers.items():
         stored.refuse_packed(file.resolve(), header)
         if file.name != OWN_FILE:
             stored.refuse_wrapped(file, header)
+    sizes.check_config(path.with_name("config.json"), [*headers.values()])
 
 
 def weight_files(path: Path) -> list[Path]:

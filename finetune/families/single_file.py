@@ -135,6 +135,9 @@ class SingleFile:
             found["sample_size"] = self.opened.resolution // 2 ** (len(self.config("vae")["block_out_channels"]) - 1)
         return found
 
+    def files(self, name: str, part: Part) -> list[Path]:
+        return [self.opened.path]
+
     def load(self, name: str, part: Part, dtype: torch.dtype, bits: int | None = None) -> nn.Module:
         """Raises BaseError: weights are missing, of the wrong shape, or not of this model."""
         path, config = self.opened.path, self.config(name)

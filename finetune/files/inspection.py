@@ -12,6 +12,7 @@ from finetune.adapters.change import Change
 from finetune.adapters.lora import Lora, norm
 from finetune.adapters.methods import METHODS
 from finetune.files import layouts
+from finetune.unchanged import Stamps
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,10 @@ class Inspection:
 
 
 def inspect(file: Path) -> Inspection:
-    """Of a file, a folder, or a step of a run (RUN@500). Raises BaseError when it cannot be read at all."""
+    """Of a file, a folder, or a step of a run (RUN@500). Raises BaseError when it cannot be read at all, or is changed
+    meanwhile."""
     file = references.adapter_path(file)
+    stamps = Stamps.of(layouts.adapter_files(file))
     adapter = layouts.read_adapter(file)
     where = file if reading.is_file(file) else layouts.adapter_in(file)
     # a checkpoint's optimizer lies beside its adapter
@@ -65,6 +68,8 @@ def inspect(file: Path) -> Inspection:
     told = adapter.metadata
     parts = tuple(_part(name, change) for name, change in sorted(adapter.modules.items()))
     trained = [rank for rank, _ in layouts.expected(told).values() if rank]
+    payload = weights.payload_sha256(files[0]) if len(files) == 1 else ""
+    stamps.check()
     return Inspection(
         file=file.name,
         layout=adapter.layout,
@@ -81,7 +86,7 @@ def inspect(file: Path) -> Inspection:
         base_version=told.get("ss_base_model_version") or told.get("modelspec.architecture", ""),
         license=told.get("modelspec.license", ""),
         recipe=told.get("finetune.recipe", ""),
-        payload_sha256=weights.payload_sha256(files[0]) if len(files) == 1 else "",
+        payload_sha256=payload,
         stated_sha256=told.get("sshs_model_hash", ""),
         problems=(*adapter.problems, *adapter.warnings),
         metadata=told,

@@ -3,7 +3,6 @@ diffusers' lora_adapter_metadata."""
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -17,9 +16,12 @@ from finetune.adapters.methods import METHODS
 from finetune.errors import BaseError, VerifyError
 from finetune.files.diffusers import keyed
 from finetune.files.names import peft_path, split
+from finetune.files.patterns import ModulePatterns, check_pattern, patterns
 
 PEFT_WEIGHTS, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
+_EXPRESSIONS = ("target_modules", "exclude_modules", "layers_pattern")
+"""keys that hold a list of names, or one regular expression"""
 _AGAIN = "copy or download it again"
 T = TypeVar("T")
 
@@ -27,8 +29,8 @@ T = TypeVar("T")
 class PeftConfig(NamedTuple):
     r: int
     alpha: float
-    rank_pattern: dict[str, int]
-    alpha_pattern: dict[str, float]
+    rank_pattern: ModulePatterns[int]
+    alpha_pattern: ModulePatterns[float]
     rslora: bool
     kind: str = "lora"
     """the method"""
@@ -54,8 +56,10 @@ def parse(table: Mapping[str, object], where: str) -> PeftConfig:
     return PeftConfig(
         r=int(number(r, where)),
         alpha=number(table.get("lora_alpha", r), where),
-        rank_pattern={k: int(n) for k, n in _patterns(table, "rank_pattern", where).items()},
-        alpha_pattern=_patterns(table, "alpha_pattern", where),
+        rank_pattern=patterns(
+            {k: int(n) for k, n in _numbers(table, "rank_pattern", where).items()}, f"{where}: rank_pattern"
+        ),
+        alpha_pattern=patterns(_numbers(table, "alpha_pattern", where), f"{where}: alpha_pattern"),
         rslora=bool(table.get("use_rslora")),
         kind=_kind(table, where),
     )
@@ -67,6 +71,10 @@ def parse_flat(text: str, where: str) -> dict[str, PeftConfig]:
     for key, value in json_object(text, where).items():
         component, _, field = key.partition(".")
         tables.setdefault(component, {})[field] = value
+    for fields in tables.values():
+        for key in _EXPRESSIONS:  # diffusers hands them to PEFT as they are
+            if isinstance(pattern := fields.get(key), str):
+                check_pattern(pattern, f"{where}: {key}")
     return {component: parse(table, where) for component, table in tables.items()}
 
 
@@ -145,20 +153,13 @@ def _kind(table: Mapping[str, object], where: str) -> str:
     return found
 
 
-def _patterns(table: Mapping[str, object], key: str, where: str) -> dict[str, float]:
-    found = {pattern: number(value, where) for pattern, value in _table(table.get(key)).items()}
-    for pattern in found:
-        try:
-            re.compile(pattern)
-        except re.error as e:
-            raise BaseError(f"{where}: {key} {pattern!r} is no pattern: {e}", "get the file again") from e
-    return found
+def _numbers(table: Mapping[str, object], key: str, where: str) -> dict[str, float]:
+    return {pattern: number(value, where) for pattern, value in _table(table.get(key)).items()}
 
 
-def _matched(patterns: Mapping[str, T], path: str, default: T) -> T:
-    """PEFT's rule: a pattern matches a whole path or its ending at a dot; the first wins."""
-    paths = (path, path.removeprefix("text_model."))  # transformers >= 5.6 names the text encoder without the level
-    return next((v for k, v in patterns.items() if any(re.match(rf"(.*\.)?({k})$", p) for p in paths)), default)
+def _matched(table: ModulePatterns[T], path: str, default: T) -> T:
+    """transformers >= 5.6 names the text encoder without the level text_model."""
+    return table.value(path, table.value(path.removeprefix("text_model."), default))
 
 
 def _table(value: object) -> dict[str, object]:

@@ -22,6 +22,7 @@ from finetune.files import peft as peft_config
 from finetune.files.diffusers import completion
 from finetune.files.names import Meaning, bare, plain_name, possible_components, spellings, split
 from finetune.files.peft import PEFT_CONFIG, PEFT_WEIGHTS, PeftConfig
+from finetune.unchanged import files_in
 
 
 class AdapterFile(NamedTuple):
@@ -300,6 +301,11 @@ def adapter_in(folder: Path) -> Path:
                 f"no adapter in {folder}{why}", known or "give a LoRA file, a PEFT directory or a run folder"
             )
     return folder
+
+
+def adapter_files(path: Path) -> list[Path]:
+    """What an adapter is read from: its file, or all in its PEFT directories. Raises BaseError as `adapter_in`."""
+    return files_in(adapter_in(path)) if reading.is_dir(path) else [path]
 
 
 def _component(folder: Path, family: str) -> str:

@@ -18,7 +18,7 @@ from finetune.planning.pools import Pool
 from finetune.planning.prompts import prompt_notices, unlike_captions
 from finetune.planning.public import left_out
 from finetune.planning.resolve import check_compatible, check_kept, resolve, resolve_prediction
-from finetune.recipe import Loaded, Recipe
+from finetune.recipe import Loaded, Recipe, bounds
 from finetune.recipe.resolved import ResolvedRecipe
 
 NAMED = 6
@@ -78,6 +78,7 @@ def resolve_plan(loaded: Loaded, world: int = 1) -> Plan:
         RecipeError, DataError, BaseError: what does not fit, in the user's words.
     """
     wanted = loaded.recipe
+    bounds.check("gpus", world, "gpus")
     facts = resolve_prediction(families.detect(wanted.base), wanted)
     check_compatible(facts, wanted)
     data = dataset.read_dataset(

@@ -13,6 +13,7 @@ from finetune.errors import DataError, RecipeError
 from finetune.planning.prompts import filled
 from finetune.planning.schedule import Schedule, by_bucket
 from finetune.recipe import ClassImages, OwnPrediction, Recipe
+from finetune.recipe.tables import MOST_STEPS
 
 DEFAULT_STEPS = 1000
 
@@ -97,8 +98,12 @@ def _class_examples(prior: ClassImages, data: Dataset) -> list[Example]:
 
 
 def run_length(wanted: Recipe, schedule: Schedule) -> tuple[int, int]:
-    """(micro-batches, optimizer steps) of the run."""
-    if wanted.train.epochs is not None:
-        return wanted.train.epochs * schedule.micros_per_epoch, schedule.steps_for(wanted.train.epochs)
+    """(micro-batches, optimizer steps) of the run. Raises RecipeError: its epochs are too many steps."""
+    if (epochs := wanted.train.epochs) is not None:
+        if (steps := schedule.steps_for(epochs)) > MOST_STEPS:
+            raise RecipeError(
+                f"train.epochs: {epochs} epochs are {steps:,} steps, and a run has at most {MOST_STEPS:,}", "fewer"
+            )
+        return epochs * schedule.micros_per_epoch, steps
     steps = wanted.train.steps or DEFAULT_STEPS
     return steps * schedule.micro_batches_per_step, steps

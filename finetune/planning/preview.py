@@ -10,6 +10,7 @@ from finetune.data.audit import Audit
 from finetune.data.buckets import plan_buckets, usual_stride
 from finetune.data.captions import CaptionNote
 from finetune.data.dataset import Placed
+from finetune.recipe import bounds
 
 RESOLUTION_PX = 512
 SEEN_ENLARGED = 1.05
@@ -51,9 +52,11 @@ def preview(found: Audit, base: str | None, resolution: int | None, max_aspect: 
     """The pictures of an audit at the resolution in px; None: the base's, else 512.
 
     Raises:
-        BaseError: the base cannot be read.
+        InputError: a number that a recipe may not have. BaseError: the base cannot be read.
         DataError: no bucket has that resolution.
     """
+    bounds.check("data.resolution", resolution, "resolution")
+    bounds.check("data.max_aspect", max_aspect, "max_aspect")
     facts = families.detect(base) if base else None
     counter = families.tokenizer(base) if base else None
     px = resolution or (facts.resolution if facts else RESOLUTION_PX)

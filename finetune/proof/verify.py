@@ -28,6 +28,7 @@ from finetune.proof.chatter import quiet
 from finetune.proof.labels import made_for_another
 from finetune.proof.outputs import Reference
 from finetune.shortage import CHECKING, is_shortage, out_of_memory
+from finetune.unchanged import Stamps
 
 LARGE = 4_000_000_000
 """weights from which a base is opened in bf16, where outputs with the change merged in could not be compared (T17)"""
@@ -95,12 +96,13 @@ def verify(
     base that is held alike, must compute the same.
 
     Raises:
-        BaseError: the file or the base cannot be read at all.
+        BaseError: the file or the base cannot be read at all, or the file was changed meanwhile.
     """
     facts = families.detect(base)
     places = target_shapes(families.family_class(facts.family).on_meta(families.locate(base), facts))
     large = is_large(places) or base_bits is not None
     family = _open(base, facts, large, base_bits, trained)
+    stamps = Stamps.of(layouts.adapter_files(file))
     adapter = layouts.read_adapter(file, places, family.name)
     told = layouts.expected(adapter.metadata)
     should = (
@@ -123,6 +125,7 @@ def verify(
     ours = live is not None or "finetune.version" in adapter.metadata
     problems += measured.problems
     problems += measured.stock_problems if ours else ()
+    stamps.check()  # it was opened by our reader, hashed, and opened by stock diffusers
     return Report(
         file=file.name,
         base=shipped.public_name(base),

@@ -62,7 +62,7 @@ def _item(fault: Any) -> str:
 
 
 def _fault(fault: Any, where: str, chosen: str, model: type[Recipe]) -> str:
-    got, limits = f", got {shown(fault['input'])}", fault.get("ctx", {})
+    got = f", got {shown(fault['input'])}"
     match fault["type"]:
         case "extra_forbidden":
             return _no_such_key(where, chosen)
@@ -80,9 +80,16 @@ def _fault(fault: Any, where: str, chosen: str, model: type[Recipe]) -> str:
             return f"needs a list: [{shown(fault['input'])}]"
         case "string_too_short":
             return "must not be empty"
-        case kind:
-            needs = _NEEDS[kind].format(**limits) if kind in _NEEDS else fault["msg"][0].lower() + fault["msg"][1:]
-            return f"{needs}{got}{_quotes(kind, fault['input'])}"
+        case _:
+            return needed(fault)
+
+
+def needed(fault: Any) -> str:
+    """What a value needs, by one of pydantic's errors, and what was given."""
+    kind, got = fault["type"], fault["input"]
+    limits = fault.get("ctx", {})
+    needs = _NEEDS[kind].format(**limits) if kind in _NEEDS else fault["msg"][0].lower() + fault["msg"][1:]
+    return f"{needs}, got {shown(got)}{_quotes(kind, got)}"
 
 
 _NUMBER = r"\s*[-+]?[\d._]+([eE][-+]?\d+)?\s*"

@@ -172,7 +172,7 @@ def _override(raw: dict[str, Any], item: str, problems: list[str]) -> str:
     """Set one value in the raw tables. Returns its key path, "" when there is none."""
     key, equals, text = item.partition("=")
     key, text = RENAMED.get(key.strip(), key.strip()), text.strip()
-    if not equals or not all(key.split(".")):
+    if not equals or not all(key.split(".")) or key.count(".") > reading.DEPTH:
         problems.append(f"override {item!r}: write it as table.key=value")
         return ""
     try:

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from finetune.recipe.schema import ClassImages, Data, Evaluate, LowRank, Objective, Pixels, Recipe, Sample, Train, keys
-from finetune.recipe.tables import Positive, Rate, follows, value
+from finetune.recipe.schema import ClassImages, Data, Evaluate, LowRank, Objective, Recipe, Sample, Train, keys
+from finetune.recipe.tables import Guidance, Pixels, Positive, follows, value
 
 
 class ResolvedData(Data):
@@ -22,7 +22,7 @@ class ResolvedTrain(Train):
 
 
 class ResolvedSample(Sample):
-    guidance: Rate
+    guidance: Guidance
 
 
 class ResolvedRecipe(Recipe):

@@ -9,11 +9,16 @@ from pydantic import AfterValidator, BaseModel, Field
 from finetune.choices import TrackerName
 from finetune.recipe.placeholders import checked_prompt
 from finetune.recipe.tables import (
+    BatchSize,
     Count,
+    DenoisingSteps,
     Distinct,
+    Guidance,
     Loose,
     NonEmpty,
     Patterns,
+    PictureCount,
+    Pixels,
     Positive,
     Rate,
     Seed,
@@ -25,7 +30,6 @@ from finetune.recipe.tables import (
 )
 
 ComponentName = Literal["denoiser", "text_encoder", "text_encoder_2"]
-Pixels = Annotated[int, Field(ge=16, le=8192)]
 CheckedPrompt = AfterValidator(checked_prompt)
 
 
@@ -120,7 +124,7 @@ class LowRank(Adapter):
     rank: Annotated[int, Field(ge=1, le=1024)] = 16
     """Rank of the adapter's matrices, which is its size. Higher learns more detail, takes more memory and overfits
     sooner. Usual: 8 to 32 for a product, 16 to 64 for a style."""
-    alpha: Annotated[float, Field(gt=0)] = Field(default_factory=lambda known: float(known["rank"]))
+    alpha: Annotated[float, Field(gt=0, le=65_536)] = Field(default_factory=lambda known: float(known["rank"]))
     """Scale of the adapter: its change is multiplied by alpha / rank. It acts like a learning rate, so change one of
     the two. Default: the rank, a scale of 1."""
     dropout: Share = 0.0
@@ -164,21 +168,21 @@ class Objective(Table):
     """What the denoiser predicts: the noise (`epsilon`), the velocity (`v`) or the flow (`flow`). `auto` reads it from
     the base, and asks one that does not say by a forward pass; write it for a single file that does not say and that
     you know better. It cannot contradict what the base says."""
-    min_snr: Annotated[float, Field(gt=0)] | None = None
+    min_snr: Annotated[float, Field(gt=0, le=10_000)] | None = None
     """Gamma of min-SNR loss weighting (arXiv:2303.09556), which evens out the timesteps and learns faster on `epsilon`
     and `v` bases. Usual: 5. Default: off."""
     timestep_density: Literal["auto", "uniform", "logit_normal"] = "auto"
     """How timesteps are sampled on flow-matching bases: `uniform`, or `logit_normal` (SD3, arXiv:2403.03206), which
     trains more in the middle. `auto` is `logit_normal` there, and has no meaning for other bases."""
-    logit_mean: float | None = None
+    logit_mean: Annotated[float, Field(ge=-100, le=100)] | None = None
     """Mean of the logit-normal timestep density. Above 0 trains more on noisy timesteps (composition), below 0 more on
     clean ones (detail). Default: 0."""
-    logit_std: Annotated[float, Field(gt=0)] | None = None
+    logit_std: Annotated[float, Field(gt=0, le=100)] | None = None
     """Standard deviation of the logit-normal timestep density. Smaller keeps closer to its mean. Default: 1."""
     shift: Annotated[float, Field(gt=0, le=100)] | None = None
     """Timestep shift of flow-matching bases (SD3, arXiv:2403.03206, eq. 23). Above 1 trains more on noisy timesteps.
     Default: the base's own, which for some bases grows with the resolution."""
-    guidance: Rate | None = None
+    guidance: Guidance | None = None
     """Guidance scale given to bases that read it as an input (guidance embedding, FLUX.1 dev) during training. Default:
     1, which trains without guidance, whatever scale you sample with."""
     distilled: bool = False
@@ -220,7 +224,7 @@ class Adam(Optimizer):
     beta2: Share = 0.999
     """Decay rate of the running mean of squared gradients (Adam's beta2). Rarely changed; 0.99 adapts faster in short
     runs."""
-    epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    epsilon: Annotated[float, Field(gt=0, le=1)] = 1e-8
     """Small number added to the divisor for numerical stability (Adam's epsilon). Rarely changed."""
 
 
@@ -239,7 +243,7 @@ class Adafactor(Optimizer):
     beta2_decay: Annotated[float, Field(ge=-1, le=0)] = -0.8
     """Exponent with which the running mean of squared gradients grows longer: beta2 is 1 - step^beta2_decay. Rarely
     changed."""
-    clip_threshold: Annotated[float, Field(ge=1)] = 1.0
+    clip_threshold: Annotated[float, Field(ge=1, le=10_000)] = 1.0
     """Largest root mean square of one parameter's update, in units of its learning rate (Adafactor's d). Rarely
     changed."""
 
@@ -254,9 +258,9 @@ class Train(Table):
     style. Default: 1000."""
     epochs: Positive | None = None
     """Length of the run in epochs, in each of which every image is seen at least once; write this or steps."""
-    batch: Positive = 1
+    batch: BatchSize = 1
     """Images in one forward pass, on each GPU (batch size). More takes more memory and gives smoother gradients."""
-    accumulate: Positive = 1
+    accumulate: BatchSize = 1
     """Gradient accumulation: forward passes whose gradients are summed into one optimizer step. It acts like a larger
     batch without its memory."""
     seed: Seed = 0
@@ -304,9 +308,9 @@ class Sample(Table):
     negative: Annotated[str, CheckedPrompt] = ""
     """Negative prompt: what the sample pictures should not show; placeholders as in `prompts`. It needs a guidance
     above 1."""
-    steps: Positive = 20
+    steps: DenoisingSteps = 20
     """Denoising steps of a sample picture. More is slower and at most slightly better; few-step bases need 4 to 8."""
-    guidance: Rate | None = None
+    guidance: Guidance | None = None
     """Guidance scale of the sample pictures (classifier-free guidance, or the base's guidance embedding): how strictly
     they follow the prompt. 1 turns it off. Default: the base's usual."""
     seed: Seed = 0
@@ -323,7 +327,7 @@ class Evaluate(Table):
     """Folder of a CLIP or DINOv2 in transformers' layout, which says how like the training pictures the generated ones
     are. A CLIP also tells whether they show what was asked for. Default: the bundled CLIP for the pocket base; for
     other bases there is no verdict until you name one."""
-    count: Count | None = None
+    count: PictureCount | None = None
     """How many pictures with the trigger are generated for the verdict at the end of the run. 0 turns the verdict off.
     Default: 10, or fewer (at least 4) where these pictures would take more than a tenth of the run's time."""
     every: Count = 0

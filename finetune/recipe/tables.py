@@ -10,11 +10,20 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-Positive = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
+MOST_STEPS = 10_000_000
+"""of a run: the longest published ones have a few million"""
+MOST_PICTURES = 10_000
+"""of one call, or for one verdict"""
+Positive = Annotated[int, Field(ge=1, le=MOST_STEPS)]
+Count = Annotated[int, Field(ge=0, le=MOST_STEPS)]
+BatchSize = Annotated[int, Field(ge=1, le=4096)]
+PictureCount = Annotated[int, Field(ge=0, le=MOST_PICTURES)]
+DenoisingSteps = Annotated[int, Field(ge=1, le=1000)]
+Pixels = Annotated[int, Field(ge=16, le=8192)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-Rate = Annotated[float, Field(ge=0)]
+Rate = Annotated[float, Field(ge=0, le=10_000)]
+Guidance = Annotated[float, Field(ge=0, le=100)]
 NonEmpty = Annotated[str, Field(min_length=1)]
 Loose = Field(strict=False)  # TOML has neither paths nor tuples
 _T = TypeVar("_T")
@@ -22,7 +31,10 @@ _T = TypeVar("_T")
 
 def shown(value: object) -> str:
     """A value as TOML writes it, shortened."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    except ValueError:
+        return "a number of thousands of digits"
     return text if len(text) <= 60 else f"{text[:56]} ..."
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from finetune import reading, references
 from finetune.choices import GUIDANCE_IS, MOST_GUIDANCE, Precision
 from finetune.errors import BaseError, InputError
-from finetune.recipe import Sample
+from finetune.recipe import Sample, bounds
 
 if TYPE_CHECKING:
     from finetune.families.base import BaseInfo
@@ -53,12 +53,24 @@ class SampleSet:
     class_word: str | None = None
     sources: Sequence[str] = ()
 
+    def check_numbers(self) -> None:
+        """Raises InputError: a number that a recipe may not have, or that many pictures together."""
+        for key, name, given in (
+            ("sample.steps", "steps", self.steps), ("sample.guidance", "guidance", self.guidance),
+            ("sample.seed", "seed", self.seed), ("count", "count", self.count),
+            *(("data.resolution", "size", side) for side in self.size or ()),
+        ):  # fmt: skip
+            bounds.check(key, given, name)
+        bounds.check("sample.seed", self.seed + self.count - 1, "seed")
+        bounds.check_pictures(len(self.prompts), self.count)
+
     def requests(self, base: "BaseInfo") -> list[list[SampleRequest]]:
         """A row for each seed, in it a request for each prompt.
 
         Raises:
-            InputError: size, steps or guidance do not fit the base, or a negative prompt has no effect.
+            InputError: a number is out of bounds or does not fit the base, or a negative prompt has no effect.
         """
+        self.check_numbers()
         width, height = self.size or (base.resolution, base.resolution)
         if min(width, height) < base.stride or width % 8 or height % 8:
             raise InputError(

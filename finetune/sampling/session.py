@@ -30,6 +30,7 @@ from finetune.planning.resolve import precision as resolve_precision
 from finetune.resources import public_name
 from finetune.sampling.request import USUAL, AdapterWeight, SampleRequest, SessionOptions
 from finetune.tensors import digest, file_sha256, read_header
+from finetune.unchanged import unchanged
 
 _BARE = SessionOptions(safety_checker=False)
 BATCH_PX = {"cpu": 12 * 64**2, "cuda": 1024**2}
@@ -79,7 +80,7 @@ class Session:
 
         Raises:
             InputError: this base or this machine cannot do what the options say.
-            VerifyError: an adapter cannot be read whole for this base.
+            VerifyError: an adapter cannot be read whole for this base. BaseError: a file was changed meanwhile.
         """
         info = _settled(info or families.detect(base), adapters, options)
         check_options(base, info, options)
@@ -94,12 +95,13 @@ class Session:
             family = _load(base, info, options, torch.float32)
             captions = Captions(family, captions.known, device)
         session = cls(family, captions, device, options=options)
-        session.load_adapters(adapters, options.merged)
+        with unchanged(file for adapter in adapters for file in layouts.adapter_files(adapter.path)):
+            session.load_adapters(adapters, options.merged)
+            session.made_with = _described(base, session, adapters, options, precision)
         if rounded:
             for name in family.parts.loaded().keys() - {"vae"}:
                 family.parts[name].to(DTYPES[precision])
         session._move()
-        session.made_with = _described(base, session, adapters, options, precision)
         return session
 
     def load_adapters(self, adapters: Sequence[AdapterWeight], merged: bool = False) -> None:

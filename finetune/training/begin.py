@@ -31,6 +31,7 @@ from finetune.training import batches, levers
 from finetune.training.folder import RunFolder, Unwritten, run_identity, shapes
 from finetune.training.look import prompts, wanted
 from finetune.training.loop import State
+from finetune.unchanged import unchanged
 
 
 class Encoded(NamedTuple):
@@ -74,11 +75,13 @@ def beginning(plan: Plan, device: Device, folder: RunFolder | None = None) -> Ge
     plan = _known(plan, family.facts)
     with out_of_memory("while the dataset is encoded", lambda: levers.encoding(plan.recipe)):
         data = yield from encode_dataset(plan, family, device)
-    if folder is not None:
-        folder.identity = run_identity(plan, family)  # before attaching: of the base as it was
-    family.parts.release(*large_encoders(family))
-    with out_of_memory("while the base is made ready", lambda: levers.training(plan.recipe)):
-        state = attach_adapter(plan, family, device)
+    start = plan.recipe.adapter.init_from
+    with unchanged(layouts.adapter_files(start) if start else ()):
+        if folder is not None:
+            folder.identity = run_identity(plan, family)  # before attaching: of the base as it was
+        family.parts.release(*large_encoders(family))
+        with out_of_memory("while the base is made ready", lambda: levers.training(plan.recipe)):
+            state = attach_adapter(plan, family, device)
     if folder is not None:
         folder.identity["trained parameters"] = shapes(state.trainable)
     return Run(plan, folder or Unwritten(Path(os.devnull)), device, family, data, state)

@@ -24,6 +24,7 @@ from finetune.optimizers import state as optimizer_state
 from finetune.references import fault, step_folders, step_of
 from finetune.saving import flush_files, flush_names
 from finetune.training.loop import State
+from finetune.unchanged import Stamps, files_in
 
 FORMAT = 3
 _READ = (2, FORMAT)
@@ -38,6 +39,8 @@ class Found(NamedTuple):
     step: int
     identity: dict[str, str]
     """what the run was, to be the same when it resumes"""
+    stamps: Stamps
+    """its files as they were before they were held against the manifest"""
 
 
 def save_checkpoint(
@@ -84,6 +87,7 @@ def newest(folder: Path) -> tuple[Found | None, list[str]]:
     """The newest whole checkpoint, and a sentence for each newer one that is damaged."""
     damage: list[str] = []
     for path in reversed(step_folders(folder)):
+        stamps = Stamps.of(files_in(path))
         wrong = fault(path, _FILES)
         if wrong:
             damage.append(f"{path.name}: {wrong}")
@@ -93,7 +97,7 @@ def newest(folder: Path) -> tuple[Found | None, list[str]]:
         except RunError as e:
             damage.append(f"{path.name}: {e.problem}")
             continue
-        return Found(path, content["step"], content["identity"]), damage
+        return Found(path, content["step"], content["identity"], stamps), damage
     return None, damage
 
 
@@ -101,7 +105,7 @@ def load_checkpoint(found: Found, state: State) -> None:
     """Put a checkpoint back into the state of a run that was built anew.
 
     Raises:
-        RunError: it holds other parameters, or was written in another format.
+        RunError: it holds other parameters, was written in another format, or was changed since it was found.
     """
     content = _content(found.path)
     if content["format"] not in _READ:
@@ -132,6 +136,7 @@ def load_checkpoint(found: Found, state: State) -> None:
         raise RunError(
             f"{found.path} holds a state that this optimizer does not take", "start again with another `out`"
         ) from e
+    found.stamps.check(RunError)
     state.step, state.bad_steps = content["step"], content["bad_steps"]
 
 

@@ -38,6 +38,7 @@ from finetune.training.learnt import judged
 from finetune.training.pick import check_picked
 from finetune.training.rehearsal import adapter_layouts
 from finetune.training.stop import Events
+from finetune.unchanged import unchanged
 
 
 def finish(run: Run) -> Events:
@@ -198,7 +199,8 @@ def final_sheet(plan: Plan, file: Path, out: Path, step: int) -> Path:
     """Base row and adapter row at the same seeds, the adapter read from its file by stock diffusers."""
     session = Session.of(open_base(plan), pictures.sample_prompts(plan))
     rows = [("base", pictures.draw_samples(plan, session))]
-    session.load_by_diffusers(file)
+    with unchanged([file]):
+        session.load_by_diffusers(file)
+        facts = {"adapter": file.name, "adapter_sha256": weights.file_sha256(file), "step": str(step)}
     rows.append((file.stem, pictures.draw_samples(plan, session)))
-    facts = {"adapter": file.name, "adapter_sha256": weights.file_sha256(file), "step": str(step)}
     return pictures.write_sheet(plan, rows, out, facts)

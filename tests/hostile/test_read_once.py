@@ -2,11 +2,13 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from support.adapters import pocket_adapter
 from support.bases import tiny_base
 from support.hostile import attempt
 from support.photos import photos
@@ -18,10 +20,17 @@ from finetune.data.example import Example
 from finetune.data.prepare import prepare
 from finetune.encoding.images import STRAIGHT, Wanted, encode_images
 from finetune.encoding.store import Store
-from finetune.errors import DataError
+from finetune.errors import BaseError, DataError
 from finetune.evaluation.evaluate import real_pictures
+from finetune.evaluation.gallery import PictureStore, content_id
 from finetune.events import unheard
 from finetune.families.base import Family, Prompt
+from finetune.files import layouts
+from finetune.files.inspection import inspect
+from finetune.proof.verify import verify
+from finetune.resources import POCKET
+from finetune.sampling.request import AdapterWeight, SessionOptions
+from finetune.sampling.session import Session
 
 
 @pytest.fixture(scope="module")
@@ -161,3 +170,80 @@ def test_clearing_removes_no_empty_folder_that_is_not_the_caches(tmp_path: Path)
     before = sorted(tmp_path.rglob("*"))
     clear(tmp_path)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+# --- files that are too large to be held ------------------------------------------------------------------------------
+
+
+def swapped(file: Path, by: Path) -> None:
+    """Another file under the same name, of the same size."""
+    shutil.copyfile(by, file.with_name("beside"))
+    os.replace(file.with_name("beside"), file)
+
+
+def test_a_base_that_is_replaced_between_two_parts_is_refused(tmp_path: Path) -> None:
+    base, other = (tiny_base(tmp_path / name, "sd15", seed=n) for n, name in enumerate("ab"))
+    family = families.load(str(base))
+    family.parts.load("vae")
+    family.parts.release("vae")
+    assert family.parts["vae"] is family.parts["vae"]
+    file = "unet/diffusion_pytorch_model.safetensors"
+    swapped(base / file, other / file)
+    with pytest.raises(BaseError, match="changed while it was in use"):
+        family.parts.load("unet")
+    assert families.load(str(base)).parts["unet"] is not None
+
+
+def test_pictures_are_not_kept_under_the_name_of_another_adapter_or_base(tmp_path: Path) -> None:
+    adapter, base = tmp_path / "a.safetensors", tmp_path / "base"
+    for name in ("a", "b"):
+        pocket_adapter(tmp_path / f"{name}.safetensors", ord(name))
+    shutil.copytree(POCKET, base)
+    store = PictureStore(tmp_path / "kept", str(base), SessionOptions())
+    row = content_id(adapter)
+    store.check(row, adapter)
+    store.check(f"{row}@0.5", adapter)
+    store.check("", None)
+    swapped(adapter, tmp_path / "b.safetensors")
+    with pytest.raises(BaseError, match=r"a\.safetensors was changed"):
+        store.check(row, adapter)
+    os.utime(base / "model_index.json", (1, 1))
+    with pytest.raises(BaseError, match="base was changed"):
+        store.check("", None)
+
+
+def test_the_digest_in_a_picture_is_of_the_adapter_that_made_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        pocket_adapter(tmp_path / f"{name}.safetensors", ord(name))
+    adapter = tmp_path / "a.safetensors"
+    applied = Session.load_adapters
+
+    def then_swapped(self: Session, *arguments: object) -> None:
+        applied(self, *arguments)  # type: ignore[arg-type]
+        swapped(adapter, tmp_path / "b.safetensors")
+
+    assert "a.safetensors" in Session.open("pocket", ["x"], [AdapterWeight(adapter)]).made_with["adapters"]
+    monkeypatch.setattr(Session, "load_adapters", then_swapped)
+    with pytest.raises(BaseError, match=r"a\.safetensors was changed"):
+        Session.open("pocket", ["x"], [AdapterWeight(adapter)])
+
+
+@pytest.mark.parametrize("look", [inspect, lambda file: verify(file, "pocket")], ids=["inspect", "verify"])
+def test_what_is_said_of_an_adapter_is_of_one_file(
+    look: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        pocket_adapter(tmp_path / f"{name}.safetensors", ord(name))
+    read = layouts.read_adapter
+
+    def then_swapped(file: Path, *arguments: object) -> object:
+        found = read(file, *arguments)  # type: ignore[arg-type]
+        swapped(file, tmp_path / "b.safetensors")
+        return found
+
+    look(tmp_path / "a.safetensors")
+    monkeypatch.setattr(layouts, "read_adapter", then_swapped)
+    with pytest.raises(BaseError, match=r"a\.safetensors was changed"):
+        look(tmp_path / "a.safetensors")

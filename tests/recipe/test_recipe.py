@@ -89,7 +89,7 @@ def _random_tables(chance: random.Random) -> dict[str, dict[str, object] | str]:
         "base": text(),
         "data": {"path": Path(text().replace("\0", "")), "trigger": text(), "flip": chance.random() < 0.5},
         "adapter": {"method": method, "components": ("denoiser", "text_encoder")[: chance.randint(1, 2)]},
-        "optimizer": {"learning_rate": number, "epsilon": number / 7, "warmup_steps": chance.randrange(2**60)},
+        "optimizer": {"learning_rate": number, "epsilon": number / 1e4, "warmup_steps": chance.randrange(10**7)},
         "train": {chance.choice(["steps", "epochs"]): chance.randint(1, 9), "seed": chance.randrange(2**63)},
         "sample": {"prompts": tuple(prompt() for _ in range(chance.randint(0, 3))), "negative": prompt()},
         "export": {"title": text(), "license": text()},

@@ -56,6 +56,18 @@ def values(state: State) -> list[torch.Tensor]:
     return [p.detach() for p in state.parameters]
 
 
+def test_what_is_resumed_is_what_was_held_against_the_manifest(tmp_path: Path) -> None:
+    for n, folder in enumerate(("a", "b")):
+        checkpoint.save_checkpoint(tmp_path / folder, step(fresh(seed=n)), IDENTITY, 1)
+    found, _ = checkpoint.newest(tmp_path / "a")
+    assert found is not None
+    checkpoint.load_checkpoint(found, fresh())
+    other = tmp_path / "b" / found.path.name / "optimizer.safetensors"
+    os.replace(other, found.path / other.name)
+    with pytest.raises(RunError, match=r"optimizer\.safetensors was changed"):
+        checkpoint.load_checkpoint(found, fresh())
+
+
 def names(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir())
 
