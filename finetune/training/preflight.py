@@ -28,11 +28,11 @@ CLEARLY_FASTER = 1.5
 class Measured(NamedTuple):
     seconds: float
     """of the second of two steps at the largest bucket, with as many threads"""
-    threads: int
-    """of the CPU, with which a step is fastest here and now"""
     peak_bytes: int
     """of the device's memory; on a CPU, of the whole process"""
     loss: float
+    threads: int = 1
+    """of the CPU, with which the run computes"""
 
 
 def measure(state: State, batches: Batches, config: Recipe, device: Device) -> Measured:
@@ -59,7 +59,7 @@ def measure(state: State, batches: Batches, config: Recipe, device: Device) -> M
                 parameter.copy_(before)
                 parameter.grad = None
     threads = faster_threads(took)
-    return Measured(took[threads], threads, peak_bytes(), loss)
+    return Measured(took[threads], peak_bytes(), loss, threads)
 
 
 def _steps(
