@@ -43,7 +43,7 @@ IMAGE_FORMATS = tuple(plugin.format for plugin in _PLUGINS)
 """What is decoded, with MPO as a sort of JPEG. A closed list: Pillow would hand EPS to Ghostscript."""
 KEPT = ("JPEG", "MPO", "PNG", "WEBP")
 """Formats that every reader of a prepared dataset decodes alike."""
-_DECODER_ERRORS = (
+DECODER_ERRORS = (
     OSError,
     ValueError,
     SyntaxError,
@@ -168,7 +168,7 @@ def _decoding(path: Path, data: bytes) -> Iterator[None]:
             raise Unusable(path, "image bomb", f"it has more than {costs.MAX_PIXELS:,} pixels") from e
         except UnidentifiedImageError as e:
             raise Unusable(path, *diagnose(data, path.suffix)) from e
-        except _DECODER_ERRORS as e:
+        except DECODER_ERRORS as e:
             message = str(e).rstrip(".") or type(e).__name__
             reason: Reason = "truncated" if is_cut_short(data, message) else "corrupt"
             raise Unusable(path, reason, f"the picture cannot be decoded ({message})") from e
@@ -222,7 +222,7 @@ def _loaded(path: Path, image: Image.Image, info: ImageInfo, data: bytes) -> Ima
 def _orientation(image: Image.Image) -> int:
     try:
         orientation = image.getexif().get(0x0112, 1)
-    except _DECODER_ERRORS:  # a damaged EXIF block does not make the pixels wrong
+    except DECODER_ERRORS:  # a damaged EXIF block does not make the pixels wrong
         return 1
     return orientation if orientation in range(1, 9) else 1
 

@@ -109,7 +109,11 @@ def _not_ordinary(root: Path, file: Path) -> tuple[Reason, str] | None:
             return "link", "links to folders are not followed; copy the folder"
         if not target.is_relative_to(reading.real_path(root)):
             return "link", "the link points outside of the folder; copy the file"
-    if not stat.S_ISREG(file.stat().st_mode):  # a pipe would be waited on for ever
+    try:
+        mode = file.stat().st_mode
+    except OSError as e:
+        return "unreadable", e.strerror or str(e)
+    if not stat.S_ISREG(mode):  # a pipe would be waited on for ever
         return "unreadable", "it is not a regular file"
     if _printable(file.name) != file.name:
         return "unreadable", "its name is not UTF-8; rename it"

@@ -27,6 +27,7 @@ from finetune.proof import outputs
 from finetune.proof.chatter import quiet
 from finetune.proof.labels import made_for_another
 from finetune.proof.outputs import Reference
+from finetune.shortage import CHECKING, is_shortage, out_of_memory
 from finetune.unchanged import Stamps
 
 LARGE = 4_000_000_000
@@ -82,6 +83,7 @@ class Report:
     """worth knowing, and no failure"""
 
 
+@out_of_memory("while the file is held against the base", CHECKING)
 def verify(
     file: Path,
     base: str,
@@ -108,7 +110,7 @@ def verify(
     )
     missed = tuple(sorted(should - adapter.modules.keys()))
     dtype = _file_dtype(file)
-    foreign = made_for_another(adapter, family.facts)
+    foreign = made_for_another(adapter, facts)
     problems = [*([foreign] if foreign else []), *adapter.problems, *adapter.warnings]
     problems += [f"{name}: expected, and not in the file" for name in missed]
     problems += _hash_problems(file, adapter.metadata)
@@ -272,6 +274,8 @@ def _load_stock(family: Family, file: Path) -> tuple[str, list[str]]:
         try:
             family.pipeline().load_lora_weights(str(file.parent), weight_name=file.name, adapter_name="verified")
         except _REFUSALS as e:
+            if is_shortage(e):
+                raise
             return f"stock diffusers refuses the file: {type(e).__name__}: {str(e).strip()[:200]}", warned
     return "", warned
 

@@ -68,7 +68,8 @@ class SampleSet:
         """A row for each seed, in it a request for each prompt.
 
         Raises:
-            InputError: a number is out of bounds, the size does not fit the base, or a negative prompt has no effect.
+            InputError: a number is out of bounds; size, steps or guidance do not fit the base, or a negative prompt has
+            no effect.
         """
         self.check_numbers()
         width, height = self.size or (base.resolution, base.resolution)
@@ -76,6 +77,12 @@ class SampleSet:
             raise InputError(
                 f"`size` {width}x{height} does not fit this base",
                 f"width and height must be multiples of 8 px, at least {base.stride}",
+            )
+        if self.steps > base.noise_levels:
+            raise InputError(
+                f"`steps` {self.steps}: this base was trained at {base.noise_levels} noise levels, and can be denoised "
+                "in no more steps",
+                "20 to 50 are usual",
             )
         guidance = base.guidance if self.guidance is None else self.guidance
         if self.negative and (guidance <= 1 or base.guided):
@@ -133,6 +140,9 @@ class SessionOptions(NamedTuple):
     """The base's own safety checker is on, where the base has one."""
     merged: bool = False
     """Adapters are merged into the weights, in float32, before they are used."""
+    prediction: str = ""
+    """What the base predicts where it does not say so itself: epsilon or v. Empty: what adapters were trained for,
+    or what a forward pass tells."""
 
 
 USUAL = SessionOptions()
