@@ -139,9 +139,7 @@ def train(
         ),
     ] = False,
     auto: Annotated[bool, typer.Option("--resume-auto", hidden=True, help="What --resume auto stands for.")] = False,
-    gpus: Annotated[
-        int, typer.Option(min=1, help="Number of GPUs of this machine to train on, with one process each.")
-    ] = 1,
+    gpus: Annotated[int, number("gpus", help="Number of GPUs of this machine to train on, with one process each.")] = 1,
     sets: Sets = None,
     as_json: AsJson = False,
     quiet: Quiet = False,

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from finetune import families, reading, recipe, references
 from finetune import resources as shipped
-from finetune.choices import GUIDANCE_IS, MOST_GUIDANCE
 from finetune.data.example import Dataset
 from finetune.errors import BaseError, RecipeError
 from finetune.families.base import BaseInfo, large_encoders
@@ -181,15 +180,13 @@ def check_compatible(facts: BaseInfo, wanted: Recipe) -> None:
 
 def _can_be_sampled(facts: BaseInfo, wanted: Recipe) -> None:
     """The sheet at the end is as the recipe says. Raises RecipeError when the base's sampler cannot do that."""
-    steps, guidance = wanted.sample.steps, wanted.sample.guidance
+    steps = wanted.sample.steps
     if steps > facts.noise_levels:
         raise RecipeError(
             f"sample.steps = {steps}: {wanted.base} was trained at {facts.noise_levels} noise levels, and can be "
             "denoised in no more steps",
             "20 to 50 are usual",
         )
-    if guidance is not None and guidance > MOST_GUIDANCE:
-        raise RecipeError(f"sample.guidance = {guidance:g}: pictures of that are no pictures", GUIDANCE_IS)
 
 
 def _has_components(facts: BaseInfo, wanted: Recipe) -> None:

@@ -18,12 +18,13 @@ Positive = Annotated[int, Field(ge=1, le=MOST_STEPS)]
 Count = Annotated[int, Field(ge=0, le=MOST_STEPS)]
 BatchSize = Annotated[int, Field(ge=1, le=4096)]
 PictureCount = Annotated[int, Field(ge=0, le=MOST_PICTURES)]
-DenoisingSteps = Annotated[int, Field(ge=1, le=1000)]
+DenoisingSteps = Annotated[int, Field(ge=1, le=10_000)]
 Pixels = Annotated[int, Field(ge=16, le=8192)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Rate = Annotated[float, Field(ge=0, le=10_000)]
 Guidance = Annotated[float, Field(ge=0, le=100)]
+"""beyond it pictures are noise, then not finite; people use up to 20"""
 NonEmpty = Annotated[str, Field(min_length=1)]
 Loose = Field(strict=False)  # TOML has neither paths nor tuples
 _T = TypeVar("_T")

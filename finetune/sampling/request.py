@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from finetune import reading, references
-from finetune.choices import GUIDANCE_IS, MOST_GUIDANCE, Precision
+from finetune.choices import Precision
 from finetune.errors import BaseError, InputError
 from finetune.recipe import Sample, bounds
 
@@ -84,8 +84,6 @@ class SampleSet:
                 "20 to 50 are usual",
             )
         guidance = base.guidance if self.guidance is None else self.guidance
-        if guidance > MOST_GUIDANCE:
-            raise InputError(f"`guidance` {guidance:g}: pictures of that are no pictures", GUIDANCE_IS)
         if self.negative and (guidance <= 1 or base.guided):
             why = "this base reads none" if base.guided else "it needs a `guidance` above 1"
             raise InputError(f"`negative` has no effect: {why}", "leave it out")

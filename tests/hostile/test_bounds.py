@@ -21,6 +21,7 @@ OPTIONS: dict[str, tuple[list[str], str, tuple[str, ...]]] = {
     "check --max-aspect": (["check", "photos"], "--max-aspect", ("nan", "inf", "0.5", "1e308", DIGITS)),
     "caption --timeout": (["caption", "bare", "--vocabulary", "pocket"], "--timeout", ("nan", "inf", "0", "1e9")),
     "plan --gpus": (["plan", "mine.toml"], "--gpus", ("0", "1000000000", DIGITS)),
+    "train --gpus": (["train", "mine.toml", "--out", "new"], "--gpus", ("0", "1000000000", DIGITS)),
     "sample --seed": (SAMPLE, "--seed", ("-1", str(2**63), DIGITS)),
     "sample --steps": (SAMPLE, "--steps", ("0", "1001", "1000000000", DIGITS)),
     "sample --guidance": (SAMPLE, "--guidance", ("nan", "inf", "-1", "1e30", DIGITS)),
