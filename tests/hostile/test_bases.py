@@ -204,8 +204,8 @@ def test_a_distilled_base_asks_for_a_word(name: str, folder: Callable[..., Path]
 @pytest.mark.parametrize(
     ("called", "is_distilled"),
     [("sd_xl_turbo_1.0", True), ("DreamShaperXL_Lightning", True), ("sd3.5-large-turbo", True), ("sdxl-dmd2", True),
-     ("Hyper-SDXL-1step", True), ("LCM_Dreamshaper_v7", True), ("flux-dedistilled", False), ("turbovision", False),
-     ("my_base", False), ("lightningbolt-style", False)],
+     ("Hyper-SDXL-1step", True), ("LCM_Dreamshaper_v7", True), ("flux-schnell-dedistilled", False),
+     ("turbovision", False), ("my_base", False), ("lightningbolt-style", False)],
 )  # fmt: skip
 def test_a_name_tells_a_distilled_file(called: str, is_distilled: bool, tmp_path: Path) -> None:
     file = header_only(tmp_path / f"{called}.safetensors", metadata={"modelspec.prediction_type": "epsilon"})
