@@ -9,6 +9,22 @@ from finetune.choices import Precision
 from finetune.cli.options import AsJson, Base, Output, Quiet
 from finetune.sampling.request import STEPS
 
+Steps = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Denoising steps; usually 20 to 50, with lcm and tcd 4 to 8.",
+        show_default=f"{STEPS}; with lcm and tcd 8",
+    ),
+]
+Scheduler = Annotated[
+    str,
+    typer.Option(
+        help="Sampling method, such as ddim, dpm++ or euler; lcm or tcd with an adapter for few steps (LCM-LoRA).",
+        show_default="the base's own",
+    ),
+]
+
 
 def register(app: typer.Typer) -> None:
     app.command()(sample)
@@ -34,14 +50,12 @@ def sample(
     ] = None,
     negative: Annotated[str, typer.Option(help="Negative prompt: what the picture should not show.")] = "",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first picture, then +1 for each further one.")] = 0,
-    steps: Annotated[int, typer.Option(min=1, help="Denoising steps; usually 20 to 50.")] = STEPS,
+    steps: Steps = None,
     guidance: Annotated[
         float | None,
-        typer.Option(min=0, help="How strictly to follow the prompt; 1 turns it off.", show_default="the base's usual"),
+        typer.Option(min=0, help="How strictly to follow the prompt; 1 turns it off.", show_default="the usual"),
     ] = None,
-    scheduler: Annotated[
-        str, typer.Option(help="Sampling method, such as ddim, dpm++ or euler.", show_default="the base's own")
-    ] = "",
+    scheduler: Scheduler = "",
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT in px.", show_default="the base's own")] = "",
     count: Annotated[int, typer.Option(min=1, help="Pictures for each prompt.")] = 1,
     merged: Annotated[

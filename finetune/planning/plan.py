@@ -15,6 +15,7 @@ from finetune.families.base import BaseInfo
 from finetune.planning import pools
 from finetune.planning.pools import Pool
 from finetune.planning.prompts import prompt_notices, unlike_captions
+from finetune.planning.readers import reader_notices
 from finetune.planning.resolve import check_compatible, resolve, resolve_prediction
 from finetune.recipe import Loaded, Recipe
 from finetune.recipe.resolved import ResolvedRecipe
@@ -93,6 +94,7 @@ def resolve_plan(loaded: Loaded, world: int = 1) -> Plan:
         *loaded.notices,
         *caption_checks.remarks(data.examples, data.words),
         *uncaptioned(wanted, data),
+        *reader_notices(families.family_class(facts.family), wanted.adapter),
         *prompts,
     )
     return Plan(resolved, sources, facts, data, train, prior, tuple(held_out), micros, notices)
