@@ -1,6 +1,7 @@
 """Any adapter file, PEFT directory or run folder -> what it changes, and all that keeps it from being read whole."""
 
 import json
+import math
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -162,6 +163,8 @@ def _parse(
         if isinstance(change, str):
             problems.add(raw, change)
             continue
+        if isinstance(names, Mapping) and len(meant) < 2:
+            change = _in_shape(change, names[name])
         right = meant[0].right if meant else ""
         spelled.append(Spelled(raw, name, right, module.layout == "kohya", frozenset(module.roles)))
         for meaning in meant or [Meaning(name, raw)]:
@@ -243,6 +246,18 @@ def _change(
     own_alpha = told[name][1] if module.layout == "peft" and name in told else float(rank)
     alpha = roles.get("alpha", torch.tensor(own_alpha))
     return method.of_tensors(roles, float(alpha) / rank) if alpha.numel() == 1 else "its .alpha is not one number"
+
+
+def _in_shape(change: Change, shape: tuple[int, ...]) -> Change:
+    """A 1 x 1 convolution that is written as a linear layer, or the reverse, in the base's own shape."""
+    ones = (1,) * (len(shape) - 2)
+    if change.shape == shape or (*change.shape[:2], *ones) != shape or math.prod(change.shape[2:]) != 1:
+        return change
+    roles = {role: t.reshape(*t.shape[:2], *ones) if t.ndim > 1 else t for role, t in change.tensors().items()}
+    if "magnitude" in roles:
+        roles["magnitude"] = roles["magnitude"].flatten()
+    found = METHODS[change.kind].of_tensors(roles, change.scale)
+    return change if isinstance(found, str) else found
 
 
 def _is_packed(role: str, tensor: Tensor) -> bool:

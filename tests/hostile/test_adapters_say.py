@@ -302,3 +302,26 @@ def test_a_file_that_holds_nothing_is_refused_in_words(place: Path) -> None:
     ):
         found = attempt(command, place)
         assert found.code == 5 and "try:" in found.err and not found.traceback, (command, found.text)
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_a_convolution_of_one_pixel_may_be_written_as_a_linear_layer_and_the_reverse(kind: str, tmp_path: Path) -> None:
+    flat, wide = NAMES[0], NAMES[1]
+    shapes = {flat: (8, 6), wide: (8, 6, 1, 1)}
+    tensors, ones = {}, {flat: (1, 1), wide: ()}
+    for name, tail in ones.items():
+        one = random_lora((8, 6), 2, 1.0, 3)
+        key = "lora_unet_" + name.partition(".")[2].replace(".", "_")
+        tensors[f"{key}.lora_down.weight"] = one.tensors()["down"].reshape(2, 6, *tail)
+        tensors[f"{key}.lora_up.weight"] = one.tensors()["up"].reshape(8, 2, *tail)
+        tensors[f"{key}.alpha"] = torch.tensor(2.0)
+        if kind == "dora":
+            tensors[f"{key}.dora_scale"] = torch.arange(1.0, 9.0).reshape(8, 1, *tail)
+    save_file(tensors, tmp_path / "a.safetensors")
+    found = layouts.read_adapter(tmp_path / "a.safetensors", shapes, "sd")
+    assert found.problems == () and {name: one.shape for name, one in found.modules.items()} == shapes
+    weight = torch.randn(8, 6)
+    changes = [one.delta(weight.reshape(one.shape)).reshape(8, 6) for one in found.modules.values()]
+    assert_close(changes[0], changes[1])
+    reference = random_lora((8, 6), 2, 1.0, 3)
+    assert kind == "dora" or torch.allclose(changes[0], delta(reference))
