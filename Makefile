@@ -2,13 +2,14 @@
 # quick: tests without a base or a run, half a minute.  bits: that training computes what it did.  check: what CI should say.
 # docs: the pages for users as a site, in build/docs.  docs-serve: the same at localhost, again at each change.
 # pocket: the bundled base and eyes again, from the font; five to six hours on two cores, goes on where it was interrupted.
+# fuzz: files that are spoilt in every way, to every reader, for ten minutes: make fuzz FUZZ_SECONDS=60 for one.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do command -v $$p && break; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
 # a file stays in one process, which shares what is dear; the long ones first
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: install quickstart test quick bits check format bench docs docs-serve pocket clean
+.PHONY: install quickstart test quick fuzz bits check format bench docs docs-serve pocket clean
 
 install: $(VENV)/.installed
 
@@ -20,6 +21,10 @@ test: $(VENV)/.installed-dev
 
 quick: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(PARALLEL) -m "not whole and not gpu and not network and not slow"
+
+FUZZ_SECONDS ?= 600
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python tests/fuzz.py --seconds $(FUZZ_SECONDS)
 
 bits: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow tests/test_bits.py

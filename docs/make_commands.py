@@ -95,7 +95,7 @@ def parameters(command: Callable[..., None]) -> list[Parameter]:
     found = [
         Parameter(name, hints[name].__origin__, hints[name].__metadata__[0], one.default)
         for name, one in inspect.signature(command).parameters.items()
-        if hasattr(hints[name], "__metadata__")
+        if hasattr(hints[name], "__metadata__") and not getattr(hints[name].__metadata__[0], "hidden", False)
     ]
     return sorted(found, key=lambda one: one.is_option)
 

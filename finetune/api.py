@@ -1,18 +1,20 @@
 """The calls that programs and notebooks make. Each is quiet, and brings the libraries it needs when it is called."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from finetune import reading
 from finetune.choices import CaptionsFrom, Dtype, Layout, Precision, ReaderName
+from finetune.shortage import out_of_memory
 from finetune.silence import silence
 
 if TYPE_CHECKING:
     from finetune.captioning.dataset import Captioned
-    from finetune.data.decode import Colour
+    from finetune.data.colours import Colour
     from finetune.data.example import Dataset
     from finetune.data.wording import DatasetKind
     from finetune.evaluation.compare import Comparison
@@ -24,6 +26,13 @@ if TYPE_CHECKING:
     from finetune.reporting.status import RunStatus
     from finetune.sampling.folder import Written
     from finetune.training.stop import Events
+
+
+@contextmanager
+def _call() -> Iterator[None]:
+    """Inside, other libraries are silent, and want of memory is a MemoryShortage."""
+    with silence(), out_of_memory():
+        yield
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> "Recipe":
@@ -66,7 +75,7 @@ def prepare(
     """
     from finetune.data import prepare as preparing
 
-    with silence():
+    with _call():
         return preparing.prepare(
             Path(source), Path(out), trigger=trigger, class_word=class_word, kind=kind, template=template,
             license=license, source_note=source_note, background=background, captions_from=captions_from,
@@ -92,7 +101,7 @@ def caption(
     Raises:
         InputError: the folder or the captioner cannot be used, or no answer is a caption.
     """
-    with silence():
+    with _call():
         from finetune.captioning.choice import CaptionerChoice
         from finetune.captioning.dataset import caption_dataset
         from finetune.data.captions import clean_words
@@ -113,19 +122,22 @@ def plan(recipe: "Recipe | Path | str", gpus: int = 1) -> "Plan":
     Raises:
         RecipeError, DataError, BaseError: what does not fit together.
     """
-    with silence():
+    with _call():
         from finetune.planning import plan as planning
 
         return planning.resolve_plan(_loaded(recipe), gpus)
 
 
-def train(recipe: "Recipe | Path | str | None", out: Path | str, resume: bool = False) -> "Events":
+def train(
+    recipe: "Recipe | Path | str | None", out: Path | str, resume: "bool | Literal['auto']" = False
+) -> "Events":  # fmt: skip
     """Train an adapter into the folder `out`, export and verify it: an iterator of `finetune.events`.
 
     The run goes as far as it is read; `out/events.jsonl` and TensorBoard logs are written as it goes. The last event is
     Finished, with the path of the proved file. Leaving the loop (`break`, Ctrl-C) saves the last step;
     resume: go on from there, bit for bit, by the run's own recipe, when recipe is None. Of a file only what was edited
-    since the run began changes that recipe; a `Recipe` takes its place. What is changed is told, or refused.
+    since the run began changes that recipe; a `Recipe` takes its place. What is changed is told, or refused. "auto": go
+    on if `out` holds a run, else begin one.
 
     Raises, while it is read:
         InputError: recipe, data, base or folder cannot be used.
@@ -175,7 +187,7 @@ def sample(
         RunError: `out` cannot be written, or holds pictures of an earlier call.
         VerifyError: an adapter cannot be read whole for this base.
     """
-    with silence():
+    with _call():
         from finetune import references
         from finetune.events import Warned
         from finetune.sampling import folder
@@ -208,7 +220,7 @@ def evaluate(
         InputError: something must be named, or cannot be read.
         VerifyError: the adapter cannot be read whole for this base.
     """
-    with silence():
+    with _call():
         from finetune.evaluation.evaluate import evaluate as judged
         from finetune.evaluation.subject import of_path
         from finetune.events import unheard
@@ -228,7 +240,7 @@ def report(run: Path | str, out: Path | str | None = None) -> Path:
     Raises:
         RunError: there is no run in that folder, or the page cannot be written.
     """
-    with silence():
+    with _call():
         from finetune.pages.report import write_report
 
         return write_report(Path(run), _folder(out))
@@ -252,7 +264,7 @@ def compare(
         RunError: `out` holds something else, or cannot be written.
         VerifyError: an adapter cannot be read whole for the base.
     """
-    with silence():
+    with _call():
         from finetune.evaluation.compare import ComparisonRequest
         from finetune.evaluation.compare import compare as compared
         from finetune.events import unheard
@@ -283,7 +295,7 @@ def verify(
     Raises:
         BaseError: the file or the base cannot be read at all.
     """
-    with silence():
+    with _call():
         from finetune import references
         from finetune.files import layouts
         from finetune.proof.verify import verify as check
@@ -300,7 +312,7 @@ def inspect(file: Path | str) -> "Inspection":
     Raises:
         BaseError: it cannot be read at all.
     """
-    with silence():
+    with _call():
         from finetune.files import inspection
 
         return inspection.inspect(Path(file))
@@ -333,7 +345,7 @@ def export(
         RunError: `out` exists, or cannot be written.
         VerifyError: something in the source has no place; or the result is not the source.
     """
-    with silence():
+    with _call():
         from finetune import references
         from finetune.proof.export import convert
 
@@ -384,10 +396,12 @@ def _loaded(recipe: "Recipe | Path | str") -> "Loaded":
     return recipes.Loaded(recipe, {}, Path())
 
 
-def _run(recipe: "Recipe | Path | str | None", out: Path | str, resume: bool) -> "Events":
+def _run(recipe: "Recipe | Path | str | None", out: Path | str, resume: "bool | Literal['auto']") -> "Events":
     from finetune.errors import RunError
     from finetune.training import run
-    from finetune.training.resume import own_recipe
+    from finetune.training.resume import goes_on, own_recipe
+
+    resume = goes_on(Path(out)) if resume == "auto" else resume
 
     given = Path(recipe) if isinstance(recipe, Path | str) else recipe
     if resume and (given is None or isinstance(given, Path)):

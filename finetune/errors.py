@@ -11,6 +11,7 @@ FinetuneError
 │   └── NotLearnt            the file is kept, but what it was trained for is not in its pictures
 ├── VerifyError         5    a file does not do what it should
 └── Interrupted       130    Ctrl-C or SIGTERM; the state was saved
+    └── PeerLost             another process of the run has ended; so does this one
 
 Anything else that escapes is a bug of ours and keeps its traceback (exit 1).
 """
@@ -103,3 +104,15 @@ class VerifyError(FinetuneError):
 
 class Interrupted(FinetuneError):
     exit_code = 130
+
+
+class PeerLost(Interrupted):
+    """Another process that trains the same run has ended, so that this one cannot go on."""
+
+
+class SaidByAnother(Exception):
+    """Ends a rank whose fault, or whose end, the first rank tells; nothing is to be shown."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code

@@ -185,6 +185,8 @@ class Finished(NamedTuple):
     report: Verified | None = None
     """None: for adapter.method = "full", which is read back and compared as a whole"""
     effect: TrainingEffect | None = None
+    page: Path | None = None
+    """the run's report, to open in a browser; None: it could not be written"""
 
 
 Event = (

@@ -1,14 +1,13 @@
 """Where a run computes: device, ranks, precision; by Accelerate."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
-_Item = TypeVar("_Item")
+from finetune.ranks import Ranks, open_ranks, refuse_precision
+
 Autocast = Callable[[], AbstractContextManager[Any]]
 
 
@@ -46,28 +45,6 @@ def current_device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if has_gpu() else torch.device("cpu")
 
 
-@dataclass(frozen=True)
-class Ranks:
-    """Who else trains; alone, summing is the identity."""
-
-    rank: int = 0
-    world_size: int = 1
-
-    def rotated(self, items: Sequence[_Item]) -> list[_Item]:
-        """From another place on for each rank: each makes its own share first, then finds the others' made."""
-        start = len(items) * self.rank // self.world_size
-        return [*items[start:], *items[:start]]
-
-    def sum(self, tensors: Sequence[Tensor]) -> None:
-        """Sum each tensor over the ranks, in place, in one message."""
-        if self.world_size == 1:
-            return
-        flat = torch.cat([t.reshape(-1).float() for t in tensors])
-        torch.distributed.all_reduce(flat)
-        for tensor, summed in zip(tensors, torch.split(flat, [t.numel() for t in tensors]), strict=True):
-            tensor.copy_(summed.view_as(tensor))
-
-
 class Device(NamedTuple):
     """Where the run computes."""
 
@@ -77,12 +54,27 @@ class Device(NamedTuple):
     scaler: torch.amp.GradScaler | None
 
 
+def meet() -> Ranks:
+    """The processes that train together, each on its GPU, where there is one.
+
+    Raises:
+        RunError: they do not find each other, or their launcher says what would be dropped.
+    """
+    return open_ranks(cpu=not has_gpu())
+
+
 def open_machine(precision: str) -> Device:
+    """Where this process computes, in the recipe's precision.
+
+    Raises:
+        RunError: as `meet`; the launcher was told another precision.
+    """
+    ranks = meet()
+    refuse_precision(precision)
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state(reset_partial_state=False)  # a second run in this process may differ
     mixed = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[precision]
     accelerator = Accelerator(mixed_precision=mixed, cpu=not has_gpu())
-    ranks = Ranks(accelerator.process_index, accelerator.num_processes)
     return Device(accelerator.device, ranks, accelerator.autocast, accelerator.scaler)

@@ -70,6 +70,14 @@ def real_path(path: Path) -> Path:
         return path
 
 
+def home() -> Path | None:
+    """The user's folder; None: there is none, as in a container whose user has no name."""
+    try:
+        return Path.home()
+    except (RuntimeError, KeyError):
+        return None
+
+
 def is_file(path: Path) -> bool:
     """As Path.is_file; False too where the name is impossible, or a folder on the way may not be entered."""
     return (mode := _mode(path)) is not None and stat.S_ISREG(mode)
@@ -175,8 +183,8 @@ def check_value(value: object) -> None:
 
 
 def finite_number(found: object, where: str, kind: ErrorClass, hint: str) -> float:
-    """Raises kind: it is no number, or not a finite one."""
-    if isinstance(found, bool) or not isinstance(found, int | float) or abs(found) > 1e300 or not math.isfinite(found):
+    """Raises kind: it is no number, or not a finite one in float32, which it will be multiplied with."""
+    if isinstance(found, bool) or not isinstance(found, int | float) or abs(found) > 3e38 or not math.isfinite(found):
         raise kind(f"{where}: {_shown(found)} where a number belongs", hint)
     return float(found)
 

@@ -1,6 +1,5 @@
 """What a user writes for an adapter, and where it lies: a path as it is, or RUN@500, a step of a run's folder."""
 
-import json
 from pathlib import Path
 
 from finetune import reading
@@ -79,13 +78,19 @@ def fault(checkpoint: Path, needed: tuple[str, ...] = ()) -> str:
     from finetune import tensors
 
     try:
-        manifest = dict(json.loads((checkpoint / "manifest.json").read_text()))
-    except (OSError, ValueError, TypeError):
+        manifest = reading.read_json(checkpoint / "manifest.json", BaseError, "")
+    except BaseError:
         return "no readable manifest"
     for name in dict.fromkeys((*needed, *manifest)):
+        if ".." in Path(name).parts or Path(name).is_absolute():
+            return "its manifest names a file that lies elsewhere"
         if not reading.is_file(checkpoint / name):
             return f"{name} is missing"
-        if tensors.file_sha256(checkpoint / name) != manifest.get(name):
+        try:
+            found = tensors.file_sha256(checkpoint / name)
+        except OSError as e:
+            return f"{name} cannot be read: {e.strerror}"
+        if found != manifest.get(name):
             return f"{name} is not what was written"
     return ""
 
@@ -100,7 +105,7 @@ def _check(text: str, checkpoint: Path) -> None:
     if damage := fault(checkpoint):
         raise BaseError(f"{text}: {checkpoint} is damaged: {damage}", "name another step, or resume the run")
     if reading.is_file(checkpoint / _WHOLE):
-        earlier = json.loads((checkpoint / "state.json").read_text()).get("format") == 2
+        earlier = reading.read_json(checkpoint / "state.json", BaseError, "", finite=False).get("format") == 2
         why = "was written by an earlier version, without alpha" if earlier else "holds all weights of the base"
         next_step = "resume the run, which writes the next ones with alpha" if earlier else "resume the run to its end"
         raise BaseError(f"{text}: {checkpoint} {why}: it is no adapter", next_step)

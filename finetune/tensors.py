@@ -4,8 +4,6 @@ Format: 8 bytes little-endian header length n, n bytes of JSON, then the payload
 """
 
 import hashlib
-import os
-import secrets
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +16,7 @@ from torch import Tensor
 
 from finetune import reading
 from finetune.errors import BaseError
+from finetune.saving import write_bytes as write_bytes
 
 _MAX_HEADER_BYTES = 25 << 20
 """the format allows 100 MB; a header of 10,000 tensors has about 1 MiB"""
@@ -46,6 +45,14 @@ def read_header(path: Path) -> Header:
             "map_location='cpu',weights_only=True); d=d.get('state_dict',d); s.save_file({k:v.contiguous().clone() "
             f"for k,v in d.items() if hasattr(v,'shape')}},sys.argv[2])\" {path} {path.with_suffix('.safetensors')}",
         )
+    try:
+        return _header(path)
+    except OSError as e:
+        raise BaseError(f"cannot read {path}: {e.strerror}", "check its permissions, or copy it again") from e
+
+
+def _header(path: Path) -> Header:
+    """Raises OSError: it cannot be read. BaseError: as `read_header`."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
@@ -100,6 +107,8 @@ def load_tensors(path: Path, wanted: Callable[[str], bool] | None = None) -> dic
             return {name: file.get_tensor(name) for name in names}
     except SafetensorError as e:
         raise BaseError(f"{path}: the safetensors header is damaged: {e}", "copy or download it again") from e
+    except OSError as e:
+        raise BaseError(f"cannot read {path}: {e.strerror or e}", "check its permissions, or copy it again") from e
 
 
 def payload_sha256(path: Path) -> str:
@@ -123,22 +132,6 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[s
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     # safetensors makes broken JSON of no tensors and no metadata
     write_bytes(save(whole, dict(metadata) or None), path, flush)
-
-
-def write_bytes(content: bytes, path: Path, flush: bool = True) -> None:
-    """Write beside, flush, rename: `path` is never half a file. The name beside is this call's own, so two writers
-    cannot mix. Without the flush a power cut may leave half: for files that are checked when they are read."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
-    try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            if flush:
-                os.fsync(file.fileno())
-        beside.replace(path)
-    except OSError:
-        beside.unlink(missing_ok=True)  # a full disk needs its room
-        raise
 
 
 def digest(text: str) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from finetune import writing
 from finetune.captioning.captioner import Captioner, screened
 from finetune.captioning.table import CaptionTable
 from finetune.data import caption_files
@@ -57,6 +58,7 @@ def caption_dataset(
     if not wanted:
         return Captioned(report.root / TABLE, {}, dict(kept), ())
     _refuse_other_sources(path, report)
+    writing.try_folder(report.root, (TABLE,))
     own = CaptionWords(report.card.trigger, report.card.class_word, kind=report.card.kind)
     asked = captioner(own)
     asked.check([e.path for e in wanted])

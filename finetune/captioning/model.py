@@ -16,6 +16,7 @@ from finetune.data import decode
 from finetune.data.wording import CaptionWords
 from finetune.errors import BaseError, DataError
 from finetune.families import fetch_from_hub
+from finetune.families.folder import chat_form
 from finetune.families.parts import without_bars
 from finetune.machine import current_device
 
@@ -99,7 +100,7 @@ class CaptionModel:
             return self.prompt
         content = [{"type": "image"}, {"type": "text", "text": self.prompt}]
         asked = [{"role": "user", "content": content}]
-        return str(self.processor.apply_chat_template(asked, add_generation_prompt=True, tokenize=False))
+        return chat_form(self.processor, asked)
 
 
 def _reduced(file: Path) -> Any:
@@ -182,7 +183,7 @@ def _from_pretrained(name: str, folder: Path, without_films: bool = False, **opt
         with without_bars():
             kind = getattr(transformers, name)
             loaded = _without_films(kind) if without_films else kind
-            return loaded.from_pretrained(str(folder), local_files_only=True, **options)
+            return loaded.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False, **options)
     except (RuntimeError, ValueError, OSError, KeyError, TypeError, AttributeError, ImportError) as e:
         reason = next(iter(str(e).strip().splitlines()), type(e).__name__)
         raise BaseError(f"{folder} cannot be loaded as a {name}: {reason}", _AGAIN) from e

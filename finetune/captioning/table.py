@@ -1,7 +1,6 @@
 """metadata.jsonl as it is written: captions are put into its rows, and all else in them stays."""
 
 import json
-import os
 import posixpath
 import unicodedata
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from pathlib import Path
 from finetune import reading
 from finetune.data.caption_files import TABLE
 from finetune.errors import DataError, RunError
+from finetune.saving import write_bytes
 
 
 class CaptionTable:
@@ -35,12 +35,9 @@ class CaptionTable:
                 self.rows.append(row)
             row.pop("caption", None)
             row.update(text=caption, caption_by="model")
-        beside = self.path.with_name(f".{TABLE}.{os.getpid()}")  # hidden: never taken for data
         try:
-            beside.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in self.rows), encoding="utf-8")
-            beside.replace(self.path)
+            write_bytes("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in self.rows).encode(), self.path)
         except OSError as e:
-            beside.unlink(missing_ok=True)
             raise RunError(f"cannot write {self.path}: {e.strerror}", "free some space, or make it writable") from e
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from finetune import reading
 from finetune import resources as shipped
-from finetune.data.decode import Colour
+from finetune.data.colours import Colour
 from finetune.data.prompts import expand
 from finetune.data.wording import CaptionWords
 from finetune.errors import DataError

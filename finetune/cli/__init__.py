@@ -1,5 +1,6 @@
 """The command line: reads arguments, shows results, prints errors. No logic, and nothing heavy until it is needed."""
 
+import errno
 import json
 import logging
 import os
@@ -14,10 +15,12 @@ from typer.core import TyperGroup
 
 from finetune import __version__
 from finetune.cli import captioning, comparing, data, evaluation, files, report, sampling, status, system, training
+from finetune.cli.options import ARGUMENTS
 from finetune.cli.streams import guarded
 from finetune.cli.wording import otherwise, worded
-from finetune.errors import FinetuneError, InputError
+from finetune.errors import FinetuneError, InputError, SaidByAnother
 from finetune.reporting.shown import harmless, harmless_json
+from finetune.shortage import out_of_memory
 
 _UsageError: Any = typer.BadParameter.__base__
 """click's, or that of the click which newer versions of Typer carry"""
@@ -28,6 +31,7 @@ class Program(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         ctx.obj = "--json" in args
+        ctx.meta[ARGUMENTS] = list(args)
         first = next((i for i, word in enumerate(args) if word not in ("--json", "--quiet", "-q")), len(args))
         with _told(ctx):
             return super().parse_args(ctx, [*args[first:], *args[:first]] if first < len(args) else args)
@@ -88,6 +92,10 @@ def main() -> None:
     raise SystemExit(code or (2 if out.lost and _command_of(sys.argv[1:]) not in _RESULTS_ARE_FILES else 0))
 
 
+_MACHINE_FAULTS = {
+    errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ENOMEM,
+}  # fmt: skip
+"""what may fail anywhere, and is no bug of ours"""
 _RESULTS_ARE_FILES = {"train", "quickstart"}
 """commands that have done their work, whatever became of their words"""
 
@@ -100,13 +108,23 @@ def _command_of(arguments: list[str]) -> str:
 def _carried_out() -> int:
     """The exit code."""
     try:
-        app()
+        with out_of_memory():
+            app()
+    except SaidByAnother as e:
+        return e.exit_code
     except FinetuneError as e:
         sys.stderr.write(_printed(e, sys.argv[1:]))
         return e.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")
         return 130
+    except OSError as e:
+        if e.errno not in _MACHINE_FAULTS:
+            raise
+        where = f"{e.filename}: " if e.filename else ""
+        fault = InputError(f"{where}{e.strerror}", "this machine has too little of something: disk, memory, open files")
+        sys.stderr.write(_printed(fault, sys.argv[1:]))
+        return fault.exit_code
     except SystemExit as e:
         return e.code if isinstance(e.code, int) else int(e.code is not None)
     return 0

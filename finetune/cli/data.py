@@ -15,7 +15,7 @@ from finetune.recipe import Data
 
 if TYPE_CHECKING:
     from finetune.data.audit import Audit
-    from finetune.data.decode import Colour
+    from finetune.data.colours import Colour
     from finetune.pages.dataset import NextStep
     from finetune.planning.preview import Preview
 

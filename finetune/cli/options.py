@@ -24,6 +24,8 @@ Judge = Annotated[
     Path | None,
     typer.Option(help="Folder of a CLIP or DINOv2.", show_default="the run's; the pocket base has its own"),
 ]
+ARGUMENTS = "finetune.arguments"
+"""under which the context keeps the words that the program was called with"""
 
 
 class Output(NamedTuple):

@@ -11,6 +11,7 @@ from finetune.planning.candidates import candidate_bytes, candidate_count
 from finetune.planning.footprint import ComponentFootprint, encoder_bytes
 from finetune.planning.leftovers import leftovers
 from finetune.planning.plan import Plan
+from finetune.planning.room import disk_bytes
 from finetune.reporting.markup import escape
 from finetune.training.preflight import Measured
 
@@ -44,6 +45,7 @@ def answers(
     if padded := _padded(plan):
         told["padded"] = padded
     told["files"] = _files(plan, components)
+    told["disk"] = f"at most {_size(disk_bytes(plan, components))}, for checkpoints, files and pictures"
     if rest := leftovers(plan):
         told["example"] = "; ".join(rest)
     told["prompts"] = "\n".join(config.sample.prompts)
@@ -149,6 +151,7 @@ def as_json(
         "buckets": [row._asdict() | {"bucket": f"{row.bucket.width}x{row.bucket.height}"} for row in plan.buckets()],
         "components": [c._asdict() for c in components],
         "candidates": {"files": candidate_count(plan), "bytes": candidate_bytes(plan, components)},
+        "disk_bytes": disk_bytes(plan, components),
         "example": leftovers(plan),
         "bytes": sum(c.bytes for c in components),
         "activation_bytes": activations,

@@ -47,9 +47,21 @@ class Guarded:
         return "" if self.failure is None or self.failure.errno in _GONE else str(self.failure.strerror)
 
 
+def _open_closed() -> None:
+    """After `finetune ... >&-` the next file that is opened would be standard output, and be written into."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))
+
+
 @contextmanager
 def guarded() -> Iterator[Guarded]:
     """Both streams, inside. Gives standard output."""
+    _open_closed()
     before = sys.stdout, sys.stderr
     for stream in before:
         if isinstance(stream, io.TextIOWrapper):

@@ -1,15 +1,18 @@
 """`recipes`, `plan` and `train`."""
 
+import os
 import re
+import sys
 import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from finetune import reading
 from finetune import recipe as recipe_files
-from finetune.cli.options import AsJson, Output, Quiet
+from finetune.cli.options import ARGUMENTS, AsJson, Output, Quiet
 from finetune.reporting.shown import harmless
 from finetune.resources import RECIPES
 
@@ -23,7 +26,7 @@ recipes = typer.Typer(no_args_is_help=True, help="List, show or copy the recipes
 def register(app: typer.Typer) -> None:
     app.add_typer(recipes, name="recipes")
     app.command()(plan)
-    app.command()(train)
+    app.command(cls=Train)(train)
 
 
 @recipes.command("list")
@@ -54,13 +57,14 @@ def copy_recipe(
 ) -> None:
     """Copy a recipe, so that you can change it."""
     from finetune.errors import RunError
+    from finetune.saving import write_bytes
 
     source = recipe_files.find_recipe(name)
     target = to / source.name if to and reading.is_dir(to) else to or Path(source.name)
     if reading.exists(target):
         raise RunError(f"{target} exists", "choose another name")
     try:
-        target.write_text(recipe_files.whole_text(source), encoding="utf-8")
+        write_bytes(recipe_files.whole_text(source).encode(), target)
     except OSError as e:
         raise RunError(f"cannot write {target}: {e.strerror}", "choose another place") from e
     typer.echo(f"wrote {target}   next: change it, then finetune plan {target}")
@@ -103,7 +107,19 @@ def plan(
         output.result(plan_view.answers(settled, rows, measured, kept)["verdict"])
 
 
+class Train(TyperCommand):
+    """`--resume` is a flag, and takes the word `auto`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        pairs = zip(args, [*args[1:], ""], strict=True)
+        auto = next((i for i, pair in enumerate(pairs) if pair == ("--resume", "auto")), None)
+        if auto is not None:
+            args = [*args[:auto], "--resume-auto", *args[auto + 2 :]]
+        return super().parse_args(ctx, args)
+
+
 def train(
+    ctx: typer.Context,
     recipe: Annotated[
         Path | None,
         typer.Argument(
@@ -115,8 +131,16 @@ def train(
     *,
     out: Annotated[Path, typer.Option("--out", help="Folder for everything the run makes.")],
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in --out from its newest checkpoint.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Continue the run in --out from its newest checkpoint; --resume auto starts it if there is none yet.",
+        ),
     ] = False,
+    auto: Annotated[bool, typer.Option("--resume-auto", hidden=True, help="What --resume auto stands for.")] = False,
+    gpus: Annotated[
+        int, typer.Option(min=1, help="Number of GPUs of this machine to train on, with one process each.")
+    ] = 1,
     sets: Sets = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -126,10 +150,34 @@ def train(
     Ctrl-C saves and stops; --resume continues by the run's own recipe: --set, and what was edited in RECIPE since,
     change it where that is possible. With --json every event of the run is one JSON line on stdout.
     """
+    if gpus > 1 and (code := _launched(gpus, ctx.find_root().meta[ARGUMENTS])) is not None:
+        raise typer.Exit(code)
+    if auto:
+        from finetune.training.resume import goes_on
+
+        resume = goes_on(out)
     loaded = _to_train(recipe, out, resume, sets or [])
     from finetune.cli import training_view
 
     training_view.train(loaded, out, resume, Output(as_json, quiet))
+
+
+def _launched(gpus: int, arguments: list[str]) -> int | None:
+    """The exit code of so many processes of this command; None in one of them. arguments: of the program.
+
+    Raises:
+        RunError: another launcher has started another number.
+    """
+    from finetune.errors import RunError
+
+    if "LOCAL_RANK" not in os.environ:
+        from finetune.training.launch import launch
+
+        return launch(gpus, [sys.executable, "-m", "finetune", *arguments], lambda line: typer.echo(line, err=True))
+    if os.environ.get("WORLD_SIZE") != str(gpus):
+        started = os.environ.get("WORLD_SIZE", "1")
+        raise RunError(f"`gpus` is {gpus}, and a launcher has started {started} processes", "leave out `gpus`")
+    return None
 
 
 def _to_train(written: Path | None, out: Path, resume: bool, sets: list[str]) -> recipe_files.Loaded:

@@ -16,7 +16,8 @@ from finetune.choices import CaptionsFrom
 from finetune.data import caption_checks, caption_files, captions, decode, folder
 from finetune.data.caption_files import CaptionSource
 from finetune.data.captions import CaptionNote, Coverage
-from finetune.data.decode import WHITE, Colour, ImageInfo
+from finetune.data.colours import WHITE, Colour
+from finetune.data.decode import ImageInfo
 from finetune.data.example import CARD, DatasetCard, Example
 from finetune.data.folder import MAX_ASPECT, MIN_SIDE_PX, Rejected, Rules
 from finetune.data.wording import CaptionOrigin, CaptionWords, DatasetKind, wordings

@@ -1,5 +1,6 @@
 """Image files to RGB: what a file is, its pixels upright, in sRGB and without transparency."""
 
+import hashlib
 import io
 import struct
 import warnings
@@ -9,13 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from PIL import (
     AvifImagePlugin,
     BmpImagePlugin,
     GifImagePlugin,
     Image,
-    ImageCms,
     JpegImagePlugin,
     PngImagePlugin,
     PpmImagePlugin,
@@ -24,7 +23,9 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from finetune.data import colours, costs
 from finetune.data.buckets import Size
+from finetune.data.colours import WHITE, Colour, colour_name
 from finetune.data.diagnose import SUFFIXES, Reason, Unusable, diagnose, is_cut_short
 
 _PLUGINS = (
@@ -42,14 +43,7 @@ IMAGE_FORMATS = tuple(plugin.format for plugin in _PLUGINS)
 """What is decoded, with MPO as a sort of JPEG. A closed list: Pillow would hand EPS to Ghostscript."""
 KEPT = ("JPEG", "MPO", "PNG", "WEBP")
 """Formats that every reader of a prepared dataset decodes alike."""
-MAX_PIXELS = 178_956_970
-"""Pillow's own limit for an image bomb; the largest camera sensors have 151 million."""
-MAX_FILE_BYTES = 512 * 2**20
-WHITE = (255, 255, 255)
-
-Colour = tuple[int, int, int]
-
-_DECODER_ERRORS = (
+DECODER_ERRORS = (
     OSError,
     ValueError,
     SyntaxError,
@@ -80,21 +74,28 @@ class ImageInfo(NamedTuple):
     """The bit depth of a channel."""
     profile: bool
     """The file embeds a colour profile other than sRGB."""
+    long_text: bool = False
+    """A PNG with a text that some readers refuse."""
 
 
-def open_rgb(path: Path, background: Colour = WHITE) -> Image.Image:
+def open_rgb(path: Path, background: Colour = WHITE, digest: str = "") -> Image.Image:
     """The image as viewers show it, in 8-bit RGB: upright, in sRGB, composited on the background.
 
+    digest: the SHA-256 that its bytes must have, where it was looked at before.
+
     Raises:
-        Unusable: the file is no still image that can be decoded in full.
+        Unusable: the file is no still image that can be decoded in full, or another one than before.
     """
-    with _decoding(path, data := contents(path)):
-        image = _opened(path, data)
+    return decoded(path, contents(path, digest), background)
+
+
+def decoded(path: Path, data: bytes, background: Colour = WHITE) -> Image.Image:
+    """`open_rgb` of bytes that were read already; the path is for messages."""
+    with _decoding(path, data):
+        image, _ = _opened(path, data)
         image.load()
-        colour, alpha = _colours(path, _upright(image, _orientation(image)))
-        if alpha is None:
-            return colour
-        return Image.composite(colour, Image.new("RGB", colour.size, background), alpha)
+        _refuse_deep(path, image)
+        return colours.flattened(_upright(image, _orientation(image)), background)
 
 
 def read_info(path: Path, decode: bool = True) -> ImageInfo:
@@ -107,21 +108,21 @@ def read_info(path: Path, decode: bool = True) -> ImageInfo:
 
 
 def inspect_bytes(path: Path, data: bytes, decode: bool = True) -> ImageInfo:
-    """`inspect` for a file whose bytes were read already; the path is for messages."""
+    """`read_info` of bytes that were read already."""
     with _decoding(path, data):
-        image = _opened(path, data)
-        orientation, mode, form = _orientation(image), image.mode, str(image.format)
-        width, height = image.size
-        tiff_turned = form == "TIFF"  # Pillow reports such a file's size after orientation
-        size = Size(height, width) if orientation >= 5 and not tiff_turned else Size(width, height)
-        alpha = False
-        if decode:
-            image.load()
-            if form == "PNG":  # decoding passes over a wrong check sum, and the pixels after it are noise
-                Image.open(io.BytesIO(data), formats=("PNG",)).verify()
-            _refuse_deep(path, image)
-            alpha = image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] != 255
-        return ImageInfo(form, mode, size, orientation, alpha, _bits(image, data), _wide_profile(image))
+        image, info = _opened(path, data)
+        return _loaded(path, image, info, data) if decode else info
+
+
+def inspect_pixels(path: Path, data: bytes, background: Colour) -> tuple[ImageInfo, str]:
+    """`inspect_bytes`, and the digest of the pixels that `decoded` gives, where a prepared dataset holds just these: in
+    a PNG. Empty for other files, which are copied."""
+    with _decoding(path, data):
+        image, info = _opened(path, data)
+        info = _loaded(path, image, info, data)
+        if needs_no_change(info) and info.format != "PNG":
+            return info, ""
+        return info, colours.pixels_digest(_upright(image, info.orientation), background)
 
 
 def notes(info: ImageInfo, suffix: str, background: Colour = WHITE) -> list[str]:
@@ -145,19 +146,15 @@ def notes(info: ImageInfo, suffix: str, background: Colour = WHITE) -> list[str]
         changes.append("grey converted")
     if info.profile:
         changes.append("colour profile converted to sRGB")
+    if info.long_text:
+        changes.append("text of more than 1 MiB left out")
     return changes
 
 
 def needs_no_change(info: ImageInfo) -> bool:
     """Whether the file can be copied as it is: every reader decodes it to what `open_rgb` returns."""
     upright_rgb = info.mode == "RGB" and info.orientation == 1 and info.bits == 8
-    return info.format in KEPT and upright_rgb and not info.alpha and not info.profile
-
-
-def colour_name(colour: Colour) -> str:
-    """`#rrggbb`, or the name of black and white."""
-    code = "#{:02x}{:02x}{:02x}".format(*colour)
-    return {"#ffffff": "white", "#000000": "black"}.get(code, code)
+    return info.format in KEPT and upright_rgb and not (info.alpha or info.profile or info.long_text)
 
 
 @contextmanager
@@ -168,47 +165,64 @@ def _decoding(path: Path, data: bytes) -> Iterator[None]:
         try:
             yield
         except Image.DecompressionBombError as e:
-            raise Unusable(path, "image bomb", f"more than {MAX_PIXELS:,} pixels") from e
+            raise Unusable(path, "image bomb", f"it has more than {costs.MAX_PIXELS:,} pixels") from e
         except UnidentifiedImageError as e:
             raise Unusable(path, *diagnose(data, path.suffix)) from e
-        except _DECODER_ERRORS as e:
+        except DECODER_ERRORS as e:
             message = str(e).rstrip(".") or type(e).__name__
             reason: Reason = "truncated" if is_cut_short(data, message) else "corrupt"
             raise Unusable(path, reason, f"the picture cannot be decoded ({message})") from e
 
 
-def contents(path: Path) -> bytes:
-    """The bytes of a file that is not too large.
+def contents(path: Path, digest: str = "") -> bytes:
+    """The bytes of a file that is not too large. digest: the SHA-256 that they must have, where it was read before.
 
     Raises:
-        Unusable: empty, unreadable or too large.
+        Unusable: empty, unreadable, too large, or changed.
     """
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise Unusable(path, "image bomb", f"the file is larger than {MAX_FILE_BYTES >> 20} MiB")
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(costs.MAX_FILE_BYTES + 1)
     except OSError as e:
         raise Unusable(path, "unreadable", e.strerror or str(e)) from e
+    if len(data) > costs.MAX_FILE_BYTES:
+        raise Unusable(path, "image bomb", f"the file is larger than {costs.MAX_FILE_BYTES >> 20} MiB")
+    if digest and hashlib.sha256(data).hexdigest() != digest:
+        hint = "start again, and leave the pictures as they are until it has ended"
+        raise Unusable(path, "changed", "it is not the file that was looked at before", hint)
     if not data:
         raise Unusable(path, "zero bytes", "the file is empty; copy it again")
     return data
 
 
-def _opened(path: Path, data: bytes) -> Image.Image:
+def _opened(path: Path, data: bytes) -> tuple[Image.Image, ImageInfo]:
     """The image with only its header read; it is a still image and not too large."""
-    image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
-    if image.width * image.height > MAX_PIXELS:
-        raise Unusable(path, "image bomb", f"{image.width} x {image.height} is more than {MAX_PIXELS:,} pixels")
-    frames = int(getattr(image, "n_frames", 1))
-    if frames > 1 and image.format != "MPO":  # a camera's MPO holds the photo, then its preview or other eye
-        raise Unusable(path, "animated", f"it has {frames} frames or pages; save the frame you want as PNG")
-    return image
+    readable = costs.without_long_texts(path, data)
+    image = Image.open(io.BytesIO(readable), formats=IMAGE_FORMATS)
+    costs.refuse_costly(path, image, data)
+    orientation, form = _orientation(image), str(image.format)
+    width, height = image.size
+    tiff_turned = form == "TIFF"  # Pillow reports such a file's size after orientation
+    size = Size(height, width) if orientation >= 5 and not tiff_turned else Size(width, height)
+    profile = colours.converts_colours(image)
+    return image, ImageInfo(
+        form, image.mode, size, orientation, False, _bits(image, data), profile, readable is not data
+    )
+
+
+def _loaded(path: Path, image: Image.Image, info: ImageInfo, data: bytes) -> ImageInfo:
+    """What every pixel of the image tells, too."""
+    image.load()
+    if info.format == "PNG":  # decoding passes over a wrong check sum, and the pixels after it are noise
+        Image.open(io.BytesIO(costs.without_long_texts(path, data)), formats=("PNG",)).verify()
+    _refuse_deep(path, image)
+    return info._replace(alpha=colours.has_alpha(image), profile=colours.converts_colours(image))
 
 
 def _orientation(image: Image.Image) -> int:
     try:
         orientation = image.getexif().get(0x0112, 1)
-    except _DECODER_ERRORS:  # a damaged EXIF block does not make the pixels wrong
+    except DECODER_ERRORS:  # a damaged EXIF block does not make the pixels wrong
         return 1
     return orientation if orientation in range(1, 9) else 1
 
@@ -228,71 +242,23 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
     return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
-def _colours(path: Path, image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """Any mode -> (RGB, alpha as L or None); an opaque alpha is None."""
-    _refuse_deep(path, image)
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        return _from_16_bit(image).convert("RGB"), None
-    profile = image.info.get("icc_profile")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        alpha = rgba.getchannel("A")
-        return _to_srgb(rgba.convert("RGB"), profile), None if alpha.getextrema()[0] == 255 else alpha
-    if image.mode not in ("RGB", "CMYK", "L"):
-        image = image.convert("RGB")
-    return _to_srgb(image, profile), None
-
-
-def _from_16_bit(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits -> L. Pillow's own convert clips at 255, which turns nearly all of it white."""
-    values = np.asarray(image, dtype=np.int64)
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
-
-
-def _to_srgb(image: Image.Image, profile: object) -> Image.Image:
-    """RGB, CMYK or L -> RGB in sRGB. A profile that is broken or of another colour space is ignored, as viewers do."""
-    if isinstance(profile, bytes) and profile and not (image.mode == "RGB" and _like_srgb(profile)):
-        converted = _profiled(image, profile)
-        if converted is not None:
-            return converted
-    return image.convert("RGB")
-
-
-def _profiled(image: Image.Image, profile: bytes) -> Image.Image | None:
-    try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    except (ImageCms.PyCMSError, OSError, ValueError):
-        return None
-
-
-def _like_srgb(profile: bytes) -> bool:
-    """Whether RGB colours move by at most 3 of 255: the many spellings of sRGB do, Display P3 and Adobe RGB do not."""
-    ramp = np.linspace(0, 255, 6).astype(np.uint8)
-    cube = np.stack(np.meshgrid(ramp, ramp, ramp), axis=-1).reshape(6, 36, 3)
-    converted = _profiled(Image.fromarray(cube), profile)
-    return converted is None or int(np.abs(np.asarray(converted, np.int16) - cube).max()) <= 3
-
-
-def _wide_profile(image: Image.Image) -> bool:
-    profile = image.info.get("icc_profile")
-    if not isinstance(profile, bytes) or not profile:
-        return False
-    if image.mode in ("CMYK", "L"):
-        return _profiled(Image.new(image.mode, (1, 1)), profile) is not None
-    return not _like_srgb(profile)
-
-
 def _bits(image: Image.Image, data: bytes) -> int:
     if image.format == "PNG":
         return max(8, data[24])  # Pillow reads a 16-bit RGB file as RGB, so only the header tells
     tag = getattr(image, "tag_v2", {}).get(258, (8,))
     deepest = max(tag) if isinstance(tag, tuple) else int(tag)
-    return 16 if image.mode == "I" or image.mode.startswith("I;16") else max(8, deepest)
+    return 16 if colours.is_deep_grey(image) else max(8, deepest)
 
 
 def _refuse_deep(path: Path, image: Image.Image) -> None:
-    deep = image.mode == "I" and not 0 <= np.asarray(image).min() <= np.asarray(image).max() <= 65535
-    if deep or image.mode == "F":
-        kind = "floating-point" if image.mode == "F" else "32-bit"
-        raise Unusable(path, "unsupported type", f"the pixels are {kind}; save it as PNG or JPEG")
+    if image.mode == "F":
+        raise Unusable(path, "unsupported type", "the pixels are floating-point; save it as PNG or JPEG")
+    if image.mode == "I" and not 0 <= (extremes := _extremes(image))[0] <= extremes[1] <= 65535:
+        raise Unusable(path, "unsupported type", "the pixels are 32-bit; save it as PNG or JPEG")
+
+
+def _extremes(image: Image.Image) -> tuple[float, float]:
+    """The smallest and the largest pixel of a picture of one channel."""
+    least, most = image.getextrema()
+    assert not isinstance(least, tuple) and not isinstance(most, tuple)
+    return least, most

@@ -33,14 +33,15 @@ Reason = Literal[
     "link",
     "caption without image",
     "unreadable",
+    "changed",
 ]
 
 
 class Unusable(DataError):
     """A file that cannot be trained on, with a reason that scripts can rely on."""
 
-    def __init__(self, path: Path, reason: Reason, detail: str) -> None:
-        super().__init__(f"{path}: {reason}: {detail}", "replace or remove the file")
+    def __init__(self, path: Path, reason: Reason, detail: str, hint: str = "replace or remove the file") -> None:
+        super().__init__(f"{path}: {reason}: {detail}", hint)
         self.reason, self.detail = reason, detail
 
 

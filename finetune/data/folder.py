@@ -12,7 +12,8 @@ from finetune import reading
 from finetune import resources as shipped
 from finetune.data import decode
 from finetune.data.buckets import Size
-from finetune.data.decode import WHITE, Colour, ImageInfo
+from finetune.data.colours import WHITE, Colour
+from finetune.data.decode import ImageInfo
 from finetune.data.diagnose import Reason, Unusable
 from finetune.errors import DataError
 
@@ -108,7 +109,11 @@ def _not_ordinary(root: Path, file: Path) -> tuple[Reason, str] | None:
             return "link", "links to folders are not followed; copy the folder"
         if not target.is_relative_to(reading.real_path(root)):
             return "link", "the link points outside of the folder; copy the file"
-    if not stat.S_ISREG(file.stat().st_mode):  # a pipe would be waited on for ever
+    try:
+        mode = file.stat().st_mode
+    except OSError as e:
+        return "unreadable", e.strerror or str(e)
+    if not stat.S_ISREG(mode):  # a pipe would be waited on for ever
         return "unreadable", "it is not a regular file"
     if _printable(file.name) != file.name:
         return "unreadable", "its name is not UTF-8; rename it"
@@ -125,23 +130,48 @@ def natural(name: str) -> list[tuple[int, str]]:
 
 
 def examine(root: Path, names: Sequence[str], rules: Rules) -> Examined:
-    """Inspects each file. Of files with the same bytes only the first is used."""
+    """Inspects each file, in natural order. Of files with the same bytes only the first is used; of files that are
+    decoded, and that a prepared dataset would hold as the same PNG, as well."""
     examined = Examined({}, {}, [])
-    first: dict[str, str] = {}
+    twins = _Twins({}, {}, {})
     for name in names:
+        path = root / name
         try:
-            data = decode.contents(root / name)
-            info = decode.inspect_bytes(root / name, data, rules.decode)
-            _refuse_shape(root / name, info.size, rules)
+            data = decode.contents(path)
+            if rules.decode:
+                info, pixels = decode.inspect_pixels(path, data, rules.background)
+            else:
+                info, pixels = decode.inspect_bytes(path, data, decode=False), ""
+            _refuse_shape(path, info.size, rules)
             digest = hashlib.sha256(data).hexdigest()
-            if digest in first:
-                raise Unusable(root / name, "exact duplicate", f"the same bytes as {first[digest]}")
+            if twin := twins.twin(name, digest, pixels, decode.needs_no_change(info)):
+                raise Unusable(path, "exact duplicate", twin)
         except Unusable as e:
             examined.rejected.append(Rejected(name, e.reason, e.detail))
             continue
-        first[digest] = name
         examined.infos[name], examined.digests[name] = info, digest
     return examined
+
+
+class _Twins(NamedTuple):
+    """Names of files by what they will be in a prepared dataset."""
+
+    bytes: dict[str, str]
+    converted: dict[str, str]
+    """by the pixels of the PNG that each will be"""
+    copied: dict[str, str]
+    """PNG files that are copied, by their pixels"""
+
+    def twin(self, name: str, digest: str, pixels: str, copied: bool) -> str:
+        """What an earlier file has in common with this one; "" where there is none, and this one is kept in mind."""
+        if earlier := self.bytes.get(digest):
+            return f"the same bytes as {earlier}"
+        if pixels and (earlier := self.converted.get(pixels) or (not copied and self.copied.get(pixels)) or ""):
+            return f"the same pixels as {earlier}"
+        self.bytes[digest] = name
+        if pixels:
+            (self.copied if copied else self.converted).setdefault(pixels, name)
+        return ""
 
 
 def _refuse_shape(path: Path, size: Size, rules: Rules) -> None:

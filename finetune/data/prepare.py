@@ -3,25 +3,26 @@
 import json
 import posixpath
 import re
-import shutil
 import tempfile
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from finetune import reading
+from finetune import reading, writing
 from finetune.choices import CaptionsFrom
 from finetune.data import captions, decode, folder
 from finetune.data.audit import Audit, audit_folder, complaint
 from finetune.data.caption_files import TABLE
+from finetune.data.colours import WHITE, Colour, colour_name
 from finetune.data.dataset import read_dataset
-from finetune.data.decode import WHITE, Colour, ImageInfo
+from finetune.data.decode import ImageInfo
 from finetune.data.diagnose import SUFFIXES
 from finetune.data.example import CARD, Dataset, DatasetCard
 from finetune.data.folder import MAX_ASPECT, MIN_SIDE_PX, Rules
 from finetune.data.wording import DatasetKind
 from finetune.errors import DataError, RunError
+from finetune.saving import flush_files, write_bytes
 
 SPLIT_WORDS = "training|train|validation|valid|val|dev|testing|test|evaluation|eval"
 """Names by which `datasets` splits a folder: of a.jpg and train-1.jpg it would load one and drop the other."""
@@ -55,6 +56,7 @@ def prepare(
         RunError: `out` cannot be written.
     """
     _refuse_out(folder.locate_images(source), out)
+    writing.try_folder(out)
     words = captions.clean_words(
         trigger, class_word, template, kind, captions_from, allow_uncaptioned or captioned_next
     )
@@ -68,7 +70,7 @@ def prepare(
             "allow_uncaptioned": allow_uncaptioned or report.card.allow_uncaptioned,
             "license": license or report.card.license,
             "source": source_note or report.card.source,
-            "background": decode.colour_name(background),
+            "background": colour_name(background),
         }
     )
     _write(report, card, out, background)
@@ -88,6 +90,7 @@ def _write(report: Audit, card: DatasetCard, out: Path, background: Colour) -> N
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.", ignore_cleanup_errors=True) as aside:
             folder_aside = Path(aside) / out.name
             _fill_folder(report, card, folder_aside, background)
+            flush_files(folder_aside)
             if reading.is_dir(out):
                 out.rmdir()
             folder_aside.rename(out)
@@ -101,10 +104,11 @@ def _fill_folder(report: Audit, card: DatasetCard, root: Path, background: Colou
     for example in report.used:
         target = root / names[example.name]
         target.parent.mkdir(parents=True, exist_ok=True)
+        content = decode.contents(example.path, example.digest)
         if decode.needs_no_change(report.infos[example.name]):
-            shutil.copyfile(example.path, target)
+            target.write_bytes(content)
         else:
-            decode.open_rgb(example.path, background).save(target, "PNG", compress_level=3)
+            decode.decoded(example.path, content, background).save(target, "PNG", compress_level=3)
         rows.append({"file_name": names[example.name], "text": example.caption, "caption_by": example.origin})
     if all(row["caption_by"] == "written" for row in rows):
         rows = [{k: v for k, v in row.items() if k != "caption_by"} for row in rows]
@@ -122,13 +126,20 @@ def _fill_folder(report: Audit, card: DatasetCard, root: Path, background: Colou
 
 
 def write_card(card: DatasetCard, root: Path) -> None:
-    """dataset.toml of a prepared folder; what is empty is left out."""
+    """dataset.toml of a prepared folder; what is empty is left out.
+
+    Raises:
+        RunError: it cannot be written; the one that was there stays.
+    """
     import tomlkit
 
     tables = card.model_dump(mode="json", exclude_none=True)
     tables["rejected"] = [r._asdict() for r in card.rejected]
     said = {k: v for k, v in tables.items() if v not in ([], {}) and v is not False}
-    (root / CARD).write_text(tomlkit.dumps(said), encoding="utf-8")
+    try:
+        write_bytes(tomlkit.dumps(said).encode(), root / CARD)
+    except OSError as e:
+        raise RunError(f"cannot write {root / CARD}: {e.strerror}", "free some space, or make it writable") from e
 
 
 def _prepared_names(files: Sequence[tuple[str, ImageInfo]]) -> dict[str, str]:

@@ -42,7 +42,7 @@ def encode_images(
     Yields how many are done.
 
     Raises:
-        DataError: an image's latents are not finite.
+        DataError: an image is not the one that was checked, or its latents are not finite.
     """
     encoder = family.fingerprint("vae")
     found: Stored[tuple[str, Crop], Moments] = Stored(store, "image", lambda e: Moments(e["mean"], e["logvar"]))
@@ -62,5 +62,5 @@ def encode_images(
 
 
 def _pixels(want: Wanted) -> Array:
-    image = open_rgb(want.example.path)
+    image = open_rgb(want.example.path, digest=want.example.digest)  # the digest is the key of what is kept
     return to_array(fit(image, want.bucket, PLACES[want.crop.place], want.crop.flip))

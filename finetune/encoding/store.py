@@ -4,9 +4,12 @@ An entry's name is a hash of content, transform, encoder weights, dtype and form
 run and is never stale.
 """
 
+import functools
 import hashlib
 import os
 import re
+import stat
+import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -25,7 +28,8 @@ HELD_BYTES = 512 * 2**20
 """what is held in memory of encoded images, and of each encoder's captions; the rest is read again when it is shown"""
 VERSION = "2"
 KINDS = ("image", "text")
-_ENTRY = re.compile(r"[0-9a-f]{64}\.safetensors|\.[0-9a-f]{64}\.safetensors\..*\.part")
+_VERSION_FOLDER, _KEY_FOLDER = re.compile(r"v\d+"), re.compile("[0-9a-f]{2}")
+_ENTRY = re.compile(r"([0-9a-f]{64})\.safetensors|\.([0-9a-f]{64})\.safetensors\..*\.part")
 
 
 class Store:
@@ -126,31 +130,85 @@ class Usage(NamedTuple):
 
 
 def default_root() -> Path:
-    """FINETUNE_CACHE, or the user's cache folder."""
-    said = os.environ.get("FINETUNE_CACHE")
-    return Path(said) if said else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "finetune"
+    """FINETUNE_CACHE, or the user's cache folder; where there is none that can be written, a temporary one.
+
+    Raises:
+        RunError: there is none of these.
+    """
+    if said := os.environ.get("FINETUNE_CACHE"):
+        return Path(said)
+    usual = os.environ.get("XDG_CACHE_HOME") or (home / ".cache" if (home := reading.home()) else None)
+    root = Path(usual) / "finetune" if usual else None
+    return root if root and _can_be_written(root) else _temporary_root()
+
+
+def _can_be_written(folder: Path) -> bool:
+    there = next(p for p in (folder, *folder.parents) if reading.exists(p))
+    return reading.is_dir(there) and os.access(there, os.W_OK | os.X_OK)
+
+
+@functools.cache
+def _temporary_root() -> Path:
+    """The same for each call of a user, and of nobody else: what is read from a cache is trained on."""
+    try:
+        root = Path(tempfile.gettempdir()) / f"finetune-{os.geteuid()}"
+        with suppress(FileExistsError):
+            root.mkdir(mode=0o700)
+        found = root.lstat()
+        own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
+        return root if own else Path(tempfile.mkdtemp(prefix="finetune-"))
+    except OSError as e:
+        raise RunError(
+            f"no folder for the cache: neither a home nor a temporary folder can be written ({e.strerror})",
+            "name a folder: data.cache, or the variable FINETUNE_CACHE",
+        ) from e
 
 
 def usage(root: Path) -> Usage:
     files = _files(root)
     count = {kind: sum(p.parts[-3] == kind and p.suffix == ".safetensors" for p in files) for kind in KINDS}
-    return Usage(root, count["image"], count["text"], sum(p.stat().st_size for p in files))
+    return Usage(root, count["image"], count["text"], sum(p.lstat().st_size for p in files))
 
 
 def clear(root: Path) -> None:
-    """Remove every entry, and nothing that is not the cache's own."""
+    """Remove every entry, and nothing that is not the cache's own: no link is followed, or removed."""
     for file in _files(root):
         file.unlink(missing_ok=True)
-    for kind in KINDS:
-        for folder in (*root.glob(f"v*/{kind}/??"), *root.glob(f"v*/{kind}"), *root.glob("v*")):
-            with suppress(OSError):  # something else is in it
-                folder.rmdir()
+    for folder in reversed(_folders(root)):
+        with suppress(OSError):  # something else is in it
+            folder.rmdir()
 
 
 def _files(root: Path) -> list[Path]:
     """Entries of every format version, and what a killed writer left beside them."""
-    found = [p for kind in KINDS for p in root.glob(f"v*/{kind}/??/*") if reading.is_file(p)]
-    return [p for p in found if _ENTRY.fullmatch(p.name)]
+    leaves = [folder for folder in _folders(root) if folder.parent.name in KINDS]
+    return [
+        Path(entry.path)
+        for folder in leaves
+        for entry in _inside(folder)
+        if entry.is_file(follow_symlinks=False)
+        and (named := _ENTRY.fullmatch(entry.name))
+        and (named[1] or named[2]).startswith(folder.name)
+    ]
+
+
+def _folders(root: Path) -> list[Path]:
+    """The cache's own, each after the one that it is in: v2, v2/image, v2/image/0f."""
+    found, level = list[Path](), [root]
+    for names in (_VERSION_FOLDER, re.compile("|".join(KINDS)), _KEY_FOLDER):
+        inside = [entry for folder in level for entry in _inside(folder) if names.fullmatch(entry.name)]
+        level = [Path(entry.path) for entry in inside if entry.is_dir(follow_symlinks=False)]
+        found += level
+    return found
+
+
+def _inside(folder: Path) -> list[os.DirEntry[str]]:
+    """What a folder holds; nothing where it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError:
+        return []
 
 
 def entry_key(*parts: object) -> str:

@@ -109,7 +109,7 @@ def compare(wanted: ComparisonRequest, folder: Path) -> Generator[Event, None, C
     cells = len(plan.columns) * (1 + len(some) * len(wanted.weights))
     yield Note(f"{cells} pictures: {len(plan.columns)} prompts and seeds x {len(some)} adapters x "
                f"{len(wanted.weights)} weights, and the base")  # fmt: skip
-    store = PictureStore(folder, base, subject.session_options())
+    store = PictureStore(folder, base, subject.session_options(prediction=about.options.prediction if about else ""))
     yield from _generate(plan, store)
     rows = list(_rows(plan, store))
     if about is None:

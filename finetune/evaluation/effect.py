@@ -20,6 +20,7 @@ from finetune.events import CaptionFit, TrainingEffect
 from finetune.families.base import Conditioning, Moments, Prompt, Text, as_prompts, evaluation_mode
 from finetune.machine import Autocast
 from finetune.planning.plan import Plan
+from finetune.ranks import ALONE, Ranks
 
 LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
 """shares of the noise path at which losses are taken"""
@@ -87,16 +88,18 @@ def warnings(effect: TrainingEffect) -> list[str]:
 
 def losses(
     placed: Sequence[Placed], latents: Latents, captions: Captions, autocast: Autocast, shown: Sequence[str] = (),
-    px: int = AT_ONCE_PX,
+    px: int = AT_ONCE_PX, ranks: Ranks = ALONE,
 ) -> Losses:  # fmt: skip
     """Mean squared error at fixed levels and at noise that belongs to each image: the same whenever it is asked.
 
-    shown: other captions than the images' own. px: of one batch, at most.
+    shown: other captions than the images' own. px: of one batch, at most. ranks: those who share the images, and all
+    ask the same.
     """
     shown = shown or [p.example.caption for p in placed]
     prompts = [Prompt.of(p.example, c) for p, c in zip(placed, shown, strict=True)]
     asked = _at_every_level(placed, prompts)
-    return _losses(asked, errors(asked, latents, captions, autocast, px))
+    own = errors(ranks.share(asked), latents, captions, autocast, px)
+    return _losses(asked, {key: error for found in ranks.gathered(own) for key, error in found.items()})
 
 
 def measure_effect(

@@ -132,8 +132,8 @@ def _middle(image: Image.Image) -> Image.Image:
 
 
 def real_pictures(data: Dataset) -> list[Image.Image]:
-    """Those that are compared with, upright and in RGB."""
-    real = [open_rgb(example.path) for example in _compared(data)]
+    """Those that are compared with, upright and in RGB. Raises DataError where one has changed meanwhile."""
+    real = [open_rgb(example.path, digest=example.digest) for example in _compared(data)]
     return real if len(real) > 1 else [view[0] for view in views(real)]
 
 

@@ -9,7 +9,8 @@ from typing import Protocol
 
 from PIL import Image
 
-from finetune import families, reading
+from finetune import families, reading, writing
+from finetune.data.decode import DECODER_ERRORS
 from finetune.errors import RunError
 from finetune.events import Advanced, Event, Stage
 from finetune.files import layouts
@@ -21,6 +22,8 @@ from finetune.tensors import digest, file_sha256, payload_sha256
 
 _VERSION = 1
 """counts up when pictures of the same request come out otherwise"""
+_DIGITS = 24
+"""of a picture's name"""
 PIPELINE = "model_index.json"
 """in a folder that holds a whole pipeline"""
 BASE_ROW = ""
@@ -70,13 +73,13 @@ class PictureStore:
     def path(self, row: str, request: SampleRequest) -> Path:
         """row: what is applied to the base; empty: nothing."""
         told = [_VERSION, self._base_id, row, request, self.options, self._way, self._precision]
-        return self.folder / f"{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:24]}.png"
+        return self.folder / f"{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:_DIGITS]}.png"
 
     def kept(self, row: str, request: SampleRequest) -> Image.Image | None:
         try:
             with Image.open(self.path(row, request)) as found:
                 return found.convert("RGB")
-        except OSError:  # none yet, or cut short
+        except (*DECODER_ERRORS, Image.DecompressionBombError):  # none yet, or cut short
             return None
 
     def keep(self, row: str, request: SampleRequest, image: Image.Image, adapter: str, weight: float = 1.0) -> None:
@@ -121,6 +124,8 @@ class Gallery:
                for row, wanted in ((BASE_ROW, theirs), (self._row_id, ours))}  # fmt: skip
         total = sum(map(len, due.values()))
         if total:
+            needed = sum(3 * r.width * r.height for some in due.values() for r in some)
+            writing.try_folder(self._store.folder, (f"{'0' * _DIGITS}.png",), needed)
             yield Stage("evaluating", total)
             yield from (Advanced(done) for done, _ in enumerate(self._painted(due), 1))
         return list(self._store.all(self._row_id, ours)), list(self._store.all(BASE_ROW, theirs))

@@ -1,7 +1,7 @@
 """What a verdict is asked about: an adapter, its base, its training pictures, and what is known of its training."""
 
 import json
-import tomllib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from finetune.data.dataset import read_dataset
 from finetune.data.example import Dataset
 from finetune.errors import BaseError, InputError
 from finetune.evaluation.held_out import HELD_OUT
+from finetune.evaluation.said import SaidRecipe, said_in
 from finetune.evaluation.verdict import Training
 from finetune.events import CaptionFit, Score, TrainingEffect
 from finetune.files import layouts
@@ -28,9 +29,13 @@ COUNT, FEWEST = 10, 4
 """pictures with the trigger: so many where time allows, and at least so many"""
 
 
-def session_options(base_bits: int | None = None, text_encoder_bits: int | None = None) -> SessionOptions:
+def session_options(
+    base_bits: int | None = None, text_encoder_bits: int | None = None, prediction: str = ""
+) -> SessionOptions:
     """How the base is opened for a verdict: alike at the end of a run and by command, so that pictures are shared."""
-    return SessionOptions(base_bits=base_bits, text_encoder_bits=text_encoder_bits, safety_checker=False)
+    return SessionOptions(
+        base_bits=base_bits, text_encoder_bits=text_encoder_bits, safety_checker=False, prediction=prediction
+    )
 
 
 _OPENED = session_options()
@@ -71,22 +76,25 @@ def of_path(
     file = exported(run) if run and path == run else path
     hint = "name an adapter file by itself, with `base` and `data`"
     text = reading.read_text(run / RECIPE_FILE, BaseError, hint) if run else recipe_in(file)
-    said = reading.toml_table(text, str(run / RECIPE_FILE if run else file), BaseError, hint)
-    base = base or said.get("base", "")
+    said = said_in(text, str(run / RECIPE_FILE if run else file))
+    base = base or said.value("base", str) or ""
     if not base:
         raise BaseError(f"{file} does not say what base it was made for", "name it: `base`")
-    pictures = _pictures(said.get("data", {}), data, run is not None, file)
-    wanted = said.get("evaluate", {})
-    judge = judge or (Path(wanted["judge"]) if run and "judge" in wanted else None)
+    pictures = _pictures(said, data, run is not None, file)
+    named = said.value("evaluate.judge", str) if run else None
+    judge = judge or (Path(named) if named else None)
     seen_by = judge_for(base, judge)
     if seen_by is None:
         raise InputError(*unjudged(base))
     return Subject(
-        file, base, training_of(text, pictures, run, _step(file)),
+        file, base, training_of(said, pictures, run, _step(file)),
         run / EVALUATION if run else file.parent / f"{file.stem}-{EVALUATION}", seen_by,
-        count or wanted.get("count") or _count(run) or COUNT, tuple(wanted.get("prompts", ())),
-        said.get("data", {}).get("resolution"), said.get("sample", {}).get("guidance"),
-        session_options(said.get("train", {}).get("base_bits"), said.get("data", {}).get("text_encoder_bits")),
+        count or said.value("evaluate.count", int) or _count(run) or COUNT, said.texts("evaluate.prompts"),
+        said.value("data.resolution", int), said.value("sample.guidance", float),
+        session_options(
+            said.value("train.base_bits", int), said.value("data.text_encoder_bits", int),
+            said.value("objective.prediction", str) or "",
+        ),
     )  # fmt: skip
 
 
@@ -111,16 +119,17 @@ def recipe_in(file: Path) -> str:
     return found.get("finetune.recipe") or base
 
 
-def _pictures(said: Mapping[str, Any], named: Path | None, own: bool, file: Path) -> Dataset:
-    path = named or (Path(said["path"]) if own and "path" in said else None)
+def _pictures(said: SaidRecipe, named: Path | None, own: bool, file: Path) -> Dataset:
+    own_path = said.value("data.path", str) if own else None
+    path = named or (Path(own_path) if own_path else None)
     if path is None:
         raise InputError(
             f"{file} lies in no run's folder: what was it trained on?",
             "name the folder of its training pictures: `data`",
         )
     return read_dataset(
-        shipped.data_path(path), trigger=said.get("trigger"), class_word=said.get("class_word"),
-        allow_uncaptioned=bool(said.get("allow_uncaptioned", False)),
+        shipped.data_path(path), trigger=said.value("data.trigger", str), class_word=said.value("data.class_word", str),
+        allow_uncaptioned=bool(said.value("data.allow_uncaptioned", bool)),
     )  # fmt: skip
 
 
@@ -143,18 +152,17 @@ def _step(file: Path) -> int | None:
     return references.step_of(inside) if inside else None
 
 
-def training_of(recipe_text: str, data: Dataset, run: Path | None = None, step: int | None = None) -> Training:
-    """From a recipe as it was resolved, such as a run or an adapter file holds, and from the events of the run; step:
-    the one to speak of, if not the last.
+def training_of(said: SaidRecipe, data: Dataset, run: Path | None = None, step: int | None = None) -> Training:
+    """From a recipe and from the events of the run; step: the one to speak of, if not the last. Raises BaseError: the
+    recipe says what none says.
     """
-    said: dict[str, Any] = tomllib.loads(recipe_text)
-    train, adapter = said.get("train", {}), said.get("adapter", {})
-    samples = (step or train.get("steps", 0)) * train.get("batch", 1) * train.get("accumulate", 1)
+    steps = step or said.value("train.steps", int) or 0
+    samples = steps * (said.value("train.batch", int) or 1) * (said.value("train.accumulate", int) or 1)
     return Training(
         data,
         samples / len(data.examples) if samples else None,
-        tuple(adapter.get("components", ("denoiser",))) if said else (),
-        said.get("optimizer", {}).get("learning_rate"),
+        said.texts("adapter.components") or (("denoiser",) if said.tables else ()),
+        said.value("optimizer.learning_rate", float),
         _effect(run) if step is None else None,
         _held_out(run) if step is None else {},
     )
@@ -163,7 +171,7 @@ def training_of(recipe_text: str, data: Dataset, run: Path | None = None, step: 
 def _effect(run: Path | None) -> TrainingEffect | None:
     """What the run itself measured, as its log has it."""
     last = _told(run, "training_effect")
-    if last is None:
+    if last is None or not set(TrainingEffect._fields) <= last.keys():
         return None
     base_fit, adapted_fit = (last[key] and CaptionFit(**last[key]) for key in ("base_fit", "adapted_fit"))
     return TrainingEffect(last["base"], last["adapted"], base_fit, adapted_fit, last["weights"], last["output"])
@@ -171,7 +179,8 @@ def _effect(run: Path | None) -> TrainingEffect | None:
 
 def _count(run: Path | None) -> int:
     """Pictures with the trigger that the run's own verdict was told from; 0: there is none."""
-    return int((_told(run, "evaluated") or {}).get("seen", "0/0").split("/")[1])
+    seen = re.fullmatch(r"[0-9]+/([0-9]{1,6})", str((_told(run, "evaluated") or {}).get("seen", "")))
+    return int(seen[1]) if seen else 0
 
 
 def _held_out(run: Path | None) -> dict[str, Score]:

@@ -61,28 +61,57 @@ def detect(base: str) -> "BaseInfo":
 
 
 def _detected(base: str, where: str) -> "BaseInfo":
+    from finetune.families import distilled
+
     for name in registry():
         family = family_class(name)
         facts = family.detect(where)
         if facts is not None:
-            return facts._replace(dtype=_stored(Path(where), family.denoiser_name))
+            told = facts.distilled or distilled.by_name(_names(base, Path(where), family.denoiser_name))
+            return facts._replace(dtype=_stored(Path(where), family.denoiser_name), distilled=told)
     if reading.is_file(Path(where)):
         from finetune.families.single_file import open_checkpoint
 
         open_checkpoint(Path(where))  # says what it is instead
+    known = f"families known: {', '.join(registry())}"
     raise BaseError(
         f"{base} is not a base this version trains{_what_it_is(where)}",
-        f"families known: {', '.join(registry())}",
+        _instead(where) or known,
     )
 
 
+def _names(base: str, where: Path, denoiser: str) -> list[str]:
+    """What a base is called: as it was written, and in its own files. None, where its files say that it is whole."""
+    named = [part.strip().partition("@")[0] for part in base.split(PLUS)]
+    if reading.is_file(where):
+        return named
+    from finetune.families import parts
+
+    files = [where / "model_index.json", where / denoiser / "config.json"]
+    said = [parts.config(file) for file in files if reading.is_file(file)]
+    if any(one.get("is_distilled") is False for one in said):
+        return []
+    return named + [name for one in said if isinstance(name := one.get("_name_or_path"), str)]
+
+
+def refuse_unknown(base: str, facts: "BaseInfo") -> None:
+    """Raises BaseError where nobody knows what a base predicts: not itself, no recipe, and no forward pass told."""
+    if not facts.prediction_known:
+        raise BaseError(
+            f"{base} does not say whether it predicts epsilon or v, and a forward pass cannot tell ({facts.evidence})",
+            'set objective.prediction to "epsilon" or "v" in the recipe: the page the base came from says which; '
+            "without a recipe, take it as a diffusers folder, whose scheduler_config.json says so",
+        )
+
+
 def _stored(where: Path, denoiser: str) -> str:
-    from finetune.families.parts import stored, weight_files
-    from finetune.families.single_file import UNET
+    from finetune.families.identify import UNET
+    from finetune.families.parts import weight_files
+    from finetune.families.stored import formats
 
     if reading.is_file(where):
-        return stored([where], UNET)
-    return stored(weight_files(where / denoiser / "diffusion_pytorch_model.safetensors"))
+        return formats([where], UNET)
+    return formats(weight_files(where / denoiser / "diffusion_pytorch_model.safetensors"))
 
 
 def load(
@@ -215,6 +244,20 @@ def fetch_from_hub(written: str, wanted: Sequence[str]) -> str:
                 f"accept its licence at huggingface.co/{name}, then `hf auth login`",
             ) from e
         raise BaseError(f"the hub does not give {written} (HTTP {code})", "check the spelling and the revision") from e
+    except OSError as e:
+        raise BaseError(
+            f"{name} cannot be kept in the hub's cache: {e.strerror or e}",
+            "free some space there, or name another folder in the variable HF_HOME",
+        ) from e
+
+
+def _instead(where: str) -> str:
+    """What to train on instead of a base that is given a picture beside the prompt; empty: who knows."""
+    from finetune.families.declared import more_than_prompts
+    from finetune.families.identify import SAME_LINE
+    from finetune.families.parts import pipeline_name
+
+    return SAME_LINE if more_than_prompts(pipeline_name(Path(where))) else ""
 
 
 def _what_it_is(where: str) -> str:

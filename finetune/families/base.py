@@ -56,17 +56,27 @@ class BaseInfo(NamedTuple):
     """of latents of a video base; 0: pictures, whose latents have no axis of time"""
     dtype: str = ""
     """that the denoiser's weights are stored in, the commonest first: fp16 and fp32"""
+    unused: tuple[str, ...] = ()
+    """what its files hold that nothing here reads, by name"""
+    noise_levels: int = 1000
+    """that the base was trained at: the most denoising steps its samplers can take"""
 
     def latent_shape(self, width: int, height: int) -> tuple[int, ...]:
         """(c, h, w) of a picture of that size in px; of videos (c, frames, h, w)."""
         time = (self.frames,) if self.frames else ()
         return (self.channels, *time, height // self.vae_scale_factor, width // self.vae_scale_factor)
 
+    def settled(self, prediction: Prediction, by: str) -> "BaseInfo":
+        """Of a base that does not say what it predicts, by whoever knows."""
+        told = f"{self.evidence}; by {by}"
+        return self._replace(prediction=prediction, prediction_known=True, evidence=told)
+
     def described(self) -> str:
         zero = ", zero terminal SNR" if self.zero_snr and self.prediction != "flow" else ""
         distilled = f", distilled: {self.distilled}" if self.distilled else ""
         stored = f", stored in {self.dtype}" if self.dtype else ""
-        return f"{self.family} ({self.variant}), predicts {self.prediction}{zero}{distilled}{stored}"
+        predicts = "predicts" if self.prediction_known else "does not say what it predicts, likely"
+        return f"{self.family} ({self.variant}), {predicts} {self.prediction}{zero}{distilled}{stored}"
 
 
 class Labels(NamedTuple):
@@ -176,8 +186,9 @@ class Prompt:
         return "\0".join((self.caption, *(image.digest for image in self.images)))
 
     def pixels(self) -> list[Tensor]:
-        """Each picture whole, (3, H, W) in [-1, 1]."""
-        return [torch.from_numpy(to_array(decode.open_rgb(image.path))) for image in self.images]
+        """Each picture whole, (3, H, W) in [-1, 1]. Raises DataError where one is not what its digest says."""
+        opened = (decode.open_rgb(image.path, digest=image.digest) for image in self.images)
+        return [torch.from_numpy(to_array(image)) for image in opened]
 
     @staticmethod
     def of(example: Example, caption: str | None = None) -> "Prompt":

@@ -13,7 +13,7 @@ from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
 
 from finetune.families import flow, folder, parts
 from finetune.families.base import BaseInfo, Conditioning, Labels, ModelLine, Moments, Prompt, Text
-from finetune.families.folder import Part
+from finetune.families.folder import Part, chat_form
 from finetune.families.readers import DIFFUSERS, Reader
 
 MAX_TOKENS = 512
@@ -145,9 +145,7 @@ class Flux2Klein(flow.FlowFolder):
 
 
 def _form(tokenizer: Any, caption: str) -> str:
-    turn = [{"role": "user", "content": caption}]
-    made: str = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True, enable_thinking=False)
-    return made
+    return chat_form(tokenizer, [{"role": "user", "content": caption}], enable_thinking=False)
 
 
 def _states(module: nn.Module, tokenizer: Any, forms: Sequence[str]) -> Text:

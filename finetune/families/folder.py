@@ -3,7 +3,7 @@
 Shapes: b batch, H W pixels, h w latent cells, c latent channels.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from finetune.diffusion.process import Process
 from finetune.errors import BaseError
-from finetune.families import autoencoder, parts
+from finetune.families import autoencoder, declared, parts
 from finetune.families.base import BaseInfo, FewSteps, ModelLine, Moments, OriginalName, Text
 from finetune.families.parts import Parts
 from finetune.families.readers import DIFFUSERS, Reader
@@ -44,11 +44,16 @@ class Part(NamedTuple):
         return getattr(import_module(library), name)
 
     def built(self, config: Mapping[str, Any]) -> nn.Module:
-        """The module of that configuration, with weights that are not the base's."""
+        """The module of that configuration, with weights that are not the base's. Raises BaseError: it cannot be."""
         kind = self.module_class()
-        if self.kind.startswith("diffusers:"):
-            return self.marked(kind.from_config(config))
-        return self.marked(kind(kind.config_class.from_dict(config)))
+        try:
+            if self.kind.startswith("diffusers:"):
+                return self.marked(kind.from_config(config))
+            return self.marked(kind(kind.config_class.from_dict(config)))
+        except Exception as e:  # a configuration may hold anything, and is checked nowhere else
+            said = (str(e).splitlines() or [type(e).__name__])[0][:200]
+            raise BaseError(f"the configuration of {self.kind.partition(':')[2]} cannot be built: {said}",
+                            "fetch the base again") from e  # fmt: skip
 
 
 class Tokenizer(NamedTuple):
@@ -71,10 +76,25 @@ class Tokenizer(NamedTuple):
         self.check(path)
         try:
             kind = getattr(transformers, self.kind)
-            return kind.from_pretrained(str(path), subfolder=self.folder, local_files_only=True)
+            return kind.from_pretrained(
+                str(path), subfolder=self.folder, local_files_only=True, trust_remote_code=False
+            )  # fmt: skip
         except Exception as e:  # the tokenizers library raises bare Exceptions
             problem = f"{path / self.folder} cannot be loaded: {(str(e).splitlines() or [type(e).__name__])[0][:200]}"
             raise BaseError(problem, "fetch the base again") from e
+
+
+def chat_form(tokenizer: Any, turns: Sequence[Mapping[str, object]], **options: object) -> str:
+    """A chat in the model's own form. Its template is a program of others, which transformers runs in a sandbox.
+
+    Raises:
+        BaseError: it cannot be made, or tries to leave the sandbox.
+    """
+    try:
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **options))
+    except Exception as e:  # whatever the template does wrong
+        said = (str(e).splitlines() or [type(e).__name__])[0][:200]
+        raise BaseError(f"the chat template of {type(tokenizer).__name__} fails: {said}", "fetch the base again") from e
 
 
 def clip_tokenizer(folder: str = "tokenizer") -> Tokenizer:
@@ -174,11 +194,21 @@ class DiffusersFolder:
         path = Path(base)
         if parts.pipeline_name(path) != cls.PIPELINE:
             return None
+        declared.refuse_other_parts(path, {name: part.kind for name, part in cls.PARTS.items()})
         for name, part in cls.PARTS.items():
             parts.check_complete(path / name / part.file)
         for tokenizer in cls.TOKENIZERS.values():
             tokenizer.check(path)
-        return cls.facts_of(path)
+        facts, scheduler = cls.facts_of(path), Folder(path).scheduler()
+        cls.process_of(scheduler, facts)  # what cannot be trained is refused before it is loaded
+        return facts._replace(unused=tuple(cls.unread(path, str(scheduler.get("_class_name")))))
+
+    @classmethod
+    def unread(cls, path: Path, scheduler: str) -> Iterator[str]:
+        """Keys of a folder's configurations that nothing takes; scheduler: its own."""
+        folders = [*cls.PARTS, *(one.folder for one in cls.TOKENIZERS.values())]
+        own = {name: part.module_class() for name, part in cls.PARTS.items() if part.kind.startswith("diffusers:")}
+        return declared.unread(path, folders, own, {*cls.schedulers.values(), scheduler})
 
     @classmethod
     def load(cls, base: str, facts: BaseInfo, dtype: torch.dtype, text_bits: int | None = None) -> Self:

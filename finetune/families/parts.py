@@ -2,9 +2,7 @@
 
 import copy
 import json
-import math
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -17,8 +15,9 @@ from torch import Tensor, nn
 from finetune import reading
 from finetune import tensors as weights
 from finetune.errors import BaseError
+from finetune.families import stored
 from finetune.families.quantised import keep_packing, quantise
-from finetune.machine import STORED, current_device
+from finetune.machine import current_device
 
 _SAYS_NOTHING = ("dtype", "torch_dtype", "transformers_version", "architectures")
 """of a part's config: differs by library version and precision, and changes no output"""
@@ -190,8 +189,8 @@ def _from_own_file(kind: Any, folder: Path, dtype: torch.dtype) -> nn.Module:
     file = folder / OWN_FILE
     told = config(folder / "config.json")
     module = empty_module(partial(kind.from_config, told))
-    named = weights.load_tensors(file, lambda name: not name.startswith(_OTHER_PARTS))
-    tensors = {_ORIGINAL_PREFIX.sub("", name): tensor for name, tensor in named.items()}
+    named = weights.load_tensors(file, lambda name: not stored.plain_name(name).startswith(_OTHER_PARTS))
+    tensors = {_ORIGINAL_PREFIX.sub("", stored.plain_name(name)): tensor for name, tensor in named.items()}
     if tensors.keys() - module.state_dict().keys():
         convert = SINGLE_FILE_LOADABLE_CLASSES[kind.__name__]["checkpoint_mapping_fn"]
         # the converter of UNets wants the prefix, the others strip it, and FLUX.2's does not know it
@@ -238,7 +237,8 @@ def checkpoint_text(module: nn.Module) -> None:
 
 
 def check_complete(path: Path) -> None:
-    """Raises BaseError when a weight file, or one of those it was split into, is not there, pickled or cut short."""
+    """Raises BaseError when a weight file, or one of those it was split into, is not there, pickled, cut short or
+    packed."""
     files = weight_files(path)
     pickled = [p.name for p in path.parent.glob("*.bin")]
     if files == [path] and not reading.is_file(path) and pickled:
@@ -247,7 +247,10 @@ def check_complete(path: Path) -> None:
             "take the safetensors version of this model",
         )
     for file in files:
-        weights.read_header(file)
+        header = weights.read_header(file)
+        stored.refuse_packed(file.resolve(), header)
+        if file.name != OWN_FILE:
+            stored.refuse_wrapped(file, header)
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -273,15 +276,6 @@ def _shards(index: Path) -> list[str]:
         why = f"names {strange[0]!r}, which is not beside it" if strange else "names no files"
         raise BaseError(f"{index} {why}", "fetch the base again")
     return found
-
-
-def stored(files: Iterable[Path], prefix: str = "") -> str:
-    """The float types of weights in files, of those whose name begins so, the commonest first: "fp16 and fp32"."""
-    sizes = Counter[str]()
-    for header in map(weights.read_header, files):
-        for name, kind in header.dtypes.items():
-            sizes[kind] += math.prod(header.shapes[name]) if name.startswith(prefix) else 0
-    return " and ".join(STORED[kind] for kind, size in sizes.most_common() if size and kind in STORED)
 
 
 def check_vocabulary(folder: Path, *files: str) -> None:

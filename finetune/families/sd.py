@@ -5,12 +5,11 @@ Sources: arXiv:2112.10752; the pipeline and block structure are diffusers' Stabl
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
-
-import torch
+from typing import Any, ClassVar
 
 from finetune import reading
-from finetune.families import clip_t5, folder, parts, single_file, unet
+from finetune.errors import BaseError
+from finetune.families import clip_t5, folder, parts, unet
 from finetune.families.base import BaseInfo, Labels, ModelLine, Prompt, Text
 from finetune.families.folder import Part
 
@@ -38,19 +37,7 @@ class StableDiffusion(unet.UNetFolder):
     @classmethod
     def facts_of(cls, path: Path) -> BaseInfo:
         newer = parts.config(path / "unet" / "config.json").get("use_linear_projection")
-        evidence = f"{cls.PIPELINE}, scheduler_config.json"
-        return unet.facts(path, cls.name, "sd2" if newer else "sd1", evidence=evidence)
-
-    @classmethod
-    def load(cls, base: str, facts: BaseInfo, dtype: torch.dtype, text_bits: int | None = None) -> Self:
-        family = super().load(base, facts, dtype, text_bits)
-        if facts.prediction_known:
-            return family
-        prediction = single_file.probe_prediction(family.parts["unet"])
-        told = facts._replace(
-            prediction=prediction, prediction_known=True, evidence=f"{facts.evidence}; a forward pass"
-        )
-        return cls(base, told, family.parts, family.tokenizers)
+        return unet.facts(path, cls.name, "sd2" if newer else "sd1", cls.PIPELINE)
 
     @classmethod
     def published(cls, facts: BaseInfo) -> Labels:
@@ -91,5 +78,12 @@ class StableDiffusion(unet.UNetFolder):
         from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
         from transformers import CLIPImageProcessor
 
-        checker = StableDiffusionSafetyChecker.from_pretrained(self.base, subfolder="safety_checker")
-        return checker, CLIPImageProcessor.from_pretrained(self.base, subfolder="feature_extractor")
+        here = {"local_files_only": True}
+        try:
+            checker = StableDiffusionSafetyChecker.from_pretrained(
+                self.base, subfolder="safety_checker", use_safetensors=True, **here
+            )
+            return checker, CLIPImageProcessor.from_pretrained(self.base, subfolder="feature_extractor", **here)
+        except (OSError, ValueError, RuntimeError) as e:
+            problem = f"the safety checker of {self.base} cannot be loaded: {str(e).splitlines()[0]}"
+            raise BaseError(problem, "fetch the base again, with its safetensors files") from e

@@ -67,10 +67,7 @@ class StableDiffusionXL(unet.UNetFolder):
     @classmethod
     def facts_of(cls, path: Path) -> BaseInfo:
         denoiser = parts.config(path / "unet" / "config.json")
-        made = unet.facts(
-            path, cls.name, "sdxl", evidence=f"{cls.PIPELINE}, scheduler_config.json", guidance=5.0,
-            distilled=_distilled(denoiser, parts.config(path / "scheduler" / "scheduler_config.json")),
-        )  # fmt: skip
+        made = unet.facts(path, cls.name, "sdxl", cls.PIPELINE, guidance=5.0)
         tokens, width, _ = made.text
         return made._replace(text=(tokens, width, _pooled(denoiser)))
 
@@ -152,15 +149,3 @@ def _uncut(noisy: Tensor, facts: BaseInfo) -> Tensor:
 
 def _pooled(denoiser: Mapping[str, Any]) -> int:
     return int(denoiser["projection_class_embeddings_input_dim"]) - 6 * int(denoiser["addition_time_embed_dim"])
-
-
-def _distilled(denoiser: Mapping[str, Any], scheduler: Mapping[str, Any]) -> str:
-    if denoiser.get("time_cond_proj_dim"):
-        return "guidance (its UNet is told a guidance scale, as latent-consistency models are)"
-    if scheduler.get("_class_name") == "LCMScheduler":
-        return "few steps (its scheduler is LCM's)"
-    if (scheduler.get("_class_name"), scheduler.get("timestep_spacing")) == (
-        "EulerAncestralDiscreteScheduler", "trailing",
-    ):  # fmt: skip
-        return "few steps (its scheduler is SDXL Turbo's)"
-    return ""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from finetune.families import flow, folder, language, parts
 from finetune.families.base import BaseInfo, Conditioning, Labels, ModelLine, Prompt, Text
-from finetune.families.folder import Part
+from finetune.families.folder import Part, chat_form
 from finetune.families.readers import DIFFUSERS, Reader
 
 MAX_TOKENS = 512
@@ -98,9 +98,7 @@ class ZImage(flow.FlowFolder):
 
 
 def _form(tokenizer: Any, caption: str) -> str:
-    turn = [{"role": "user", "content": caption}]
-    made: str = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True, enable_thinking=True)
-    return made
+    return chat_form(tokenizer, [{"role": "user", "content": caption}], enable_thinking=True)
 
 
 def _rows(text: Text) -> list[Tensor]:

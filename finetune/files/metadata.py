@@ -3,15 +3,12 @@
 ModelSpec: github.com/Stability-AI/ModelSpec. All values are strings; none may name a person's machine.
 """
 
-import getpass
 import hashlib
 import json
-import re
-import socket
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, get_args
 
 from safetensors.torch import save
@@ -24,6 +21,7 @@ from finetune.errors import RunError
 from finetune.families import lines
 from finetune.families.base import BaseInfo
 from finetune.files.read import MODULE_LIST, module_list
+from finetune.reporting.public import MOST_RECIPE_BYTES, leak, public
 
 MAX_HEADER_BYTES = 1 << 20  # ComfyUI shows no metadata of longer headers
 
@@ -74,13 +72,16 @@ class About:
         return cls(facts.family, line.title, line.base_version, line.architecture, facts.prediction,
                    resolution or facts.resolution, **told)  # fmt: skip
 
+    def published(self) -> "About":
+        """The same with texts as they may be published: one line each, none without a bound, no path in them. For
+        texts of other files; a run's own were cleaned, and noted, when it was planned."""
+        cleaned: dict[str, Any] = {name: public(getattr(self, name)).text for name in _SHORT_TEXTS}
+        return replace(self, **cleaned, recipe=self.recipe if _publishable(self.recipe) else "")
 
-_WORDS_OF_THE_USER = ("title", "trigger", "class_word", "license", "description", "recipe", "base", "dataset_license")
-_SHORT_OR_COMMON = {"root", "user", "admin", "ubuntu", "localhost", "runner", "home", "default"}
-_LOCAL = re.compile(
-    r"(?:^|[\s\"'=:,(\[])(?:file://|~/|[A-Za-z]:\\|\\\\\w|/(?:home|Users|root|tmp|var|mnt|media|opt|srv|data|work"
-    r"|private|content|workspace|scratch)\b|(?:/[\w.+-]+){2,})"
-)
+
+_SHORT_TEXTS = ("title", "trigger", "class_word", "license", "description", "base", "dataset_license")
+_WORDS_OF_THE_USER = (*_SHORT_TEXTS, "recipe")
+_RECIPE = "finetune.recipe"
 
 
 def make_metadata(about: About, modules: AdapterState, name: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:
@@ -102,7 +103,7 @@ def make_metadata(about: About, modules: AdapterState, name: str, tensors: Mappi
     }
     metadata = {key: value for key, value in tables.items() if value}
     refuse_local(metadata, about)
-    size = len(json.dumps(metadata)) + sum(len(key) + 80 for key in tensors)
+    size = len(json.dumps(metadata, ensure_ascii=False).encode()) + sum(len(key) + 80 for key in tensors)
     if size > MAX_HEADER_BYTES:
         raise RunError(
             f"the header of {name} would take {size:,} bytes, more than 1 MiB", "shorten the recipe or title"
@@ -136,24 +137,38 @@ def sidecar(about: About, name: str) -> str:
     return json.dumps(card, indent=2, ensure_ascii=False) + "\n"
 
 
-def refuse_local(texts: Mapping[str, str], about: About | None = None) -> None:
-    """A last gate before anything is published.
+def refuse_local(texts: Mapping[str, str], about: About | None = None, prompts: Sequence[str] = ()) -> None:
+    """A last gate before anything is published. prompts: what the user wrote, beside what stands in `about`.
 
     Raises:
         RunError: names the key that holds a local path, or this machine's host or user name. A user or host name is
             let through where the user wrote that word into the recipe, the title or the trigger.
     """
-    written = " ".join(str(getattr(about, f)) for f in _WORDS_OF_THE_USER) if about else ""
-    own = {name for name in _own_names() if not _says(written, name)}
+    written = " ".join([*(str(getattr(about, f)) for f in _WORDS_OF_THE_USER if about), *prompts])
     for key, text in texts.items():
-        path = _LOCAL.search(text)
-        home = str(Path.home())
-        if path or (len(home) > 1 and home in text):
-            found = path[0].strip() if path else home
-            raise RunError(f"{key} would publish a local path ({found}...)", "leave paths out of titles and captions")
-        leak = next((name for name in own if _says(text, name)), None)
-        if leak:
-            raise RunError(f"{key} would publish the name {leak!r} of this machine or its user", "leave it out")
+        if found := next((found for one in _parts(key, text) if (found := leak(one, written))), ""):
+            raise RunError(f"{key} would publish {found}", "leave paths out of titles and captions")
+
+
+def _parts(key: str, text: str) -> Iterator[str]:
+    """The texts in a text: of a recipe its values, as TOML writes a backslash twice, and two of them begin a path."""
+    try:
+        yield from _leaves(tomllib.loads(text)) if key == _RECIPE else (text,)
+    except ValueError:
+        yield text
+
+
+def _leaves(value: object) -> Iterator[str]:
+    if isinstance(value, dict | list):
+        inside = [*value.keys(), *value.values()] if isinstance(value, dict) else value
+        for one in inside:
+            yield from _leaves(one)
+    elif isinstance(value, str):
+        yield value
+
+
+def _publishable(recipe: str) -> bool:
+    return len(recipe.encode("utf-8", "replace")) <= MOST_RECIPE_BYTES and not any(map(leak, _parts(_RECIPE, recipe)))
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
@@ -176,7 +191,7 @@ def _kohya(about: About, modules: AdapterState, name: str, rank: int) -> dict[st
         "ss_network_args": json.dumps(arguments),
         "ss_output_name": name,
         "ss_resolution": f"({about.resolution}, {about.resolution})",
-        "ss_tag_frequency": json.dumps({"1_trigger": {about.trigger: max(1, about.dataset_images)}})
+        "ss_tag_frequency": json.dumps({"1_trigger": {about.trigger: max(1, about.dataset_images)}}, ensure_ascii=False)
         if about.trigger
         else "",
         "ss_num_train_images": str(about.dataset_images or ""),
@@ -202,19 +217,6 @@ def _modelspec(about: About, name: str) -> dict[str, str]:
 def _own(about: About) -> dict[str, str]:
     told = {f"finetune.{f.name}": str(getattr(about, f.name) or "") for f in fields(About)}
     return {"finetune.version": __version__} | told
-
-
-def _own_names() -> Iterable[str]:
-    names = {socket.gethostname()}
-    try:
-        names.add(getpass.getuser())
-    except (OSError, KeyError):  # a container's user may have no name
-        pass
-    return {name for name in names if len(name) >= 4 and name.lower() not in _SHORT_OR_COMMON}
-
-
-def _says(text: str, word: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None
 
 
 _COUNTS = ("resolution", "steps", "dataset_images")

@@ -328,8 +328,9 @@ def _component(folder: Path, family: str) -> str:
 
 
 def _peft_folders(folder: Path) -> list[Path]:
-    """One a component."""
-    return sorted(file.parent for file in folder.glob(f"*/{PEFT_CONFIG}"))
+    """One a component; also one that lacks its configuration or its weights, which is then an error, not left out."""
+    found = {file.parent for name in (PEFT_CONFIG, PEFT_WEIGHTS) for file in folder.glob(f"*/{name}")}
+    return sorted(path for path in found if not path.name.startswith("."))
 
 
 def _read_peft(folder: Path, names: Collection[str] | None, family: str, component: str) -> AdapterFile:

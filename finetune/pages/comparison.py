@@ -19,6 +19,7 @@ from finetune.sampling.grid import grid
 from finetune.sampling.png import write_png
 from finetune.sampling.request import SampleRequest
 from finetune.tensors import write_bytes
+from finetune.writing import try_folder
 
 PAGE_FILE, SHEET_FILE, TABLE_FILE, PICTURES = "comparison.html", "comparison.png", "comparison.json", "pictures"
 SHOWN_PX = 256
@@ -59,7 +60,9 @@ def claim(folder: Path, wanted: ComparisonRequest) -> None:
             same = False
         if not same:
             raise RunError(f"{folder} holds another comparison", f"choose another `out`, such as {free}")
-    elif exists(folder) and any(folder.iterdir()):
+        return
+    try_folder(folder, (PICTURES,))
+    if exists(folder) and any(folder.iterdir()):
         raise RunError(f"{folder} is not empty", f"choose another `out`, such as {free}")
 
 

@@ -4,7 +4,6 @@ A page holds at most SHOWN pictures and ROWS_BYTES of them: those with something
 counted. Pictures are opened one at a time.
 """
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 from PIL import Image, ImageDraw
 
-from finetune import reading
+from finetune import reading, writing
 from finetune.data.audit import Audit
 from finetune.data.buckets import Bucket, Size, enlargement, fit
 from finetune.data.captions import mentions
@@ -56,6 +55,7 @@ REMEDIES: dict[Reason, str] = {
     "link": "Copy the file itself into the folder.",
     "caption without image": "Put the picture back beside it, or remove the caption file.",
     "unreadable": "Rename the file, or give yourself the right to read it.",
+    "changed": "Check again, and leave the picture as it is meanwhile.",
 }
 """Reason -> what to do, in general; the detail of a rejected file says it of that file."""
 FLAGS = {
@@ -290,13 +290,11 @@ def refuse_target(page: Path, root: Path) -> None:
     there = reading.exists(page)
     if there and not reading.is_file(page):
         raise RunError(f"cannot write {page}: it is no file", hint)
-    home = next(folder for folder in page.absolute().parents if reading.exists(folder))
-    if not (reading.is_dir(home) and os.access(home, os.W_OK)):
-        raise RunError(f"cannot write {page}: nothing can be written into {home}", hint)
     if reading.real_path(page).is_relative_to(reading.real_path(root)):
         raise RunError(f"{page} lies inside of the dataset, whose files are all checked", "write the page beside it")
     if there and not _is_ours(page):
         raise RunError(f"{page} is there already, and is no page of a dataset", f"{hint}, or remove that one")
+    writing.try_file(page)
 
 
 def _is_ours(page: Path) -> bool:

@@ -9,6 +9,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from finetune import reading
+from finetune.data.decode import DECODER_ERRORS
 from finetune.pages.html import inlined
 from finetune.references import EVALUATION, step_folders, step_of, steps
 from finetune.reporting.history import History
@@ -86,7 +87,7 @@ def _picture(path: Path, px: int, *_: int) -> Shown | None:
         with Image.open(path) as found:
             facts = {key: value for key, value in getattr(found, "text", {}).items() if isinstance(value, str)}
             return Shown(inlined(found, px), found.width, found.height, facts)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except (*DECODER_ERRORS, Image.DecompressionBombError):
         return None
 
 
@@ -187,5 +188,5 @@ def _facts(path: Path) -> Mapping[str, str]:
     try:
         with Image.open(path) as found:
             return dict(getattr(found, "text", {}))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except (*DECODER_ERRORS, Image.DecompressionBombError):
         return {}

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from finetune import writing
 from finetune.errors import Action, RunError
 from finetune.pages import figures, numbers, pictures
 from finetune.pages.delivery import data_words
@@ -36,6 +37,8 @@ def write_report(run: Path, out: Path | None = None, worded: Wording = str) -> P
     if not is_run(run):
         raise RunError(f"{run} holds no run", "name the folder that a run was given as `out`")
     path = out or run / REPORT
+    if out:
+        writing.try_file(path)
     try:
         write_page(report(run, worded), path)
     except OSError as e:
@@ -67,14 +70,14 @@ def report(run: Path, worded: Wording = str) -> str:
         over_steps=section("the pictures over the steps", pictures.over_steps),
         judged=section("the pictures that were judged", judged),
         scores=section("the scores", numbers.final_scores),
-        candidates=section("the candidates", numbers.candidates),
-        learning=section("what training did", numbers.learning),
+        candidates=section("the candidates", numbers.candidates) or [],
+        learning=section("what training did", numbers.learning) or [],
         figures=section("the curves", figures.figures),
         layers=section("the change by layer", numbers.changed_layers),
         data=section("the training pictures", training_data),
-        checks=section("what was verified", numbers.checks),
+        checks=section("what was verified", numbers.checks) or [],
         settings=section("the recipe", settings_of),
-        warnings=section("the warnings", run_warnings),
+        warnings=section("the warnings", run_warnings) or [],
         damage=damage, worded=worded, shown=shown_text, plain=plain_text,
     )  # fmt: skip
 

@@ -1,5 +1,6 @@
 """Candidates: the steps of a run whose adapter is written as a whole file, known before it starts."""
 
+import math
 from collections.abc import Sequence
 
 from finetune.machine import DTYPES
@@ -26,8 +27,13 @@ def is_scored(plan: Plan, step: int) -> bool:
 
 
 def candidate_count(plan: Plan) -> int:
-    """Over the whole run."""
-    return sum(is_candidate(plan, step) for step in range(1, plan.steps + 1))
+    """Over the whole run, which may be of any length: counted, not walked through."""
+    if not _has_file(plan):
+        return 0
+    sampled, scored = plan.recipe.sample.every, plan.recipe.evaluate.every
+    both = math.lcm(sampled, scored)
+    due = sum(plan.steps // every for every in (sampled, scored) if every > 0) - (plan.steps // both if both else 0)
+    return due + (is_candidate(plan, plan.steps) and not _due(plan.steps, scored) and not _due(plan.steps, sampled))
 
 
 def candidate_bytes(plan: Plan, components: Sequence[ComponentFootprint]) -> int:

@@ -1,6 +1,7 @@
 """Everything a run will do, decided before anything heavy is loaded: the recipe with every default filled in, the
 buckets and the schedule."""
 
+import shlex
 from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,10 +16,14 @@ from finetune.families.base import BaseInfo
 from finetune.planning import pools
 from finetune.planning.pools import Pool
 from finetune.planning.prompts import prompt_notices, unlike_captions
+from finetune.planning.public import left_out
 from finetune.planning.readers import reader_notices
-from finetune.planning.resolve import check_compatible, resolve, resolve_prediction
+from finetune.planning.resolve import check_compatible, check_kept, resolve, resolve_prediction
 from finetune.recipe import Loaded, Recipe
 from finetune.recipe.resolved import ResolvedRecipe
+
+NAMED = 6
+"""at most, of what the base's files hold that nothing reads"""
 
 
 class BucketRow(NamedTuple):
@@ -87,25 +92,47 @@ def resolve_plan(loaded: Loaded, world: int = 1) -> Plan:
     prior = pools.prior_pool(wanted, data, buckets, world)
     micros, steps = pools.run_length(wanted, train.schedule)
     resolved = resolve(wanted, facts, data, [p.example.caption for p in training], steps)
+    check_kept(resolved)
     sources = {**dict.fromkeys(recipe.derived(wanted, resolved), "derived"), **loaded.sources}
-    prompts = prompt_notices(wanted.base, facts, resolved.sample.prompts, resolved.sample.negative, data.trigger)
+    prompts = prompt_notices(wanted.base, facts, resolved, data.trigger)
     prompts += unlike_captions(resolved.sample.prompts, data)
     notices = (
         *loaded.notices,
+        *unread(facts),
+        *unsaid(wanted, facts),
         *caption_checks.remarks(data.examples, data.words),
         *uncaptioned(wanted, data),
         *reader_notices(families.family_class(facts.family), wanted.adapter),
         *prompts,
+        *left_out(resolved, data),
     )
     return Plan(resolved, sources, facts, data, train, prior, tuple(held_out), micros, notices)
+
+
+def unread(facts: BaseInfo) -> tuple[str, ...]:
+    """What the base's files hold that has no effect here."""
+    if not facts.unused:
+        return ()
+    named = ", ".join(facts.unused[:NAMED]) + (f" and {more} more" if (more := len(facts.unused) - NAMED) > 0 else "")
+    return (f"the base holds what nothing here reads: {named}",)
+
+
+def unsaid(wanted: Recipe, facts: BaseInfo) -> tuple[str, ...]:
+    if facts.prediction_known:
+        return ()
+    return (
+        f"{wanted.base} does not say whether it predicts epsilon or v: a forward pass is asked when it is loaded; "
+        "objective.prediction in the recipe says it for sure",
+    )
 
 
 def uncaptioned(wanted: Recipe, data: Dataset) -> tuple[str, ...]:
     """What captions would bring to pictures that have only the template."""
     if not all(e.origin == "template" for e in data.examples):
         return ()
-    by = "with the vocabulary pocket" if shipped.is_pocket(wanted.base) else "with a vocabulary or a program of yours"
+    by = "--vocabulary pocket" if shipped.is_pocket(wanted.base) else "--vocabulary YOURS.toml"
+    command = shlex.join(["finetune", "caption", str(shipped.data_path(wanted.data.path)), *by.split()])
     return (
         f"nobody captioned these {len(data.examples)} pictures: they are shown under short captions in varied wording; "
-        f"captions that name what differs (background, view) are better, and caption writes them, {by}",
+        f"captions that name what differs (background, view) are better, and `{command}` writes them",
     )

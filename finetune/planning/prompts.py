@@ -15,6 +15,8 @@ from finetune.recipe import Recipe
 from finetune.recipe.placeholders import prompt_fault
 
 DEFAULT_PROMPTS = 4
+_LOST_SHOWN = 160
+"""characters of what a base does not read that a notice shows"""
 _EXAMPLES = {"trigger": "sks", "class_word": "mug"}
 
 
@@ -45,10 +47,12 @@ def filled(where: str, prompt: str, data: Dataset) -> str:
     return expand(prompt, data.trigger, data.class_word)
 
 
-def prompt_notices(base: str, facts: BaseInfo, prompts: Sequence[str], negative: str, trigger: str | None) -> list[str]:
+def prompt_notices(base: str, facts: BaseInfo, resolved: Recipe, trigger: str | None) -> list[str]:
     """A sentence on prompts that all lack the trigger, and on each that is longer than the base reads."""
+    prompts = resolved.sample.prompts
     named = [NamedPrompt(f"sample.prompts, item {n}", prompt) for n, prompt in enumerate(prompts, 1)]
-    found = list(too_long(base, facts, [*named, NamedPrompt("sample.negative", negative)]))
+    named += [NamedPrompt(f"evaluate.prompts, item {n}", one) for n, one in enumerate(resolved.evaluate.prompts, 1)]
+    found = list(too_long(base, facts, [*named, NamedPrompt("sample.negative", resolved.sample.negative)]))
     if trigger and all_lack(prompts, trigger):
         found.insert(0, f"none of sample.prompts has the trigger {trigger!r}: no sample picture will show what is "
                         "trained; write {trigger} into one")  # fmt: skip
@@ -84,7 +88,8 @@ def too_long(base: str, facts: BaseInfo, prompts: Sequence[NamedPrompt]) -> Iter
     for where, text in long:
         tokens, lost = counter.lost(text) if counter else (0, "")
         if lost:
-            yield f"{where}: {tokens} tokens, of which the base reads {facts.max_tokens}; it will not read {lost!r}"
+            end = lost if len(lost) <= _LOST_SHOWN else f"{lost[:_LOST_SHOWN]}..."
+            yield f"{where}: {tokens} tokens, of which the base reads {facts.max_tokens}; it will not read {end!r}"
 
 
 def _of_goal(data: Dataset) -> tuple[str, ...]:

@@ -1,10 +1,11 @@
 """The recipe with every default filled in that depends on base, data or machine; what does not fit is refused."""
 
+import re
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from finetune import families, reading, references
+from finetune import families, reading, recipe, references
 from finetune import resources as shipped
 from finetune.data.example import Dataset
 from finetune.errors import BaseError, RecipeError
@@ -12,6 +13,7 @@ from finetune.families.base import BaseInfo, large_encoders
 from finetune.machine import has_gpu
 from finetune.planning.prompts import filled, resolve_prompts
 from finetune.recipe import AnyAdapter, ClassImages, Evaluate, LowRank, Prior, Recipe
+from finetune.recipe.compose import MAX_BYTES
 from finetune.recipe.resolved import (
     ResolvedData,
     ResolvedObjective,
@@ -19,6 +21,11 @@ from finetune.recipe.resolved import (
     ResolvedSample,
     ResolvedTrain,
 )
+
+_HALF = re.compile("[\ud800-\udfff]")
+MOST_GUIDANCE = 100.0
+"""beyond which pictures are noise, then not finite; people use up to 20"""
+GUIDANCE_IS = f"1 to 15 are usual, and {MOST_GUIDANCE:g} is the most"
 
 
 def resolve(wanted: Recipe, facts: BaseInfo, data: Dataset, captions: Sequence[str], steps: int) -> ResolvedRecipe:
@@ -48,6 +55,20 @@ def resolve(wanted: Recipe, facts: BaseInfo, data: Dataset, captions: Sequence[s
             prompts=resolve_prompts(wanted, data, captions), negative=filled("sample.negative", sample.negative, data),
         ),
     )  # fmt: skip
+
+
+def check_kept(resolved: ResolvedRecipe) -> None:
+    """A run keeps its recipe, to be resumed by it. Raises RecipeError where that could not be written, or not read."""
+    try:
+        size = len(recipe.dumps(resolved).encode())
+    except UnicodeEncodeError as e:
+        half = next(key for key in recipe.keys() if _HALF.search(str(recipe.value(resolved, key))))
+        said = f"{half}: {str(recipe.value(resolved, half))!r} is no UTF-8, in which a recipe is kept"
+        raise RecipeError(said, "give that file or folder another name") from e
+    if size > MAX_BYTES:
+        longest = max(recipe.keys(), key=lambda key: len(str(recipe.value(resolved, key))))
+        said = f"the recipe with all its values has {size:,} bytes, and {MAX_BYTES:,} are the most that is read again"
+        raise RecipeError(said, f"shorten {longest}")
 
 
 def _prior(prior: Prior, data: Dataset) -> Prior:
@@ -136,6 +157,7 @@ def check_compatible(facts: BaseInfo, wanted: Recipe) -> None:
             f"{base} is distilled: {facts.distilled}; training may undo that",
             "train on the base it was distilled from, where there is one; or say objective.distilled = true",
         )
+    _can_be_sampled(facts, wanted)
     _has_components(facts, wanted)
     family = families.family_class(facts.family)
     if wanted.data.text_encoder_bits and not large_encoders(family):
@@ -159,6 +181,19 @@ def check_compatible(facts: BaseInfo, wanted: Recipe) -> None:
     _start_of(wanted.adapter)
 
 
+def _can_be_sampled(facts: BaseInfo, wanted: Recipe) -> None:
+    """The sheet at the end is as the recipe says. Raises RecipeError when the base's sampler cannot do that."""
+    steps, guidance = wanted.sample.steps, wanted.sample.guidance
+    if steps > facts.noise_levels:
+        raise RecipeError(
+            f"sample.steps = {steps}: {wanted.base} was trained at {facts.noise_levels} noise levels, and can be "
+            "denoised in no more steps",
+            "20 to 50 are usual",
+        )
+    if guidance is not None and guidance > MOST_GUIDANCE:
+        raise RecipeError(f"sample.guidance = {guidance:g}: pictures of that are no pictures", GUIDANCE_IS)
+
+
 def _has_components(facts: BaseInfo, wanted: Recipe) -> None:
     family = families.family_class(facts.family)
     having = ["denoiser" if c == family.denoiser_name else c for c in family.presets]
@@ -176,14 +211,22 @@ def resolve_prediction(facts: BaseInfo, wanted: Recipe) -> BaseInfo:
         RecipeError: base and recipe say different things.
     """
     said = wanted.objective.prediction
-    if said == "auto" or said == facts.prediction:
+    if said == "auto" or (said == facts.prediction and facts.prediction_known):
         return facts
     if facts.prediction_known:
         raise RecipeError(
             f"objective.prediction = {said}, but {wanted.base} predicts {facts.prediction} ({facts.evidence})",
             'leave it at "auto"',
         )
-    return facts._replace(prediction=said, prediction_known=True, evidence=f"{facts.evidence}; the recipe")
+    if said == "flow":
+        raise RecipeError(f"objective.prediction = flow: {wanted.base} is no flow model", '"epsilon" or "v"')
+    if said == "epsilon" and facts.zero_snr:
+        raise RecipeError(
+            f"objective.prediction = epsilon, but {wanted.base} ends in pure noise, where epsilon says nothing "
+            f"({facts.evidence})",
+            '"v", which is what such bases predict',
+        )
+    return facts.settled(said, "the recipe's objective.prediction")
 
 
 def _text_rate(wanted: Recipe) -> float | None:

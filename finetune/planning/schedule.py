@@ -43,6 +43,10 @@ class Schedule:
         return self.accumulate * self.world_size
 
     @property
+    def samples_per_step(self) -> int:
+        return self.batch * self.micro_batches_per_step
+
+    @property
     def micros_per_epoch(self) -> int:
         return sum(-(-len(samples) // self.batch) for samples in self.buckets)
 
@@ -120,6 +124,13 @@ class Schedule:
                 self._orders.clear()
             found = self._orders[n, *identity] = permutation(n, self.seed, "order", *identity)
         return found
+
+
+def batch_in_words(schedule: Schedule) -> str:
+    """How many pictures an optimizer step sees, such as "2 ranks x batch 1 x 3 = 6 pictures a step"."""
+    ranks = f"{schedule.world_size} ranks x " if schedule.world_size > 1 else ""
+    accumulated = f" x {schedule.accumulate}" if schedule.accumulate > 1 else ""
+    return f"{ranks}batch {schedule.batch}{accumulated} = {schedule.samples_per_step} pictures a step"
 
 
 def by_bucket(buckets: Sequence[int]) -> tuple[tuple[int, ...], ...]:

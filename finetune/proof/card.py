@@ -37,7 +37,7 @@ def model_card(
     """
     examples = examples[:_SHOWN]
     text = "\n".join([*_front(about, examples), *_body(name, about, wanted, examples, sheet)])
-    metadata.refuse_local({CARD: text}, about)
+    metadata.refuse_local({CARD: text}, about, [one.prompt for one in examples])
     return text
 
 
@@ -84,7 +84,7 @@ def _front(about: About, examples: Sequence[PromptExample]) -> list[str]:
     lines = ["---", "library_name: diffusers", "pipeline_tag: text-to-image"]
     lines += ["tags: [text-to-image, diffusers, lora, template:sd-lora]"]
     lines += [f"base_model: {base}"] if (base := hub_id(about.base)) else []
-    lines += [f"license: {json.dumps(about.license)}"] if about.license else []
+    lines += [f"license: {json.dumps(about.license, ensure_ascii=False)}"] if about.license else []
     lines += [f"instance_prompt: {json.dumps(about.activation, ensure_ascii=False)}"] if about.trigger else []
     shown = [one for one in examples if one.picture]
     lines += ["widget:"] if shown else []

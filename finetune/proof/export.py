@@ -1,17 +1,14 @@
 """Adapters out: files for every reader, the model card, the merged pipeline; and from one layout into another."""
 
 import json
-import os
-import shutil
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-from finetune import families, machine, reading, references
+from finetune import families, machine, reading, references, writing
 from finetune import tensors as weights
 from finetune.adapters.change import AdapterState, Change
 from finetune.choices import Dtype, Layout, ReaderName
@@ -26,6 +23,8 @@ from finetune.proof.applied import TOLERANCE, difference, weight_of
 from finetune.proof.card import write_model_card
 from finetune.proof.chatter import quiet
 from finetune.proof.verify import Report, adaptable_shapes, shape_mismatches, verify
+from finetune.saving import whole_or_not
+from finetune.shortage import MERGING, out_of_memory
 
 __all__ = ["About", "Exported", "Inspection", "Merged", "Report", "convert", "export", "inspect", "merge", "verify"]
 
@@ -102,6 +101,7 @@ def convert(
         raise RunError(f"{out} exists", "choose another `out`, or move it away")
     if readers and layout in ("peft", "merged"):
         raise RunError(f"`readers` are of files, and the layout {layout} is a folder", "leave out `readers`")
+    writing.try_file(out)
     source = references.adapter_path(source)
     names = base_sites(base) if base else None
     adapter = layouts.read_adapter(source, names, families.detect(base).family if base else "")
@@ -143,9 +143,11 @@ def convert(
     return worst
 
 
+@out_of_memory("while the adapter is merged", MERGING)
 def merge(modules: AdapterState, base: str, folder: Path, dtype: Dtype) -> Merged:
     """A diffusers pipeline with the change inside: added in float32 to freshly loaded weights, rounded once."""
     family = families.load(base, torch.float32)
+    families.refuse_unknown(base, family.facts)  # the pipeline will say what it predicts
     wrong, whole = 0.0, 0.0
     for name, one in sorted(modules.items()):
         weight = weight_of(family, name)
@@ -175,9 +177,9 @@ def write_file(
         if layout == "universal"
         else layouts.diffusers(modules, FILE_DTYPES[dtype])
     )
-    weights.write_tensors(tensors, path, metadata.make_metadata(about, modules, path.stem, tensors))
-    if layout == "universal":
+    if layout == "universal":  # first: where it fails, the file itself is not in the way of a second try
         weights.write_bytes(metadata.sidecar(about, path.stem).encode(), path.with_suffix(".json"))
+    weights.write_tensors(tensors, path, metadata.make_metadata(about, modules, path.stem, tensors))
     return path
 
 
@@ -198,7 +200,7 @@ def own_metadata(modules: AdapterState, name: str, about: About) -> dict[str, st
 def _about(adapter: layouts.AdapterFile, base: str) -> About:
     ours = metadata.about(adapter.metadata)
     if ours:
-        return ours
+        return ours.published()
     if not base:
         raise BaseError("the adapter does not say what base it was made for", "name it: `base`")
     facts = families.detect(base)
@@ -206,18 +208,28 @@ def _about(adapter: layouts.AdapterFile, base: str) -> About:
     return About.of(
         facts, base="" if reading.exists(Path(base)) else base,
         title=told["title"], license=told["license"], trigger=told["trigger_phrase"],
-    )  # fmt: skip
+    ).published()  # fmt: skip
 
 
-def _reopened(modules: AdapterState, out: Path, dtype: Dtype) -> float:
-    """The worst relative difference between the modules and what `out` holds of them."""
+def read_back(modules: AdapterState, out: Path) -> AdapterState:
+    """What a file or folder holds of these modules, which were written into it.
+
+    Raises:
+        VerifyError: it does not hold them all, or cannot be read whole.
+    """
     again = layouts.read_adapter(out, list(modules) + [n for n in layouts.uniform(modules) if n not in modules])
     missing = [name for name in modules if name not in again.modules]
     if again.problems or missing:
         raise VerifyError(
             f"{out} was written wrong: {(*again.problems, *missing)[0]}", "this is a bug: please report it"
         )
-    worst = max(_differ(again.modules[name], change) for name, change in modules.items())
+    return {name: again.modules[name] for name in modules}
+
+
+def _reopened(modules: AdapterState, out: Path, dtype: Dtype) -> float:
+    """The worst relative difference between the modules and what `out` holds of them."""
+    again = read_back(modules, out)
+    worst = max(_differ(again[name], change) for name, change in modules.items())
     if worst > 10 * TOLERANCE[FILE_DTYPES[dtype]]:
         raise VerifyError(
             f"{out} differs from its source by {worst:.1e}, more than {dtype} explains", "export it as float32"
@@ -244,19 +256,6 @@ def _differ(one: Change, other: Change) -> float:
     """Of what two changes do to some weight of their shape."""
     weight = torch.randn(other.shape, generator=torch.Generator().manual_seed(0))
     return difference(one.delta(weight), other.delta(weight))
-
-
-@contextmanager
-def whole_or_not(folder: Path) -> Iterator[Path]:
-    """A folder beside, which takes the place of `folder` when all went well."""
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    try:
-        beside.mkdir(parents=True, exist_ok=True)
-        yield beside
-        shutil.rmtree(folder, ignore_errors=True)
-        beside.replace(folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def for_others(folder: Path) -> None:

@@ -15,7 +15,7 @@ def made_for_another(adapter: layouts.AdapterFile, facts: BaseInfo) -> str:
     other = lines.line_of(said, architecture)
     if other and other.title != line:
         return f"the adapter was made for {other.title} ({said or architecture}), the base is {here}"
-    if said in published.unlike:
+    if said in published.unlike and facts.prediction_known:
         return f"the adapter was made for {said}, the base is {here} (v: it predicts v, else epsilon)"
     for prefix, titles in lines.lines_by_key().items():
         key = next((key for key in adapter.unused if key.startswith(prefix)), "")

@@ -13,6 +13,7 @@ from finetune.families.base import Family, adaptable
 from finetune.families.quantised import dense
 from finetune.proof.applied import TOLERANCE, delta_of, difference
 from finetune.proof.chatter import quiet
+from finetune.shortage import is_shortage
 
 _REFUSALS = (ValueError, KeyError, RuntimeError, TypeError, IndexError, AttributeError, AssertionError)
 """of diffusers' converters: a width that is no published model's fails an assertion"""
@@ -30,6 +31,8 @@ def load_stock(family: Family, file: Path) -> tuple[str, list[str]]:
         try:
             family.pipeline().load_lora_weights(str(file.parent), weight_name=file.name, adapter_name="verified")
         except _REFUSALS as e:
+            if is_shortage(e):
+                raise
             said = str(e).strip()[:200] or "it is of no width that it knows"
             return f"stock diffusers refuses the file: {type(e).__name__}: {said}", warned
     unfilled = sum(p.is_meta for name in adaptable(family) for p in _parameters(family, name))

@@ -46,6 +46,6 @@ def _by_rules(program: ReaderName, adapter: layouts.AdapterFile, reads: bool) ->
     if adapter.layout == "peft":
         return False, "it reads files, and this is a directory of PEFT's"
     if not adapter.modules:
-        return None, "there is nothing in it to judge_readers"
+        return None, "there is nothing in it to judge"
     doubt = adapter.misread.get(program, "")
     return not doubt, doubt

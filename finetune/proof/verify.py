@@ -24,6 +24,7 @@ from finetune.proof.applied import TOLERANCE, applied, base_weight, delta_of, di
 from finetune.proof.labels import made_for_another
 from finetune.proof.outputs import Reference
 from finetune.proof.verdicts import ReaderVerdict, judge_readers
+from finetune.shortage import CHECKING, out_of_memory
 
 LARGE = 4_000_000_000
 """weights from which a base is opened in bf16, where outputs with the change merged in could not be compared (T17)"""
@@ -81,6 +82,7 @@ class Report:
     """`export` can write it so that more programs read it"""
 
 
+@out_of_memory("while the file is held against the base", CHECKING)
 def verify(
     file: Path,
     base: str,
@@ -105,7 +107,7 @@ def verify(
     should = set(live) if live is not None else _listed(adapter)
     missed = tuple(sorted(should - adapter.modules.keys()))
     dtype = _file_dtype(file)
-    foreign = made_for_another(adapter, family.facts)
+    foreign = made_for_another(adapter, facts)
     problems = [*([foreign] if foreign else []), *adapter.problems, *adapter.warnings]
     problems += [f"{name}: expected, and not in the file" for name in missed]
     problems += _hash_problems(file, adapter.metadata)

@@ -14,6 +14,8 @@ from finetune.errors import RecipeError, action
 from finetune.recipe.schema import Recipe
 from finetune.recipe.tables import members, tagged
 
+MOST_EXTENDED = 20
+"""of recipes that extend each other"""
 MAX_BYTES = 1 << 20
 """of a recipe's text; the longest shipped one has 3 KiB"""
 Entries = dict[tuple[str, str], list[str]]
@@ -39,6 +41,8 @@ def whole_text(path: Path, beneath: tuple[Path, ...] = ()) -> str:
     extended = _extended(path, text)
     if reading.real_path(path) in beneath:
         raise RecipeError(f"{path} extends itself, by way of {beneath[-1].name}", "leave it out of `extends` there")
+    if len(beneath) == MOST_EXTENDED:
+        raise RecipeError(f"{path} is extended by {MOST_EXTENDED} recipes, one by the other", "put some of them in one")
     if not extended:
         return text
     whole = Layer()

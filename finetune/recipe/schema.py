@@ -162,7 +162,8 @@ AnyAdapter = LoRA | DoRA | FullWeights
 class Objective(Table):
     prediction: Literal["auto", "epsilon", "v", "flow"] = "auto"
     """What the denoiser predicts: the noise (`epsilon`), the velocity (`v`) or the flow (`flow`). `auto` reads it from
-    the base; write it only for a single file that does not say, and that you know better."""
+    the base, and asks one that does not say by a forward pass; write it for a single file that does not say and that
+    you know better. It cannot contradict what the base says."""
     min_snr: Annotated[float, Field(gt=0)] | None = None
     """Gamma of min-SNR loss weighting (arXiv:2303.09556), which evens out the timesteps and learns faster on `epsilon`
     and `v` bases. Usual: 5. Default: off."""
@@ -280,7 +281,8 @@ class Train(Table):
     keep_last: Positive = 2
     """How many of the newest checkpoints are kept; older ones are deleted. The adapters of sampled steps all stay."""
     patience: Positive = 3
-    """How many steps in a row the loss may be infinite or not a number before the run stops with an error."""
+    """How many steps in a row the loss or its gradients may be infinite or not a number before the run stops with an
+    error. The overflows by which fp16 finds its loss scale do not count."""
 
 
 class Validation(Table):

@@ -1,12 +1,16 @@
 """A run's folder read back: what it said, how far it came and how it ended; whole, half-written or still running."""
 
-import json
-import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from finetune import reading
+from finetune.errors import RunError
+from finetune.reporting.fields import is_event
+
+_LOG_BYTES = 1 << 30
+"""of a log: a million steps have 200 MB"""
 LOG, RECORD, RECIPE_FILE = "events.jsonl", "run.json", "recipe.toml"
 
 
@@ -63,8 +67,8 @@ def read_history(folder: Path) -> History:
     """Never fails for what is in the files: what cannot be read is named in `damage`."""
     damage: list[str] = []
     events = tuple(_once(_events(folder / LOG, damage)))
-    record = _read(folder / RECORD, json.loads, damage)
-    recipe = _read(folder / RECIPE_FILE, tomllib.loads, damage)
+    record = _read(folder / RECORD, reading.json_table, damage)
+    recipe = _read(folder / RECIPE_FILE, reading.toml_table, damage)
     return History(folder, events, record, recipe, tuple(damage))
 
 
@@ -72,11 +76,19 @@ def _events(file: Path, damage: list[str]) -> Iterator[Told]:
     lines = _text(file, damage).splitlines()
     for number, line in enumerate(lines, 1):
         try:
-            told = json.loads(line)
-            yield Told(str(told.pop("event")), float(told.pop("time")), told)
-        except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+            yield _told(line)
+        except RunError:
             if number < len(lines):  # the last may be half-written
                 damage.append(f"{file.name}, line {number} cannot be read")
+
+
+def _told(line: str) -> Told:
+    """Raises RunError: it is no event."""
+    values = reading.json_table(line, "", RunError, "", finite=False)
+    name, time = values.pop("event", None), reading.finite_number(values.pop("time", None), "", RunError, "")
+    if not isinstance(name, str) or not is_event(name, values):
+        raise RunError("")
+    return Told(name, time, values)
 
 
 def _once(events: Iterator[Told]) -> list[Told]:
@@ -101,23 +113,21 @@ def _step(event: Told) -> int:
     return step if isinstance(step, int) else 0
 
 
-def _read(file: Path, parse: Any, damage: list[str]) -> Mapping[str, Any]:
+def _read(file: Path, parse: Callable[..., dict[str, Any]], damage: list[str]) -> Mapping[str, Any]:
     text = _text(file, damage)
     try:
-        found = parse(text) if text else {}
-    except (ValueError, RecursionError):
-        found = None
-    if isinstance(found, dict):
-        return found
-    damage.append(f"{file.name} cannot be read")
-    return {}
+        return parse(text, str(file), RunError, "") if text else {}
+    except RunError:
+        damage.append(f"{file.name} cannot be read")
+        return {}
 
 
 def _text(file: Path, damage: list[str]) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    """Lines that are no UTF-8 are read as far as they are: one half-written character costs one line."""
+    if not reading.exists(file):
         return ""
-    except (OSError, UnicodeDecodeError):
+    try:
+        return reading.read_bytes(file, RunError, limit=_LOG_BYTES).decode("utf-8", "replace")
+    except RunError:
         damage.append(f"{file.name} cannot be read")
         return ""

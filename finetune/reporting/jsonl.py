@@ -1,37 +1,45 @@
 """A run as JSON lines, one an event, for programs: events.jsonl."""
 
 import json
-import re
 import time
 from pathlib import Path
 from typing import NamedTuple
 
 from finetune import reading
 from finetune.events import Advanced, Event
-
-_NAME = re.compile(r"(?<!^)(?=[A-Z])")
-"""before each capital but the first: TrainingEffect is training_effect"""
+from finetune.reporting.fields import event_name
 
 
 class JsonLines:
-    """One line an event, appended; a line cut off by a kill is ended first."""
+    """One line an event, appended; a line cut off by a kill or a full disk is ended first."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        if reading.is_file(path) and path.stat().st_size and not path.read_bytes().endswith(b"\n"):
-            with path.open("a", encoding="utf-8") as file:
-                file.write("\n")
+        self._cut = True
 
     def __call__(self, event: Event) -> None:
+        """Raises OSError: the disk is full, or gone."""
         if not isinstance(event, Advanced):
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json_line(event) + "\n")
+            if self._cut:
+                self._end_line()
+            self._cut = True
+            self._append(json_line(event) + "\n")
+            self._cut = False
+
+    def _end_line(self) -> None:
+        if reading.is_file(self.path) and self.path.stat().st_size and not self.path.read_bytes().endswith(b"\n"):
+            self._append("\n")
+        self._cut = False
+
+    def _append(self, text: str) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(text)
 
 
 def json_line(event: Event) -> str:
     """An event with its name and the time."""
-    line = {"event": _NAME.sub("_", type(event).__name__).lower(), "time": round(time.time(), 3), **_plain(event)}
+    line = {"event": event_name(type(event)), "time": round(time.time(), 3), **_plain(event)}
     return json.dumps(line, allow_nan=False)
 
 

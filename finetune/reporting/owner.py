@@ -6,17 +6,19 @@ import socket
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 try:
     import fcntl
 except ImportError:  # not on every system
     fcntl = None  # type: ignore[assignment]
 
+from finetune import reading
 from finetune.errors import RunError, action
 
 LOCK = "run.lock"
 """the file in a run's folder, while a process owns it"""
+_LOCK_BYTES = 4096
 _TRIES, _PAUSE_S = 10, 0.02
 """A look at the lock holds it for an instant, too: whoever is in its way tries again."""
 
@@ -76,6 +78,8 @@ _UNLOCKED = (
 def owner_of(folder: Path) -> Owner | None:
     """The living process that owns a run's folder; None: nobody does. Where the disk has no locks, the process that
     wrote itself down counts as living while it is, or when it is on another machine."""
+    if not reading.is_file(folder / LOCK):  # a pipe would be waited for
+        return None
     try:
         descriptor = os.open(folder / LOCK, os.O_RDONLY)
     except OSError:
@@ -122,10 +126,13 @@ def _same(descriptor: int, file: Path) -> bool:
 
 def _read(file: Path) -> Owner:
     try:
-        noted: Any = json.loads(file.read_text(encoding="utf-8"))
-        return Owner(str(noted["host"]), int(noted["pid"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        return Owner("", 0)  # just being written
+        noted = reading.read_json(file, RunError, "", limit=_LOCK_BYTES)
+    except RunError:
+        noted = {}
+    host, pid = noted.get("host"), noted.get("pid")
+    if isinstance(host, str) and isinstance(pid, int) and 0 < pid < 1 << 31:
+        return Owner(host, pid)
+    return Owner("", 0)  # just being written
 
 
 def _lives(process: Owner) -> bool:

@@ -2,7 +2,7 @@
 
 import re
 
-_CONTROLS = re.compile(
+CONTROLS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # escape codes begin with one of these; line feeds and tabs stay
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # turn the direction of what follows
     "\u2028\u2029\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"  # break lines, hide text, or are no characters
@@ -13,7 +13,7 @@ _CODES = re.compile(r"\x1b(?!\[[0-9;]*[mAGJK]|\[\?25[lh])|[\x00-\x07\x0b\x0c\x0e
 
 def harmless(text: str) -> str:
     """The same text with each such character written out, as `\\x1b` or `\\u202e`."""
-    return text if text.isascii() and text.isprintable() else _CONTROLS.sub(_written_out, text)
+    return text if text.isascii() and text.isprintable() else CONTROLS.sub(_written_out, text)
 
 
 def only_colours(text: str) -> str:
@@ -23,7 +23,7 @@ def only_colours(text: str) -> str:
 
 def harmless_json(text: str) -> str:
     """JSON whose strings mean the same, with such characters as \\u escapes."""
-    return _CONTROLS.sub(lambda found: found[0] if found[0] in "\r\n\t" else _escaped(found[0]), text)
+    return CONTROLS.sub(lambda found: found[0] if found[0] in "\r\n\t" else _escaped(found[0]), text)
 
 
 def _written_out(found: re.Match[str]) -> str:

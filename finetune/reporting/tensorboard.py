@@ -1,5 +1,6 @@
 """A run as TensorBoard's curves, pictures and texts."""
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,10 +48,20 @@ class TensorBoard:
         if self.writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
+            threading.excepthook = _unless_told_again
             self.writer = SummaryWriter(str(self.folder), purge_step=self.purge)
             for name, text in self.texts.items():
                 self.writer.add_text(name, text, 0)
         return self.writer
+
+
+_shown = threading.excepthook
+
+
+def _unless_told_again(ended: "threading.ExceptHookArgs") -> None:
+    """What stops the thread that writes is raised at the next value, too: it is told there, and not as a traceback."""
+    if type(ended.thread).__name__ != "_AsyncWriterThread":
+        _shown(ended)
 
 
 def _pixels(path: Path) -> Any:

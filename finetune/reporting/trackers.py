@@ -25,6 +25,7 @@ from finetune.events import Event, Resumed
 from finetune.reading import read_json
 from finetune.reporting.readings import Reading, Readings
 from finetune.reporting.tensorboard import TensorBoard
+from finetune.saving import write_bytes
 
 IDS = "trackers.json"
 """in a run's folder: what each tracker calls the run, by which a resumed one goes on with the same curves"""
@@ -99,7 +100,7 @@ class Trackers:
     def close(self) -> None:
         """All that was told is sent."""
         if self._board:
-            self._board.close()
+            self._without_board(self._board.close)
         with redirect_stdout(StringIO()):
             for one in self._remote:
                 one.finish()
@@ -108,9 +109,13 @@ class Trackers:
                 one.close()
 
     def _into_board(self, event: Event) -> None:
+        if self._board:
+            self._without_board(partial(self._board, event))
+
+    def _without_board(self, call: Callable[[], None]) -> None:
+        """A disk that fails costs the run its curves, and nothing else."""
         try:
-            if self._board:
-                self._board(event)
+            call()
         except OSError as e:
             self._faults.append(f"tensorboard: {e}; the run goes on without its curves")
             self._board = None
@@ -223,7 +228,7 @@ def _known(folder: Path) -> dict[str, str]:
 
 def _remember(folder: Path, name: str, own: str) -> None:
     with _WRITING:
-        (folder / IDS).write_text(json.dumps({**_known(folder), name: own}), encoding="utf-8")
+        write_bytes(json.dumps({**_known(folder), name: own}).encode(), folder / IDS)
 
 
 # --- what each of them wants, beside what they have in common: (the tracker, what it calls the run) -------------------

@@ -1,15 +1,13 @@
 """A set of pictures written into a folder, each with its metadata, and a grid of all of them."""
 
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
 
-from finetune import families, reading
+from finetune import families, reading, writing
 from finetune import resources as shipped
 from finetune.data.caption_files import first_three
 from finetune.errors import InputError, RunError
@@ -19,8 +17,11 @@ from finetune.sampling.png import write_png
 from finetune.sampling.request import USUAL, AdapterWeight, SampleRequest, SampleSet, SessionOptions
 from finetune.sampling.session import Session, check_options
 from finetune.sampling.words import AdapterInUse, adapters_in_use, stacked, word_notices, written_out
+from finetune.shortage import GENERATING, out_of_memory
 
 GRID = "sheet.png"
+_BYTES_PX = 6
+"""of the disk, at most: each picture by itself and once in the sheet"""
 
 
 class Written(NamedTuple):
@@ -47,16 +48,19 @@ def sample(
     rows = wanted.requests(info, families.family_class(info.family).few_steps.get(options.scheduler))
     if options.merged and not used:
         raise InputError("`merged`: there is no adapter to merge", "name one: `adapter`, or leave `merged` out")
-    _try_out(out, [*(_name(n, request) for row in rows for n, request in enumerate(row)), GRID])
+    _refuse_earlier(out, [*(_name(n, request) for row in rows for n, request in enumerate(row)), GRID])
+    writing.try_folder(out, (_name(0, rows[-1][0]),), sum(_BYTES_PX * r.width * r.height for row in rows for r in row))
     yield from (Note(text) for text in [stacked(used)] if text)
     yield from (Warned(text) for text in word_notices(wanted, base, info, used))
-    session = Session.open(base, [*wanted.prompts, wanted.negative], adapters, options, info)
+    with out_of_memory("while the base is opened", GENERATING):
+        session = Session.open(base, [*wanted.prompts, wanted.negative], adapters, options, info)
     triggers = ", ".join(f"{adapter.file.name}: {adapter.trigger}" for adapter in used if adapter.trigger)
     facts, shown = {**session.made_with, "triggers": triggers}, {}
     pictures = session.generate_many([request for row in rows for request in row])
     for row in rows:
         for n, request in enumerate(row):
-            picture = next(pictures)
+            with out_of_memory("while pictures are generated", GENERATING):
+                picture = next(pictures)
             path = out / _name(n, request)
             _write(picture.image, path, {**request.described(), **facts, "blanked": "yes" if picture.blocked else ""})
             shown[n, row[0].seed] = picture.image
@@ -84,29 +88,14 @@ def _name(number: int, request: SampleRequest) -> str:
     return f"{number:02d}-{request.seed}.png"
 
 
-def _try_out(out: Path, names: Sequence[str]) -> None:
-    """Whether these files can be written, found out before anything is generated; leaves nothing behind.
-
-    Raises:
-        RunError: they cannot, or some are there.
-    """
+def _refuse_earlier(out: Path, names: Sequence[str]) -> None:
+    """Raises RunError: pictures of these names are there."""
     if there := [name for name in names if os.path.lexists(out / name)]:
         place = out if out.name else reading.real_path(out)
         free = next(p for n in range(2, 10**6) if not reading.exists(p := place.with_name(f"{place.name}-{n}")))
         raise RunError(
             f"{out} holds pictures of an earlier call: {first_three(there)}", f"choose another `out`, such as {free}"
         )
-    missing = [folder for folder in (out, *out.parents) if not os.path.lexists(folder)]
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as e:
-        raise RunError(f"cannot write into {out}: {e.strerror}", "choose another `out`") from e
-    finally:
-        for folder in missing:
-            with suppress(OSError):
-                folder.rmdir()
 
 
 def _write(image: Image.Image, path: Path, facts: Mapping[str, str]) -> None:

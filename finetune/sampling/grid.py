@@ -9,6 +9,8 @@ SHOWN_PX, LARGEST_PX = 192, 448
 """Least and greatest side of a picture in a sheet; smaller ones are enlarged, larger ones reduced."""
 WIDTH_PX = 1600
 """No sheet is wider."""
+_MOST_LABEL = 400
+"""of a label: a longer prompt would make a page of its own, and of some megabytes one that no memory holds"""
 _MARGIN, _LABEL, _TITLE = 8, 18, 30
 _LABELS_PX = 176
 """width of the column of row labels, at most"""
@@ -117,9 +119,10 @@ def _fitted(image: Image.Image, side: int) -> Image.Image:
 
 
 def _wrap(text: str, font: Any, width: int) -> list[str]:
-    """Lines no wider than width; a word that is wider is broken."""
+    """Lines no wider than width; a word that is wider is broken. Of a text beyond _MOST_LABEL the beginning."""
     lines = [""]
-    for word in text.split():
+    shown = text if len(text) <= _MOST_LABEL else f"{text[: _MOST_LABEL - 3]}..."
+    for word in shown.split():
         longer = f"{lines[-1]} {word}".strip()
         if font.getlength(longer) <= width:
             lines[-1] = longer

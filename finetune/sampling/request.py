@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from finetune import reading, references
 from finetune.choices import Precision
 from finetune.errors import BaseError, InputError
+from finetune.planning.resolve import GUIDANCE_IS, MOST_GUIDANCE
 from finetune.recipe import Sample
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class SampleSet:
         """A row for each seed, in it a request for each prompt. few: what a scheduler for few steps needs.
 
         Raises:
-            InputError: the size does not fit the base, or the steps the scheduler, or a negative prompt has no effect.
+            InputError: size, steps or guidance fit neither base nor scheduler, or a negative prompt has no effect.
         """
         steps = self.steps or (few.steps if few else STEPS)
         if few and steps > few.most:
@@ -69,8 +70,16 @@ class SampleSet:
                 f"`size` {width}x{height} does not fit this base",
                 f"width and height must be multiples of 8 px, at least {base.stride}",
             )
+        if steps > base.noise_levels:
+            raise InputError(
+                f"`steps` {steps}: this base was trained at {base.noise_levels} noise levels, and can be denoised "
+                "in no more steps",
+                "20 to 50 are usual",
+            )
         usual = few.guidance if few else base.guidance
         guidance = usual if self.guidance is None else self.guidance
+        if guidance > MOST_GUIDANCE:
+            raise InputError(f"`guidance` {guidance:g}: pictures of that are no pictures", GUIDANCE_IS)
         if self.negative and (guidance <= 1 or base.guided):
             why = "this base reads none" if base.guided else "it needs a `guidance` above 1"
             raise InputError(f"`negative` has no effect: {why}", "leave it out")
@@ -126,6 +135,9 @@ class SessionOptions(NamedTuple):
     """The base's own safety checker is on, where the base has one."""
     merged: bool = False
     """Adapters are merged into the weights, in float32, before they are used."""
+    prediction: str = ""
+    """What the base predicts where it does not say so itself: epsilon or v. Empty: what adapters were trained for,
+    or what a forward pass tells."""
 
 
 USUAL = SessionOptions()

@@ -11,6 +11,7 @@ from PIL import Image
 
 from finetune import families, reading
 from finetune.adapters.change import AdapterState, target_shapes
+from finetune.diffusion.process import Prediction
 from finetune.encoding.text import Captions, read_ahead
 from finetune.errors import InputError, VerifyError, action
 from finetune.families.base import (
@@ -28,7 +29,7 @@ from finetune.machine import CPU, DTYPES, Autocast, current_device
 from finetune.planning.resolve import precision as resolve_precision
 from finetune.resources import public_name
 from finetune.sampling.request import USUAL, AdapterWeight, SampleRequest, SessionOptions
-from finetune.tensors import digest, file_sha256
+from finetune.tensors import digest, file_sha256, read_header
 
 _BARE = SessionOptions(safety_checker=False)
 BATCH_PX = {"cpu": 12 * 64**2, "cuda": 1024**2}
@@ -85,11 +86,13 @@ class Session:
             InputError: this base or this machine cannot do what the options say.
             VerifyError: an adapter cannot be read whole for this base.
         """
-        info = info or families.detect(base)
+        info = _settled(info or families.detect(base), adapters, options)
         check_options(base, info, options)
         device = current_device()
         precision = resolve_precision(options.precision, "`precision`")
         family = _load(base, info, options, DTYPES[precision])
+        families.refuse_unknown(base, family.facts)
+        info = family.facts
         captions = read_ahead(family, prompts, device)
         rounded = options.merged and precision != "fp32"  # adapters are merged in float32, then weights are rounded
         if rounded:
@@ -273,6 +276,24 @@ def check_options(base: str, info: BaseInfo, options: SessionOptions) -> None:
         raise InputError(
             "`merged`: an adapter cannot be merged into 4-bit weights", "leave out `merged` or `base_bits`"
         )
+
+
+def _settled(info: BaseInfo, adapters: Sequence[AdapterWeight], options: SessionOptions) -> BaseInfo:
+    """What a silent base predicts, by whoever trained on it."""
+    if info.prediction_known:
+        return info
+    said = [(options.prediction, "the recipe"), *((_trained_for(one.path), one.path.name) for one in adapters)]
+    known: Prediction
+    for known in ("epsilon", "v"):
+        if by := next((by for one, by in said if one == known), None):
+            return info.settled(known, by)
+    return info
+
+
+def _trained_for(file: Path) -> str:
+    """What an adapter file says that its base predicts; empty: nothing."""
+    metadata = read_header(file).metadata if reading.is_file(file) else {}
+    return metadata.get("finetune.prediction", "")
 
 
 def _load(base: str, info: BaseInfo, options: SessionOptions, dtype: torch.dtype) -> Family:

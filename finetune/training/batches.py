@@ -11,10 +11,10 @@ from finetune.data.buckets import SizeConditioning, size_conditioning
 from finetune.encoding.images import PLACES, Crop
 from finetune.encoding.text import Captions
 from finetune.families.base import Conditioning, Family, Moments, Prompt, Text
-from finetune.machine import Ranks
 from finetune.planning.plan import Plan
 from finetune.planning.pools import Pool
 from finetune.planning.schedule import Micro
+from finetune.ranks import Ranks
 from finetune.training.look import Look, look
 
 

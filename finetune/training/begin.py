@@ -18,14 +18,16 @@ from finetune.encoding.text import Captions, encode_texts
 from finetune.errors import RecipeError, action
 from finetune.evaluation.effect import Latents
 from finetune.events import Advanced, Event, Note, Returned, Stage, unheard
-from finetune.families.base import Family, checkpoint_gradients, large_encoders
+from finetune.families.base import BaseInfo, Family, checkpoint_gradients, large_encoders
 from finetune.files import layouts
 from finetune.files.peft import peft_config
 from finetune.machine import CPU, DTYPES, Device, open_machine
 from finetune.planning.plan import Plan
 from finetune.proof import export, outputs
 from finetune.proof.verify import shape_mismatches
-from finetune.training import batches
+from finetune.recipe.resolved import ResolvedObjective
+from finetune.shortage import out_of_memory
+from finetune.training import batches, levers
 from finetune.training.folder import RunFolder, Unwritten, run_identity, shapes
 from finetune.training.look import prompts, wanted
 from finetune.training.loop import State
@@ -67,16 +69,27 @@ def begin(plan: Plan) -> Run:
 
 def beginning(plan: Plan, device: Device, folder: RunFolder | None = None) -> Generator[Event, None, Run]:
     """The same, telling how far it is; the folder is given the run's identity."""
-    family = open_base(plan)
-    plan = dataclasses.replace(plan, facts=family.facts)
-    data = yield from encode_dataset(plan, family, device)
+    with out_of_memory("while the base is loaded", lambda: levers.loading(plan.recipe)):
+        family = open_base(plan)
+    plan = _known(plan, family.facts)
+    with out_of_memory("while the dataset is encoded", lambda: levers.encoding(plan.recipe)):
+        data = yield from encode_dataset(plan, family, device)
     if folder is not None:
         folder.identity = run_identity(plan, family)  # before attaching: of the base as it was
     family.parts.release(*large_encoders(family))
-    state = attach_adapter(plan, family, device)
+    with out_of_memory("while the base is made ready", lambda: levers.training(plan.recipe)):
+        state = attach_adapter(plan, family, device)
     if folder is not None:
         folder.identity["trained parameters"] = shapes(state.trainable)
     return Run(plan, folder or Unwritten(Path(os.devnull)), device, family, data, state)
+
+
+def _known(plan: Plan, facts: BaseInfo) -> Plan:
+    """With what the base told when it was loaded. Raises BaseError: what it predicts is not known."""
+    families.refuse_unknown(plan.recipe.base, facts)
+    objective = ResolvedObjective.of(plan.recipe.objective, prediction=facts.prediction)
+    recipe = plan.recipe.model_copy(update={"objective": objective})
+    return dataclasses.replace(plan, facts=facts, recipe=recipe)
 
 
 def open_base(plan: Plan) -> Family:

@@ -3,16 +3,18 @@
 import shutil
 from pathlib import Path
 
-from finetune import recipe
-from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.adapters import attach as adapters
 from finetune.adapters.change import AdapterState
 from finetune.events import Candidate, Event, Warned
 from finetune.files import layouts
 from finetune.files.metadata import About
+from finetune.planning.names import exported_name
+from finetune.planning.public import public_recipe, told_recipe
 from finetune.proof import export
 from finetune.references import CANDIDATES
+from finetune.reporting.public import public
+from finetune.saving import whole_or_not
 from finetune.training.begin import Run
 
 
@@ -31,7 +33,7 @@ def write_candidate(run: Run) -> list[Event]:
     layout = layouts.main_layout(modules)
     file = f"{name_of(run)}-step{step:06d}{'' if layout == 'universal' else '-diffusers'}.safetensors"
     events: list[Event] = []
-    with export.whole_or_not(folder) as beside:
+    with whole_or_not(folder) as beside:
         path = export.write_file(modules, beside / file, layout, run.plan.recipe.export.dtype, about_run(run, step))
         before = _payloads(folder)
         if before and before != _payloads(beside):
@@ -42,20 +44,20 @@ def write_candidate(run: Run) -> list[Event]:
 
 
 def name_of(run: Run) -> str:
-    """Of the exported file: the recipe's name, else the folder's."""
-    return run.plan.recipe.name or run.folder.path.resolve().name
+    """Of the exported file."""
+    return exported_name(run.plan.recipe.name, run.folder.path)
 
 
 def about_run(run: Run, step: int) -> About:
     """What a file of this step says of itself; no path of this machine."""
-    plan, data, config, identity = run.plan, run.plan.data, run.plan.recipe, run.folder.identity
-    public = recipe.without_paths(config, data.root.name, shipped.public_name(config.base))
+    plan, data, identity = run.plan, run.plan.data, run.folder.identity
+    told = public_recipe(plan.recipe, data)
     return About.of(
-        plan.facts, config.data.resolution, base=public.base, base_fingerprint=identity["base"],
-        trigger=data.trigger or "", class_word=data.class_word or "", kind=data.kind,
-        title=config.export.title or name_of(run), license=config.export.license, recipe=recipe.dumps(public),
+        plan.facts, told.data.resolution, base=told.base, base_fingerprint=identity["base"],
+        trigger=told.data.trigger or "", class_word=told.data.class_word or "", kind=data.kind,
+        title=told.export.title or name_of(run), license=told.export.license, recipe=told_recipe(plan.recipe, data),
         steps=step, dataset_fingerprint=data.fingerprint, dataset_images=len(plan.train.placed),
-        dataset_license=data.license, parent=identity.get("start", ""),
+        dataset_license=public(data.license).text, parent=identity.get("start", ""),
     )  # fmt: skip
 
 

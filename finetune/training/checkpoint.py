@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from finetune.files.peft import PEFT_CONFIG, PEFT_WEIGHTS, parameter_key
 from finetune.files.read import EMA_FOLDER
 from finetune.optimizers import state as optimizer_state
 from finetune.references import fault, step_folders, step_of
+from finetune.saving import flush_files, flush_names
 from finetune.training.loop import State
 
 FORMAT = 3
@@ -67,10 +68,11 @@ def save_checkpoint(
     written = sorted(path for path in beside.rglob("*") if reading.is_file(path))
     manifest = {path.relative_to(beside).as_posix(): weights.file_sha256(path) for path in written}
     weights.write_bytes(json.dumps(manifest, indent=1).encode(), beside / "manifest.json")
+    flush_files(beside)
     if reading.exists(target):
         shutil.rmtree(target)
     beside.rename(target)
-    _sync(folder)
+    flush_names(folder)
     for old in [path for path in step_folders(folder) if step_of(path) <= state.step][:-keep_last]:
         shutil.rmtree(old)
     for left in folder.glob(".step-*.part"):
@@ -86,7 +88,11 @@ def newest(folder: Path) -> tuple[Found | None, list[str]]:
         if wrong:
             damage.append(f"{path.name}: {wrong}")
             continue
-        content = json.loads((path / "state.json").read_text())
+        try:
+            content = _content(path)
+        except RunError as e:
+            damage.append(f"{path.name}: {e.problem}")
+            continue
         return Found(path, content["step"], content["identity"]), damage
     return None, damage
 
@@ -97,7 +103,7 @@ def load_checkpoint(found: Found, state: State) -> None:
     Raises:
         RunError: it holds other parameters, or was written in another format.
     """
-    content = json.loads((found.path / "state.json").read_text())
+    content = _content(found.path)
     if content["format"] not in _READ:
         raise RunError(
             f"{found.path} was written by another version of finetune (checkpoint format {content['format']}, "
@@ -118,10 +124,26 @@ def load_checkpoint(found: Found, state: State) -> None:
         for name, mean in zip(ours, state.ema, strict=True):
             mean.copy_(means[name])
     tensors = weights.load_tensors(found.path / "optimizer.safetensors")
-    optimizer_state.unpack(state.optimizer, tensors, content["optimizer"])
-    if state.scaler and content["scaler"]:
-        state.scaler.load_state_dict(content["scaler"])
+    try:
+        optimizer_state.unpack(state.optimizer, tensors, content["optimizer"])
+        if state.scaler and content["scaler"]:
+            state.scaler.load_state_dict(content["scaler"])
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as e:
+        raise RunError(
+            f"{found.path} holds a state that this optimizer does not take", "start again with another `out`"
+        ) from e
     state.step, state.bad_steps = content["step"], content["bad_steps"]
+
+
+def _content(folder: Path) -> dict[str, Any]:
+    """state.json. Raises RunError: it cannot be read, or is none of ours."""
+    file = folder / "state.json"
+    content = reading.read_json(file, RunError, "", finite=False)
+    kinds = {"format": int, "step": int, "bad_steps": int, "identity": dict, "optimizer": dict, "scaler": dict}
+    wrong = [name for name, kind in kinds.items() if not isinstance(content.get(name), kind)]
+    if wrong or content["step"] < 0 or not all(isinstance(said, str) for said in content["identity"].values()):
+        raise RunError(f"{file} is no state of a run{': ' * bool(wrong)}{', '.join(wrong)}")
+    return content
 
 
 def _named(state: State) -> dict[str, Tensor]:
@@ -151,11 +173,3 @@ def _read(state: State, folder: Path, ema: bool) -> dict[str, Tensor]:
         names = {parameter_key(n): n for n in state.trainable.get(component, {})} if state.configs else {}
         found |= {f"{component}.{names.get(key, key)}": tensor for key, tensor in weights.load_tensors(file).items()}
     return found
-
-
-def _sync(folder: Path) -> None:
-    """Make the rename last, where the system lets a folder be flushed."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)

@@ -23,10 +23,10 @@ from finetune.events import (
     WeightsChanged,
 )
 from finetune.families.base import save
-from finetune.files import layouts
 from finetune.files.metadata import About
 from finetune.machine import CPU, DTYPES
 from finetune.planning.plan import Plan
+from finetune.planning.public import public_recipe
 from finetune.proof import export, outputs
 from finetune.proof.card import write_model_card
 from finetune.proof.verify import Report, is_large, verify
@@ -36,6 +36,7 @@ from finetune.training.begin import Run, open_base, start_of
 from finetune.training.candidates import about_run, name_of
 from finetune.training.learnt import judged
 from finetune.training.pick import check_picked
+from finetune.training.rehearsal import adapter_layouts
 from finetune.training.stop import Events
 
 
@@ -118,10 +119,8 @@ def export_adapter(run: Run, live: AdapterState, trained: outputs.Reference) -> 
     """Write every layout, verify each in a fresh base, and draw the final sheet from the file itself."""
     plan, config, out = run.plan, run.plan.recipe.export, run.folder.path
     name, about = name_of(run), about_run(run, run.exported_step)
-    wanted = {layouts.main_layout(live), *(layout for layout in config.layouts if layout != "universal")}
-    made = export.export(
-        live, out / "adapter", name, wanted, config.dtype, about, plan.recipe.base, plan.recipe.sample.prompts
-    )
+    wanted, prompts = adapter_layouts(plan, live), public_recipe(plan.recipe, plan.data).sample.prompts
+    made = export.export(live, out / "adapter", name, wanted, config.dtype, about, plan.recipe.base, prompts)
     bits = plan.recipe.train.base_bits
     if bits and not is_large(export.base_sites(plan.recipe.base)):
         bits = None  # in full a file is proved by the outputs as well
@@ -151,7 +150,8 @@ def illustrate(
     """
     folder = run.folder.path / "adapter"
     try:
-        write_model_card(folder, name, about, wanted, run.plan.recipe.sample.prompts, sheet, drawn)
+        prompts = public_recipe(run.plan.recipe, run.plan.data).sample.prompts
+        write_model_card(folder, name, about, wanted, prompts, sheet, drawn)
     except OSError as e:
         said = f"cannot write the model card in {folder}: {e.strerror}"
         raise RunError(said, "the verified file is there; free some space for the rest") from e
@@ -175,7 +175,7 @@ def export_pipeline(run: Run) -> Generator[Event, None, Finished]:
     dtype = export.FILE_DTYPES[plan.recipe.export.dtype]
     save(family, folder, dtype)
     export.for_others(folder)
-    base, again = families.load(plan.recipe.base), families.load(str(folder))
+    base, again = families.load(plan.recipe.base, facts=plan.facts), families.load(str(folder))
     for component in adapters.component_names(plan.recipe.adapter, family.denoiser_name):
         written = {n: p.to(dtype).float() for n, p in family.parts[component].state_dict().items()}
         if evaluate.distance(again.parts[component].state_dict(), written) != 0:

@@ -1,12 +1,11 @@
 """A run's folder: opened or refused, room reserved; what the run is, what happens, and how it ended written down."""
 
 import json
-import os
 import platform
 import shutil
 import time
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -14,11 +13,10 @@ from typing import ClassVar
 
 import torch
 
-from finetune import __version__, reading, recipe, references
-from finetune import resources as shipped
+from finetune import __version__, reading, recipe, references, writing
 from finetune import tensors as weights
 from finetune.adapters.attach import Trainable
-from finetune.errors import FinetuneError, Interrupted, NotLearnt, RunError
+from finetune.errors import FinetuneError, Interrupted, NotLearnt, PeerLost, RunError
 from finetune.events import Event, Finished, Saved, Warned, unheard
 from finetune.families.base import Family
 from finetune.files import layouts
@@ -26,25 +24,33 @@ from finetune.machine import has_gpu
 from finetune.pages.report import Wording
 from finetune.pages.writer import ReportWriter
 from finetune.planning import footprint
-from finetune.planning.candidates import candidate_bytes, candidate_count
+from finetune.planning.names import exported_name
 from finetune.planning.plan import Plan
+from finetune.planning.public import public_recipe
+from finetune.planning.room import disk_bytes
 from finetune.reporting.history import LOG, RECIPE_FILE, RECORD
 from finetune.reporting.jsonl import JsonLines
 from finetune.reporting.owner import LOCK, Ownership, owned, owner_of
-from finetune.reporting.status import REPORT
+from finetune.reporting.status import REPORT, resuming
 from finetune.reporting.trackers import FOLDER, IDS, Described, Trackers
+from finetune.saving import is_leftover, remove_leftovers
 from finetune.training import checkpoint
 from finetune.training.loop import State
-from finetune.training.resume import compared, no_run, record, settings
+from finetune.training.resume import A_STEP, compared, holds_run, no_run, record, settings
 
+TRYOUT = ".tryout"
+"""while it is tried before the first step what the end will need; as long as "adapter", where that will be"""
 _TRACES = {
     LOG, LOCK, RECORD, RECIPE_FILE, FOLDER, IDS, "wandb", "samples", REPORT, references.CHECKPOINTS,
-    references.CANDIDATES,
+    references.CANDIDATES, TRYOUT,
 }  # fmt: skip
 """what a run leaves that ended before it saved a step"""
-_OUTCOMES: dict[type[FinetuneError], str] = {Interrupted: "interrupted", NotLearnt: "not learnt"}
+_OUTCOMES: dict[type[FinetuneError], str] = {
+    Interrupted: "interrupted",
+    PeerLost: "interrupted",
+    NotLearnt: "not learnt",
+}
 """what run.json says of a run that ended in an error, of other errors "failed"; else it says running or done"""
-_SURPLUS_BYTES = 64 << 20
 
 
 class RunFolder:
@@ -64,7 +70,8 @@ class RunFolder:
         """what the recipe file says, without overrides: by it edits are told from overrides when the run is resumed"""
         self.picked: int | None = None
         """the step whose adapter is exported, by evaluate.pick = "best"; None: the last one"""
-        self._begun = False
+        self._begun: Plan | None = None
+        """what is going on; None: it is not begun, or how it ended is written down"""
         self._log: JsonLines | None = None
         self._trackers = Trackers()
         self._ownership = Ownership(path)
@@ -82,9 +89,16 @@ class RunFolder:
         Raises:
             RunError: says which, and what to do; also when a living run owns the folder.
         """
-        if owner := owner_of(self.path):
-            raise owned(self.path, owner)
-        _refuse(self.path, resume)
+        try:
+            str(reading.real_path(self.path)).encode()
+        except UnicodeEncodeError as e:
+            raise RunError(f"{self.path}: no adapter can be read from a path that is no UTF-8", "another `out`") from e
+        self._refuse_owned()
+        try:
+            _refuse(self.path, resume)
+        except RunError:
+            self._refuse_owned()  # what is in the way may be of a run that began just now
+            raise
         made = not reading.exists(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -93,10 +107,15 @@ class RunFolder:
                 _refuse(self.path, resume)  # another run may have come and gone since
                 self._make_room(plan, resume)
         except OSError as e:
-            if made and reading.is_dir(self.path):
-                self.path.rmdir()
+            if made:
+                with suppress(OSError):  # it was not made, or something is left in it
+                    self.path.rmdir()
             problem = f"cannot write into {self.path}: {e.strerror}"
             raise RunError(problem, "choose another `out`, or free some space") from e
+
+    def _refuse_owned(self) -> None:
+        if owner := owner_of(self.path):
+            raise owned(self.path, owner)
 
     @contextmanager
     def _kept_when_opened(self) -> Iterator[None]:
@@ -107,28 +126,38 @@ class RunFolder:
             raise
 
     def _make_room(self, plan: Plan, resume: bool) -> None:
-        _reserve(self.path, _bytes_needed(plan) - _bytes_there(self.path))
+        remove_leftovers(self.path)
+        needed = disk_bytes(plan, footprint.component_footprints(plan))
+        writing.reserve(self.path, max(0, needed - _bytes_there(self.path)))
         if not resume:
             _remove_traces(self.path)
 
     def begin(self, plan: Plan) -> None:
         """Write recipe.toml, which repeats the run, and run.json: versions, fingerprints, hardware."""
-        weights.write_bytes(recipe.dumps(plan.recipe).encode(), self.path / RECIPE_FILE)
-        self._write_record(plan, "running")
-        self._begun = True
+        self.describe(plan, "running")
+        self._begun = plan
         self._trackers.begin(plan.recipe.report.to, _described(plan, self.path))
         self._page = ReportWriter(self.path, self._worded)  # only now: a run that is refused leaves no page
+
+    def describe(self, plan: Plan, outcome: str) -> None:
+        """What a run is resumed by. Raises OSError."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        weights.write_bytes(recipe.dumps(plan.recipe).encode(), self.path / RECIPE_FILE)
+        self._write_record(plan, outcome)
 
     def end(self, plan: Plan) -> None:
         """It did what it was asked for: run.json says so."""
         self._write_record(plan, "done")
-        self._begun = False
+        self._begun = None
 
     def record(self, event: Event) -> None:
-        """Into events.jsonl and the curves."""
-        if self._log is None:  # only now: a run that is refused leaves no file
-            self._log = JsonLines(self.path / LOG)
-        self._log(event)
+        """Into events.jsonl and the curves. Raises RunError: the folder cannot be written any more."""
+        try:
+            if self._log is None:  # only now: a run that is refused leaves no file
+                self._log = JsonLines(self.path / LOG)
+            self._log(event)
+        except OSError as e:
+            raise self._unwritten(e) from e
         self._trackers(event)
 
     def recorded(self, events: Generator[Event, None, None]) -> Generator[Event, None, None]:
@@ -143,25 +172,41 @@ class RunFolder:
                     if self._page and (warned := self._page(event)):
                         self.record(warned)
                         yield warned
-                    yield event
+                    yield self._with_page(event)
         except GeneratorExit:
             self._note("interrupted", "left by its reader")
             raise
         except FinetuneError as e:
             self._note(_OUTCOMES.get(type(e), "failed"), str(e), e.hint)
             raise
+        except OSError as e:
+            error = self._unwritten(e)
+            self._note("failed", str(error), error.hint)
+            raise error from e
         finally:
             self._trackers.close()
-            self._log_faults()
+            with suppress(OSError):  # a full disk takes no last words either
+                self._log_faults()
             self._last_page()
             self._ownership.release()
+
+    def _with_page(self, event: Event) -> Event:
+        """The result names the run's page, where there is one by now."""
+        page = self.path / REPORT
+        return event._replace(page=page) if isinstance(event, Finished) and reading.is_file(page) else event
 
     def _last_page(self) -> None:
         """Of a run that ended before its result."""
         if self._begun:  # nobody knows of that end
             self._note("failed", "an error of finetune itself; it was shown where the run was started")
         if self._page and not self._page.finished and (warned := self._page.end()):
-            self.record(warned)
+            with suppress(RunError):  # the folder is gone, and that was said
+                self.record(warned)
+
+    def _unwritten(self, error: OSError) -> RunError:
+        said = f"{error.filename or self.path}: {error.strerror or error}"
+        step = resuming(self.path) if self._begun else None
+        return RunError(f"cannot go on: {said}", "free some space, or make it writable; then resume", step)
 
     def _log_faults(self) -> list[Warned]:
         """What went wrong with trackers, which is written down and told, and stops nothing."""
@@ -178,6 +223,8 @@ class RunFolder:
             return None
         path = checkpoint.save_checkpoint(self.path / "checkpoints", state, self.identity, keep_last, told)
         self.saved = state.step
+        if self._begun and not reading.is_file(self.path / RECIPE_FILE):  # somebody removed the folder
+            self.describe(self._begun, "running")
         return Saved(state.step, path)
 
     def _write_record(self, plan: Plan, outcome: str) -> None:
@@ -201,11 +248,13 @@ class RunFolder:
         weights.write_bytes(json.dumps(content, indent=1).encode(), self.path / RECORD)
 
     def _note(self, outcome: str, reason: str, hint: str = "") -> None:
-        if self._begun:  # what is refused before changes nothing
+        if self._begun is None:  # what is refused before changes nothing
+            return
+        with suppress(OSError):  # the folder is gone, and that is the error
             told = {"outcome": outcome, "reason": reason, "hint": hint, "picked_step": self.picked}
             content = {**record(self.path), **told}
             weights.write_bytes(json.dumps(content, indent=1).encode(), self.path / RECORD)
-            self._begun = False
+        self._begun = None
 
 
 class Unwritten(RunFolder):
@@ -232,11 +281,11 @@ class Unwritten(RunFolder):
 
 def _described(plan: Plan, out: Path) -> Described:
     """No path of this machine is in it."""
-    public = recipe.without_paths(plan.recipe, plan.data.root.name, shipped.public_name(plan.recipe.base))
+    public = public_recipe(plan.recipe, plan.data)
     values = settings(public).items()
     config = {key: value if isinstance(value, str | int | float | None) else json.dumps(value) for key, value in values}
-    name, images = plan.recipe.name or out.resolve().name, plan.samples / plan.steps
-    return Described(out, plan.recipe.report.project, name, config, recipe.dumps(public), images)
+    name, images = exported_name(plan.recipe.name, out), plan.samples / plan.steps
+    return Described(out, public.report.project, name, config, recipe.dumps(public), images)
 
 
 def run_identity(plan: Plan, family: Family) -> dict[str, str]:
@@ -250,26 +299,27 @@ def run_identity(plan: Plan, family: Family) -> dict[str, str]:
         identity["start"] = layouts.read_adapter(start).digest()
     if plan.prior:
         identity["prior images"] = weights.digest("".join(p.example.digest for p in plan.prior.placed))
-    return identity | compared(plan.recipe)
+    return identity | compared(plan.recipe) | {A_STEP: str(plan.train.schedule.samples_per_step)}
 
 
 def _refuse(out: Path, resume: bool) -> None:
-    holds_run = reading.exists(out / RECORD) or reading.exists(out / references.CHECKPOINTS)
-    if resume and not holds_run:
+    held = holds_run(out)
+    if resume and not held:
         raise no_run(out)
     if reading.exists(out) and not reading.is_dir(out):
         raise RunError(f"{out} is a file, not a folder", "choose another `out`")
     if not resume and reading.exists(out) and not _is_free(out):
-        what = "holds a run already" if holds_run else "is not empty"
-        hint = f"`resume` to go on with it, or another `out`, such as {out}-2" if holds_run else "choose another `out`"
+        what = "holds a run already" if held else "is not empty"
+        hint = f"`resume` to go on with it, or another `out`, such as {out}-2" if held else "choose another `out`"
         raise RunError(f"{out} {what}", hint)
 
 
 def _is_free(out: Path) -> bool:
     """Does it hold nothing, or no more than the traces of a run that ended before it saved a step?"""
-    names = {path.name for path in out.iterdir()}
+    names = {path.name for path in out.iterdir() if not is_leftover(path.name)}
     ended = record(out).get("outcome", "running") not in ("running", "done")
-    return names <= {LOG, LOCK} or (ended and names <= _TRACES and not references.steps(out))
+    begun = LOG in names and names <= {LOG, LOCK, RECIPE_FILE}  # and killed before it wrote down that it had
+    return names <= {LOG, LOCK} or begun or (ended and names <= _TRACES and not references.steps(out))
 
 
 def _remove_traces(out: Path) -> None:
@@ -283,33 +333,6 @@ def _remove_traces(out: Path) -> None:
 def _bytes_there(out: Path) -> int:
     """Of candidates, which a run that goes on need not find room for again."""
     return sum(file.stat().st_size for file in (out / references.CANDIDATES).glob("step-*/*.safetensors"))
-
-
-def _bytes_needed(plan: Plan) -> int:
-    """Checkpoints, one more while it is written, the candidates, and the exported files."""
-    rows = footprint.component_footprints(plan)
-    trained = sum(4 * c.trainable for c in rows)
-    state = trained + sum(c.optimizer_bytes + c.mean_bytes for c in rows)
-    whole = not isinstance(plan.recipe.adapter, recipe.LowRank) or "merged" in plan.recipe.export.layouts
-    pipeline = 2 * sum(4 * c.parameters for c in rows) if whole else 0
-    candidates = candidate_count(plan) * candidate_bytes(plan, rows)
-    return state * (plan.recipe.train.keep_last + 1) + 3 * trained + candidates + pipeline + _SURPLUS_BYTES
-
-
-def _reserve(out: Path, needed: int) -> None:
-    """Ask the disk for that much, and give it back. Raises OSError when it says no."""
-    free = shutil.disk_usage(out).free
-    if free < needed:
-        raise OSError(28, f"{needed / 2**30:.2f} GiB needed, {free / 2**30:.2f} GiB free")
-    probe = out / f".room.{os.getpid()}"
-    try:
-        with probe.open("wb") as file:
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, needed)
-            else:
-                file.write(b"room")
-    finally:
-        probe.unlink(missing_ok=True)
 
 
 def shapes(trainable: Trainable) -> str:

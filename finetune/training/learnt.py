@@ -9,6 +9,7 @@ from finetune import recipe
 from finetune.evaluation import subject
 from finetune.evaluation.evaluate import DENOISING_STEPS, asked_of, evaluate
 from finetune.evaluation.prompts import pictures_for
+from finetune.evaluation.said import said_in
 from finetune.evaluation.subject import Subject
 from finetune.evaluation.verdict import not_learnt
 from finetune.events import Note, Score, TrainingEffect
@@ -72,10 +73,10 @@ def affordable(plan: Plan) -> int:
 def subject_of(plan: Plan, file: Path, out: Path, judge: Path, effect: TrainingEffect | None) -> Subject:
     """What the verdict on a run of this plan is asked about."""
     config = plan.recipe
-    training = subject.training_of(recipe.dumps(config), plan.data)
+    training = subject.training_of(said_in(recipe.dumps(config), "the recipe"), plan.data)
     return Subject(
         file, config.base, dataclasses.replace(training, effect=effect), out / subject.EVALUATION, judge,
         affordable(plan) if config.evaluate.count is None else config.evaluate.count, config.evaluate.prompts,
         config.data.resolution, config.sample.guidance,
-        subject.session_options(config.train.base_bits, config.data.text_encoder_bits),
+        subject.session_options(config.train.base_bits, config.data.text_encoder_bits, config.objective.prediction),
     )  # fmt: skip

@@ -6,7 +6,7 @@ group weigh every sample alike.
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -41,7 +41,7 @@ class State:
     """for fp16"""
     step: int = 0
     bad_steps: int = 0
-    """non-finite losses in a row"""
+    """steps in a row that could not be taken, without those in which a loss scaler finds its scale"""
     ema: list[Tensor] | None = None
     """running mean of the parameters, in their order, with train.ema"""
     configs: dict[str, dict[str, object]] = field(default_factory=dict)
@@ -60,14 +60,19 @@ class Step(NamedTuple):
     rates: dict[str, float]
     seconds: float
     skipped: bool
+    stop: bool
+    """a rank was asked to stop before the ranks' gradients were summed: all of them know after the same step"""
 
 
-def train(state: State, batches: Batches, config: Recipe, device: Device) -> Iterator[Step]:
+def train(
+    state: State, batches: Batches, config: Recipe, device: Device, asked: Callable[[], bool] = lambda: False
+) -> Iterator[Step]:
     """Yield after each optimizer step, until `state.step` reaches train.steps. At a yield every step is whole, and the
-    modules may be used.
+    modules may be used. asked: whether this rank is to stop, which is told to all in `Step.stop`.
 
     Raises:
-        TrainError: the loss was not finite for `train.patience` steps in a row.
+        PeerLost: another rank has ended; the last finished step is in the state.
+        TrainError: loss or gradients were not finite for `train.patience` steps in a row.
     """
     assert config.train.steps is not None
     while state.step < config.train.steps:
@@ -75,20 +80,37 @@ def train(state: State, batches: Batches, config: Recipe, device: Device) -> Ite
         rates = _set_rates(state.optimizer, config.optimizer, state.step, config.train.steps)
         share = batches.step(state.step, device.ranks)
         with attention_backend(share):
-            loss, prior_loss = accumulate(batches.family, state, share, config, device)
+            loss, prior_loss, stop = accumulate(batches.family, state, share, config, device, asked)
         finite = math.isfinite(loss + (prior_loss or 0.0))
+        searching = finite and _scale(state) >= 1
         norm, taken = _apply(state, config.optimizer.clip_norm, finite)
         state.step += 1
         if taken and state.ema is not None:
             update_ema(state.ema, state.parameters, config.train.ema, state.step)
-        # fp16 overflows now and then at a finite loss: the scaler skips that step, and lowers its scale
-        state.bad_steps = 0 if taken or (state.scaler and finite) else state.bad_steps + 1
-        yield Step(state.step, loss, prior_loss, norm, rates, time.perf_counter() - began, not taken)
+        state.bad_steps = 0 if taken or searching else state.bad_steps + 1
+        yield Step(state.step, loss, prior_loss, norm, rates, time.perf_counter() - began, not taken, stop)
         if state.bad_steps >= config.train.patience:
-            raise TrainError(
-                f"the loss was not finite for {state.bad_steps} steps in a row, until step {state.step}",
-                "lower optimizer.learning_rate; with fp16, try train.precision = bf16",
-            )
+            raise _diverged(state, finite)
+
+
+def _scale(state: State) -> float:
+    """What the loss is multiplied by; 0 without a scaler. From 1 on an overflow may be the scale's, which the scaler
+    halves and tries again: many at the start, some later. Below 1 the gradients themselves do not fit into fp16."""
+    return float(state.scaler.get_scale()) if state.scaler else 0.0
+
+
+def _diverged(state: State, finite: bool) -> TrainError:
+    said = f"for {state.bad_steps} steps in a row, until step {state.step}"
+    if not finite:
+        return TrainError(
+            f"the loss was not finite {said}", "lower optimizer.learning_rate; with fp16, try train.precision = bf16"
+        )
+    if state.scaler is None:
+        return TrainError(f"the gradients were not finite {said}", "lower optimizer.learning_rate")
+    return TrainError(
+        f"the gradients overflowed in fp16 {said}, however little the loss was scaled ({_scale(state):.1e} now)",
+        "train.precision = bf16, or fp32 where the GPU has no bf16",
+    )
 
 
 def attention_backend(share: StepBatches) -> AbstractContextManager[None]:
@@ -99,12 +121,14 @@ def attention_backend(share: StepBatches) -> AbstractContextManager[None]:
 
 
 def accumulate(
-    family: Family, state: State, share: StepBatches, config: Recipe, device: Device
-) -> tuple[float, float | None]:
-    """Add the step's gradients up, over batches and ranks. Returns the mean loss, and the mean prior loss."""
+    family: Family, state: State, share: StepBatches, config: Recipe, device: Device,
+    asked: Callable[[], bool] = lambda: False,
+) -> tuple[float, float | None, bool]:  # fmt: skip
+    """Add the step's gradients up, over batches and ranks. Returns the mean loss, the mean prior loss, and whether a
+    rank is asked to stop."""
     ranks = device.ranks
     state.optimizer.zero_grad(set_to_none=True)
-    sums = torch.zeros(2, device=state.parameters[0].device)
+    sums = torch.zeros(3, device=state.parameters[0].device)
     for i, (batch, prior) in enumerate(share.pairs):
         # adapter dropout draws from torch's own generator: make it a function of the step as well
         torch.manual_seed(draws.key(config.train.seed, "dropout", state.step, i * ranks.world_size + ranks.rank))
@@ -120,11 +144,12 @@ def accumulate(
             total = total + config.prior.weight * kept
         (state.scaler.scale(total) if state.scaler else total).backward()  # type: ignore[no-untyped-call]
     if ranks.world_size > 1:
+        sums[2] += float(asked())
         for p in state.parameters:
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
         ranks.sum([*(p.grad for p in state.parameters if p.grad is not None), sums])
-    loss, prior_loss = sums.tolist()
-    return loss, prior_loss if config.prior.mode != "off" else None
+    loss, prior_loss, stop = sums.tolist()
+    return loss, prior_loss if config.prior.mode != "off" else None, stop > 0
 
 
 def objective(family: Family, batch: Batch, config: Recipe) -> tuple[Tensor, Tensor | None]:

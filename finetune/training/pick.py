@@ -3,13 +3,14 @@
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
 from finetune import reading
 from finetune import tensors as weights
 from finetune.adapters import attach as adapters
-from finetune.errors import VerifyError
+from finetune.errors import RunError, VerifyError
 from finetune.evaluation import subject
 from finetune.evaluation.choose import Limits, because, best, reason_to_stop
 from finetune.evaluation.evaluate import score
@@ -18,6 +19,7 @@ from finetune.files import layouts
 from finetune.machine import CPU
 from finetune.proof import export
 from finetune.references import CANDIDATES, adapter_path, step_folders, step_of
+from finetune.reporting.fields import is_event
 from finetune.sampling.session import Session
 from finetune.training.begin import Run
 from finetune.training.learnt import subject_of
@@ -67,8 +69,20 @@ def score_candidate(run: Run) -> Events:
 def scored(run: Run) -> list[Scored]:
     """The scores of all candidates up to this step, the earliest first."""
     files = [path / SCORES for path in step_folders(run.folder.path / CANDIDATES) if step_of(path) <= run.state.step]
-    told = [json.loads(file.read_text(encoding="utf-8")) for file in files if reading.is_file(file)]
-    return [Scored(t["step"], t["seen"], {name: Score(*one) for name, one in t["scores"].items()}) for t in told]
+    return [scores_in(file) for file in files if reading.is_file(file)]
+
+
+def scores_in(file: Path) -> Scored:
+    """What a candidate's scores.json says. Raises RunError: it is none of ours."""
+    hint = "remove it: the step is then not chosen from"
+    told = reading.read_json(file, RunError, hint)
+    try:
+        found = Scored(told["step"], told["seen"], {name: Score(*one) for name, one in told["scores"].items()})
+    except (LookupError, TypeError, AttributeError) as e:
+        raise RunError(f"{file} holds no scores of a step", hint) from e
+    if not is_event("scored", {**told, "scores": {name: one._asdict() for name, one in found.scores.items()}}):
+        raise RunError(f"{file} holds no scores of a step", hint)
+    return found
 
 
 def stop_reason(run: Run) -> str:

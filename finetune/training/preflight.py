@@ -1,8 +1,6 @@
 """One real step before the loop: does everything work together, how long does it take, how much memory?"""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -11,20 +9,16 @@ from torch import Tensor
 from finetune import optimizers
 from finetune.adapters import attach as adapters
 from finetune.adapters.methods import METHODS
-from finetune.errors import MemoryShortage, TrainError
+from finetune.errors import TrainError
 from finetune.families.base import Family, read
-from finetune.machine import Autocast, Device, Ranks, has_gpu
+from finetune.machine import Autocast, Device, has_gpu
+from finetune.ranks import Ranks
 from finetune.recipe import LowRank, Recipe
+from finetune.shortage import out_of_memory
+from finetune.training import levers
 from finetune.training import loop as trainer
 from finetune.training.batches import Batch, Batches, StepBatches
 from finetune.training.loop import State
-
-MEMORY_LEVERS = (
-    "in this order: train.gradient_checkpointing = true; a smaller train.batch with a larger train.accumulate; "
-    "train.precision = bf16; optimizer.name = adamw8bit; a smaller data.resolution. The rank is not the lever"
-)
-
-_CPU_SAYS = "can't allocate memory"
 
 
 class Measured(NamedTuple):
@@ -46,7 +40,7 @@ def measure(state: State, batches: Batches, config: Recipe, device: Device) -> M
     if has_gpu():
         torch.cuda.reset_peak_memory_stats()
     try:
-        with out_of_memory(lambda: "in one step at the largest bucket"):
+        with out_of_memory("in one step at the largest bucket", lambda: levers.training(config)):
             share = batches.largest()
             if state.step == 0 and isinstance(config.adapter, LowRank) and config.adapter.init_from is None:
                 _starts_as_the_base(batches.family, share.pairs[0][0], device.autocast)
@@ -60,28 +54,11 @@ def measure(state: State, batches: Batches, config: Recipe, device: Device) -> M
     return Measured(seconds, peak_bytes(), loss)
 
 
-@contextmanager
-def out_of_memory(where: Callable[[], str] = lambda: "") -> Iterator[None]:
-    """Turn what devices and allocators say when memory ends into MemoryShortage.
-
-    Raises:
-        MemoryShortage: and where.
-    """
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as e:
-        # torch's CPU allocator has no error class of its own
-        if isinstance(e, RuntimeError) and not isinstance(e, torch.OutOfMemoryError) and _CPU_SAYS not in str(e):
-            raise
-        said = str(e).partition("\n")[0]
-        raise MemoryShortage(" ".join(filter(None, ("out of memory", where()))) + f": {said}", MEMORY_LEVERS) from e
-
-
 def _two_steps(family: Family, state: State, config: Recipe, share: StepBatches, device: Device) -> tuple[float, float]:
     groups = [(c, list(p.values()), max(config.optimizer.learning_rate, 1e-4)) for c, p in state.trainable.items()]
     trial = State(state.trainable, optimizers.build(config.optimizer, groups), None, state.step)
     alone = device._replace(ranks=Ranks())
-    loss, _ = trainer.accumulate(family, trial, share, config, alone)
+    loss, *_ = trainer.accumulate(family, trial, share, config, alone)
     if not torch.tensor(loss).isfinite():
         raise TrainError(
             f"the loss of the first step is {loss}",

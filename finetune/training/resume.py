@@ -8,17 +8,23 @@ from typing import Any
 
 from finetune import reading, recipe
 from finetune.errors import InputError, RunError
+from finetune.machine import meet
 from finetune.planning import plan as planning
 from finetune.planning.plan import Plan
+from finetune.planning.schedule import Schedule, batch_in_words
 from finetune.recipe import Loaded, Recipe
+from finetune.references import CHECKPOINTS
 from finetune.reporting.history import RECIPE_FILE, RECORD
 from finetune.training.stop import resuming
 
 MAY_CHANGE = (
     "name", "train.steps", "train.epochs", "train.checkpoint_every", "train.keep_last", "train.patience",
-    "train.compile", "validation.every",
+    "train.compile", "train.accumulate", "validation.every",
 )  # fmt: skip
-"""recipe keys a resumed run may change, beside sample, evaluate, export and report"""
+"""recipe keys a resumed run may change, beside sample, evaluate, export and report; train.accumulate as the number of
+ranks changes, so that a step has as many pictures as before"""
+A_STEP = "pictures a step"
+"""of a run's identity: batch x accumulate x ranks, as its place in the data is counted in steps"""
 _NOT_COMPARED = (
     "sample.",
     "evaluate.",
@@ -54,6 +60,15 @@ def own_recipe(out: Path, given: Path | None = None, overrides: Sequence[str] = 
         return loaded._replace(file=file, notices=(*loaded.notices, said))
     edits = {key: value for key, value in file.items() if key not in begun or begun[key] != value}
     return recipe.load(own, overrides, edits)._replace(file=file)
+
+
+def holds_run(out: Path) -> bool:
+    return reading.exists(out / RECORD) or reading.exists(out / CHECKPOINTS)
+
+
+def goes_on(out: Path) -> bool:
+    """Is there a run to resume in `out`? The first rank says so for all, before it makes the folder."""
+    return meet().gathered(holds_run(out))[0]
 
 
 def no_run(out: Path) -> RunError:
@@ -105,10 +120,32 @@ def resolve_resumed(loaded: Loaded, out: Path, world: int) -> Plan:
         raise RunError(said, "go on with its own recipe", resuming(out)) from e
     before = record(out)
     now = compared(plan.recipe)
-    identity = before.get("identity", {})
+    identity = begun_as(before.get("identity", {}))
     refuse_changes(out, {key: identity[key] for key in now if key in identity}, now if identity else {})
+    if A_STEP in identity:
+        refuse_another_batch(out, identity[A_STEP], plan.train.schedule)
     changes = differences(before.get("settings", {}), settings(plan.recipe)) if "settings" in before else []
     return dataclasses.replace(plan, notices=(*plan.notices, *(f"changed by this call: {said}" for said in changes)))
+
+
+def begun_as(identity: Mapping[str, str]) -> dict[str, str]:
+    """The identity of a run, also of one that an earlier version began on one rank."""
+    found = dict(identity)
+    accumulate, batch = found.pop("train.accumulate", ""), found.get("train.batch", "")
+    return {A_STEP: str(int(batch) * int(accumulate)), **found} if batch and accumulate else found
+
+
+def refuse_another_batch(out: Path, before: str, schedule: Schedule) -> None:
+    """Raises RunError where a step had another number of pictures: the place in the data would be another."""
+    if str(schedule.samples_per_step) == before:
+        return
+    accumulate, rest = divmod(int(before), schedule.batch * schedule.world_size)
+    hint = "as many ranks as before" if rest or not accumulate else f"set train.accumulate = {accumulate}"
+    raise RunError(
+        f"{out} cannot be resumed with {batch_in_words(schedule)}: it was begun with {before}, and its place in the "
+        "data is counted in steps",
+        hint,
+    )
 
 
 def refuse_changes(out: Path, saved: Mapping[str, str], now: Mapping[str, str]) -> None:

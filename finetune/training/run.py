@@ -1,33 +1,40 @@
 """One training run, from a recipe to a proved file: a stream of events. Reads top to bottom as the procedure."""
 
-import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import torch
 
 from finetune import optimizers
-from finetune.errors import RunError
+from finetune.errors import Interrupted, PeerLost, RunError, SaidByAnother
 from finetune.evaluation import effect as evaluate
-from finetune.events import Note, Resumed, Saved, Stage, Stepped, Validated, Warned
-from finetune.machine import CPU, Device, open_machine
+from finetune.events import Event, Note, Resumed, Saved, Stage, Stepped, Validated, Warned
+from finetune.machine import CPU, Device, meet, open_machine
 from finetune.pages.report import Wording
 from finetune.planning import plan as planning
 from finetune.planning.candidates import is_candidate, is_scored
+from finetune.planning.names import renamed
 from finetune.planning.plan import Plan
+from finetune.planning.schedule import batch_in_words
+from finetune.ranks import Ranks
 from finetune.recipe import Loaded, LowRank
 from finetune.reporting.trackers import how_to_open
-from finetune.sampling.session import Session
-from finetune.training import candidates, checkpoint, preflight
+from finetune.sampling.session import Picture, Session
+from finetune.shortage import out_of_memory
+from finetune.training import candidates, checkpoint, levers, preflight
 from finetune.training import loop as trainer
 from finetune.training import samples as pictures
 from finetune.training.begin import Run, begin, beginning
 from finetune.training.candidates import name_of
 from finetune.training.finish import finish
+from finetune.training.finished import finished, said_again
 from finetune.training.folder import RunFolder, Unwritten
+from finetune.training.group import check_agreement, one_for_all, together
 from finetune.training.loop import Step
 from finetune.training.pick import pick, score_candidate, stop_reason
-from finetune.training.resume import record, refuse_changes, resolve_resumed
+from finetune.training.rehearsal import rehearse
+from finetune.training.rescue import unsaved
+from finetune.training.resume import begun_as, record, refuse_changes, resolve_resumed
 from finetune.training.stop import Events, Interruption, resuming
 
 
@@ -45,41 +52,65 @@ def run(loaded: Loaded, out: Path, resume: bool = False, worded: Wording = str) 
 
 
 def _procedure(loaded: Loaded, out: Path, resume: bool, stop: Interruption, worded: Wording) -> Events:
-    with preflight.out_of_memory():
-        world = int(os.environ.get("WORLD_SIZE", "1"))
-        plan = resolve_resumed(loaded, out, world) if resume else planning.resolve_plan(loaded, world)
-        device = open_machine(plan.recipe.train.precision)
-        folder = RunFolder(out, worded) if device.ranks.rank == 0 else Unwritten(out)
-        folder.open(plan, resume)
+    with out_of_memory():
+        ranks = meet()
+        plan = one_for_all(ranks, lambda: _resolved(loaded, out, resume, ranks))
+        if resume and (result := finished(plan, out)):
+            if ranks.rank == 0:
+                yield from said_again(result, out)
+            return
+        device, folder = one_for_all(ranks, lambda: _opened(plan, out, resume, ranks, worded))
         folder.file = loaded.file
-        yield from folder.recorded(stop.restored(_in_memory(_stages(plan, device, folder, resume, stop))))
+        yield from folder.recorded(stop.restored(_in_memory(plan, _stages(plan, device, folder, resume, stop))))
 
 
-def _in_memory(events: Events) -> Events:
+def _resolved(loaded: Loaded, out: Path, resume: bool, ranks: Ranks) -> Plan:
+    world = ranks.world_size
+    return resolve_resumed(loaded, out, world) if resume else planning.resolve_plan(loaded, world)
+
+
+def _opened(plan: Plan, out: Path, resume: bool, ranks: Ranks, worded: Wording) -> tuple[Device, RunFolder]:
+    device = open_machine(plan.recipe.train.precision)
+    folder = RunFolder(out, worded) if ranks.rank == 0 else Unwritten(out)
+    folder.open(plan, resume)
+    return device, folder
+
+
+def _in_memory(plan: Plan, events: Events) -> Events:
     """The same events; want of memory is in the words of an error before it is written down."""
-    with preflight.out_of_memory():
+    with out_of_memory(lever=lambda: levers.training(plan.recipe)):
         yield from events
 
 
 def _stages(plan: Plan, device: Device, folder: RunFolder, resume: bool, stop: Interruption) -> Events:
     yield from (Warned(notice) for notice in plan.notices)
     yield Note(describe_run(plan, device))
-    run = yield from beginning(plan, device, folder)
-    if resume:
-        yield from restore(run)
-    yield from first(run, stop)
+    if said := renamed(plan.recipe.name, folder.path):
+        yield Warned(said)
+    run = yield from together(device.ranks, _begun(plan, device, folder, resume))
+    check_agreement(run)
+    yield from together(device.ranks, first(run, stop))
     yield from loop(run, stop)
     if folder.writes:
         with trainer.ema_weights(run.state):
-            yield from pick(run)
-            yield from finish(run)
+            with stop.kept(), out_of_memory("while the result is checked", lambda: levers.sampling(run.plan.recipe)):
+                yield from pick(run)
+                yield from finish(run)
+
+
+def _begun(plan: Plan, device: Device, folder: RunFolder, resume: bool) -> Generator[Event, None, Run]:
+    run = yield from beginning(plan, device, folder)
+    if resume:
+        yield from restore(run)
+    return run
 
 
 def describe_run(plan: Plan, device: Device) -> str:
     facts, config = plan.facts, plan.recipe
     cpu = f"CPU, {torch.get_num_threads()} threads"
     name = torch.cuda.get_device_name() if device.device.type == "cuda" else cpu
-    return f"{config.base}: {facts.described()}; {config.train.precision} on {name}"
+    together = f"; {batch_in_words(plan.train.schedule)}" if device.ranks.world_size > 1 else ""
+    return f"{config.base}: {facts.described()}; {config.train.precision} on {name}{together}"
 
 
 def restore(run: Run) -> Events:
@@ -93,7 +124,7 @@ def restore(run: Run) -> Events:
     for sentence in damage:
         yield Warned(f"checkpoint left aside: {sentence}")
     before = record(out)
-    refuse_changes(out, found.identity if found else before.get("identity", {}), run.folder.identity)
+    refuse_changes(out, begun_as(found.identity if found else before.get("identity", {})), run.folder.identity)
     if found is None:
         if damage:
             raise RunError(f"{out}: no whole checkpoint is left ({damage[0]})", "start again with another `out`")
@@ -127,14 +158,17 @@ def measure_plan(plan: Plan) -> preflight.Measured:
 
 
 def first(run: Run, stop: Interruption) -> Events:
-    """One real step, put back; then the run's folder is begun: what is refused here leaves nothing in it but its log.
+    """All that the end needs is tried, and one real step, put back; then the run's folder is begun: what is refused
+    here leaves nothing in it but its log.
 
     Raises:
-        TrainError, MemoryShortage, RunError: it cannot be trained, or its file would name this machine.
+        TrainError, MemoryShortage: it cannot be trained.
+        RunError, VerifyError, BaseError: its end would fail, as `rehearse`.
     """
-    candidates.described(run)
     measured = None
     if run.state.step < run.plan.steps:
+        if run.folder.writes:
+            rehearse(run)
         measured = preflight.measure(run.state, run.data.batches, run.plan.recipe, run.device)
     run.folder.begin(run.plan)
     stop.begun = True
@@ -149,7 +183,7 @@ def first(run: Run, stop: Interruption) -> Events:
 
 def loop(run: Run, stop: Interruption) -> Events:
     """Train to the last step; save, then validate and sample, as the recipe says."""
-    config, state, steps = run.plan.recipe, run.state, run.plan.steps
+    state, steps = run.state, run.plan.steps
     run.folder.saved = state.step
     if state.step == 0:
         yield from observe(run, 0)
@@ -157,36 +191,58 @@ def loop(run: Run, stop: Interruption) -> Events:
         yield Note(f"stopped at step {state.step}: {reason}")
         return
     yield Stage("training", steps)
-    with stop.deferred(), preflight.out_of_memory(lambda: f"at step {state.step + 1}"):
-        for step in trainer.train(state, run.data.batches, config, run.device):
-            try:
-                yield stepped(step, steps)
-                due = step.number % config.train.checkpoint_every == 0 or step.number == steps
-                if (due and state.bad_steps == 0) or stop.asked:
-                    yield from save_step(run)
-                if stop.asked:
-                    raise stop.error(state.step)
-                with trainer.ema_weights(state):
-                    yield from observe(run, step.number)
-            except BaseException:
-                # a look at the model, or a reader who leaves, must not cost what it learnt
-                for event in save_step(run):
-                    run.folder.record(event)
-                raise
-            if is_scored(run.plan, step.number) and step.number < steps and (reason := stop_reason(run)):
-                yield from save_step(run)
-                yield Note(f"stopped at step {step.number}: {reason}")
-                return
-        if stop.asked:
+    with stop.deferred(), out_of_memory(lambda: f"at step {state.step + 1}", lambda: levers.training(run.plan.recipe)):
+        try:
+            yield from _steps(run, stop)
+        except PeerLost as e:
             yield from save_step(run)
-            raise stop.error(state.step)
+            raise _left_alone(run, e) from e
+
+
+def _steps(run: Run, stop: Interruption) -> Events:
+    config, state, steps, alone = run.plan.recipe, run.state, run.plan.steps, run.device.ranks.world_size == 1
+    for step in trainer.train(state, run.data.batches, config, run.device, stop.wanted):
+        try:
+            yield stepped(step, steps)
+            due = step.number % config.train.checkpoint_every == 0 or step.number == steps
+            asked = step.stop or (alone and stop.asked)  # among ranks, what all of them have heard
+            if (due and state.bad_steps == 0) or asked:
+                yield from save_step(run)
+            if asked:
+                raise _stopped(run, stop)
+            with trainer.ema_weights(state):
+                yield from observe(run, step.number)
+        except BaseException:
+            # a look at the model, or a reader who leaves, must not cost what it learnt
+            for event in save_step(run):
+                run.folder.record(event)
+            raise
+        if is_scored(run.plan, step.number) and step.number < steps and (reason := stop_reason(run)):
+            yield from save_step(run)
+            yield Note(f"stopped at step {step.number}: {reason}")
+            return
+    if stop.asked and alone:
+        yield from save_step(run)
+        raise _stopped(run, stop)
+
+
+def _stopped(run: Run, stop: Interruption) -> Interrupted | SaidByAnother:
+    """The first rank has saved, and says so."""
+    return stop.error(run.state.step) if run.folder.writes else SaidByAnother(Interrupted.exit_code)
+
+
+def _left_alone(run: Run, lost: PeerLost) -> PeerLost:
+    """Another process has ended inside a step, which is not taken."""
+    ranks, out = run.device.ranks, run.folder.path
+    said = f"; step {run.state.step} is saved" if run.folder.writes else ""
+    return PeerLost(f"rank {ranks.rank}: {lost.problem}{said}", action=resuming(out))
 
 
 def save_step(run: Run) -> Generator[Saved, None, None]:
     """A checkpoint of the step just taken, where there is none yet.
 
     Raises:
-        RunError: the disk is full, or gone.
+        RunError: the disk is full, or gone; says where the state is then.
     """
     try:
         saved = run.folder.save(run.state, run.plan.recipe.train.keep_last, candidates.described(run))
@@ -196,19 +252,16 @@ def save_step(run: Run) -> Generator[Saved, None, None]:
         yield saved
 
 
-def unsaved(run: Run, error: OSError) -> RunError:
-    """The step just taken could not be written."""
-    out = run.folder.path
-    said = f"cannot save step {run.state.step} in {out}: {error.strerror}"
-    return RunError(said, "free some space, then resume", resuming(out))
-
-
 def observe(run: Run, step: int) -> Events:
-    """Held-out losses, the adapter's file and samples that are due at this step. Changes nothing."""
-    plan, config, family = run.plan, run.plan.recipe, run.family
-    if not run.folder.writes:
-        return
-    if is_candidate(plan, step):
+    """Held-out losses, the adapter's file and samples that are due at this step. Changes nothing. The ranks share the
+    losses and the samples; the first one writes."""
+    with out_of_memory(f"while step {step} is looked at", lambda: levers.sampling(run.plan.recipe)):
+        yield from _observed(run, step)
+
+
+def _observed(run: Run, step: int) -> Events:
+    plan, config, ranks = run.plan, run.plan.recipe, run.device.ranks
+    if run.folder.writes and is_candidate(plan, step):
         try:
             yield from candidates.write_candidate(run)
             if is_scored(plan, step):
@@ -217,14 +270,23 @@ def observe(run: Run, step: int) -> Events:
             raise unsaved(run, e) from e
     if plan.held_out and step % config.validation.every == 0:
         px = evaluate.at_once_px(plan)
-        found = evaluate.losses(plan.held_out, run.data.latents, run.data.captions, run.device.autocast, px=px)
+        data, autocast = run.data, run.device.autocast
+        found = evaluate.losses(plan.held_out, data.latents, data.captions, autocast, px=px, ranks=ranks)
         yield Validated(step, found.mean, found.bands)
     if config.sample.every and step % config.sample.every == 0:
-        family.parts.to(run.device.device, "vae")
-        session = Session(family, run.data.captions, run.device.device, run.device.autocast)
-        drawn = pictures.draw_samples(plan, session)
-        family.parts.to(CPU, "vae")
-        yield pictures.write_step(plan, drawn, step, name_of(run), run.folder.path)
+        drawn = _drawn(run)
+        if run.folder.writes:
+            yield pictures.write_step(plan, drawn, step, name_of(run), run.folder.path)
+
+
+def _drawn(run: Run) -> list[Picture]:
+    """The recipe's prompts by the model as it is, each rank its share of them."""
+    family, device = run.family, run.device
+    family.parts.to(device.device, "vae")
+    session = Session(family, run.data.captions, device.device, device.autocast)
+    drawn = pictures.draw_samples(run.plan, session, device.ranks)
+    family.parts.to(CPU, "vae")
+    return drawn
 
 
 def stepped(step: Step, steps: int) -> Stepped:

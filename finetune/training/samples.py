@@ -6,14 +6,20 @@ from pathlib import Path
 from finetune import resources as shipped
 from finetune.events import Sampled
 from finetune.planning.plan import Plan
+from finetune.planning.public import public_recipe
+from finetune.ranks import ALONE, Ranks
+from finetune.reporting.public import public
 from finetune.sampling.grid import grid, made_with, row_label
 from finetune.sampling.png import write_png
 from finetune.sampling.request import SampleRequest
 from finetune.sampling.session import Picture, Session
 
 
-def draw_samples(plan: Plan, session: Session) -> list[Picture]:
-    return list(session.generate_many(requests(plan)))
+def draw_samples(plan: Plan, session: Session, ranks: Ranks = ALONE) -> list[Picture]:
+    """One for each prompt. ranks: those who share them, and all ask the same."""
+    wanted = requests(plan)
+    shares = [iter(drawn) for drawn in ranks.gathered(list(session.generate_many(ranks.share(wanted))))]
+    return [next(shares[i % ranks.world_size]) for i in range(len(wanted))]
 
 
 def sample_prompts(plan: Plan) -> list[str]:
@@ -33,12 +39,17 @@ def requests(plan: Plan) -> list[SampleRequest]:
 
 def write_samples(plan: Plan, pictures: list[Picture], folder: Path, facts: dict[str, str]) -> list[Path]:
     paths = []
-    facts = {"base": shipped.public_name(plan.recipe.base), **facts}
     for i, (request, picture) in enumerate(zip(requests(plan), pictures, strict=True)):
         path = folder / f"{i:02d}.png"
-        write_png(picture.image, path, {**request.described(), **facts})
+        write_png(picture.image, path, picture_facts(plan, request, facts))
         paths.append(path)
     return paths
+
+
+def picture_facts(plan: Plan, request: SampleRequest, facts: dict[str, str]) -> dict[str, str]:
+    """What a picture says of itself, to whoever gets it."""
+    told = {key: public(text).text for key, text in request.described().items()}
+    return {**told, "base": public(shipped.public_name(plan.recipe.base)).text, **facts}
 
 
 def write_step(plan: Plan, pictures: list[Picture], step: int, name: str, out: Path) -> Sampled:
@@ -49,7 +60,7 @@ def write_step(plan: Plan, pictures: list[Picture], step: int, name: str, out: P
     row = (f"after step {step}" if step else "before training", pictures)
     title = f"{name}: step {step} of {plan.steps}" if step else f"{name}: before training"
     sheet = folder.with_name(f"{folder.name}.png")
-    return Sampled(step, tuple(paths), _write_grid(plan, [row], sheet, title, {"step": str(step)}))
+    return Sampled(step, tuple(paths), write_grid(plan, [row], sheet, title, {"step": str(step)}))
 
 
 def write_sheet(plan: Plan, rows: list[tuple[str, list[Picture]]], out: Path, facts: dict[str, str]) -> Path:
@@ -58,7 +69,7 @@ def write_sheet(plan: Plan, rows: list[tuple[str, list[Picture]]], out: Path, fa
     named = [(row_label(name, facts.get("adapter", name)), pictures) for name, pictures in rows]
     step = f", step {facts['step']}" if "step" in facts else ""
     title = f"{facts.get('adapter', rows[-1][0])}{step}, and the base model, at the same prompts and seeds"
-    path = _write_grid(plan, named, out / "sheet.png", title, facts)
+    path = write_grid(plan, named, out / "sheet.png", title, facts)
     for name, pictures in rows:
         write_samples(plan, pictures, out / "samples" / f"final-{name}", facts if name != "base" else {})
     return path
@@ -69,10 +80,12 @@ def final_pictures(out: Path, name: str) -> list[Path]:
     return sorted((out / "samples" / f"final-{name}").glob("*.png"))
 
 
-def _write_grid(
+def write_grid(
     plan: Plan, rows: Sequence[tuple[str, list[Picture]]], path: Path, title: str, facts: dict[str, str]
 ) -> Path:
-    wanted, base = plan.recipe.sample, shipped.public_name(plan.recipe.base)
+    """A sheet of rows with a picture for each prompt."""
+    wanted = public_recipe(plan.recipe, plan.data).sample
+    base = public(shipped.public_name(plan.recipe.base)).text
     details = made_with(base, wanted.steps, wanted.guidance)
     page = grid([(label, [p.image for p in pictures]) for label, pictures in rows], wanted.prompts, title, details)
     write_png(page, path, {"prompt": " | ".join(wanted.prompts), "base": base, **facts})

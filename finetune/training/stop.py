@@ -1,6 +1,7 @@
 """Signals, a terminal that is closed (SIGHUP), a reader that leaves: save first, then stop, and say how to go on."""
 
 import atexit
+import os
 import signal
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune import reading, references
-from finetune.errors import Action, Interrupted, action
+from finetune.errors import Action, InputError, Interrupted, MemoryShortage, RunError, VerifyError, action
 from finetune.events import Event
 from finetune.reporting.status import resuming as resuming
 
@@ -19,10 +20,12 @@ _SIGNALS = [int(getattr(signal, name)) for name in ("SIGINT", "SIGTERM", "SIGHUP
 
 
 class Interruption:
-    """By a signal: at once outside the loop, after the current step inside; a second one is always at once."""
+    """By a signal: at once outside the loop, after the current step inside. A second Ctrl-C is always at once. A second
+    SIGTERM is not, as schedulers send it to the launcher and to each process."""
 
     def __init__(self, out: Path) -> None:
         self.out, self.asked, self._waits = out, False, False
+        self._launcher = os.getppid() if "LOCAL_RANK" in os.environ else None
         self.begun = False
         """its recipe is in the folder: it can be resumed"""
         self.raised: Interrupted | None = None
@@ -34,6 +37,10 @@ class Interruption:
         said = f"stopped after step {step}; the state is saved"
         return Interrupted(said, action=resuming(self.out), other=self._as_it_is())
 
+    def wanted(self) -> bool:
+        """Was this process asked to stop, or left by the launcher that started it?"""
+        return self.asked or (self._launcher is not None and os.getppid() != self._launcher)
+
     @contextmanager
     def deferred(self) -> Iterator[None]:
         self._waits = True
@@ -42,8 +49,20 @@ class Interruption:
         finally:
             self._waits = False
 
-    def heard(self, *_: object) -> None:
-        if self._waits and not self.asked:
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Errors of the run's end say how its adapter is exported from the state that was saved."""
+        saved = ("the trained state is saved", resuming(self.out))
+        try:
+            yield
+        except OSError as e:
+            said = f"the run is trained, and its result cannot be written: {e.filename or self.out}: {e.strerror or e}"
+            raise RunError(said, "free some space, then resume", resuming(self.out), self._as_it_is()) from e
+        except (InputError, MemoryShortage, VerifyError) as e:
+            raise type(e)(e.problem, e.hint, e.action, e.other or self._as_it_is() or saved) from e
+
+    def heard(self, number: int = signal.SIGINT, *_: object) -> None:
+        if self._waits and not (self.asked and number == signal.SIGINT):
             self.asked = True
             return
         other = self._as_it_is()

@@ -22,7 +22,7 @@ def classes(kind: type[errors.FinetuneError]) -> list[type[errors.FinetuneError]
 
 CODES = {
     "FinetuneError": 1, "InputError": 2, "RecipeError": 2, "DataError": 2, "BaseError": 2, "RunError": 2,
-    "MemoryShortage": 3, "TrainError": 4, "NotLearnt": 4, "VerifyError": 5, "Interrupted": 130,
+    "MemoryShortage": 3, "TrainError": 4, "NotLearnt": 4, "VerifyError": 5, "Interrupted": 130, "PeerLost": 130,
 }  # fmt: skip
 
 

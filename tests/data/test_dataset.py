@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import shlex
-import shutil
 from pathlib import Path
 
 import pytest
@@ -210,7 +209,7 @@ def test_a_prepare_that_fails_leaves_nothing(photos: Path, tmp_path: Path, monke
         raise OSError(28, "No space left on device")
 
     before = sorted(p.name for p in tmp_path.iterdir())
-    monkeypatch.setattr(shutil, "copyfile", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(RunError, match="No space left"):
         prepare(photos, tmp_path / "out", trigger="sks", class_word="mug")
     assert sorted(p.name for p in tmp_path.iterdir()) == before

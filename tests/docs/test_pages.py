@@ -82,7 +82,7 @@ def test_every_command_option_and_recipe_key_that_a_page_names_exists(made, page
             name = " ".join(filter(None, call.groups())) if call[1] in ("recipes", "cache") else call[1]
             assert name in commands, said
             assert set(re.findall(r"(?<!\S)--[a-z][\w-]*", said.partition("#")[0])) <= options[name] | {"--help"}, said
-        elif not said.startswith(("hf ", "python ", "ssh ")):
+        elif not said.startswith(("hf ", "python ", "ssh ", "torchrun ")):
             assert set(re.findall(r"(?<!\S)--[a-z][\w-]*", said.partition("#")[0])) <= every, said
     for said in inline(page):
         for key in re.findall(rf"(?<![\w./])(?:{'|'.join(TABLES)})\.[a-z_0-9]+(?![\w.(/])", said):

@@ -13,7 +13,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from support.bases import released_is_freed, tiny_base
 from support.bench import bench
-from support.originals import in_sgm_names, open_clip_to_ldm, vae_to_ldm
+from support.one_file import sdxl_file
+from support.originals import in_sgm_names
 from support.photos import pictures
 from torch import Tensor
 from torch.testing import assert_close
@@ -23,7 +24,6 @@ from finetune.adapters import attach as adapters
 from finetune.adapters.change import target_shapes
 from finetune.data.buckets import Bucket, Size, fit, size_conditioning
 from finetune.errors import BaseError, RecipeError
-from finetune.families import single_file
 from finetune.families.base import Conditioning, components, read
 from finetune.families.sdxl import StableDiffusionXL
 from finetune.families.single_file import CONFIGS
@@ -194,26 +194,12 @@ def test_diffusers_converter_turns_every_name_back(base: Path) -> None:
 @pytest.fixture
 def one_file(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The small base as the original code would have written it, and its configs in place of the published ones."""
-    parts = families.load(str(base)).parts
-    first, second = (
-        {k.removeprefix("text_model."): v for k, v in parts[name].state_dict().items()}
-        for name in ("text_encoder", "text_encoder_2")
-    )
-    file = in_sgm_names(parts["unet"]) | dict(vae_to_ldm(k, v) for k, v in parts["vae"].state_dict().items())
-    file |= {f"conditioner.embedders.0.transformer.text_model.{k}": v for k, v in first.items()}
-    projection = second.pop("text_projection.weight").T
-    open_clip = {k: v for k, v in open_clip_to_ldm(second).items() if ".resblocks.23." not in k}
-    file |= {k.replace("cond_stage_model.", "conditioner.embedders.1."): v for k, v in open_clip.items()}
-    file["conditioner.embedders.1.model.text_projection"] = projection
-    monkeypatch.setattr(single_file, "config_folder", lambda _: base)
-    monkeypatch.setattr(single_file, "_resolution", lambda *_: 64)
-    save_file({k: v.clone().contiguous() for k, v in file.items()}, tmp_path / "sdxl.safetensors")
-    return tmp_path / "sdxl.safetensors"
+    return sdxl_file(base, tmp_path / "sdxl.safetensors", monkeypatch)
 
 
 def test_one_file_is_the_model_it_was_written_from(base: Path, one_file: Path) -> None:
     facts = families.detect(str(one_file))
-    assert (facts.family, facts.prediction, facts.prediction_known) == ("sdxl", "epsilon", True)
+    assert (facts.family, facts.prediction, facts.prediction_known) == ("sdxl", "epsilon", False)
     assert facts.dtype == "fp32"
     ours, theirs = families.load(str(one_file)), families.load(str(base))
     for part in theirs.parts:

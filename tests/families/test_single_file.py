@@ -19,7 +19,6 @@ from torch.testing import assert_close
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from finetune import families
-from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.errors import BaseError
 from finetune.families import single_file
@@ -315,7 +314,7 @@ OTHERS = {
     "a bare VAE ": {"encoder.conv_in.weight": (8, 3, 3, 3)},
     "a bare text encoder": {"text_model.encoder.layers.0.mlp.fc1.weight": (8, 8)},
     "no model we know": {"weight": (8,)},
-    "an inpainting base": {ZERO_CONV: (8, 9, 3, 3)},
+    "an inpainting or depth base": {ZERO_CONV: (8, 9, 3, 3)},
     "1.x checkpoint without a text encoder": {
         ZERO_CONV: (8, 4, 3, 3),
         "model.diffusion_model.input_blocks.1.1.proj_in.weight": (8, 8, 1, 1),
@@ -358,10 +357,10 @@ HEADER = {
 COMMON = {ZERO_CONV: (8, 4, 3, 3), "cond_stage_model.x": (1,), "first_stage_model.x": (1,)}
 MARKS = {"v_pred": (0,), "ztsnr": (0,)}
 SAID = [
-    ("sd1", (), {}, "epsilon", False, 512),
+    ("sd1", (), {}, None, False, 512),
     ("sd1", ("v_pred",), {}, "v", False, 512),
     ("sd1", ("v_pred", "ztsnr"), {}, "v", True, 512),
-    ("sd1", ("ztsnr",), {}, "epsilon", False, 512),
+    ("sd1", ("ztsnr",), {}, None, True, 512),
     ("sd1", (), {"prediction_type": "v", "resolution": "768x768"}, "v", False, 768),
     ("sd1", ("v_pred",), {"prediction_type": "epsilon"}, None, False, 512),
     ("sd2", (), {}, None, False, 512),
@@ -398,31 +397,6 @@ def test_the_scheduler_follows_the_prediction(small: Small, tmp_path: Path) -> N
     assert config["prediction_type"] == "v_prediction"
     assert config["rescale_betas_zero_snr"]
     assert config["_class_name"] == "DDIMScheduler"
-
-
-class Stub(nn.Module):
-    """A UNet whose output is a mixture of its input and of something else."""
-
-    def __init__(self, likeness: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.tensor(likeness))
-        self.config = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(shipped.POCKET / "unet")).config
-
-    def forward(self, noisy: Tensor, t: int, encoder_hidden_states: Tensor, return_dict: bool) -> tuple[Tensor]:
-        return (self.weight * noisy + (1 - self.weight.square()).sqrt() * noisy.flip(-1),)
-
-
-def test_the_pocket_base_is_probed_as_v() -> None:
-    assert single_file.probe_prediction(UNet2DConditionModel.from_pretrained(shipped.POCKET / "unet").float()) == "v"
-
-
-def test_a_probe_refuses_to_guess() -> None:
-    assert single_file.probe_prediction(Stub(0.98)) == "epsilon"
-    assert single_file.probe_prediction(Stub(0.1)) == "v"
-    for unclear in (0.65, -0.9, float("nan")):
-        with pytest.raises(BaseError, match="cannot be told") as raised:
-            single_file.probe_prediction(Stub(unclear))
-        assert "objective.prediction" in raised.value.hint
 
 
 def test_a_header_alone_identifies_a_file(small: Small, tmp_path: Path) -> None:

@@ -1,13 +1,18 @@
 """What hostile inputs are made of: sound files, of which each case takes a copy and spoils it."""
 
+import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image, ImageDraw
 from support.adapters import pocket_adapter
+from support.bases import tiny_base
+from support.one_file import sdxl_file
+from support.photos import pictures
 
 from finetune.cli import app  # noqa: F401  (what a child needs is imported once, in the parent)
 from finetune.files import layouts, peft
@@ -62,3 +67,40 @@ def linked_or_copied(source: str, target: str) -> None:
         os.link(source, target)
     else:
         shutil.copy2(source, target)
+
+
+# -- bases ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("bases")
+    return {name: tiny_base(folder / name, name) for name in ("sd15", "sd21", "sdxl")}
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pictures(tmp_path_factory.mktemp("data") / "six")
+
+
+@pytest.fixture
+def folder(kept: dict[str, Path], tmp_path: Path) -> Callable[..., Path]:
+    """A copy of a small base, to spoil: part/key=value of its configurations."""
+
+    def made(name: str, called: str = "base", **changes: dict[str, object]) -> Path:
+        path = tmp_path / called
+        shutil.copytree(kept[name], path)
+        for part, values in changes.items():
+            config = {"scheduler": "scheduler_config.json"}.get(part, "config.json")
+            file = path / "model_index.json" if part == "index" else path / part / config
+            said = json.loads(file.read_text()) | values
+            file.write_text(json.dumps({k: v for k, v in said.items() if v != "(left out)"}))
+        return path
+
+    return made
+
+
+@pytest.fixture
+def silent(kept: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A whole small SDXL base that says nothing, and of which a forward pass tells nothing, as it is untrained."""
+    return sdxl_file(kept["sdxl"], tmp_path / "silent.safetensors", monkeypatch)

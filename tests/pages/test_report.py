@@ -240,7 +240,7 @@ def test_values_of_another_kind_than_written_cost_no_page(bad, wrong):
 
     runs.edited(bad, broken)
     page = report(bad)
-    assert "cannot be shown" in page and page.count("<section") >= 3
+    assert "cannot be read" in page and page.count("<section") >= 3
 
 
 def test_pictures_that_cannot_be_read_are_left_out(bad):

@@ -81,7 +81,7 @@ def test_the_screen_answers_first_then_shows_every_setting_and_wraps_only_values
     shown = capsys.readouterr().out
     rest, _, table = shown.partition("setting ")
     answers = [line.split()[0] for line in shown.partition("size in px")[0].splitlines() if line[:1].strip()]
-    assert answers == ["length", "time", "memory", "trains", "padded", "files", "prompts", "base", "verdict"]
+    assert answers == ["length", "time", "memory", "trains", "padded", "files", "disk", "prompts", "base", "verdict"]
     for key in recipe.keys():
         lines = [line for line in table.splitlines() if line.split()[:1] == [key]]
         assert len(lines) == (recipe.value(plan.recipe, key) is not None), key
@@ -367,7 +367,7 @@ def test_the_command_says_it_as_json_and_measures_one_real_step(bases, tmp_path,
     assert found.keys() == {
         "settings", "base", "identity", "held_out", "prior_images", "buckets", "components", "bytes",
         "activation_bytes", "encoder_bytes", "measured", "needed_bytes", "device", "notices", "candidates",
-        "example",
+        "example", "disk_bytes",
     }  # fmt: skip
     assert found["identity"]["global_batch"] == 2 and found["base"]["family"] == "sd"
     assert [c.keys() for c in found["components"]] == [set(ComponentFootprint._fields)] * 2
@@ -393,7 +393,7 @@ def test_pictures_that_nobody_captioned_are_told_what_captions_would_bring(tmp_p
     data = {"path": tmp_path, "trigger": "sks", "class_word": "mug"}
     notices = planning.resolve_plan(recipe.Loaded(recipe.Recipe(base="pocket", data=data), {}, tmp_path)).notices
     said = [one for one in notices if "nobody captioned these 3 pictures" in one]
-    step = "caption writes them, with the vocabulary pocket"
+    step = f"`finetune caption {tmp_path} --vocabulary pocket` writes them"
     assert len(said) == 1 and step in said[0]
     table = "".join(f'{{"file_name": "IMG_{i}.png", "text": "a mug on table {i}"}}\n' for i in range(3))
     (tmp_path / "metadata.jsonl").write_text(table)

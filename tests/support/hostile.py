@@ -6,7 +6,8 @@ import resource
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,19 +36,86 @@ class Attempt(NamedTuple):
 
 def attempt(arguments: Sequence[str | Path], folder: Path, stdin: bytes = b"", out: int | None = None) -> Attempt:
     """The command line in a child, started in `folder`; out: where its standard output goes, if not into a file."""
-    files = {name: folder.parent / f"{folder.name}.{name}" for name in ("stdin", "stdout", "stderr")}
+    return forked(lambda: command(arguments), folder, stdin, out)
+
+
+def forked(work: Callable[[], None], folder: Path, stdin: bytes = b"", out: int | None = None) -> Attempt:
+    """Any work, in the same way."""
+    return _start(work, folder, "", stdin, out).wait()
+
+
+@contextmanager
+def children(arguments: Sequence[str | Path], folder: Path, number: int) -> "Iterator[Children]":
+    """The same command, many times at once; what still runs in the end is killed."""
+    started = Children([_start(lambda: command(arguments), folder, f".{n}") for n in range(number)])
+    try:
+        yield started
+    finally:
+        for pid in started.running():
+            os.kill(pid, signal.SIGKILL)
+        started.ended()
+
+
+class Children:
+    """Attempts that are under way."""
+
+    def __init__(self, started: "Sequence[Child]") -> None:
+        self._started, self._ended = started, dict[int, Attempt]()
+
+    def running(self) -> list[int]:
+        """Process ids."""
+        for child in self._started:
+            if child.pid not in self._ended and os.waitid(os.P_PID, child.pid, _LOOK):
+                self._ended[child.pid] = child.wait()
+        return [child.pid for child in self._started if child.pid not in self._ended]
+
+    def ended(self) -> list[Attempt]:
+        """All of them; waits."""
+        for child in self._started:
+            if child.pid not in self._ended:
+                self._ended[child.pid] = child.wait()
+        return list(self._ended.values())
+
+
+_LOOK = os.WEXITED | os.WNOHANG | os.WNOWAIT
+_STREAMS = ("stdin", "stdout", "stderr")
+
+
+class Child(NamedTuple):
+    """A process, and the files that are its standard input and output."""
+
+    pid: int
+    files: dict[str, Path]
+    held_bytes: int
+    """by the parent"""
+
+    def wait(self) -> Attempt:
+        _, status, usage = os.wait4(self.pid, 0)
+        out, err = (self.files[name].read_bytes().decode("utf-8", "replace") for name in _STREAMS[1:])
+        grown = max(0, usage.ru_maxrss * 1024 - self.held_bytes)
+        return Attempt(os.waitstatus_to_exitcode(status), out, err, grown)
+
+
+def _start(
+    work: Callable[[], None], folder: Path, name: str = "", stdin: bytes = b"", out: int | None = None
+) -> Child:  # fmt: skip
+    files = {stream: folder.parent / f"{folder.name}{name}.{stream}" for stream in _STREAMS}
     files["stdin"].write_bytes(stdin)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     child = os.fork()
     if child == 0:
-        _run(arguments, folder, files, out)
-    _, status, usage = os.wait4(child, 0)
-    told = {name: files[name].read_bytes().decode("utf-8", "replace") for name in ("stdout", "stderr")}
-    grown = max(0, usage.ru_maxrss - before) * 1024
-    return Attempt(os.waitstatus_to_exitcode(status), told["stdout"], told["stderr"], grown)
+        _run(work, folder, files, out)
+    return Child(child, files, held)
 
 
-def _run(arguments: Sequence[str | Path], folder: Path, files: dict[str, Path], out: int | None) -> None:
+def command(arguments: Sequence[str | Path]) -> None:
+    sys.argv = ["finetune", *map(str, arguments)]
+    from finetune import cli
+
+    cli.main()
+
+
+def _run(work: Callable[[], None], folder: Path, files: dict[str, Path], out: int | None) -> None:
     """Never returns."""
     code = 1
     signal.alarm(HANGS_S)  # nobody handles it: a child that hangs is killed, and its exit code says so
@@ -61,10 +129,8 @@ def _run(arguments: Sequence[str | Path], folder: Path, files: dict[str, Path], 
         )
         faulthandler.disable()
         os.chdir(folder)
-        sys.argv = ["finetune", *map(str, arguments)]
-        from finetune import cli
-
-        cli.main()
+        _bound_memory()
+        work()
         code = 0
     except SystemExit as e:
         code = e.code if isinstance(e.code, int) else 0 if e.code is None else 1
@@ -77,3 +143,10 @@ def _run(arguments: Sequence[str | Path], folder: Path, files: dict[str, Path], 
             except (OSError, ValueError):
                 code = code or 1
         os._exit(code)
+
+
+def _bound_memory() -> None:
+    """No more address space than MEMORY_BYTES beyond what is mapped now: a bomb is a MemoryError, and harms nobody."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * os.sysconf("SC_PAGE_SIZE") + MEMORY_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))

@@ -24,7 +24,8 @@ ELSEWHERE = {
     r"hf (download|auth login)\b": "asks the hub",
     r"nvidia-smi$": "needs a GPU",
     r"python -m http\.server 8000\b": "never ends; the tests of the site serve in the same way",
-    r"python -m torch\.distributed\.run ": "tests/training starts ranks by it",
+    r"torchrun ": "tests/training starts ranks by it",
+    r"finetune train .* --gpus \d": "tests/training/test_launch.py starts ranks, and a story has time for one",
     r"(\.venv/bin/)?python (-m pytest .*|docs/\w+\.py|data/\w+\.py)": "the file that it names is looked up",
 }
 """Lines of console blocks that no story carries out, and why."""

@@ -13,6 +13,9 @@ from support import TESTS
 STARTS = {
     "support.bases.tiny_base",
     "support.command.ran",
+    "support.fuzzing.fuzzed",
+    "support.hostile.children",
+    "support.hostile.forked",
     "finetune.families.load",
     "finetune.families.single_file.SingleFile",
     "finetune.families.single_file.open_checkpoint",

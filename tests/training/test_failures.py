@@ -13,8 +13,9 @@ from finetune.errors import DataError, MemoryShortage, TrainError
 from finetune.events import Event, Stepped
 from finetune.families.base import Family, Moments
 from finetune.families.sd import StableDiffusion
-from finetune.machine import Device, Ranks
+from finetune.machine import Device
 from finetune.planning.plan import Plan
+from finetune.ranks import Ranks
 from finetune.recipe import Adapter, FullWeights, LoRA
 from finetune.training import begin as beginning
 from finetune.training import checkpoint, preflight

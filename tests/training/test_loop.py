@@ -19,7 +19,7 @@ from torch.testing import assert_close
 from finetune.errors import TrainError
 from finetune.evaluation import effect as evaluate
 from finetune.families.base import components
-from finetune.machine import Ranks
+from finetune.ranks import Ranks
 from finetune.training import loop as trainer
 from finetune.training.batches import Batch, Batches
 
@@ -147,6 +147,37 @@ def test_a_loss_scaler_changes_no_step_and_an_overflow_skips_one(sd15: Path, dat
     assert step.skipped and scaled.state.bad_steps == 0
     assert_close(scaled.weights(), before, rtol=0, atol=0)
     assert scaled.state.scaler.get_scale() == 512.0
+
+
+def test_an_overflow_at_every_scale_stops_the_run_and_one_while_the_scale_is_found_does_not(
+    sd15: Path, data: Path
+) -> None:
+    b = bench(sd15, data, train__steps=40, train__patience=2)
+    b.state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    before = b.weights()
+    overflow = b.state.parameters[3].register_hook(lambda gradient: gradient / 0)
+    assert all(step.skipped for step in b.train(15)) and b.state.bad_steps == 0
+    overflow.remove()
+    assert not b.train(16)[0].skipped and b.state.scaler.get_scale() == 2.0
+    b.state.parameters[3].register_hook(lambda gradient: gradient / 0)
+    with pytest.raises(TrainError, match=r"overflowed in fp16 for 2 steps in a row, until step 20, .*1\.2e-01") as e:
+        b.train()
+    assert e.value.exit_code == 4 and "bf16" in e.value.hint and b.state.step == 20
+    assert any(not torch.equal(t, before[n]) for n, t in b.weights().items())
+
+
+def test_a_loss_that_is_not_finite_counts_with_a_loss_scaler_too(sd15: Path, data: Path) -> None:
+    b = poisoned(bench(sd15, data, train__steps=9, train__patience=2), 1, 2)
+    b.state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    with pytest.raises(TrainError, match="loss was not finite for 2 steps in a row, until step 3"):
+        b.train()
+
+
+def test_gradients_that_are_not_finite_are_not_called_a_loss(sd15: Path, data: Path) -> None:
+    b = bench(sd15, data, train__steps=9, train__patience=2)
+    b.state.parameters[3].register_hook(lambda gradient: gradient / 0)
+    with pytest.raises(TrainError, match="gradients were not finite for 2 steps in a row, until step 2"):
+        b.train()
 
 
 def test_8_bit_adamw_trains_about_like_adamw(sd15: Path, data: Path) -> None:

@@ -13,7 +13,7 @@ from finetune import api, recipe
 from finetune import resources as shipped
 from finetune.cli import app
 from finetune.errors import Interrupted, MemoryShortage, RunError
-from finetune.events import Event, Stepped, Warned
+from finetune.events import Stepped, Warned
 from finetune.planning import leftovers
 from finetune.planning import plan as planning
 from finetune.planning.leftovers import BundledExample
@@ -166,11 +166,11 @@ def test_a_run_that_may_be_going_on_or_has_saved_a_step_is_not_taken_over(data: 
     assert "is not empty" in refused(short(data), out, RunError).problem
 
 
-def test_a_file_that_would_name_this_machine_is_refused_before_the_first_step(data: Path, tmp_path: Path) -> None:
-    seen: list[Event] = []
-    with pytest.raises(RunError, match="would publish a local path"):
-        train(short(data, export__title="/home/me/mug"), tmp_path / "out", seen.append)
-    assert not [e for e in seen if isinstance(e, Stepped)] and not (tmp_path / "out" / "run.json").exists()
+def test_a_file_that_would_name_this_machine_leaves_that_out_and_says_so_first(data: Path, tmp_path: Path) -> None:
+    seen = begin(short(data, export__title="/home/me/mug"), tmp_path / "out", 2)
+    told = [e.text for e in seen if isinstance(e, Warned)]
+    assert [said for said in told if said.startswith("export.title: a path (/home/me/mug) will be left out")]
+    assert "/home/me" in (tmp_path / "out" / "recipe.toml").read_text(), "the run's own recipe is as it was written"
 
 
 # --- what is left of an example ---------------------------------------------------------------------------------------

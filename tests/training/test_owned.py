@@ -37,7 +37,7 @@ def test_a_run_that_is_refused_owns_nothing_after(data: Path, tmp_path: Path, mo
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("finetune.training.folder._reserve", full)
+    monkeypatch.setattr("finetune.writing.reserve", full)
     assert "No space left" in refused(short(data), tmp_path / "new", RunError).problem
     assert not (tmp_path / "new").exists()
     (tmp_path / "old").mkdir()

@@ -11,7 +11,7 @@ from finetune import tensors as weights
 from finetune.errors import VerifyError
 from finetune.evaluation import evaluate
 from finetune.events import Picked, Saved, Score, Scored
-from finetune.machine import Ranks
+from finetune.ranks import Ranks
 from finetune.references import adapter_path
 from finetune.training import pick
 from finetune.training.pick import Live

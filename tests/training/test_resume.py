@@ -24,8 +24,9 @@ from finetune import tensors as weights
 from finetune.errors import RunError
 from finetune.evaluation import effect as evaluate
 from finetune.events import Event, Resumed, Stepped, Warned
-from finetune.machine import Ranks, open_machine
+from finetune.machine import open_machine
 from finetune.planning import plan as planning
+from finetune.ranks import Ranks
 from finetune.recipe import DoRA, FullWeights, Loaded
 from finetune.training import checkpoint
 from finetune.training.batches import Batches, StepBatches

@@ -28,7 +28,7 @@ from finetune.cli.options import Output
 from finetune.cli.wording import written
 from finetune.errors import Interrupted
 from finetune.events import Event, Note, Sampled, Stage, Stepped
-from finetune.machine import Ranks
+from finetune.ranks import Ranks
 from finetune.training import checkpoint, preflight, run
 from finetune.training.batches import Batches, StepBatches
 from finetune.training.stop import handled

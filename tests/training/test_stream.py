@@ -23,7 +23,6 @@ from finetune.events import (
     Validated,
     Verified,
 )  # fmt: skip
-from finetune.machine import Device, Ranks, open_machine
 from finetune.recipe import Loaded
 from finetune.training import checkpoint, run
 from finetune.training import loop as trainer
@@ -159,28 +158,3 @@ def test_a_second_ctrl_c_by_the_reader_stops_at_once(data: Path, tmp_path: Path)
         assert stop.asked
         with pytest.raises(Exception, match="stopped before the first checkpoint"):
             stop.heard()
-
-
-class Apart(Ranks):
-    """A rank whose sums are its own."""
-
-    def sum(self, tensors: object) -> None: ...
-
-
-def test_a_rank_beside_the_first_trains_in_silence_and_writes_nothing(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    taken, save = list[int](), run.save_step
-
-    def second(precision: str) -> Device:
-        return open_machine(precision)._replace(ranks=Apart(1, 2))
-
-    def noted(one: Run) -> object:
-        taken.append(one.state.step)
-        return save(one)
-
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(run, "open_machine", second)
-    monkeypatch.setattr(run, "save_step", noted)
-    assert list(run.run(watched(data), tmp_path / "out")) == []
-    assert taken == [4] and not (tmp_path / "out").exists()

@@ -1,0 +1,100 @@
+"""What is written is whole or not there: beside first, flushed, then renamed; a kill or a power cut leaves no half."""
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from finetune import reading
+
+
+def write_bytes(content: bytes, path: Path, flush: bool = True) -> None:
+    """Write beside, flush, rename: `path` is never half a file. The name beside is this call's own, so two writers
+    cannot mix. Without the flush a power cut may leave half: for files that are checked when they are read.
+
+    Raises:
+        OSError: the disk is full, or gone; what was there before stays.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            if flush:
+                os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)  # a full disk needs its room
+        raise
+
+
+@contextmanager
+def whole_or_not(folder: Path) -> Iterator[Path]:
+    """A folder beside, which takes the place of `folder` when all went well. For an instant there is none, and never
+    half of one.
+
+    Raises:
+        OSError: the disk is full, or gone; what was there before stays.
+    """
+    beside, before = (folder.with_name(f".{folder.name}.{os.getpid()}.{what}") for what in ("part", "before"))
+    try:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        yield beside
+        flush_files(beside)
+        _replace(folder, beside, before)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(before, ignore_errors=True)
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file or folder of that name is what a killed writer left beside what it wrote."""
+    return name.startswith(".") and name.endswith((".part", ".before"))
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Of a folder and all beneath it, in which nobody else may write meanwhile. What cannot be removed stays."""
+    for place, folders, files in os.walk(folder):
+        for name in filter(is_leftover, folders):
+            shutil.rmtree(os.path.join(place, name), ignore_errors=True)
+        for name in filter(is_leftover, files):
+            with suppress(OSError):
+                os.unlink(os.path.join(place, name))
+
+
+def flush_files(folder: Path) -> None:
+    """Have the disk keep all that is in a folder, before it is renamed. Raises OSError."""
+    for place, _, files in os.walk(folder):
+        for name in files:
+            with open(os.path.join(place, name), "rb") as file:
+                os.fsync(file.fileno())
+        flush_names(Path(place))
+
+
+def flush_names(folder: Path) -> None:
+    """Make renames in a folder last, where the system lets a folder be flushed. Raises OSError."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _replace(folder: Path, beside: Path, before: Path) -> None:
+    """A folder that is not empty cannot be renamed over: it goes aside first, and comes back when that fails."""
+    shutil.rmtree(before, ignore_errors=True)
+    there = reading.exists(folder)
+    if there:
+        folder.rename(before)
+    try:
+        beside.rename(folder)
+    except OSError:
+        if there:
+            with suppress(OSError):
+                before.rename(folder)
+        raise
