@@ -5,8 +5,9 @@ each of them.
     python benchmarks/pick.py --known    what was measured already; trains nothing
 
 The runs go to the end, so that every candidate can be looked at. Which of them `evaluate.pick = "best"` ships, and
-where `evaluate.stop = "auto"` ends, follows from their scores. What was measured is kept under --work and not repeated.
-Needs the emoji font.
+where `evaluate.stop = "auto"` ends, follows from their scores. A run takes a quarter of an hour of one core: what was
+measured is kept in benchmarks/kept/pick, by base, recipe and seed, and not repeated until its file is removed. Needs
+the emoji font.
 """
 
 import json
@@ -38,6 +39,7 @@ from finetune.training import run  # noqa: E402
 
 SUBJECTS = ("product", "style", "handbag", "lamp", "lines", "flat")
 SEEDS = (0, 1)
+KEPT = Path(__file__).parent / "kept" / "pick"
 TOO_LONG, EVALUATIONS = 3, 12
 """times the steps of the shipped recipe, and how often they are evaluated"""
 DEFAULTS = Evaluate()
@@ -118,8 +120,13 @@ def carry_out(trials: Sequence[Trial], work: Path, jobs: int) -> None:
                  "scores": {name: list(score) for name, score in one.scored.scores.items()}}
                 for one in done.result()
             ]  # fmt: skip
-            weights.write_bytes(json.dumps(content, indent=1).encode(), record(work, running[done]))
+            weights.write_bytes(_lines(content).encode(), record(work, running[done]))
             learns.say(line(outcome(running[done], read(work, running[done]))))
+
+
+def _lines(content: Sequence[object]) -> str:
+    """JSON with a line for each candidate."""
+    return "[\n" + ",\n".join(map(json.dumps, content)) + "\n]\n"
 
 
 def measure(trial: Trial, work: Path) -> list[Looked]:
@@ -151,10 +158,10 @@ def read(work: Path, trial: Trial) -> list[Looked]:
 
 
 def record(work: Path, trial: Trial) -> Path:
-    """Where it is kept."""
-    key = learns.record(work, trial).stem
-    (work / "pick").mkdir(parents=True, exist_ok=True)
-    return work / "pick" / f"{key}.json"
+    """Where it is kept: `work` is called after the base."""
+    folder = KEPT / work.name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{learns.record(work, trial).stem}.json"
 
 
 def line(one: Outcome) -> str:

@@ -1,4 +1,4 @@
-"""Words a user chooses from, each list declared once: for recipes, calls and the command line."""
+"""What a user chooses from, words and numbers, each declared once: for recipes, calls and the command line."""
 
 from typing import Literal
 
@@ -16,3 +16,7 @@ ReaderName = Literal["diffusers", "comfyui", "a1111", "forge", "kohya", "lycoris
 """Programs that read adapter files."""
 Layout = Literal["universal", "diffusers", "peft", "merged"]
 """How an adapter is laid out: one file for every program, diffusers' own, a PEFT folder, or merged into the base."""
+
+MOST_GUIDANCE = 100.0
+"""beyond which pictures are noise, then not finite; people use up to 20"""
+GUIDANCE_IS = f"1 to 15 are usual, and {MOST_GUIDANCE:g} is the most"

@@ -10,11 +10,14 @@ from pathlib import Path
 from finetune import reading
 from finetune.errors import RunError
 
+ANOTHER_OUT = "choose another `out`, or free some space"
+FREE_IT = "free some space, or make it writable"
 
-def try_folder(folder: Path, names: Iterable[str] = ("x",), needed: int = 0) -> None:
+
+def try_folder(folder: Path, names: Iterable[str] = ("x",), needed: int = 0, hint: str = ANOTHER_OUT) -> None:
     """Make a folder that may not be there yet, write into it under the longest of these names, and remove both.
 
-    needed: bytes that all files together may take.
+    needed: bytes that all files together may take. hint: of the error.
 
     Raises:
         RunError: the folder or such a file cannot be made, a file is in the way, or the disk has no room.
@@ -29,20 +32,20 @@ def try_folder(folder: Path, names: Iterable[str] = ("x",), needed: int = 0) -> 
                 with suppress(OSError):
                     one.rmdir()
     except OSError as e:
-        raise RunError(f"cannot write into {folder}: {e.strerror}", "choose another `out`, or free some space") from e
+        raise RunError(f"cannot write into {folder}: {e.strerror}", hint) from e
     except ValueError as e:  # a name with a NUL
-        raise RunError(f"cannot write into {str(folder)!r}: {e}", "choose another `out`") from e
+        raise RunError(f"cannot write into {str(folder)!r}: {e}", hint) from e
 
 
-def try_file(path: Path, needed: int = 0) -> None:
+def try_file(path: Path, hint: str = ANOTHER_OUT) -> None:
     """The same of one file, which may be there and is then replaced later.
 
     Raises:
         RunError: as `try_folder`, or it is a folder.
     """
     if reading.is_dir(path):
-        raise RunError(f"cannot write {path}: it is a folder", "name a file")
-    try_folder(path.parent, (path.name,), needed)
+        raise RunError(f"cannot write {path}: it is a folder", hint)
+    try_folder(path.parent, (path.name,), hint=hint)
 
 
 def reserve(folder: Path, needed: int, name: str = ".room") -> None:

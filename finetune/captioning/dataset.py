@@ -58,7 +58,7 @@ def caption_dataset(
     if not wanted:
         return Captioned(report.root / TABLE, {}, dict(kept), ())
     _refuse_other_sources(path, report)
-    writing.try_folder(report.root, (TABLE,))
+    writing.try_folder(report.root, (TABLE,), hint=writing.FREE_IT)
     own = CaptionWords(report.card.trigger, report.card.class_word, kind=report.card.kind)
     asked = captioner(own)
     asked.check([e.path for e in wanted])

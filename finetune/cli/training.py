@@ -13,6 +13,7 @@ from typer.core import TyperCommand
 from finetune import reading
 from finetune import recipe as recipe_files
 from finetune.cli.options import ARGUMENTS, AsJson, Output, Quiet
+from finetune.cli.wording import with_commands
 from finetune.reporting.shown import harmless
 from finetune.resources import RECIPES
 
@@ -92,7 +93,7 @@ def plan(
 
     settled = planning.resolve_plan(loaded, gpus)
     for notice in settled.notices:
-        typer.echo(harmless(f"note: {notice}"), err=True)
+        typer.echo(harmless(f"note: {with_commands(notice)}"), err=True)
     rows, kept = footprint.component_footprints(settled), memory.activation_bytes(settled)
     measured = None
     if measure:

@@ -8,9 +8,9 @@ from rich.console import Console
 
 from finetune import reading, recipe
 from finetune.cli.options import Output
-from finetune.cli.wording import worded_here
+from finetune.cli.wording import with_commands, worded_here
 from finetune.errors import action
-from finetune.events import Advanced, Event, Finished
+from finetune.events import Advanced, Event, Finished, Warned
 from finetune.recipe import Loaded
 from finetune.reporting.history import RECIPE_FILE
 from finetune.reporting.jsonl import json_line
@@ -49,7 +49,11 @@ def _written(page: Path) -> int:
 def _listener(screen: Screen, output: Output) -> Callable[[Event], None]:
     if output.as_json:
         return lambda event: None if isinstance(event, Advanced) else typer.echo(json_line(event))
-    return (lambda event: None) if output.quiet else screen
+    return (lambda event: None) if output.quiet else lambda event: screen(_worded(event))
+
+
+def _worded(event: Event) -> Event:
+    return Warned(with_commands(event.text)) if isinstance(event, Warned) else event
 
 
 def _sample(out: Path, base: str, path: Path) -> str:

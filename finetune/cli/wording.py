@@ -56,6 +56,23 @@ def worded_here(step: Action) -> str:
     return written(step, typer.main.get_command(app))
 
 
+_CALL = re.compile(r"(\w+)\((\w+='[^']*'(?:, \w+='[^']*')*)\)")
+
+
+def with_commands(text: str) -> str:
+    """A sentence of the library's, in which calls such as caption(path='photos') are commands of this program."""
+    from finetune.cli import app
+
+    program = typer.main.get_command(app)
+    commands = getattr(program, "commands", {})
+
+    def command(call: re.Match[str]) -> str:
+        given = dict(re.findall(r"(\w+)='([^']*)'", call[2]))
+        return f"`{written(Action(call[1], given), program)}`" if call[1] in commands else call[0]
+
+    return _CALL.sub(command, text)
+
+
 def _arguments(step: Action, command: Command) -> Iterator[str]:
     for parameter in sorted(command.params, key=lambda p: p.param_type_name != "argument"):
         if parameter.name not in step.arguments:

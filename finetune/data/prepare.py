@@ -22,7 +22,7 @@ from finetune.data.example import CARD, Dataset, DatasetCard
 from finetune.data.folder import MAX_ASPECT, MIN_SIDE_PX, Rules
 from finetune.data.wording import DatasetKind
 from finetune.errors import DataError, RunError
-from finetune.saving import flush_files, write_bytes
+from finetune.saving import flush_files, is_leftover, remove_leftovers, write_bytes
 
 SPLIT_WORDS = "training|train|validation|valid|val|dev|testing|test|evaluation|eval"
 """Names by which `datasets` splits a folder: of a.jpg and train-1.jpg it would load one and drop the other."""
@@ -78,7 +78,7 @@ def prepare(
 
 
 def _refuse_out(source: Path, out: Path) -> None:
-    if reading.exists(out) and (not reading.is_dir(out) or any(out.iterdir())):
+    if reading.exists(out) and (not reading.is_dir(out) or any(not is_leftover(path.name) for path in out.iterdir())):
         raise DataError(f"{out} is not empty", "choose another `out`, or remove it first")
     if reading.real_path(out).is_relative_to(reading.real_path(source)):
         raise DataError(f"{out} lies inside {source}, which must stay as it is", "choose an `out` outside of it")
@@ -92,6 +92,7 @@ def _write(report: Audit, card: DatasetCard, out: Path, background: Colour) -> N
             _fill_folder(report, card, folder_aside, background)
             flush_files(folder_aside)
             if reading.is_dir(out):
+                remove_leftovers(out)
                 out.rmdir()
             folder_aside.rename(out)
     except OSError as e:

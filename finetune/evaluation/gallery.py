@@ -125,7 +125,7 @@ class Gallery:
         total = sum(map(len, due.values()))
         if total:
             needed = sum(3 * r.width * r.height for some in due.values() for r in some)
-            writing.try_folder(self._store.folder, (f"{'0' * _DIGITS}.png",), needed)
+            writing.try_folder(self._store.folder, (f"{'0' * _DIGITS}.png",), needed, writing.FREE_IT)
             yield Stage("evaluating", total)
             yield from (Advanced(done) for done, _ in enumerate(self._painted(due), 1))
         return list(self._store.all(self._row_id, ours)), list(self._store.all(BASE_ROW, theirs))

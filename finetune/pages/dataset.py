@@ -294,7 +294,7 @@ def refuse_target(page: Path, root: Path) -> None:
         raise RunError(f"{page} lies inside of the dataset, whose files are all checked", "write the page beside it")
     if there and not _is_ours(page):
         raise RunError(f"{page} is there already, and is no page of a dataset", f"{hint}, or remove that one")
-    writing.try_file(page)
+    writing.try_file(page, hint)
 
 
 def _is_ours(page: Path) -> bool:

@@ -1,7 +1,6 @@
 """Everything a run will do, decided before anything heavy is loaded: the recipe with every default filled in, the
 buckets and the schedule."""
 
-import shlex
 from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,6 +11,7 @@ from finetune.data import caption_checks, dataset
 from finetune.data.buckets import Bucket, plan_buckets
 from finetune.data.dataset import Placed
 from finetune.data.example import Dataset
+from finetune.errors import action
 from finetune.families.base import BaseInfo
 from finetune.planning import pools
 from finetune.planning.pools import Pool
@@ -130,9 +130,9 @@ def uncaptioned(wanted: Recipe, data: Dataset) -> tuple[str, ...]:
     """What captions would bring to pictures that have only the template."""
     if not all(e.origin == "template" for e in data.examples):
         return ()
-    by = "--vocabulary pocket" if shipped.is_pocket(wanted.base) else "--vocabulary YOURS.toml"
-    command = shlex.join(["finetune", "caption", str(shipped.data_path(wanted.data.path)), *by.split()])
+    vocabulary = "pocket" if shipped.is_pocket(wanted.base) else "YOURS.toml"
+    step = action("caption", path=shipped.data_path(wanted.data.path), vocabulary=vocabulary)
     return (
         f"nobody captioned these {len(data.examples)} pictures: they are shown under short captions in varied wording; "
-        f"captions that name what differs (background, view) are better, and `{command}` writes them",
+        f"captions that name what differs (background, view) are better, and {step} writes them",
     )

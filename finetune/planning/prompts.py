@@ -15,8 +15,8 @@ from finetune.recipe import Recipe
 from finetune.recipe.placeholders import prompt_fault
 
 DEFAULT_PROMPTS = 4
-_LOST_SHOWN = 160
-"""characters of what a base does not read that a notice shows"""
+_LOST_SHOWN = 80
+"""characters at each end of what a base does not read that a notice shows"""
 _EXAMPLES = {"trigger": "sks", "class_word": "mug"}
 
 
@@ -88,7 +88,7 @@ def too_long(base: str, facts: BaseInfo, prompts: Sequence[NamedPrompt]) -> Iter
     for where, text in long:
         tokens, lost = counter.lost(text) if counter else (0, "")
         if lost:
-            end = lost if len(lost) <= _LOST_SHOWN else f"{lost[:_LOST_SHOWN]}..."
+            end = lost if len(lost) <= 2 * _LOST_SHOWN else f"{lost[:_LOST_SHOWN]} ... {lost[-_LOST_SHOWN:]}"
             yield f"{where}: {tokens} tokens, of which the base reads {facts.max_tokens}; it will not read {end!r}"
 
 

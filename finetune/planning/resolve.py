@@ -7,6 +7,7 @@ from pathlib import Path
 
 from finetune import families, reading, recipe, references
 from finetune import resources as shipped
+from finetune.choices import GUIDANCE_IS, MOST_GUIDANCE
 from finetune.data.example import Dataset
 from finetune.errors import BaseError, RecipeError
 from finetune.families.base import BaseInfo, large_encoders
@@ -23,9 +24,6 @@ from finetune.recipe.resolved import (
 )
 
 _HALF = re.compile("[\ud800-\udfff]")
-MOST_GUIDANCE = 100.0
-"""beyond which pictures are noise, then not finite; people use up to 20"""
-GUIDANCE_IS = f"1 to 15 are usual, and {MOST_GUIDANCE:g} is the most"
 
 
 def resolve(wanted: Recipe, facts: BaseInfo, data: Dataset, captions: Sequence[str], steps: int) -> ResolvedRecipe:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 PLACEHOLDERS = ("trigger", "class_word")
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
+_NO_TEXT = re.compile("[\x00\ud800-\udfff]")
+"""NUL and halves of characters, which no tokenizer reads and no picture can carry in its metadata"""
 _PLAIN = "write {trigger} and {class_word} only, or the word itself"
 
 
@@ -25,6 +27,8 @@ def prompt_fault(prompt: str) -> PromptFault | None:
     for found in _BRACES.finditer(prompt):
         if found[1] not in PLACEHOLDERS:
             return _wildcard(prompt, found[0], found[1]) if "|" in found[1] else _unknown(found[0], found[1])
+    if _NO_TEXT.search(prompt):
+        return PromptFault("a character that is none", "write it as UTF-8 text")
     stray = re.search(r"[{}]", without_placeholders(prompt))
     if stray:
         return PromptFault(f"a stray {stray[0]}", "write braces around trigger and class_word only")

@@ -87,7 +87,7 @@ def _told(line: str) -> Told:
     values = reading.json_table(line, "", RunError, "", finite=False)
     name, time = values.pop("event", None), reading.finite_number(values.pop("time", None), "", RunError, "")
     if not isinstance(name, str) or not is_event(name, values):
-        raise RunError("")
+        raise RunError("it is no event", "")
     return Told(name, time, values)
 
 

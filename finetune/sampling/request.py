@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from finetune import reading, references
-from finetune.choices import Precision
+from finetune.choices import GUIDANCE_IS, MOST_GUIDANCE, Precision
 from finetune.errors import BaseError, InputError
-from finetune.planning.resolve import GUIDANCE_IS, MOST_GUIDANCE
 from finetune.recipe import Sample
 
 if TYPE_CHECKING:

@@ -56,6 +56,8 @@ def written_out(wanted: SampleSet, adapters: Sequence[AdapterInUse]) -> SampleSe
         said = getattr(wanted, name)
         if said is not None and not said.strip():
             raise InputError(f"the {WORD_NAMES[name]} is blank", f"write a word, or leave `{name}` out")
+        if said is not None and (fault := prompt_fault(said)):
+            raise InputError(f"the {WORD_NAMES[name]} {said!r}: {fault.problem}", fault.remedy)
     prompts = [_filled(prompt, wanted, adapters) for prompt in named_prompts(wanted)]
     negative = _filled(NamedPrompt(NEGATIVE, wanted.negative), wanted, adapters)
     return replace(wanted, prompts=prompts, negative=negative)

@@ -142,7 +142,8 @@ def _content(folder: Path) -> dict[str, Any]:
     kinds = {"format": int, "step": int, "bad_steps": int, "identity": dict, "optimizer": dict, "scaler": dict}
     wrong = [name for name, kind in kinds.items() if not isinstance(content.get(name), kind)]
     if wrong or content["step"] < 0 or not all(isinstance(said, str) for said in content["identity"].values()):
-        raise RunError(f"{file} is no state of a run{': ' * bool(wrong)}{', '.join(wrong)}")
+        said = f"{file} is no state of a run{': ' * bool(wrong)}{', '.join(wrong)}"
+        raise RunError(said, "go on from an earlier checkpoint: remove this one")
     return content
 
 

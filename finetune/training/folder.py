@@ -38,7 +38,7 @@ from finetune.training import checkpoint
 from finetune.training.loop import State
 from finetune.training.resume import A_STEP, compared, holds_run, no_run, record, settings
 
-TRYOUT = ".tryout"
+TRYOUT = ".tryout.part"
 """while it is tried before the first step what the end will need; as long as "adapter", where that will be"""
 _TRACES = {
     LOG, LOCK, RECORD, RECIPE_FILE, FOLDER, IDS, "wandb", "samples", REPORT, references.CHECKPOINTS,

@@ -1,6 +1,8 @@
 """One real step before the loop: does everything work together, how long does it take, how much memory?"""
 
+import os
 import time
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -20,17 +22,22 @@ from finetune.training import loop as trainer
 from finetune.training.batches import Batch, Batches, StepBatches
 from finetune.training.loop import State
 
+CLEARLY_FASTER = 1.5
+
 
 class Measured(NamedTuple):
     seconds: float
-    """of the second of two steps at the largest bucket"""
+    """of the second of two steps at the largest bucket, with as many threads"""
+    threads: int
+    """of the CPU, with which a step is fastest here and now"""
     peak_bytes: int
     """of the device's memory; on a CPU, of the whole process"""
     loss: float
 
 
 def measure(state: State, batches: Batches, config: Recipe, device: Device) -> Measured:
-    """Two steps at the largest bucket on copies of the weights; the state is as before when it returns.
+    """Two steps at the largest bucket on copies of the weights, and where a CPU has several threads and nobody said how
+    many to use, a third with one of them. The state is as before when it returns.
 
     Raises:
         TrainError: the loss is not finite, the adapter changes the base before any step, or a part gets no gradient.
@@ -45,16 +52,20 @@ def measure(state: State, batches: Batches, config: Recipe, device: Device) -> M
             if state.step == 0 and isinstance(config.adapter, LowRank) and config.adapter.init_from is None:
                 _starts_as_the_base(batches.family, share.pairs[0][0], device.autocast)
             with trainer.attention_backend(share):
-                loss, seconds = _two_steps(batches.family, state, config, share, device)
+                loss, took = _steps(batches.family, state, config, share, device)
     finally:
         with torch.no_grad():
             for parameter, before in zip(state.parameters, kept, strict=True):
                 parameter.copy_(before)
                 parameter.grad = None
-    return Measured(seconds, peak_bytes(), loss)
+    threads = faster_threads(took)
+    return Measured(took[threads], threads, peak_bytes(), loss)
 
 
-def _two_steps(family: Family, state: State, config: Recipe, share: StepBatches, device: Device) -> tuple[float, float]:
+def _steps(
+    family: Family, state: State, config: Recipe, share: StepBatches, device: Device
+) -> tuple[float, dict[int, float]]:
+    """The loss of the first step, and the seconds of a later one by how many threads took it."""
     groups = [(c, list(p.values()), max(config.optimizer.learning_rate, 1e-4)) for c, p in state.trainable.items()]
     trial = State(state.trainable, optimizers.build(config.optimizer, groups), None, state.step)
     alone = device._replace(ranks=Ranks())
@@ -67,11 +78,32 @@ def _two_steps(family: Family, state: State, config: Recipe, share: StepBatches,
     adapter = isinstance(config.adapter, LowRank)
     _reached(state, adapter, METHODS[config.adapter.method].STARTS_AT_ZERO if adapter and state.step == 0 else ("",))
     trial.optimizer.step()
-    began = time.perf_counter()
-    trainer.accumulate(family, trial, share, config, alone)
-    _reached(state, adapter, ("",))
-    trial.optimizer.step()
-    return loss, time.perf_counter() - began
+    took, before = dict[int, float](), torch.get_num_threads()
+    try:
+        for threads in dict.fromkeys([before, 1] if _may_choose_threads(state, device) else [before]):
+            torch.set_num_threads(threads)
+            began = time.perf_counter()
+            trainer.accumulate(family, trial, share, config, alone)
+            _reached(state, adapter, ("",))
+            trial.optimizer.step()
+            took[threads] = time.perf_counter() - began
+    finally:
+        torch.set_num_threads(before)
+    return loss, took
+
+
+def faster_threads(took: Mapping[int, float]) -> int:
+    """The number of threads to use, of number -> seconds; the first is what torch takes by itself, and stays unless
+    another is clearly faster, so that runs of an idle machine are alike to the last bit."""
+    usual = next(iter(took))
+    fastest = min(took, key=lambda n: took[n])
+    return fastest if CLEARLY_FASTER * took[fastest] < took[usual] else usual
+
+
+def _may_choose_threads(state: State, device: Device) -> bool:
+    """On a CPU that other programs use, two threads that wait for each other may take thirty times as long as one. A
+    run that goes on keeps its number, as sums of floats depend on it."""
+    return device.device.type == "cpu" and state.step == 0 and "OMP_NUM_THREADS" not in os.environ
 
 
 def _starts_as_the_base(family: Family, batch: Batch, autocast: Autocast) -> None:

@@ -1,6 +1,8 @@
 """One training run, from a recipe to a proved file: a stream of events. Reads top to bottom as the procedure."""
 
+import os
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -52,7 +54,7 @@ def run(loaded: Loaded, out: Path, resume: bool = False, worded: Wording = str) 
 
 
 def _procedure(loaded: Loaded, out: Path, resume: bool, stop: Interruption, worded: Wording) -> Events:
-    with out_of_memory():
+    with out_of_memory(), _threads_kept():
         ranks = meet()
         plan = one_for_all(ranks, lambda: _resolved(loaded, out, resume, ranks))
         if resume and (result := finished(plan, out)):
@@ -62,6 +64,15 @@ def _procedure(loaded: Loaded, out: Path, resume: bool, stop: Interruption, word
         device, folder = one_for_all(ranks, lambda: _opened(plan, out, resume, ranks, worded))
         folder.file = loaded.file
         yield from folder.recorded(stop.restored(_in_memory(plan, _stages(plan, device, folder, resume, stop))))
+
+
+@contextmanager
+def _threads_kept() -> Iterator[None]:
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _resolved(loaded: Loaded, out: Path, resume: bool, ranks: Ranks) -> Plan:
@@ -136,6 +147,8 @@ def restore(run: Run) -> Events:
             f"train.steps = {found.step} or more, or another `out`",
         )
     checkpoint.load_checkpoint(found, run.state)
+    if run.device.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(int(before.get("threads", torch.get_num_threads())))  # sums of floats depend on it
     yield Resumed(run.state.step, found.path)
     yield from schedule_changes(run, int(before.get("steps", run.plan.steps)))
 
@@ -165,11 +178,12 @@ def first(run: Run, stop: Interruption) -> Events:
         TrainError, MemoryShortage: it cannot be trained.
         RunError, VerifyError, BaseError: its end would fail, as `rehearse`.
     """
-    measured = None
+    measured, before = None, torch.get_num_threads()
     if run.state.step < run.plan.steps:
         if run.folder.writes:
             rehearse(run)
         measured = preflight.measure(run.state, run.data.batches, run.plan.recipe, run.device)
+        torch.set_num_threads(measured.threads)
     run.folder.begin(run.plan)
     stop.begun = True
     stop.base = run.plan.recipe.base if isinstance(run.plan.recipe.adapter, LowRank) else ""
@@ -177,6 +191,8 @@ def first(run: Run, stop: Interruption) -> Events:
     if run.folder.writes and (line := how_to_open(report.to, run.folder.path, report.project)):
         yield Note(line)
     if measured:
+        if measured.threads < before:
+            yield Note(f"one CPU thread takes less time for a step than {before} do here: the run uses one")
         yield Note(f"pre-flight: loss {measured.loss:.4f}, {measured.seconds:.2f} s a step at the largest bucket, "
                    f"peak memory {measured.peak_bytes / 2**30:.2f} GiB")  # fmt: skip
 

@@ -11,7 +11,7 @@ from typer.main import get_command
 
 import finetune
 from finetune import cli, errors, recipe
-from finetune.cli.wording import command_of, flags, written
+from finetune.cli.wording import command_of, flags, with_commands, written
 
 # --- errors ----------------------------------------------------------------------------------------------------------
 
@@ -203,3 +203,10 @@ def test_bad_input_exits_2_with_the_thing_and_the_next_step(arguments, words, ca
     assert code == 2 and err.startswith("error: ") and words in err and "\n  try: " in err, err
     assert not (tmp_path / "OUT").exists()
     assert [p.name for p in (tmp_path / "FULL").iterdir()] == ["precious.txt"]
+
+
+def test_calls_in_a_sentence_are_commands():
+    said = with_commands("captions are better, and caption(path='my photos', vocabulary='pocket') writes them")
+    assert said == "captions are better, and `finetune caption 'my photos' --vocabulary pocket` writes them"
+    for other in ("a (small='x') b", "run(x='y')", "caption(path=photos)"):
+        assert with_commands(other) == other

@@ -135,6 +135,18 @@ def test_what_no_sampler_can_do_is_refused_by_plan_and_by_sample(setting: str, s
     assert drawn.code == 2 and said in drawn.err and f"--{key}" in drawn.err and not (short / "new").exists()
 
 
+@pytest.mark.parametrize("word", ["caf\udce9", "a\0b"])
+def test_a_prompt_that_is_no_text_is_refused_before_anything_is_opened(
+    word: str, short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(families, "load", never)
+    for more in (["--prompt", word], ["--prompt", "a", "--negative", word]):
+        found = attempt(["sample", "--base", "pocket", "--out", "new", *more], short)
+        assert found.code == 2 and "UTF-8" in found.err and not found.traceback, found.text
+    found = attempt(["sample", "--base", "pocket", "--out", "n", "--prompt", "a {trigger}", "--trigger", word], short)
+    assert found.code == 2 and not found.traceback, found.text
+
+
 # --- where results are written ----------------------------------------------------------------------------------------
 
 TARGETS: dict[str, list[str]] = {

@@ -393,7 +393,7 @@ def test_pictures_that_nobody_captioned_are_told_what_captions_would_bring(tmp_p
     data = {"path": tmp_path, "trigger": "sks", "class_word": "mug"}
     notices = planning.resolve_plan(recipe.Loaded(recipe.Recipe(base="pocket", data=data), {}, tmp_path)).notices
     said = [one for one in notices if "nobody captioned these 3 pictures" in one]
-    step = f"`finetune caption {tmp_path} --vocabulary pocket` writes them"
+    step = f"caption(path='{tmp_path}', vocabulary='pocket') writes them"
     assert len(said) == 1 and step in said[0]
     table = "".join(f'{{"file_name": "IMG_{i}.png", "text": "a mug on table {i}"}}\n' for i in range(3))
     (tmp_path / "metadata.jsonl").write_text(table)

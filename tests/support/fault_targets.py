@@ -283,7 +283,7 @@ def raw(folder: Path) -> None:
 
 def dataset(name: str) -> Callable[[Path], str]:
     def read(folder: Path) -> str:
-        if not (folder / name).exists() or not any((folder / name).iterdir()):
+        if not (folder / name).exists() or all(path.name.startswith(".") for path in (folder / name).iterdir()):
             return ABSENT
         found = read_dataset(folder / name, allow_uncaptioned=True)
         return f"{found.fingerprint} {[(e.name, e.caption, e.origin) for e in found.examples]} {found.card}"
