@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from finetune import reading
-from finetune.choices import CaptionsFrom, Dtype, Layout, Precision
+from finetune.choices import CaptionsFrom, Dtype, Layout, Precision, ReaderName
 from finetune.shortage import out_of_memory
 from finetune.silence import silence
 
@@ -165,7 +165,7 @@ def status(folder: Path | str = ".") -> "list[RunStatus]":
 
 def sample(
     base: Path | str, prompts: Sequence[str], out: Path | str, adapters: Sequence[tuple[Path | str, float]] = (), *,
-    negative: str = "", seed: int = 0, count: int = 1, steps: int = 20, guidance: float | None = None,
+    negative: str = "", seed: int = 0, count: int = 1, steps: int | None = None, guidance: float | None = None,
     size: tuple[int, int] | None = None, scheduler: str = "", merged: bool = False, precision: Precision = "auto",
     base_bits: int | None = None, text_encoder_bits: int | None = None, safety_checker: bool = True,
     trigger: str | None = None, class_word: str | None = None,
@@ -173,9 +173,10 @@ def sample(
     """Generate a picture of each prompt at `count` seeds from `seed` on, and a grid of them all, as PNG files in `out`.
 
     adapters: (file, PEFT folder or RUN@STEP, weight); weight 1 is as trained. negative: what pictures should not show.
-    steps: denoising steps. guidance and size (width, height in px): the base's usual when None. scheduler: "" is the
-    base's own. merged: adapters are merged into the weights first. precision: of the computation; "auto" is bf16 or
-    fp16 on a GPU, fp32 on a CPU. base_bits, text_encoder_bits: the denoiser in 4 bits, a large text encoder in 8 or 4.
+    steps: denoising steps; 20 when None, 8 with lcm and tcd. guidance and size (width, height in px): the usual when
+    None. scheduler: "" is the base's own; "lcm" and "tcd" are for few-step adapters of Stable Diffusion. merged:
+    adapters are merged into the weights first. precision: of the computation; "auto" is bf16 or fp16 on a GPU, fp32 on
+    a CPU. base_bits, text_encoder_bits: the denoiser in 4 bits, a large text encoder in 8 or 4.
     safety_checker: the base's own is used, where it has one. trigger, class_word: what {trigger} and {class_word} in a
     prompt stand for; the adapter's own when None. Returns where each picture is, the grid last.
 
@@ -281,13 +282,15 @@ def compare(
 
 
 def verify(
-    file: Path | str, base: Path | str = "", run: Path | str | None = None, base_bits: int | None = None
+    file: Path | str, base: Path | str = "", run: Path | str | None = None, base_bits: int | None = None,
+    readers: Sequence[ReaderName] = (),
 ) -> "Report":  # fmt: skip
     """Load an adapter file, from any trainer, into a fresh base: is every weight used, and does stock diffusers agree?
 
     file: may also be a PEFT folder, a run folder, or a step of a run (RUN@500). base: when empty, the one that the file
     names. run: folder of the run that trained the file, to compare it with. base_bits: 4 loads the denoiser in 4 bits.
-    The result's `ok` is the answer, `problems` says why not.
+    readers: programs that must apply it as it says, such as "comfyui"; none: those whose names it has. The result's
+    `ok` is the answer, `problems` says why not, `readers` what each program makes of it.
 
     Raises:
         BaseError: the file or the base cannot be read at all.
@@ -299,7 +302,7 @@ def verify(
 
         file, folder = references.adapter_path(file), Path(run) if run else None
         trained = layouts.read_adapter(folder / "adapter" / "peft").modules if folder else None
-        return check(file, str(base) or base_of(file, folder), trained, base_bits)
+        return check(file, str(base) or base_of(file, folder), trained, base_bits, readers=readers)
 
 
 def inspect(file: Path | str) -> "Inspection":
@@ -328,14 +331,14 @@ class Converted(NamedTuple):
 
 def export(
     source: Path | str, layout: Layout = "universal", out: Path | str | None = None, base: Path | str = "",
-    dtype: Dtype = "float32",
+    dtype: Dtype = "float32", readers: Sequence[ReaderName] = (),
 ) -> Converted:  # fmt: skip
     """Convert a LoRA file, PEFT folder or run folder, from any trainer, to another layout, and read it back; RUN@500 is
     step 500 of a run.
 
     layout: "universal" is one file for every program, "diffusers" one for diffusers, "peft" a folder, "merged" a whole
     pipeline. out: NAME-LAYOUT in the current folder when None. base: verify the result in it; a merged pipeline needs
-    one, and a run names its own. dtype: number format of the file.
+    one, and a run names its own. dtype: number format of the file. readers: programs that must read the result.
 
     Raises:
         BaseError: the source cannot be read, or the base must be named.
@@ -352,7 +355,7 @@ def export(
         suffix = ".safetensors" if layout in ("universal", "diffusers") else ""
         name = f"{references.adapter_name(source)}-{layout}{suffix}"
         target = Path(out) if out else Path(name)
-        return Converted(target, convert(source, layout, target, base, dtype), bool(base))
+        return Converted(target, convert(source, layout, target, base, dtype, readers), bool(base))
 
 
 def base_of(file: Path, run: Path | None) -> str:

@@ -12,5 +12,7 @@ Dtype = Literal["float32", "float16", "bfloat16"]
 """Number format of a file's weights."""
 TrackerName = Literal["tensorboard", "wandb", "trackio", "mlflow"]
 """Programs that show a run's curves and pictures."""
+ReaderName = Literal["diffusers", "comfyui", "a1111", "forge", "kohya", "lycoris"]
+"""Programs that read adapter files."""
 Layout = Literal["universal", "diffusers", "peft", "merged"]
 """How an adapter is laid out: one file for every program, diffusers' own, a PEFT folder, or merged into the base."""

@@ -6,7 +6,6 @@ Component names are those of files: the denoiser's (unet, transformer), text_enc
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from finetune.adapters import full
-from finetune.adapters.change import AdapterState, Change, Method, canonical_name
+from finetune.adapters.change import AdapterState, Change, Method, canonical_name, matches
 from finetune.adapters.lora import Lora, copied, subtract
 from finetune.adapters.methods import METHODS
 from finetune.diffusion.chance import key
@@ -77,7 +76,7 @@ def _inject(module: nn.Module, presets: Mapping[str, tuple[str, ...]], config: A
         return
     chosen = targets(module, presets, _written(config, component))
     scale = config.alpha / config.rank
-    ranks = {n: r for p, r in config.ranks.items() for n in chosen if _matches(n, p)}
+    ranks = {n: r for p, r in config.ranks.items() for n in chosen if matches(n, p)}
     method = METHODS[config.method]
     told = LoraConfig(
         r=config.rank, lora_alpha=config.rank * scale, target_modules=chosen, lora_dropout=config.dropout,
@@ -108,8 +107,8 @@ def targets(component: nn.Module, presets: Mapping[str, tuple[str, ...]], writte
     idle = tuple(f"{n}." for n, m in component.named_modules() if getattr(m, "never_read", False))
     names = [n for n, m in component.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     names = [n for n in names if not f"{n}.".startswith(idle)]
-    chosen = {n for p in patterns for n in names if _matches(n, p)}
-    vain = [p for p in patterns if not any(_matches(n, p) for n in names)]
+    chosen = {n for p in patterns for n in names if matches(n, p)}
+    vain = [p for p in patterns if not any(matches(n, p) for n in names)]
     if vain and not (isinstance(written, str) and written in presets and chosen):
         raise RecipeError(
             f"adapter targets: {', '.join(map(repr, vain))} match no module",
@@ -213,7 +212,7 @@ def check_ranks(components: Mapping[str, nn.Module], presets: Presets, config: A
     if not isinstance(config, LowRank) or not config.ranks:
         return
     names = [n for c, module in components.items() for n in targets(module, presets[c], _written(config, c))]
-    idle = [p for p in config.ranks if not any(_matches(n, p) for n in names)]
+    idle = [p for p in config.ranks if not any(matches(n, p) for n in names)]
     if idle:
         raise RecipeError(
             f"adapter.ranks: {', '.join(map(repr, idle))} match no module that adapter.targets chooses",
@@ -223,7 +222,3 @@ def check_ranks(components: Mapping[str, nn.Module], presets: Presets, config: A
 
 def _written(config: LowRank, component: str) -> str | tuple[str, ...]:
     return config.text_encoder_targets if component.startswith("text_encoder") else config.targets
-
-
-def _matches(name: str, pattern: str) -> bool:
-    return fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")

@@ -4,6 +4,7 @@ Shapes: r rank, k kernel. Linear: down (r, in), up (out, r); convolution: down (
 """
 
 from collections.abc import Collection, Mapping
+from fnmatch import fnmatchcase
 from typing import Any, Protocol, Self
 
 from torch import Tensor, nn
@@ -103,6 +104,11 @@ def canonical_name(component: str, path: str) -> str:
     """The canonical name of a module at `path` inside a component in memory."""
     level = "text_model." if component.startswith("text_encoder") and not path.startswith("text_model.") else ""
     return f"{component}.{level}{path}"
+
+
+def matches(name: str, pattern: str) -> bool:
+    """A target's pattern is a shell pattern of a module's path, or of the end of it."""
+    return fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")
 
 
 def live_name(name: str, paths: Collection[str]) -> str:

@@ -2,11 +2,11 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from finetune.choices import Dtype, Layout
+from finetune.choices import Dtype, Layout, ReaderName
 from finetune.cli.options import AsJson, Output, Quiet, number
 
 if TYPE_CHECKING:
@@ -18,6 +18,15 @@ if TYPE_CHECKING:
     from finetune.files.inspection import Inspection
     from finetune.proof.verify import Report
 
+For = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--for",
+        help=f"Programs that must apply the file as it says: {', '.join(get_args(ReaderName))}. May be repeated, or "
+        "separated by commas.",
+        show_default="those whose names it has",
+    ),
+]
 _SHOWN = 8  # lines of a list on the one screen; --json has all
 
 
@@ -39,6 +48,7 @@ def export(
     ] = None,
     base: Annotated[str, typer.Option(help="Base model to verify the result in.", show_default="not verified")] = "",
     dtype: Annotated[Dtype, typer.Option(help="Number format of the file. float32 loses nothing.")] = "float32",
+    readers: For = None,
     as_json: AsJson = False,
 ) -> None:
     """Convert an adapter to another layout.
@@ -47,7 +57,7 @@ def export(
     """
     from finetune import api
 
-    target, off, proved = api.export(source, layout, out, base, dtype)
+    target, off, proved = api.export(source, layout, out, base, dtype, reader_names(readers))
     output = Output(as_json)
     output.json({"path": str(target), "layout": layout, "dtype": dtype, "difference": off, "verified": proved})
     if layout == "merged":
@@ -70,18 +80,20 @@ def verify(
         int | None,
         number("bits", help="4: load the denoiser in 4 bits (about 1/4 of the memory).", show_default="in full"),
     ] = None,
+    readers: For = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Verify an adapter file in a freshly loaded base.
 
-    Every weight must be used, and stock diffusers must read the file to the same effect. Exit code 0: verified; 5: it
-    fails; 2: it cannot be read at all (cut short, pickled, no safetensors file).
+    Every weight must be used, and the programs that the file is meant for must apply it as it says: those of --for, or
+    those whose names it has. Stock diffusers is run; the others are judged by their reading rules. Exit code 0:
+    verified; 5: it fails; 2: it cannot be read at all (cut short, pickled, no safetensors file).
     """
     from finetune import api
     from finetune.errors import VerifyError
 
-    report, output = api.verify(file, base, run, base_bits), Output(as_json, quiet)
+    report, output = api.verify(file, base, run, base_bits, reader_names(readers)), Output(as_json, quiet)
     output.json(asdict(report))
     if output.details:
         _show_report(report)
@@ -104,14 +116,32 @@ def inspect(
         _show_inspection(found)
 
 
+def reader_names(written: "Sequence[str] | None") -> list[ReaderName]:
+    """Raises InputError for a program that is not known."""
+    from finetune.errors import InputError
+
+    words = [word.strip().lower() for text in written or () for word in text.split(",")]
+    known = get_args(ReaderName)
+    strange = [word for word in words if word not in known]
+    if strange:
+        raise InputError(f"--for: no program {strange[0]!r} is known", f"one of {', '.join(known)}")
+    return [name for name in known if name in words]
+
+
 def _advice(report: "Report") -> "tuple[str] | tuple[str, Action]":
     from finetune.errors import action
+    from finetune.files.kinds import advice_on_file
 
     if any("made for" in problem for problem in report.problems):
         return ("verify it with the base it was made for",)
     if any("changed after" in problem for problem in report.problems) or report.live is not None:
         return "export it again from the run that trained it", action("export", source="RUN")
-    return "get the file again; or repair names and scales", action("export", source=report.file)
+    if report.repairable:
+        return "write it again in names and scales that its readers agree on", action("export", source=report.file)
+    right = [one.program for one in report.readers.values() if one.right]
+    if report.readable and right:
+        return (f"use it in {' or '.join(right)}",)
+    return (advice_on_file(report.problems),)
 
 
 def _output(change: float | None) -> str:
@@ -132,6 +162,7 @@ def _show_report(report: "Report") -> None:
     ]
     rows += [
         ("stock diffusers", _off(report.stock, "did not load it")),
+        ("right in", ", ".join(one.program for one in report.readers.values() if one.right) or "no program known here"),
         ("trained model", _off(report.live, "not compared; name its run with --run")),
     ]
     table = _table(f"{report.file} on {report.base}", rows)

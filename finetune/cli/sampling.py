@@ -9,6 +9,22 @@ from finetune.choices import Precision
 from finetune.cli.options import AsJson, Base, Output, Quiet, number
 from finetune.sampling.request import STEPS
 
+Steps = Annotated[
+    int | None,
+    number(
+        "sample.steps",
+        help="Denoising steps; usually 20 to 50, with lcm and tcd 4 to 8.",
+        show_default=f"{STEPS}; with lcm and tcd 8",
+    ),
+]
+Scheduler = Annotated[
+    str,
+    typer.Option(
+        help="Sampling method, such as ddim, dpm++ or euler; lcm or tcd with an adapter for few steps (LCM-LoRA).",
+        show_default="the base's own",
+    ),
+]
+
 
 def register(app: typer.Typer) -> None:
     app.command()(sample)
@@ -34,18 +50,12 @@ def sample(
     ] = None,
     negative: Annotated[str, typer.Option(help="Negative prompt: what the picture should not show.")] = "",
     seed: Annotated[int, number("sample.seed", help="Seed of the first picture, then +1 for each further one.")] = 0,
-    steps: Annotated[int, number("sample.steps", help="Denoising steps; usually 20 to 50.")] = STEPS,
+    steps: Steps = None,
     guidance: Annotated[
         float | None,
-        number(
-            "sample.guidance",
-            help="How strictly to follow the prompt; 1 turns it off.",
-            show_default="the base's usual",
-        ),
+        number("sample.guidance", help="How strictly to follow the prompt; 1 turns it off.", show_default="the usual"),
     ] = None,
-    scheduler: Annotated[
-        str, typer.Option(help="Sampling method, such as ddim, dpm++ or euler.", show_default="the base's own")
-    ] = "",
+    scheduler: Scheduler = "",
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT in px.", show_default="the base's own")] = "",
     count: Annotated[int, number("count", help="Pictures for each prompt.")] = 1,
     merged: Annotated[

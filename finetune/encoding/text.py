@@ -1,6 +1,6 @@
 """Encode each caption once by every text encoder that is not trained; what the denoiser then reads of it."""
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 
 import torch
 
@@ -27,10 +27,15 @@ class Captions:
         return base.read(self.family, prompts, self.made(prompts))
 
 
-def read_ahead(family: Family, prompts: Iterable[Prompt | str], device: torch.device) -> Captions:
-    """Prompts as the large text encoders read them, which are then let go: the denoiser needs their room."""
+def read_ahead(
+    family: Family, prompts: Iterable[Prompt | str], device: torch.device, but: Collection[str] = ()
+) -> Captions:
+    """Prompts as the large text encoders read them, which are then let go: the denoiser needs their room. but: without
+    these encoders."""
     wanted, texts = {prompt.key: prompt for prompt in as_prompts(prompts)}, {}
     for encoder in base.large_encoders(family):
+        if encoder in but:
+            continue
         family.parts.load(encoder).to(device, encoder)
         with torch.no_grad():
             made = {key: family.encode(encoder, [prompt]) for key, prompt in wanted.items()}

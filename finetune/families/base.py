@@ -17,6 +17,7 @@ from finetune.data.buckets import to_array
 from finetune.data.example import Example
 from finetune.diffusion.process import Prediction, Process
 from finetune.families.parts import Parts, checkpoint_text
+from finetune.families.readers import Reader
 
 
 class BaseInfo(NamedTuple):
@@ -103,6 +104,19 @@ class ModelLine(NamedTuple):
     """what A1111 and Forge call it"""
     v2: bool = False
     """kohya's ss_v2"""
+
+
+class FewSteps(NamedTuple):
+    """What a scheduler of few-step models and adapters (LCM-LoRA, TCD-LoRA) needs beside its name."""
+
+    steps: int
+    """usually"""
+    guidance: float
+    """usually; 1: none, as it was distilled in"""
+    most: int
+    """steps that it can take: those of the model that was distilled"""
+    call: Mapping[str, float] = {}
+    """what its pipeline is told; it would otherwise be told what is right for DDIM"""
 
 
 class OriginalName(NamedTuple):
@@ -208,12 +222,16 @@ class Family(Protocol):
     """names of the text encoders, in the order in which `combine` takes what they made"""
     presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]]
     """each component that can be trained -> name a recipe may use for adapter.targets -> module patterns"""
+    adapted: ClassVar[tuple[str, ...]]
+    """text encoders that are not trained here, and that adapters of other programs change"""
     layout: ClassVar[Literal["kohya", "diffusers"]]
     """the names that every reader of this family's adapters knows"""
-    readers: ClassVar[tuple[str, ...]]
-    """programs that apply its adapter files as they were trained; with a version, from that on"""
+    readers: ClassVar[tuple[Reader, ...]]
+    """programs that apply its adapter files as they were trained"""
     schedulers: ClassVar[Mapping[str, str]]
     """a name for users -> diffusers' class"""
+    few_steps: ClassVar[Mapping[str, FewSteps]]
+    """those of them that are for few steps"""
 
     base: str
     facts: BaseInfo
@@ -240,8 +258,8 @@ class Family(Protocol):
         ...
 
     @classmethod
-    def on_meta(cls, base: str, facts: BaseInfo) -> dict[str, nn.Module]:
-        """Each component that can be trained, on the meta device, to count and to find targets in."""
+    def on_meta(cls, base: str, facts: BaseInfo, names: Sequence[str] | None = None) -> dict[str, nn.Module]:
+        """Each component that can be trained, or these, on the meta device, to count and to find targets in."""
         ...
 
     @classmethod
@@ -317,6 +335,11 @@ class Family(Protocol):
 def components(family: Family) -> dict[str, nn.Module]:
     """Each part that can be trained, loaded."""
     return {name: family.parts[name] for name in family.presets}
+
+
+def adaptable(family: Family | type[Family]) -> list[str]:
+    """Each part that an adapter file may change: those that can be trained, and those that only others train."""
+    return [*family.presets, *family.adapted]
 
 
 def large_encoders(family: Family | type[Family]) -> list[str]:

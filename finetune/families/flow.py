@@ -40,6 +40,12 @@ class FlowFolder(DiffusersFolder):
         return scheduler(self.scheduler_config, named)
 
     @classmethod
+    def kohya_name(cls, name: str) -> str:
+        component, _, path = name.partition(".")
+        encoder = {"text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"}.get(component)
+        return encoder + path.replace(".", "_") if encoder else super().kohya_name(name)
+
+    @classmethod
     def original(cls, name: str) -> OriginalName | None:
         return original(name, cls.ORIGINAL)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from finetune.families import clip_t5, flow, folder, parts
 from finetune.families.base import BaseInfo, Conditioning, Labels, ModelLine, Prompt, Text
 from finetune.families.folder import Part
+from finetune.families.readers import DIFFUSERS, Reader
 
 _FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2", "proj_mlp",
                  "single_transformer_blocks.*.proj_out")  # fmt: skip
@@ -51,7 +52,11 @@ _ORIGINAL: dict[str, str | tuple[str, int]] = {
 class Flux(flow.FlowFolder):
     name = "flux"
     PIPELINE = "FluxPipeline"
-    readers: ClassVar[tuple[str, ...]] = ("diffusers", "ComfyUI")
+    readers: ClassVar[tuple[Reader, ...]] = (
+        DIFFUSERS,
+        Reader("comfyui", names=("diffusers", "original", "kohya", "lora_transformer_", "lycoris_")),
+        Reader("kohya", names=("original", "kohya")),
+    )
     PARTS: ClassVar = {
         "transformer": Part("diffusers:FluxTransformer2DModel"),
         "vae": Part("diffusers:AutoencoderKL"),
@@ -67,6 +72,7 @@ class Flux(flow.FlowFolder):
     lines = (ModelLine("FLUX.1", ("flux",), ("lora_unet_double_blocks_",)),)
     encoders = ("text_encoder", "text_encoder_2")
     presets: ClassVar = flow.presets(_FEED_FORWARD, _MODULATION)
+    adapted = ("text_encoder",)  # by sd-scripts, unless it is told otherwise
     ORIGINAL = _ORIGINAL
 
     @classmethod

@@ -14,6 +14,7 @@ from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
 from finetune.families import flow, folder, parts
 from finetune.families.base import BaseInfo, Conditioning, Labels, ModelLine, Moments, Prompt, Text
 from finetune.families.folder import Part, chat_form
+from finetune.families.readers import DIFFUSERS, Reader
 
 MAX_TOKENS = 512
 LAYERS = (9, 18, 27)
@@ -53,7 +54,16 @@ class Flux2Klein(flow.FlowFolder):
     # Training takes no steps of a solver: it keeps to the line.
     name = "flux2"
     PIPELINE = "Flux2KleinPipeline"
-    readers: ClassVar[tuple[str, ...]] = ("diffusers", "ComfyUI 0.33 (`adapter.targets` other than `all`)")
+    readers: ClassVar[tuple[Reader, ...]] = (
+        DIFFUSERS,
+        Reader(
+            "comfyui",
+            "0.33",
+            ("diffusers", "original"),
+            drops=tuple(f"transformer.{layer}" for layer in _MODULATION),
+            but="`adapter.targets` other than `all`",
+        ),
+    )
     PARTS: ClassVar = {
         "transformer": Part("diffusers:Flux2Transformer2DModel"),
         "vae": Part("diffusers:AutoencoderKLFlux2"),

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from finetune.diffusion.process import Process
 from finetune.errors import BaseError
 from finetune.families import autoencoder, declared, parts, sizes
-from finetune.families.base import BaseInfo, ModelLine, Moments, OriginalName, Text
+from finetune.families.base import BaseInfo, FewSteps, ModelLine, Moments, OriginalName, Text
 from finetune.families.parts import Parts
+from finetune.families.readers import DIFFUSERS, Reader
 
 
 def _unmarked(module: nn.Module) -> nn.Module:
@@ -168,9 +169,11 @@ class DiffusersFolder:
     lines: ClassVar[tuple[ModelLine, ...]]
     encoders: ClassVar[tuple[str, ...]]
     presets: ClassVar[Mapping[str, Mapping[str, tuple[str, ...]]]]
+    adapted: ClassVar[tuple[str, ...]] = ()
     layout: ClassVar[Literal["kohya", "diffusers"]]
-    readers: ClassVar[tuple[str, ...]] = ("diffusers",)
+    readers: ClassVar[tuple[Reader, ...]] = (DIFFUSERS,)
     schedulers: ClassVar[Mapping[str, str]]
+    few_steps: ClassVar[Mapping[str, FewSteps]] = {}
 
     @classmethod
     def facts_of(cls, path: Path) -> BaseInfo:
@@ -234,10 +237,12 @@ class DiffusersFolder:
         return cls(base, facts, parts, {})
 
     @classmethod
-    def on_meta(cls, base: str, facts: BaseInfo) -> dict[str, nn.Module]:
+    def on_meta(cls, base: str, facts: BaseInfo, names: Sequence[str] | None = None) -> dict[str, nn.Module]:
         source = cls.source(base)
         with torch.device("meta"):
-            return {name: cls.PARTS[name].built(source.config(name)) for name in cls.presets}
+            return {
+                name: cls.PARTS[name].built(source.config(name)) for name in (cls.presets if names is None else names)
+            }
 
     @classmethod
     def tokenizer(cls, base: str) -> Any:

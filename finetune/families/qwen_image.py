@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from finetune.families import autoencoder, flow, folder, language, parts
 from finetune.families.base import BaseInfo, Conditioning, Labels, ModelLine, Moments, Prompt, Text
 from finetune.families.folder import Part
+from finetune.families.readers import DIFFUSERS, Reader
 
 MAX_TOKENS = 1024
 FORM = (
@@ -35,7 +36,10 @@ def _marked(transformer: nn.Module) -> nn.Module:
 class QwenImage(flow.FlowFolder):
     name = "qwen_image"
     PIPELINE = "QwenImagePipeline"
-    readers: ClassVar[tuple[str, ...]] = ("diffusers", "ComfyUI")
+    readers: ClassVar[tuple[Reader, ...]] = (
+        DIFFUSERS,
+        Reader("comfyui", names=("diffusers", "original", "diffusion_model.", "bare", "lora_unet_", "lycoris_")),
+    )
     PARTS: ClassVar = {
         "transformer": Part("diffusers:QwenImageTransformer2DModel", _marked),
         "vae": Part("diffusers:AutoencoderKLQwenImage"),

@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 from finetune.families import clip_t5, flow, folder, parts
 from finetune.families.base import BaseInfo, Conditioning, Labels, ModelLine, Prompt, Text
 from finetune.families.folder import Part
+from finetune.families.readers import DIFFUSERS, Reader
 
 T5_TOKENS = 256
 _FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2")
@@ -48,7 +49,10 @@ def _marked(transformer: nn.Module) -> nn.Module:
 class StableDiffusion3(flow.FlowFolder):
     name = "sd3"
     PIPELINE = "StableDiffusion3Pipeline"
-    readers: ClassVar[tuple[str, ...]] = ("diffusers", "ComfyUI")
+    readers: ClassVar[tuple[Reader, ...]] = (
+        DIFFUSERS,
+        Reader("comfyui", names=("diffusers", "original", "lora_transformer_", "lycoris_")),
+    )
     PARTS: ClassVar = {
         "transformer": Part("diffusers:SD3Transformer2DModel", _marked),
         "vae": Part("diffusers:AutoencoderKL"),

@@ -14,10 +14,11 @@ from finetune import reading
 from finetune.diffusion.process import Prediction, Process, betas, discrete
 from finetune.errors import BaseError
 from finetune.families import parts, single_file
-from finetune.families.base import BaseInfo, Conditioning
+from finetune.families.base import BaseInfo, Conditioning, FewSteps
 from finetune.families.distilled import by_config, by_name
 from finetune.families.folder import DiffusersFolder, Source
 from finetune.families.identify import SAME_LINE, Variant, identify, wide_title
+from finetune.families.readers import OF_UNETS, Reader
 from finetune.families.stored import read_header
 
 SCHEDULERS = {
@@ -27,12 +28,19 @@ SCHEDULERS = {
     "euler": "EulerDiscreteScheduler",
     "euler_a": "EulerAncestralDiscreteScheduler",
     "heun": "HeunDiscreteScheduler",
+    "lcm": "LCMScheduler",
     "pndm": "PNDMScheduler",
+    "tcd": "TCDScheduler",
     "unipc": "UniPCMultistepScheduler",
+}
+FEW_STEPS = {
+    # arXiv:2311.05556, arXiv:2402.19159: both were distilled from 50 steps of DDIM
+    "lcm": FewSteps(8, 1.0, 50),
+    "tcd": FewSteps(8, 1.0, 50, {"eta": 0.3}),
 }
 TABLES = {
     *SCHEDULERS.values(), "DEISMultistepScheduler", "DPMSolverSDEScheduler", "DPMSolverSinglestepScheduler",
-    "KDPM2AncestralDiscreteScheduler", "KDPM2DiscreteScheduler", "LCMScheduler", "LMSDiscreteScheduler", "TCDScheduler",
+    "KDPM2AncestralDiscreteScheduler", "KDPM2DiscreteScheduler", "LMSDiscreteScheduler",
 }  # fmt: skip
 """diffusers' schedulers of a beta table; EDM's and those of flows are of another noise path"""
 PREDICTIONS: dict[str, Prediction] = {"epsilon": "epsilon", "v_prediction": "v"}
@@ -67,8 +75,9 @@ class UNetFolder(DiffusersFolder):
     denoiser_name: ClassVar[str] = "unet"
     blocks: ClassVar[tuple[str, ...]] = BLOCKS
     layout: ClassVar[Literal["kohya", "diffusers"]] = "kohya"
-    readers: ClassVar[tuple[str, ...]] = ("diffusers", "ComfyUI", "AUTOMATIC1111", "Forge", "kohya", "LyCORIS")
+    readers: ClassVar[tuple[Reader, ...]] = OF_UNETS
     schedulers: ClassVar[Mapping[str, str]] = SCHEDULERS
+    few_steps: ClassVar[Mapping[str, FewSteps]] = FEW_STEPS
     VARIANTS: ClassVar[tuple[Variant, ...]]
     """of single files"""
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from finetune.families import flow, folder, language, parts
 from finetune.families.base import BaseInfo, Conditioning, Labels, ModelLine, Prompt, Text
 from finetune.families.folder import Part, chat_form
+from finetune.families.readers import DIFFUSERS, Reader
 
 MAX_TOKENS = 512
 TURBO_SHIFT = 3.0
@@ -31,7 +32,10 @@ _ORIGINAL: dict[str, str | tuple[str, int]] = {
 class ZImage(flow.FlowFolder):
     name = "zimage"
     PIPELINE = "ZImagePipeline"
-    readers: ClassVar[tuple[str, ...]] = ("diffusers", "ComfyUI 0.33")
+    readers: ClassVar[tuple[Reader, ...]] = (
+        DIFFUSERS,
+        Reader("comfyui", "0.33", ("diffusers", "original", "diffusion_model.", "bare", "lycoris_")),
+    )
     PARTS: ClassVar = {
         "transformer": Part("diffusers:ZImageTransformer2DModel"),
         "vae": Part("diffusers:AutoencoderKL"),

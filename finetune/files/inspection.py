@@ -11,6 +11,7 @@ from finetune import tensors as weights
 from finetune.adapters.change import Change
 from finetune.adapters.lora import Lora, norm
 from finetune.adapters.methods import METHODS
+from finetune.families.readers import TITLES
 from finetune.files import layouts
 from finetune.unchanged import Stamps
 
@@ -88,7 +89,12 @@ def inspect(file: Path) -> Inspection:
         recipe=told.get("finetune.recipe", ""),
         payload_sha256=payload,
         stated_sha256=told.get("sshs_model_hash", ""),
-        problems=(*adapter.problems, *adapter.warnings),
+        problems=(
+            *adapter.problems,
+            *adapter.warnings,
+            *adapter.notes,
+            *(f"{TITLES[p]}: {why}" for p, why in adapter.misread.items() if p in adapter.known_to),
+        ),
         metadata=told,
     )
 

@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from finetune import families
 from finetune.adapters.change import AdapterState
 from finetune.files.diffusers import diffusers, uniform
 from finetune.files.kohya import universal
@@ -34,6 +35,7 @@ __all__ = [
     "diffusers",
     "expected",
     "for_pipeline",
+    "is_repairable",
     "main_layout",
     "module_list",
     "possible_components",
@@ -47,6 +49,12 @@ __all__ = [
 def main_layout(modules: AdapterState) -> Literal["universal", "diffusers"]:
     """The widest read one that holds these changes as they were trained."""
     return "universal" if all(change.of_lora() for change in modules.values()) else "diffusers"
+
+
+def is_repairable(adapter: AdapterFile, family: str) -> bool:
+    """Is it not yet in the layout that every reader of the family's adapters knows, and is there one for it?"""
+    best = "universal" if families.family_class(family).layout == "kohya" else "diffusers"
+    return adapter.layout != best and all(change.of_lora() for change in adapter.modules.values())
 
 
 def for_pipeline(modules: AdapterState, dtype: torch.dtype, family: str) -> dict[str, Tensor]:

@@ -12,6 +12,10 @@ from finetune.adapters.change import canonical_name
 from finetune.adapters.methods import METHODS
 from finetune.families import lines
 
+_ADAPTER = re.compile(r"\.(lora_A|lora_B|lora_magnitude_vector)\.(?!(?:weight|bias)$)([^.]+)(?=(\.weight)?$)")
+"""a key as PEFT has it in memory, with the adapter's name: lora_A.default.weight"""
+_WRAPPED = re.compile(r"(?<![^.])(base_model\.model|_orig_mod|module)\.")
+"""what PEFT, torch.compile and DistributedDataParallel put before the names of what they wrap"""
 _OLD_TEXT = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 
 
@@ -36,12 +40,22 @@ def possible_components(family: str) -> tuple[str, ...]:
 
 def split(key: str) -> tuple[str, str, str] | None:
     """A key -> (what comes before, the tensor's role, the layout of files that ends a key so); None: no method's."""
-    plain = re.sub(r"\.default(?=(\.weight)?$)", "", key)
+    plain = _ADAPTER.sub(r".\1", key)
     for ending, role, layout in _endings():
         if plain.endswith(ending) and len(plain) > len(ending):
             raw = plain.removesuffix(ending)
             return raw, role, _layout(raw, layout)
     return None
+
+
+def in_memory(key: str) -> bool:
+    """It has an adapter's name in it, as PEFT's own files have not."""
+    return _ADAPTER.search(key) is not None
+
+
+def unwrapped(raw: str) -> str:
+    """A module's name without what wrappers put before it, or inside."""
+    return _WRAPPED.sub("", re.sub(r"^(lora_[a-z0-9]+_)(?:(?:_orig_mod|module)_)+", r"\1", raw))
 
 
 @cache
@@ -67,7 +81,7 @@ def _layout(raw: str, layout: str) -> str:
 def plain_name(raw: str, component: str, known: Collection[str], heads: Sequence[str]) -> str:
     """A dotted name as files write it -> canonical; `component` when the file does not say. heads: components that a
     name may begin with; one more of a kind (`transformer_2`) is a component as well, that the base may not have."""
-    path = raw.removeprefix("base_model.model.").removeprefix("diffusion_model.").replace(".processor.", ".")
+    path = raw.removeprefix("diffusion_model.").replace(".processor.", ".")
     head, _, rest = path.partition(".")
     if head in heads or re.sub(r"_\d+$", "", head) in heads:
         component, path = head, rest
@@ -107,7 +121,7 @@ def spellings(names: Collection[str], family: str) -> dict[str, list[Meaning]]:
 
 def bare(raw: str) -> str:
     """A dotted name without what programs put before it."""
-    for prefix in ("base_model.model.", "diffusion_model.", "transformer."):
+    for prefix in ("diffusion_model.", "transformer."):
         raw = raw.removeprefix(prefix)
     return raw
 

@@ -14,6 +14,7 @@ from finetune import tensors as weights
 from finetune.adapters.change import AdapterState
 from finetune.adapters.methods import METHODS
 from finetune.errors import BaseError, VerifyError
+from finetune.files import peft_fields
 from finetune.files.diffusers import keyed
 from finetune.files.names import peft_path, split
 from finetune.files.patterns import ModulePatterns, check_pattern, patterns
@@ -34,6 +35,8 @@ class PeftConfig(NamedTuple):
     rslora: bool
     kind: str = "lora"
     """the method"""
+    notes: tuple[str, ...] = ()
+    """fields that say something nobody here knows"""
 
     def scale(self, path: str, rank: int) -> float:
         """Of the module at `path`, arXiv:2106.09685, or arXiv:2312.03732 for rsLoRA."""
@@ -48,10 +51,12 @@ def parse(table: Mapping[str, object], where: str) -> PeftConfig:
     """adapter_config.json's table.
 
     Raises:
-        BaseError: not LoRA or a kind of it, or not a configuration.
+        BaseError: not LoRA or a kind of it, or not a configuration; or a field that changes what the tensors mean and
+            is not read is set.
     """
     if table.get("peft_type", "LORA") != "LORA":
         raise BaseError(f"{where}: a {table.get('peft_type')} adapter", "only LoRA is read")
+    notes = peft_fields.check(table, where)
     r = table.get("r")
     return PeftConfig(
         r=int(number(r, where)),
@@ -62,6 +67,7 @@ def parse(table: Mapping[str, object], where: str) -> PeftConfig:
         alpha_pattern=patterns(_numbers(table, "alpha_pattern", where), f"{where}: alpha_pattern"),
         rslora=bool(table.get("use_rslora")),
         kind=_kind(table, where),
+        notes=notes,
     )
 
 

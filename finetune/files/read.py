@@ -1,27 +1,35 @@
-"""Any adapter file, PEFT directory or run folder -> what it changes, and all that keeps it from being read whole.
-
-What each reader of these files does was measured with its own loading code (diffusers, ComfyUI, kohya, LyCORIS, A1111,
-Forge); the warnings below are where they do not agree.
-"""
+"""Any adapter file, PEFT directory or run folder -> what it changes, and all that keeps it from being read whole."""
 
 import json
-import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from finetune import reading, references
+from finetune import families, reading, references
 from finetune import tensors as weights
 from finetune.adapters.change import AdapterState, Change
 from finetune.adapters.methods import METHODS
+from finetune.choices import ReaderName
 from finetune.errors import BaseError
 from finetune.files import peft as peft_config
 from finetune.files.diffusers import completion
-from finetune.files.names import Meaning, bare, plain_name, possible_components, spellings, split
+from finetune.files.kinds import STRENGTH, Findings, kind_of
+from finetune.files.names import (
+    Meaning,
+    bare,
+    in_memory,
+    plain_name,
+    possible_components,
+    spellings,
+    split,
+    unwrapped,
+)  # fmt: skip
 from finetune.files.peft import PEFT_CONFIG, PEFT_WEIGHTS, PeftConfig
+from finetune.files.spelling import Misreadings, Spelled
 from finetune.unchanged import files_in
 
 
@@ -33,9 +41,17 @@ class AdapterFile(NamedTuple):
     problems: tuple[str, ...]
     """what keeps the file from being read whole: each names its key"""
     warnings: tuple[str, ...]
-    """read here, but refused, dropped or read otherwise by a program that people use"""
+    """what was assumed"""
     unused: tuple[str, ...]
     """keys that nothing was made of"""
+    notes: tuple[str, ...] = ()
+    """worth knowing, and of no consequence for what it does"""
+    claims: tuple[ReaderName, ...] = ()
+    """the programs that it is meant for, by its names"""
+    known_to: tuple[ReaderName, ...] = ()
+    """the programs that know any of its names"""
+    misread: Mapping[ReaderName, str] = {}
+    """program -> the first that it gets wrong in this file, as far as its names tell"""
 
     def digest(self) -> str:
         """A short hash of the change itself, whatever it is called in the file."""
@@ -51,8 +67,8 @@ MODULE_LIST = "finetune.modules"
 DIFFUSERS_CONFIG = "lora_adapter_metadata"
 EMA_FOLDER = "ema"
 """of a checkpoint: where the running mean is"""
-ASSUMED = "PEFT's names without alpha: taken as alpha = rank"
-"""a warning: the strength of such a file is not known"""
+ASSUMED = f"PEFT's names without alpha: taken as alpha = rank, but {STRENGTH}"
+"""a warning"""
 PEFT_PICKLED = "adapter_model.bin"
 _SCALES = frozenset({"alpha", "mid"})
 """roles that a change of any method may have"""
@@ -75,7 +91,7 @@ def read_adapter(path: Path, names: Collection[str] | None = None, family: str =
     header = weights.read_header(path)
     configs = peft_config.parse_flat(header.metadata.get(DIFFUSERS_CONFIG, "{}"), f"{path}, {DIFFUSERS_CONFIG}")
     found = _parse(weights.load_tensors(path), header.metadata, names, family, configs.get)
-    if configs or MODULE_LIST in header.metadata or not _alpha_is_elsewhere(header.shapes):
+    if configs or MODULE_LIST in header.metadata or not found.modules or not _alpha_is_elsewhere(header.shapes):
         return found
     if path.name == PEFT_WEIGHTS:
         raise BaseError(
@@ -87,7 +103,7 @@ def read_adapter(path: Path, names: Collection[str] | None = None, family: str =
 
 def _alpha_is_elsewhere(keys: Collection[str]) -> bool:
     """Are these the keys of a PEFT directory's file?"""
-    return any(key.startswith("base_model.model.") for key in keys) and not any(k.endswith(".alpha") for k in keys)
+    return any("base_model.model." in key for key in keys) and not any(k.endswith(".alpha") for k in keys)
 
 
 def expected(metadata: Mapping[str, str]) -> dict[str, tuple[int, float]]:
@@ -131,34 +147,44 @@ def _parse(
     heads = tuple(dict.fromkeys([*(name.partition(".")[0] for name in known), *possible_components(family)]))
     found, unused = _group(tensors)
     modules: AdapterState = {}
-    problems = [_what_it_is(key) for key in unused]
+    spelled: list[Spelled] = []
+    problems = Findings()
+    for key in unused:
+        problems.add(key, kind_of(key) if not _role(key) else "a second tensor for one place: are these two adapters?")
     for raw, module in sorted(found.items()):  # sorted: a list, so that found may shrink
-        meant = meanings.get(raw) or meanings.get(bare(raw)) or []
-        plain = raw if module.layout == "kohya" else plain_name(raw, component, known, heads)
+        inside = unwrapped(raw)
+        meant = meanings.get(raw) or meanings.get(inside) or meanings.get(bare(inside)) or []
+        plain = inside if module.layout == "kohya" else plain_name(inside, component, known, heads)
         name = meant[0].name if meant else plain
         if known and name not in known:
-            problems.append(f"{raw}: the base has no such module")
+            problems.add(raw, "the base has no such module")
             unused += found.pop(raw).keys
             continue
         change = _change(name, module, config_of, told)
         if isinstance(change, str):
-            problems.append(f"{raw}: {change}")
+            problems.add(raw, change)
             continue
+        if isinstance(names, Mapping) and len(meant) < 2:
+            change = _in_shape(change, names[name])
+        right = meant[0].right if meant else ""
+        spelled.append(Spelled(raw, name, right, module.layout == "kohya", frozenset(module.roles)))
         for meaning in meant or [Meaning(name, raw)]:
             if meaning.name in modules:
-                problems.append(f"{raw}: a second change of {meaning.name}")
+                problems.add(raw, f"a second change of {meaning.name}")
             if len(meant) > 1 and change.shape[0] != meant[-1].stop:
-                problems.append(f"{raw}: {change.shape[0]} rows, where the base has {meant[-1].stop}")
+                problems.add(raw, f"{change.shape[0]} rows, where the base has {meant[-1].stop}")
                 break
             modules[meaning.name] = change.rows(meaning.start, meaning.stop) if len(meant) > 1 else change
-    warnings = _warnings(found, meanings)
-    if DIFFUSERS_CONFIG in metadata and any(m.layout == "kohya" for m in found.values()):
-        warnings.append("lora_adapter_metadata beside kohya names: diffusers refuses the file")
-    problems += _partly_without_alpha(found)
-    layout = _layout(found, modules)
-    if layout == "mixed":
-        warnings.append("several naming schemes in one file: diffusers drops all but one of them without a word")
-    return AdapterFile(modules, layout, dict(metadata), tuple(problems), tuple(warnings), tuple(sorted(set(unused))))
+    for raw in _partly_without_alpha(found):
+        problems.add(raw, "its .alpha is missing, others have one")
+    layout = _layout(found, modules, family)
+    configs = [config_of(component) for component in dict.fromkeys(n.partition(".")[0] for n in modules)]
+    notes = dict.fromkeys(note for config in configs if config for note in config.notes)
+    misread = Misreadings(spelled, modules, metadata, family)
+    return AdapterFile(
+        modules, layout, dict(metadata), tuple(problems), (), tuple(sorted(set(unused))), tuple(notes),
+        misread.claims(), misread.knowing(), misread.found(),
+    )  # fmt: skip
 
 
 def _group(tensors: Mapping[str, Tensor]) -> tuple[dict[str, _Tensors], list[str]]:
@@ -177,6 +203,12 @@ def _group(tensors: Mapping[str, Tensor]) -> tuple[dict[str, _Tensors], list[str
         module.roles[role] = tensors[key]
         module.keys.append(key)
     return found, unused
+
+
+def _role(key: str) -> str:
+    """Of a change's tensor; empty: of none, or an alpha."""
+    told = split(key)
+    return "" if told is None or told[1] == "alpha" else told[1]
 
 
 def _change(
@@ -210,11 +242,23 @@ def _change(
         if config.kind != kind:
             return f"{method.TITLE}, but its configuration says {METHODS[config.kind].TITLE}"
         return method.of_tensors(roles, config.scale(path, rank))
-    if "alpha" not in roles and any(".default" in key for key in module.keys):
-        return "named as PEFT holds it in memory (.default), without its alpha: its strength is not known"
+    if "alpha" not in roles and any(in_memory(key) for key in module.keys):
+        return "named as PEFT holds it in memory (lora_A.NAME.weight), without its alpha: " + STRENGTH
     own_alpha = told[name][1] if module.layout == "peft" and name in told else float(rank)
     alpha = roles.get("alpha", torch.tensor(own_alpha))
     return method.of_tensors(roles, float(alpha) / rank) if alpha.numel() == 1 else "its .alpha is not one number"
+
+
+def _in_shape(change: Change, shape: tuple[int, ...]) -> Change:
+    """A 1 x 1 convolution that is written as a linear layer, or the reverse, in the base's own shape."""
+    ones = (1,) * (len(shape) - 2)
+    if change.shape == shape or (*change.shape[:2], *ones) != shape or math.prod(change.shape[2:]) != 1:
+        return change
+    roles = {role: t.reshape(*t.shape[:2], *ones) if t.ndim > 1 else t for role, t in change.tensors().items()}
+    if "magnitude" in roles:
+        roles["magnitude"] = roles["magnitude"].flatten()
+    found = METHODS[change.kind].of_tensors(roles, change.scale)
+    return change if isinstance(found, str) else found
 
 
 def _is_packed(role: str, tensor: Tensor) -> bool:
@@ -222,45 +266,21 @@ def _is_packed(role: str, tensor: Tensor) -> bool:
     return role != "alpha" and not tensor.is_floating_point()
 
 
-def _warnings(found: Mapping[str, _Tensors], index: Mapping[str, Sequence[Meaning]]) -> list[str]:
-    kohya = [raw for raw, module in found.items() if module.layout == "kohya"]
-    unets = [raw for raw in kohya if raw not in index or not index[raw][0].name.startswith("transformer")]
-    misspelt = [raw for raw in unets if raw in index and raw != index[raw][0].right]
-    warnings = []
-    if misspelt:
-        right = index[misspelt[0]][0].right
-        warnings.append(f"{len(misspelt)} modules named like {misspelt[0]}: kohya and LyCORIS know it as {right} only")
-    if unets and not any("alpha" in found[raw].roles for raw in unets):
-        warnings.append("no .alpha on any module: taken as alpha = rank here, LyCORIS refuses the file")
-    if any("magnitude" in found[raw].roles for raw in kohya):
-        warnings.append("DoRA as dora_scale: right in LyCORIS; diffusers and kohya drop it, ComfyUI, Forge misapply it")
-    if any("alpha" in m.roles for m in found.values() if m.layout != "kohya"):
-        warnings.append("an .alpha beside dotted names: diffusers refuses the file")
-    return warnings
-
-
 def _partly_without_alpha(found: Mapping[str, _Tensors]) -> list[str]:
     kohya = {raw: m for raw, m in found.items() if m.layout == "kohya"}
     without = [raw for raw, m in sorted(kohya.items()) if "alpha" not in m.roles]
-    return [f"{raw}: its .alpha is missing, others have one" for raw in without] if len(without) < len(kohya) else []
+    return without if len(without) < len(kohya) else []
 
 
-def _layout(found: Mapping[str, _Tensors], modules: AdapterState) -> str:
+def _layout(found: Mapping[str, _Tensors], modules: AdapterState, family: str) -> str:
     schemes = {module.layout for module in found.values()}
     if len(schemes) != 1:
         return "mixed" if schemes else "unknown"
     layout = schemes.pop()
     same = len({c.rank for c in modules.values()}) == 1 and all(c.scale == 1 and c.of_lora() for c in modules.values())
     carried = all("alpha" in module.roles for module in found.values())
-    return "universal" if layout == "kohya" and same and carried else layout
-
-
-def _what_it_is(key: str) -> str:
-    if re.search(r"\.(hada|lokr)_\w+$", key):
-        return f"{key}: {'LoHa' if 'hada' in key else 'LoKr'}, not LoRA"
-    if key.endswith(".alpha"):
-        return f"{key}: an .alpha without a change"
-    return f"{key}: not a LoRA tensor"
+    kohyas = not family or families.family_class(family).layout == "kohya"
+    return "universal" if layout == "kohya" and kohyas and same and carried else layout
 
 
 # -- PEFT directories and configurations ------------------------------------------------------------------------------
@@ -275,15 +295,15 @@ def _read_folder(folder: Path, names: Collection[str] | None, family: str) -> Ad
     own = [_read_peft(folder, names, family, _component(folder, family))] if whole else []
     files = [*own, *(_read_peft(child, names, family, child.name) for child in inner)]
     modules = {n: change for file in files for n, change in file.modules.items()}
-    problems, warnings, unused = (
-        tuple(x for f in files for x in getattr(f, k)) for k in ("problems", "warnings", "unused")
+    problems, warnings, unused, notes = (
+        tuple(x for f in files for x in getattr(f, k)) for k in ("problems", "warnings", "unused", "notes")
     )
     family = family or files[0].metadata.get("finetune.family", "")
     strange = [child.name for child in inner if family and child.name not in possible_components(family)]
     problems += tuple(
         f"{name}: {family} has no such component, only {', '.join(possible_components(family))}" for name in strange
     )
-    return AdapterFile(modules, "peft", files[0].metadata, problems, warnings, unused)
+    return AdapterFile(modules, "peft", files[0].metadata, problems, warnings, unused, notes)  # for PEFT alone
 
 
 def adapter_in(folder: Path) -> Path:

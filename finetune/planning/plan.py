@@ -17,6 +17,7 @@ from finetune.planning import pools
 from finetune.planning.pools import Pool
 from finetune.planning.prompts import prompt_notices, unlike_captions
 from finetune.planning.public import left_out
+from finetune.planning.readers import reader_notices
 from finetune.planning.resolve import check_compatible, check_kept, resolve, resolve_prediction
 from finetune.recipe import Loaded, Recipe, bounds
 from finetune.recipe.resolved import ResolvedRecipe
@@ -102,6 +103,7 @@ def resolve_plan(loaded: Loaded, world: int = 1) -> Plan:
         *unsaid(wanted, facts),
         *caption_checks.remarks(data.examples, data.words),
         *uncaptioned(wanted, data),
+        *reader_notices(families.family_class(facts.family), wanted.adapter),
         *prompts,
         *left_out(resolved, data),
     )

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from finetune import families
 from finetune import resources as shipped
 from finetune import tensors as weights
+from finetune.families.readers import DIFFUSERS
 from finetune.files import metadata
 from finetune.files.metadata import About
 
@@ -65,8 +66,11 @@ def write_model_card(
 
 
 def readers(family: str, wanted: Sequence[str]) -> tuple[str, ...]:
-    """The programs that read the file that was written of an adapter for this family."""
-    return families.family_class(family).readers if "universal" in wanted else ("diffusers",)
+    """The programs that read the file that was written of an adapter for this family, with the version from which."""
+    if "universal" not in wanted:
+        return (DIFFUSERS.label,)
+    kind = families.family_class(family)
+    return tuple(reader.label for reader in kind.readers if kind.layout in reader.names)
 
 
 def hub_id(base: str) -> str:

@@ -10,15 +10,19 @@ from torch import Tensor
 
 from finetune import families, machine, reading, references, writing
 from finetune import tensors as weights
-from finetune.adapters.change import AdapterState, Change, target_shapes
-from finetune.choices import Dtype, Layout
+from finetune.adapters.change import AdapterState, Change
+from finetune.choices import Dtype, Layout, ReaderName
 from finetune.errors import BaseError, RunError, VerifyError, action
+from finetune.families.readers import TITLES
 from finetune.files import layouts, metadata
 from finetune.files.inspection import Inspection, inspect
+from finetune.files.kinds import advice_on_file
 from finetune.files.metadata import About
+from finetune.files.spelling import readers_of
+from finetune.proof.applied import TOLERANCE, difference, weight_of
 from finetune.proof.card import write_model_card
 from finetune.proof.chatter import quiet
-from finetune.proof.verify import TOLERANCE, Report, difference, shape_mismatches, verify, weight_of
+from finetune.proof.verify import Report, adaptable_shapes, shape_mismatches, verify
 from finetune.saving import whole_or_not
 from finetune.shortage import MERGING, out_of_memory
 
@@ -78,12 +82,15 @@ def export(
     return Exported(universal, diffusers, peft, card, merged)
 
 
-def convert(source: Path, layout: Layout, out: Path, base: str = "", dtype: Dtype = "float32") -> float:
+def convert(
+    source: Path, layout: Layout, out: Path, base: str = "", dtype: Dtype = "float32",
+    readers: Collection[ReaderName] = (),
+) -> float:  # fmt: skip
     """Any adapter, or a step of a run (RUN@500), into another layout, at `out` (a file; a folder for peft and merged),
     and re-opened there.
 
     Returns the worst relative difference between what was read and what was written; for merged, the share of the
-    change that rounding lost. With a base, the file is also verified in it.
+    change that rounding lost. With a base, the file is also verified in it. readers: programs that must read it.
 
     Raises:
         BaseError: the source cannot be read, or the base must be told.
@@ -92,6 +99,8 @@ def convert(source: Path, layout: Layout, out: Path, base: str = "", dtype: Dtyp
     """
     if reading.exists(out):
         raise RunError(f"{out} exists", "choose another `out`, or move it away")
+    if readers and layout in ("peft", "merged"):
+        raise RunError(f"`readers` are of files, and the layout {layout} is a folder", "leave out `readers`")
     writing.try_file(out)
     source = references.adapter_path(source)
     names = base_sites(base) if base else None
@@ -99,11 +108,13 @@ def convert(source: Path, layout: Layout, out: Path, base: str = "", dtype: Dtyp
     unknown = [warning for warning in adapter.warnings if warning == layouts.ASSUMED]
     problems = [*adapter.problems, *unknown, *(shape_mismatches(adapter.modules, names) if names else ())]
     if problems or not adapter.modules:
-        more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
+        several = len(problems) > 1
+        more = f", and {len(problems) - 1} more" if several else ""
+        all_of_them = ("see all that is wrong with it", action("verify", file=source, base=base))
         raise VerifyError(
             f"{source} cannot be converted whole: {(problems or ['it holds no changes'])[0]}{more}",
-            "see all that is wrong with it",
-            action("verify", file=source, base=base),
+            advice_on_file(problems),
+            other=all_of_them if several else None,
         )
     if any("." not in name for name in adapter.modules):
         raise BaseError(f"{source} has kohya names, which only the base's own names can resolve", "name it: `base`")
@@ -120,7 +131,9 @@ def convert(source: Path, layout: Layout, out: Path, base: str = "", dtype: Dtyp
     except OSError as e:
         raise RunError(f"cannot write {e.filename or out}: {e.strerror}", "is the disk full or read-only?") from e
     worst = _reopened(adapter.modules, out, "float32" if layout == "peft" else dtype)
-    report = verify(out, base, adapter.modules) if base else None
+    if readers:
+        _check_readers(adapter.modules, out, readers)
+    report = verify(out, base, adapter.modules, readers=readers) if base else None
     if report and not report.ok:
         raise VerifyError(
             f"{out} does not do what {source} does: {report.problems[0]}",
@@ -151,9 +164,8 @@ def merge(modules: AdapterState, base: str, folder: Path, dtype: Dtype) -> Merge
 
 
 def base_sites(base: str) -> dict[str, tuple[int, ...]]:
-    """canonical name -> weight shape, of a base whose weights are not read."""
-    facts = families.detect(base)
-    return target_shapes(families.family_class(facts.family).on_meta(families.locate(base), facts))
+    """canonical name -> weight shape of all that an adapter file may change, of a base whose weights are not read."""
+    return adaptable_shapes(base, families.detect(base))
 
 
 def write_file(
@@ -223,6 +235,21 @@ def _reopened(modules: AdapterState, out: Path, dtype: Dtype) -> float:
             f"{out} differs from its source by {worst:.1e}, more than {dtype} explains", "export it as float32"
         )
     return worst
+
+
+def _check_readers(modules: AdapterState, out: Path, readers: Collection[ReaderName]) -> None:
+    """Raises VerifyError, and takes the file away again, when a program would not apply it as it says."""
+    again = layouts.read_adapter(out, list(modules) + [n for n in layouts.uniform(modules) if n not in modules])
+    reading_it = [reader.program for reader in readers_of(again.metadata.get("finetune.family", ""))]
+    wrong = {r: again.misread.get(r, "") if r in reading_it else "it reads no adapters of this family" for r in readers}
+    for program, why in wrong.items():
+        if why:
+            for written in (out, out.with_suffix(".json")):
+                written.unlink(missing_ok=True)
+            right = [TITLES[r] for r in reading_it if r not in again.misread]
+            raise VerifyError(
+                f"{TITLES[program]} would not read {out.name}: {why}", f"it is right in {', '.join(right)}"
+            )
 
 
 def _differ(one: Change, other: Change) -> float:

@@ -6,7 +6,7 @@ A base too large for that is compared in the precision it is in, where rounding 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import torch
@@ -36,7 +36,7 @@ class Inputs(NamedTuple):
     t: Tensor
     """(2,)"""
     texts: dict[str, Text]
-    """what the text encoders that cannot be trained made of PROMPTS"""
+    """what the text encoders that nothing changes made of PROMPTS"""
     guidance: float
     """what a guided denoiser is told"""
 
@@ -75,9 +75,10 @@ def in_float32(family: Family) -> None:
 
 
 @torch.no_grad()
-def encoded(family: Family) -> Inputs:
-    """The inputs, captions read by the large encoders now; then these are unloaded."""
-    large = large_encoders(family)
+def encoded(family: Family, changed: Collection[str] = ()) -> Inputs:
+    """The inputs, captions read by the large encoders now; then these are unloaded. changed: components that an adapter
+    changes, whose encoders are asked each time."""
+    large = [encoder for encoder in large_encoders(family) if encoder not in changed]
     texts = {encoder: family.encode(encoder, PROMPTS) for encoder in large}
     family.parts.release(*large)
     return _inputs(family, texts)
@@ -85,14 +86,14 @@ def encoded(family: Family) -> Inputs:
 
 @torch.no_grad()
 def compute(family: Family, inputs: Inputs) -> dict[str, Tensor]:
-    """component -> its output: of each text encoder that can be trained, and of the denoiser."""
+    """component -> its output: of each text encoder that is asked each time, and of the denoiser."""
     device = next(family.parts[family.denoiser_name].parameters()).device  # of 4 bits: a GPU where there is one
     made = {e: inputs.texts[e] if e in inputs.texts else family.encode(e, PROMPTS) for e in family.encoders}
     texts = {e: text.each(lambda part: part.to(device)) for e, text in made.items()}
     family.guidance = inputs.guidance
     given = Conditioning(family.combine(list(texts.values())))
     output = family.predict(inputs.noisy.to(device), inputs.t.to(device), given)
-    outputs = {encoder: _all_of(text).cpu() for encoder, text in texts.items() if encoder in family.presets}
+    outputs = {encoder: _all_of(text).cpu() for encoder, text in texts.items() if encoder not in inputs.texts}
     return outputs | {family.denoiser_name: output.cpu()}
 
 

@@ -1,15 +1,11 @@
-"""Does an adapter file do what it should? Read strictly, then loaded the way users do, into a fresh base.
-
-Differences are relative: |a - b| / max(|a|, |b|), Frobenius norms, 0 when both are zero.
-"""
+"""Does an adapter file do what it should? Read strictly, then loaded the way users do, into a fresh base."""
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,26 +13,24 @@ from torch import Tensor
 from finetune import families, reading
 from finetune import resources as shipped
 from finetune import tensors as weights
-from finetune.adapters.attach import read_layer
-from finetune.adapters.change import AdapterState, Change, canonical_name, live_name, target_shapes
-from finetune.families.base import BaseInfo, Family, components
+from finetune.adapters.change import AdapterState, Change, target_shapes
+from finetune.choices import ReaderName
+from finetune.families.base import BaseInfo, Family, adaptable
 from finetune.families.quantised import dense
 from finetune.files import layouts
 from finetune.machine import DTYPES
-from finetune.proof import outputs
-from finetune.proof.chatter import quiet
+from finetune.proof import outputs, stock
+from finetune.proof.applied import TOLERANCE, applied, base_weight, delta_of, difference, weight_of
 from finetune.proof.labels import made_for_another
 from finetune.proof.outputs import Reference
-from finetune.shortage import CHECKING, is_shortage, out_of_memory
+from finetune.proof.verdicts import ReaderVerdict, judge_readers
+from finetune.shortage import CHECKING, out_of_memory
 from finetune.unchanged import Stamps
 
 LARGE = 4_000_000_000
 """weights from which a base is opened in bf16, where outputs with the change merged in could not be compared (T17)"""
-TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
-"""of a module's change, by the file's dtype; measured on fp16: 3.3e-4, on bf16: 2.8e-3"""
 MOST_CHANGE = 100.0
 """of weights by an adapter, in units of their size: trained ones have up to 0.3"""
-_REFUSALS = (ValueError, KeyError, RuntimeError, TypeError, IndexError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -81,6 +75,12 @@ class Report:
     problems: tuple[str, ...]
     findings: tuple[str, ...]
     """worth knowing, and no failure"""
+    readers: dict[str, ReaderVerdict]
+    """of each program that reads this base's adapters"""
+    readable: bool
+    """whole, by our reader"""
+    repairable: bool
+    """`export` can write it so that more programs read it"""
 
 
 @out_of_memory("while the file is held against the base", CHECKING)
@@ -90,31 +90,31 @@ def verify(
     live: AdapterState | None = None,
     base_bits: int | None = None,
     trained: Reference | None = None,
+    readers: Collection[ReaderName] = (),
 ) -> Report:
     """`live`: what the file should hold, module by module. base_bits: open the base's denoiser in so many bits (4), and
     prove the file as in a base that is large. trained: what the model that was trained computes; the file, in a fresh
-    base that is held alike, must compute the same.
+    base that is held alike, must compute the same. readers: programs that must apply it as it says; none: those that
+    its names are meant for.
 
     Raises:
         BaseError: the file or the base cannot be read at all, or the file was changed meanwhile.
     """
     facts = families.detect(base)
-    places = target_shapes(families.family_class(facts.family).on_meta(families.locate(base), facts))
+    places = adaptable_shapes(base, facts)
     large = is_large(places) or base_bits is not None
     family = _open(base, facts, large, base_bits, trained)
     stamps = Stamps.of(layouts.adapter_files(file))
     adapter = layouts.read_adapter(file, places, family.name)
-    told = layouts.expected(adapter.metadata)
-    should = (
-        set(live) if live is not None else {name for name, (rank, _) in told.items() if rank} or set(adapter.modules)
-    )
+    should = set(live) if live is not None else _listed(adapter)
     missed = tuple(sorted(should - adapter.modules.keys()))
     dtype = _file_dtype(file)
     foreign = made_for_another(adapter, facts)
     problems = [*([foreign] if foreign else []), *adapter.problems, *adapter.warnings]
     problems += [f"{name}: expected, and not in the file" for name in missed]
     problems += _hash_problems(file, adapter.metadata)
-    problems += shape_mismatches(adapter.modules, places)
+    mismatched = shape_mismatches(adapter.modules, places)
+    problems += mismatched
     fitting = {n: change for n, change in adapter.modules.items() if n in places and _fits(change, places[n])}
     problems += [] if adapter.modules else ["no change in it that this base has a place for"]
     problems += _surplus(fitting, should)
@@ -122,10 +122,11 @@ def verify(
     problems += differing
     held = _Held(file, dtype, fitting, live, trained)
     measured = _measure(family, held, large) if fitting and not foreign else _Measured(())
-    ours = live is not None or "finetune.version" in adapter.metadata
     problems += measured.problems
-    problems += measured.stock_problems if ours else ()
     stamps.check()  # it was opened by our reader, hashed, and opened by stock diffusers
+    verdicts = judge_readers(family, adapter, measured.stock_problems if measured.asked else None, readers)
+    problems += [one.why for one in verdicts.values() if one.asked and not one.right]
+    readable = not (adapter.problems or mismatched or foreign or layouts.ASSUMED in adapter.warnings)
     return Report(
         file=file.name,
         base=shipped.public_name(base),
@@ -143,22 +144,28 @@ def verify(
         live=worst_live if live is not None else None,
         outputs=measured.outputs,
         problems=tuple(problems),
-        findings=(
-            *(() if ours else measured.stock_problems),
-            *(f"stock diffusers warned: {w}" for w in measured.warned),
-        ),
+        findings=_findings(adapter, verdicts, measured),
+        readers=verdicts,
+        readable=readable,
+        repairable=readable and bool(fitting) and layouts.is_repairable(adapter, family.name),
     )
+
+
+def _listed(adapter: layouts.AdapterFile) -> set[str]:
+    """The modules that a file says it holds; of one that does not say, those that it holds."""
+    told = layouts.expected(adapter.metadata)
+    return {name for name, (rank, _) in told.items() if rank} or set(adapter.modules)
+
+
+def adaptable_shapes(base: str, facts: BaseInfo) -> dict[str, tuple[int, ...]]:
+    """canonical name -> weight shape of all that an adapter file may change."""
+    kind = families.family_class(facts.family)
+    return target_shapes(kind.on_meta(families.locate(base), facts, adaptable(kind)))
 
 
 def is_large(places: Mapping[str, tuple[int, ...]]) -> bool:
     """Of a base that can be changed at these places, name -> weight shape."""
     return sum(math.prod(shape) for shape in places.values()) > LARGE
-
-
-def difference(a: Tensor, b: Tensor) -> float:
-    """As at the top of this file."""
-    size = max(float(a.double().norm()), float(b.double().norm()))
-    return float((a.double() - b.double()).norm()) / size if size else 0.0
 
 
 def shape_mismatches(modules: AdapterState, places: Mapping[str, tuple[int, ...]]) -> list[str]:
@@ -200,13 +207,23 @@ class _Measured(NamedTuple):
     outputs: float | None = None
     problems: tuple[str, ...] = ()
     stock_problems: tuple[str, ...] = ()
+    asked: bool = False
+    """stock diffusers was given the file"""
     warned: tuple[str, ...] = ()
+
+
+def _findings(
+    adapter: layouts.AdapterFile, verdicts: Mapping[str, ReaderVerdict], measured: _Measured
+) -> tuple[str, ...]:
+    others = (v.why for name, v in verdicts.items() if not v.asked and v.right is False and name in adapter.known_to)
+    return (*adapter.notes, *others, *(f"stock diffusers warned: {w}" for w in measured.warned))
 
 
 @torch.no_grad()
 def _measure(family: Family, held: _Held, large: bool) -> _Measured:
     file, modules = held.file, held.modules
-    inputs = held.trained.inputs if held.trained else outputs.encoded(family)
+    changed = {name.partition(".")[0] for name in modules}
+    inputs = held.trained.inputs if held.trained else outputs.encoded(family, changed)
     before = outputs.compute(family, inputs)
     if large:
         return _measure_large(family, held, inputs, before)
@@ -224,19 +241,19 @@ def _measure(family: Family, held: _Held, large: bool) -> _Measured:
         problems += (_NOT_AS_TRAINED.format(_apart(after, expected, before)),)
     if reading.is_dir(file):  # PEFT's own layout, which load_lora_weights does not read
         return _Measured(effects, outputs=apart, problems=problems)
-    refusal, warned = _load_stock(family, file)
+    refusal, warned = stock.load_stock(family, file)
     if refusal:
-        return _Measured(effects, outputs=apart, problems=problems, stock_problems=(refusal,))
-    stock = outputs.compute(family, inputs)
-    wrong, worst = _stock_differences(family, modules)
-    output = _apart(stock, expected, before)
+        return _Measured(effects, outputs=apart, problems=problems, stock_problems=(refusal,), asked=True)
+    theirs = outputs.compute(family, inputs)
+    wrong, worst = stock.stock_differences(family, modules)
+    output = _apart(theirs, expected, before)
     found = []
     if wrong:
-        found.append(_told_differently(wrong, modules))
-    elif not all(outputs.agree(stock[c], expected[c], before[c], limit) for c in stock):
+        found.append(stock.told_differently(wrong, modules))
+    elif not all(outputs.agree(theirs[c], expected[c], before[c], limit) for c in theirs):
         found.append(f"the output in stock diffusers differs from the reference by {output:.1e} of the change")
     apart = None if apart is None else max(apart, output)
-    return _Measured(effects, worst, output, apart, problems, tuple(found), tuple(warned))
+    return _Measured(effects, worst, output, apart, problems, tuple(found), True, tuple(warned))
 
 
 _NOT_AS_TRAINED = "the outputs differ from the trained model's by {:.1e} of the change"
@@ -252,32 +269,20 @@ def _measure_large(family: Family, held: _Held, inputs: outputs.Inputs, before: 
     file, modules = held.file, held.modules
     if reading.is_dir(file):
         return _Measured(_effects(family, modules, before, None)[0])
-    refusal, warned = _load_stock(family, file)
+    refusal, warned = stock.load_stock(family, file)
     if refusal:
-        return _Measured(_effects(family, modules, before, None)[0], stock_problems=(refusal,))
-    stock = outputs.compute(family, inputs)
-    effects, problems = _effects(family, modules, before, stock)
-    wrong, worst = _stock_differences(family, modules, TOLERANCE[torch.bfloat16])
-    found = (_told_differently(wrong, modules),) if wrong else ()
+        return _Measured(_effects(family, modules, before, None)[0], stock_problems=(refusal,), asked=True)
+    theirs = outputs.compute(family, inputs)
+    effects, problems = _effects(family, modules, before, theirs)
+    wrong, worst = stock.stock_differences(family, modules, TOLERANCE[torch.bfloat16])
+    found = (stock.told_differently(wrong, modules),) if wrong else ()
     if held.trained is None:
-        return _Measured(effects, worst, None, None, problems, found, tuple(warned))
+        return _Measured(effects, worst, None, None, problems, found, True, tuple(warned))
     expected, limit = held.trained.outputs, outputs.LIMIT[torch.bfloat16]  # that diffusers casts the adapter to
-    apart = _apart(stock, expected, before)
-    if not all(outputs.agree(stock[c], expected[c], before[c], limit, outputs.LARGE_NOISE) for c in stock):
+    apart = _apart(theirs, expected, before)
+    if not all(outputs.agree(theirs[c], expected[c], before[c], limit, outputs.LARGE_NOISE) for c in theirs):
         problems += (_NOT_AS_TRAINED.format(apart),)
-    return _Measured(effects, worst, None, apart, problems, found, tuple(warned))
-
-
-def _load_stock(family: Family, file: Path) -> tuple[str, list[str]]:
-    """Put the file into the family's modules, as users do. Returns how it was refused, and what was warned of."""
-    with quiet() as warned:
-        try:
-            family.pipeline().load_lora_weights(str(file.parent), weight_name=file.name, adapter_name="verified")
-        except _REFUSALS as e:
-            if is_shortage(e):
-                raise
-            return f"stock diffusers refuses the file: {type(e).__name__}: {str(e).strip()[:200]}", warned
-    return "", warned
+    return _Measured(effects, worst, None, apart, problems, found, True, tuple(warned))
 
 
 def _effects(
@@ -300,87 +305,12 @@ def _wrong_effect(effect: Effect) -> str:
     return ""
 
 
-def _told_differently(wrong: list[str], modules: AdapterState) -> str:
-    several = len({change.scale * change.rank for change in modules.values()}) > 1
-    told = f"stock diffusers applies {len(wrong)} of {len(modules)} modules differently, {wrong[0]} first"
-    return told + (_ONE_ALPHA if several else "")
-
-
-_ONE_ALPHA = (
-    ": it reads one alpha for a whole file, this one has several; "
-    "exported again in the layout `universal` it is right everywhere"
-)
-
-
-@contextmanager
-def applied(family: Family, modules: AdapterState) -> Iterator[None]:
-    """The base with the dense changes added, inside the block; then bit for bit as it was."""
-    kept = {}
-    try:
-        for name, change in modules.items():
-            weight = weight_of(family, name)
-            kept[name] = weight.data
-            weight.data = weight.data + delta_of(family, name, change).reshape(weight.shape)
-        yield
-    finally:
-        for name, data in kept.items():
-            weight_of(family, name).data = data
-
-
-def weight_of(family: Family, name: str) -> torch.nn.Parameter:
-    """What a change of that canonical name is added to."""
-    component = family.parts[name.partition(".")[0]]
-    top = name.split(".")[1]  # all that live_name asks for: naming every module for each of them takes seconds
-    paths = (name.partition(".")[2],) if hasattr(component, top) else ()
-    return component.get_submodule(live_name(name, paths)).get_parameter("weight")
-
-
-def base_weight(family: Family, name: str, change: Change) -> Tensor:
-    """The base's weight that is changed, in the change's shape, float32; nothing where the change does not ask."""
-    if change.of_lora():
-        return torch.empty(0)
-    return dense(weight_of(family, name)).float().cpu().reshape(change.shape)
-
-
-def delta_of(family: Family, name: str, change: Change) -> Tensor:
-    """The dense change of that weight."""
-    return change.delta(base_weight(family, name, change))
-
-
 def _effect(family: Family, component: str, modules: AdapterState, before: Tensor, after: Tensor | None) -> Effect:
     inside = {n: c for n, c in modules.items() if n.startswith(f"{component}.") and not c.is_zero()}
     change = sum(c.norm(base_weight(family, n, c)) ** 2 for n, c in inside.items()) ** 0.5
     whole = sum(float(dense(weight_of(family, n)).double().square().sum()) for n in inside) ** 0.5
     output = None if after is None else difference(after, before)
     return Effect(component, len(inside), change / whole if whole else 0.0, output)
-
-
-def _stock_differences(
-    family: Family, modules: AdapterState, tolerance: float = TOLERANCE[torch.float32]
-) -> tuple[list[str], float]:
-    """Modules where what PEFT's layers in the pipeline apply is not what the file says, and the worst difference."""
-    left, wrong, worst = dict(modules), [], 0.0
-    for component, whole in components(family).items():
-        for path, layer in whole.named_modules():
-            if "verified" in getattr(layer, "lora_A", {}):
-                name = canonical_name(component, path)
-                change = _stock_delta(layer)
-                ours = left.pop(name, None)
-                said = delta_of(family, name, ours).reshape(change.shape) if ours else torch.zeros_like(change)
-                off = difference(change, said)
-                worst = max(worst, off)
-                wrong += [name] if off > tolerance else []
-    lost = [name for name, change in left.items() if not change.is_zero()]
-    return sorted(wrong + lost), 1.0 if lost else worst
-
-
-def _stock_delta(layer: Any) -> Tensor:
-    """What PEFT's layer does to its weight: by PEFT's own reckoning where it has one."""
-    read = read_layer(layer, "verified")
-    if read is None or read.of_lora():
-        own: Tensor = layer.get_delta_weight("verified").cpu()
-        return own
-    return read.delta(dense(layer.get_base_layer().weight).float().cpu().reshape(read.shape))
 
 
 def _to_live(family: Family, modules: AdapterState, live: AdapterState, dtype: torch.dtype) -> tuple[float, list[str]]:
@@ -427,7 +357,8 @@ def _file_dtype(file: Path) -> torch.dtype:
     """The narrowest float type of the weights."""
     if reading.is_dir(file):
         return torch.float32
-    kinds = {DTYPES.get(kind, torch.bfloat16) for kind in weights.read_header(file).dtypes.values()}
+    stored = weights.read_header(file).dtypes
+    kinds = {DTYPES.get(kind, torch.bfloat16) for key, kind in stored.items() if not key.endswith(".alpha")}
     return max(kinds, key=lambda kind: TOLERANCE[kind], default=torch.float32)
 
 

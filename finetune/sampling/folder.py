@@ -44,8 +44,8 @@ def sample(
     """
     used = adapters_in_use(adapters)
     wanted, info = written_out(wanted, used), families.detect(base)
-    rows = wanted.requests(info)
     check_options(base, info, options)
+    rows = wanted.requests(info, families.family_class(info.family).few_steps.get(options.scheduler))
     if options.merged and not used:
         raise InputError("`merged`: there is no adapter to merge", "name one: `adapter`, or leave `merged` out")
     _refuse_earlier(out, [*(_name(n, request) for row in rows for n, request in enumerate(row)), GRID])

@@ -11,7 +11,7 @@ from finetune.errors import BaseError, InputError
 from finetune.recipe import Sample, bounds
 
 if TYPE_CHECKING:
-    from finetune.families.base import BaseInfo
+    from finetune.families.base import BaseInfo, FewSteps
 
 MOST_WEIGHT = 100.0
 """that an adapter is applied at; people use up to 2"""
@@ -36,7 +36,8 @@ class SampleRequest(NamedTuple):
 
 @dataclass(frozen=True)
 class SampleSet:
-    """Every prompt at `count` seeds in a row; guidance and size (width, height in px) are the base's unless said.
+    """Every prompt at `count` seeds in a row; steps, guidance and size (width, height in px) are the base's or the
+    scheduler's unless said.
 
     trigger, class_word: what stands in place of {trigger} and {class_word}; the adapters' own unless said. sources:
     where each prompt was written, such as a file and a line.
@@ -46,7 +47,7 @@ class SampleSet:
     negative: str = ""
     seed: int = 0
     count: int = 1
-    steps: int = STEPS
+    steps: int | None = None
     guidance: float | None = None
     size: tuple[int, int] | None = None
     trigger: str | None = None
@@ -60,35 +61,40 @@ class SampleSet:
             ("sample.seed", "seed", self.seed), ("count", "count", self.count),
             *(("data.resolution", "size", side) for side in self.size or ()),
         ):  # fmt: skip
-            bounds.check(key, given, name)
+            if given is not None:
+                bounds.check(key, given, name)
         bounds.check("sample.seed", self.seed + self.count - 1, "seed")
         bounds.check_pictures(len(self.prompts), self.count)
 
-    def requests(self, base: "BaseInfo") -> list[list[SampleRequest]]:
-        """A row for each seed, in it a request for each prompt.
+    def requests(self, base: "BaseInfo", few: "FewSteps | None" = None) -> list[list[SampleRequest]]:
+        """A row for each seed, in it a request for each prompt. few: what a scheduler for few steps needs.
 
         Raises:
-            InputError: a number is out of bounds or does not fit the base, or a negative prompt has no effect.
+            InputError: a number is out of bounds or fits neither base nor scheduler; a negative prompt has no effect.
         """
         self.check_numbers()
+        steps = self.steps or (few.steps if few else STEPS)
+        if few and steps > few.most:
+            raise InputError(f"`steps` {steps}: this `scheduler` takes at most {few.most}", f"usual are {few.steps}")
         width, height = self.size or (base.resolution, base.resolution)
         if min(width, height) < base.stride or width % 8 or height % 8:
             raise InputError(
                 f"`size` {width}x{height} does not fit this base",
                 f"width and height must be multiples of 8 px, at least {base.stride}",
             )
-        if self.steps > base.noise_levels:
+        if steps > base.noise_levels:
             raise InputError(
-                f"`steps` {self.steps}: this base was trained at {base.noise_levels} noise levels, and can be denoised "
+                f"`steps` {steps}: this base was trained at {base.noise_levels} noise levels, and can be denoised "
                 "in no more steps",
                 "20 to 50 are usual",
             )
-        guidance = base.guidance if self.guidance is None else self.guidance
+        usual = few.guidance if few else base.guidance
+        guidance = usual if self.guidance is None else self.guidance
         if self.negative and (guidance <= 1 or base.guided):
             why = "this base reads none" if base.guided else "it needs a `guidance` above 1"
             raise InputError(f"`negative` has no effect: {why}", "leave it out")
         return [
-            [SampleRequest(p, seed, self.negative, self.steps, guidance, width, height) for p in self.prompts]
+            [SampleRequest(p, seed, self.negative, steps, guidance, width, height) for p in self.prompts]
             for seed in range(self.seed, self.seed + self.count)
         ]
 

@@ -19,8 +19,8 @@ from finetune.families.base import (
     Family,
     Prompt,
     Text,
+    adaptable,
     as_prompts,
-    components,
     evaluation_mode,
     large_encoders,
 )  # fmt: skip
@@ -56,10 +56,15 @@ class Session:
         self.family, self.device, self.autocast = family, device, autocast
         self.captions = captions or Captions(family, {}, device)
         self.pipeline = family.pipeline(options.scheduler, options.safety_checker)
+        few = [one for name, one in family.few_steps.items() if self._is(family.schedulers[name])]
+        self._told = dict(few[0].call) if few else {}
+        """what the scheduler needs to be told for each picture"""
         self.made_with: dict[str, str] = {}
         """What a picture's metadata says of base, adapters and options."""
         self._adapted: list[str] = []
         """files whose change is applied"""
+        self._kept: set[str] = set()
+        """text encoders that are not unloaded, since an adapter changes what they read"""
         self._texts: dict[tuple[str, str], Text] = {}
         """(encoder, prompt) -> what the session read itself, without a batch axis"""
 
@@ -113,9 +118,10 @@ class Session:
         if not adapters:
             return
         names = [f"adapter_{i}" for i in range(len(adapters))]
-        shapes = target_shapes(components(self.family))  # before an adapter hides some of them
+        shapes = self._places()
         for name, adapter in zip(names, adapters, strict=True):
             changes = _read_strictly(adapter.path, shapes, self.family)
+            self._keep({part.partition(".")[0] for part in changes}.intersection(self.family.adapted))
             state = layouts.for_pipeline(changes, torch.float32, self.family.name)
             self.pipeline.load_lora_weights(state, adapter_name=name)
         self.pipeline.set_adapters(names, [adapter.weight for adapter in adapters])
@@ -126,6 +132,22 @@ class Session:
             self.pipeline.unload_lora_weights()
         self._adapted = [adapter.path.name for adapter in adapters]
         self._texts.clear()
+
+    def _places(self) -> dict[str, tuple[int, ...]]:
+        """canonical name -> weight shape of all that an adapter may change; before one hides some of them."""
+        there = self.family.parts.loaded()
+        absent = [name for name in adaptable(self.family) if name not in there]
+        skeletons = type(self.family).on_meta(self.family.base, self.family.facts, absent)
+        return target_shapes({name: there.get(name) or skeletons[name] for name in adaptable(self.family)})
+
+    def _keep(self, encoders: set[str]) -> None:
+        """Have these text encoders in memory, in the pipeline, and asked for each prompt."""
+        for encoder in encoders - self._kept:
+            self.family.parts.load(encoder).to(self.device, encoder)
+            self.pipeline.register_modules(**{encoder: self.family.parts[encoder]})
+            known = {name: texts for name, texts in self.captions.known.items() if name != encoder}
+            self.captions = Captions(self.family, known, self.device)
+            self._kept.add(encoder)
 
     def exchange(self, adapters: Sequence[AdapterWeight]) -> None:
         """These adapters in place of those that are applied; none: the base alone.
@@ -148,10 +170,10 @@ class Session:
     def read(self, prompts: Iterable[str]) -> None:
         """Encode those prompts that large text encoders have not read yet, and unload these encoders again."""
         known = dict(self.captions.known)
-        large = large_encoders(self.family)
+        large = [encoder for encoder in large_encoders(self.family) if encoder not in self._kept]
         unread = [p for p in as_prompts(list(prompts)) if any(p.key not in known.get(e, ()) for e in large)]
         if unread:
-            for encoder, texts in read_ahead(self.family, unread, self.device).known.items():
+            for encoder, texts in read_ahead(self.family, unread, self.device, self._kept).known.items():
                 known[encoder] = {**known.get(encoder, {}), **texts}
             self.captions = Captions(self.family, known, self.device)
 
@@ -183,11 +205,15 @@ class Session:
             inputs = self.family.pipeline_inputs(text, negative, first.guidance)
             output = self.pipeline(
                 **inputs, num_inference_steps=first.steps, width=first.width, height=first.height,
-                output_type="latent", generator=chances if len(chances) > 1 else chances[0],
+                output_type="latent", generator=chances if len(chances) > 1 else chances[0], **self._told,
             ).images  # fmt: skip
         latents = self.family.unpack_latents(output, first.width, first.height).to(self.device)
         # one at a time: decoding takes far more memory than denoising. In float32: half overflows some autoencoders
         return [self._shown(self._finite(self.family.decode_latents(one))) for one in latents.unsqueeze(1)]
+
+    def _is(self, scheduler: str) -> bool:
+        """diffusers' class of that name is the pipeline's, chosen or the base's own."""
+        return type(self.pipeline.scheduler).__name__ == scheduler
 
     def _encoded(self, prompts: Sequence[str]) -> Text:
         read = {e: {p: self._text(e, p) for p in prompts} for e in self.family.encoders}
@@ -242,7 +268,10 @@ def check_options(base: str, info: BaseInfo, options: SessionOptions) -> None:
     """Raises InputError when a base cannot be opened so."""
     kind = families.family_class(info.family)
     if options.scheduler and options.scheduler not in kind.schedulers:
-        raise InputError(f"no scheduler {options.scheduler!r} for {base}", f"one of {', '.join(kind.schedulers)}")
+        few = any(options.scheduler in families.family_class(name).few_steps for name in families.registry())
+        why = ": it is for Stable Diffusion 1.x, 2.x and XL, and this base is a flow" if few else ""
+        one_of = f"one of {', '.join(kind.schedulers)}"
+        raise InputError(f"no scheduler {options.scheduler!r} for {base}{why}", one_of)
     if options.text_encoder_bits and not large_encoders(kind):
         raise InputError(f"`text_encoder_bits`: {base} has no large text encoder", "leave it out")
     if options.base_bits and options.merged:
@@ -277,9 +306,11 @@ def _read_strictly(file: Path, shapes: dict[str, tuple[int, ...]], family: Famil
     found = layouts.read_adapter(file, shapes, family.name)
     mismatches = [n for n, module in found.modules.items() if module.shape != shapes[n]]
     problems = [*found.problems, *(f"{n}: not of the base's shape" for n in mismatches)]
-    if problems:
+    if problems or not found.modules:
         raise VerifyError(
-            f"{file}: {problems[0]}", "see all that is wrong with it", action("verify", file=file, base=family.base)
+            f"{file}: {(problems or ['it holds no changes'])[0]}",
+            "see all that is wrong with it",
+            action("verify", file=file, base=family.base),
         )
     return found.modules
 

@@ -24,7 +24,7 @@ from finetune.families.base import components
 from finetune.files import layouts, peft
 from finetune.files.inspection import inspect
 from finetune.files.metadata import About
-from finetune.proof import export, outputs, verify
+from finetune.proof import applied, export, outputs, verify
 from finetune.recipe import DoRA, Loaded, LoRA
 from finetune.training import preflight
 
@@ -163,7 +163,8 @@ def test_strangers_files_are_read_exactly_and_what_programs_do_with_them_is_told
     for name, change in live.items():
         weight = torch.randn(change.shape)
         torch.testing.assert_close(found.modules[name].delta(weight), change.delta(weight), rtol=0, atol=1e-6)
-    assert any("dora_scale" in doubt and "LyCORIS" in doubt for doubt in found.warnings)
+    assert "dora_scale" in found.misread["kohya"] and "LyCORIS" in found.misread["kohya"]
+    assert found.misread.keys() == {"diffusers", "comfyui", "a1111", "forge", "kohya"}
     worst = export.convert(tmp_path / "a.safetensors", "diffusers", tmp_path / "b.safetensors", "pocket")
     assert worst < 1e-5
 
@@ -187,7 +188,7 @@ def test_training_goes_on_from_an_adapter_exactly(start: str, data: Path, tmp_pa
                    adapter__rank=6, adapter__targets=TARGETS, data__resolution=64)  # fmt: skip
     after, base = read(second), families.load("pocket")
     for name, change in first.items():
-        weight = verify.weight_of(base, name).detach()
+        weight = applied.weight_of(base, name).detach()
         torch.testing.assert_close(after[name].delta(weight), change.delta(weight), rtol=0, atol=1e-5)
     moved = adapters.movement(components(second.family), first)
     assert all(change < 1e-3 * weight for change, weight in moved.values())

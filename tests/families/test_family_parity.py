@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 from torch.testing import assert_close
 
-from finetune.proof.verify import difference
+from finetune.proof.applied import difference
 from finetune.training import loop as trainer
 from finetune.training.batches import Batch
 

@@ -151,7 +151,7 @@ def test_the_base_defaults_to_the_runs(file: Path, run: Path) -> None:
     assert cli("verify", file, "--run", run)[0] == 0
 
 
-def test_a_strangers_file_of_many_alphas_is_read_right_and_its_failing_in_diffusers_is_told(
+def test_a_strangers_file_of_many_alphas_is_read_right_and_fails_for_diffusers(
     tmp_path: Path, base: str, modules: AdapterState, places: dict[str, tuple[int, ...]]
 ) -> None:
     stranger = tmp_path / "theirs.safetensors"
@@ -164,7 +164,11 @@ def test_a_strangers_file_of_many_alphas_is_read_right_and_its_failing_in_diffus
             found.scale * found.up.double().flatten(1) @ found.down.double().flatten(1), change.flatten(1)
         )
     report = verify(stranger, base)
-    assert report.ok and any("stock diffusers" in finding for finding in report.findings)
+    [problem] = report.problems
+    assert not report.ok and "stock diffusers" in problem
+    assert [name for name, one in report.readers.items() if not one.right] == ["diffusers"]
+    others = verify(stranger, base, readers=("kohya", "comfyui"))
+    assert others.ok and others.findings == (problem,)
 
     code, _ = cli("export", "--from", stranger, "--base", base, "--out", tmp_path / "ours.safetensors")
     assert code == 0

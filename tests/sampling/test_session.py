@@ -1,5 +1,6 @@
 """Prompts to pictures: repeatable, with adapters as strong as asked, and with their recipe inside."""
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,8 +22,8 @@ from finetune.families.sd import StableDiffusion
 from finetune.families.unet import SCHEDULERS
 from finetune.files import layouts
 from finetune.sampling import session as session_module
-from finetune.sampling.request import AdapterWeight, SampleRequest, SessionOptions
-from finetune.sampling.session import Picture, Session
+from finetune.sampling.request import AdapterWeight, SampleRequest, SampleSet, SessionOptions
+from finetune.sampling.session import Picture, Session, check_options
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"),
@@ -268,3 +269,24 @@ def test_the_benchmarks_pictures_are_stock_diffusers_own():
         generator=[torch.Generator().manual_seed(seed) for seed in (4, 5)],
     ).images  # fmt: skip
     assert all(abs(np.asarray(a, int) - np.asarray(b, int)).max() <= 1 for a, b in zip(made, stock, strict=True))
+
+
+@pytest.mark.parametrize("name", ["lcm", "tcd"])
+def test_schedulers_for_few_steps_are_told_what_they_need(name, tiny):
+    info, few = families.detect(tiny), families.family_class("sd").few_steps[name]
+    [[asked]] = SampleSet(["a cup"]).requests(info, few)
+    assert (asked.steps, asked.guidance) == (8, 1.0)
+    session = Session(families.load(tiny), options=SessionOptions(scheduler=name))
+    stepped, own = [], session.pipeline.scheduler.step
+    session.pipeline.scheduler.step = functools.wraps(own)(lambda *a, **kw: stepped.append(kw) or own(*a, **kw))
+    assert pixels(session.generate(SMALL._replace(steps=4))).std() > 1
+    assert len(stepped) == 4 and {kw.get("eta") for kw in stepped} == {0.3 if name == "tcd" else None}
+    with pytest.raises(InputError, match="takes at most 50"):
+        SampleSet(["a cup"], steps=51).requests(info, few)
+
+
+@pytest.mark.parametrize("name", ["lcm", "tcd"])
+def test_few_step_schedulers_are_refused_on_a_flow_in_a_sentence(name):
+    info = families.detect("pocket")._replace(family="flux")
+    with pytest.raises(InputError, match="this base is a flow"):
+        check_options("mine", info, SessionOptions(scheduler=name))

@@ -25,7 +25,7 @@ from finetune.diffusion.process import betas, discrete
 from finetune.encoding.images import PLACES
 from finetune.families.base import Conditioning, Family, Moments, components, read
 from finetune.files.metadata import About
-from finetune.proof import export, verify
+from finetune.proof import applied, export
 from finetune.training import checkpoint
 from finetune.training import loop as trainer
 from finetune.training.batches import Batch
@@ -78,7 +78,7 @@ def test_alpha_over_rank_is_what_the_model_does_and_what_the_files_say(sd15: Pat
     for component in components(b.family).values():
         component.eval()
     plain = families.load(str(sd15))
-    with verify.applied(plain, live):
+    with applied.applied(plain, live):
         assert_close(output(plain), output(b.family), rtol=0, atol=1e-5)
     assert not torch.allclose(output(plain), output(b.family), atol=1e-2)
     about = About.of(b.plan.facts)
