@@ -185,7 +185,7 @@ def foreign(work: Path = WORK, jobs: int = 2, only: Annotated[list[str] | None, 
 @app.command()
 def sweep(
     work: Path = WORK, jobs: int = 2, only: Annotated[list[str] | None, typer.Option(help="questions")] = None,
-    seeds: int = 1,
+    seeds: int = 1, subject: Annotated[list[str] | None, typer.Option(help="product, style or both")] = None,
 ) -> None:  # fmt: skip
     """One question at a time, all else as in SWEPT."""
     work = prepare(work)
@@ -196,7 +196,8 @@ def sweep(
     for label, sets in asked.items():
         changed = dict(one.replace("WORK", str(work)).split("=", 1) for one in sets)
         merged = tuple(f"{key}={value}" for key, value in (SWEPT | changed).items())
-        trials += [Trial(s, label, merged, seed) for s in ("product", "style") for seed in range(seeds)]
+        trials += [Trial(s, label, merged, seed) for s in subject or ("product", "style")
+                   for seed in range(seeds)]  # fmt: skip
     carry_out(trials, work, jobs)
 
 

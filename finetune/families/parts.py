@@ -260,7 +260,7 @@ def check_complete(path: Path) -> None:
         stored.refuse_packed(file.resolve(), header)
         if file.name != OWN_FILE:
             stored.refuse_wrapped(file, header)
-    sizes.check_config(path.with_name("config.json"), [*headers.values()])
+    sizes.check_config(path.with_name("config.json"), [*headers.values()], files[0])
 
 
 def weight_files(path: Path) -> list[Path]:

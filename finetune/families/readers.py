@@ -1,6 +1,6 @@
 """The programs that read adapter files: what each is called, from which version it reads a family's, in which names.
 
-Each family lists its own; model cards, the documentation and `verify --for` are made from that list and nothing else.
+Each family lists its own; model cards, the documentation and verdicts are made from that list and nothing else.
 """
 
 from typing import NamedTuple, get_args

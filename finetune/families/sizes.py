@@ -27,14 +27,15 @@ _PER_BLOCK = ("layers_per_block", "transformer_layers_per_block", "reverse_trans
 _FAULTY = "is the configuration that of these weights? fetch the base again"
 
 
-def check_config(path: Path, headers: Sequence[Header]) -> None:
-    """path: config.json. headers: of the files of weights that belong to it.
+def check_config(path: Path, headers: Sequence[Header], file: Path | None = None) -> None:
+    """path: config.json. headers: of the files of weights that belong to it. file: the first of them, which is named.
 
     Raises:
         BaseError: it says more layers than the weights have tensors, or a number beyond all bounds.
     """
     if not reading.is_file(path):
         return
+    path = reading.real_path(path)
     told = reading.read_json(path, BaseError, "fetch the base again", finite=False)
     shapes = {name: shape for header in headers for name, shape in header.shapes.items()}
     tensors = len(shapes)
@@ -46,7 +47,8 @@ def check_config(path: Path, headers: Sequence[Header]) -> None:
             raise BaseError(f"{path}: {key} is {_largest(value):,.0f}, and no weight is wider than {widest:,}", _FAULTY)
     layers = _layers(told)
     if layers > tensors:
-        raise BaseError(f"{path} says at least {layers:,.0f} layers, and the weights are {tensors:,} tensors", _FAULTY)
+        held = f"{reading.real_path(file)} holds" if file else "the weights are"
+        raise BaseError(f"{path} says at least {layers:,.0f} layers, and {held} {tensors:,} tensors", _FAULTY)
 
 
 def check_numbers(told: Mapping[str, Any], where: str, most: int = MOST) -> None:

@@ -56,7 +56,7 @@ def parse(table: Mapping[str, object], where: str) -> PeftConfig:
     """
     if table.get("peft_type", "LORA") != "LORA":
         raise BaseError(f"{where}: a {table.get('peft_type')} adapter", "only LoRA is read")
-    notes = peft_fields.check(table, where)
+    notes = peft_fields.check_fields(table, where)
     r = table.get("r")
     return PeftConfig(
         r=int(number(r, where)),

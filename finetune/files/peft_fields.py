@@ -51,7 +51,7 @@ STARTS = frozenset({"gaussian", "eva", "orthogonal", "mica"})
 _PLAIN = "save it as a plain LoRA with PEFT: save_pretrained(..., path_initial_model_for_weight_conversion=...)"
 
 
-def check(table: Mapping[str, object], where: str) -> tuple[str, ...]:
+def check_fields(table: Mapping[str, object], where: str) -> tuple[str, ...]:
     """Fields that are not known and may say something, a sentence each.
 
     Raises:

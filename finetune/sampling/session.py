@@ -269,7 +269,7 @@ def check_options(base: str, info: BaseInfo, options: SessionOptions) -> None:
     kind = families.family_class(info.family)
     if options.scheduler and options.scheduler not in kind.schedulers:
         few = any(options.scheduler in families.family_class(name).few_steps for name in families.registry())
-        why = ": it is for Stable Diffusion 1.x, 2.x and XL, and this base is a flow" if few else ""
+        why = ": it is for bases with a UNet, and this one is a flow" if few else ""
         one_of = f"one of {', '.join(kind.schedulers)}"
         raise InputError(f"no scheduler {options.scheduler!r} for {base}{why}", one_of)
     if options.text_encoder_bits and not large_encoders(kind):

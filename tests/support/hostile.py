@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 MEMORY_BYTES = 2 << 30
 """beyond what the parent holds: more is a fault"""
 HANGS_S = 120
@@ -129,6 +131,7 @@ def _run(work: Callable[[], None], folder: Path, files: dict[str, Path], out: in
         )
         faulthandler.disable()
         os.chdir(folder)
+        torch.set_num_threads(1)  # makes torch's pool anew before threads of others race for it
         _bound_memory()
         work()
         code = 0

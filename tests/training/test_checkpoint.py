@@ -338,7 +338,7 @@ def test_its_files_are_those_that_export_writes(trained: Path) -> None:
 def test_a_checkpoint_is_exported_verified_and_gone_on_from(trained: Path, tmp_path: Path) -> None:
     last = trained / "checkpoints" / "step-000004"
     assert convert(last, "universal", tmp_path / "a.safetensors", "pocket") < 1e-5
-    names = layouts.read_adapter(trained / "adapter" / "peft").modules
+    names = {n: c.shape for n, c in layouts.read_adapter(trained / "adapter" / "peft").modules.items()}
     exported = layouts.read_adapter(next((trained / "adapter").glob("*.safetensors")), names)
     for name, change in layouts.read_adapter(tmp_path / "a.safetensors", names).modules.items():
         assert_close(change.delta(torch.empty(0)), exported.modules[name].delta(torch.empty(0)), rtol=0, atol=0)

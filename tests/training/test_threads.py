@@ -1,11 +1,13 @@
 """How many CPU threads a run uses: as many as torch takes, unless one is clearly faster here and now."""
 
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from support.ranks import in_ranks
 from support.runs import Stop, begin, short, train
 
 from finetune.events import Event, Note, Stepped
@@ -24,13 +26,22 @@ class Clock:
         return self.now
 
 
-@pytest.fixture(autouse=True)
-def two(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    yield
-    torch.set_num_threads(before)
+def apart(act: Callable[[], object], folder: Path, threads: str = "") -> object:
+    """In a child with two threads, as torch's pool of threads cannot be forked once there is one. threads: what
+    OMP_NUM_THREADS says."""
+
+    def acted(_: int) -> object:
+        os.environ.pop("OMP_NUM_THREADS", None)
+        if threads:
+            os.environ["OMP_NUM_THREADS"] = threads
+        torch.set_num_threads(2)
+        return act(), torch.get_num_threads()
+
+    (one,) = in_ranks(1, acted, folder / "child", {"MASTER_PORT": ""})
+    assert one.code == 0, one.said
+    value, after = one.value  # type: ignore[misc]
+    assert after == 2
+    return value
 
 
 def run_of(data: Path, out: Path, seconds: dict[int, float], steps: int = 2, resume: bool = False) -> list[Event]:
@@ -47,37 +58,41 @@ BUSY, IDLE = {1: 1.0, 2: 30.0}, {1: 1.4, 2: 1.0}
 
 
 def test_one_thread_is_used_where_two_wait_for_each_other(data: Path, tmp_path: Path) -> None:
-    computed, accumulate = list[int](), trainer.accumulate
+    def act() -> object:
+        computed, accumulate = list[int](), trainer.accumulate
 
-    def counted(*some: object) -> object:
-        computed.append(torch.get_num_threads())
-        return accumulate(*some)  # type: ignore[arg-type]
+        def counted(*some: object) -> object:
+            computed.append(torch.get_num_threads())
+            return accumulate(*some)  # type: ignore[arg-type]
 
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(trainer, "accumulate", counted)
-        seen = run_of(data, tmp_path / "out", BUSY)
+        trainer.accumulate = counted  # type: ignore[assignment]
+        return run_of(data, tmp_path / "out", BUSY), computed
+
+    seen, computed = apart(act, tmp_path)  # type: ignore[misc]
     assert computed == [2, 2, 1, 1, 1] and told(tmp_path / "out") == 1
     assert any(isinstance(e, Note) and e.text.startswith("one CPU thread takes less time") for e in seen)
-    assert torch.get_num_threads() == 2
 
 
 def test_else_as_many_as_there_are(data: Path, tmp_path: Path) -> None:
-    seen = run_of(data, tmp_path / "out", IDLE)
-    assert told(tmp_path / "out") == 2 and not any("one CPU thread" in str(e) for e in seen if isinstance(e, Note))
+    seen = apart(lambda: run_of(data, tmp_path / "out", IDLE), tmp_path)
+    assert isinstance(seen, list) and told(tmp_path / "out") == 2
+    assert not any("one CPU thread" in e.text for e in seen if isinstance(e, Note))
 
 
 @pytest.mark.parametrize(("first", "then", "number"), [(BUSY, IDLE, 1), (IDLE, BUSY, 2)])
 def test_a_run_that_goes_on_keeps_its_number(
     data: Path, tmp_path: Path, first: dict[int, float], then: dict[int, float], number: int
 ) -> None:
-    run_of(data, tmp_path / "out", first)
-    run_of(data, tmp_path / "out", then, steps=4, resume=True)
+    def act() -> None:
+        run_of(data, tmp_path / "out", first)
+        run_of(data, tmp_path / "out", then, steps=4, resume=True)
+
+    apart(act, tmp_path)
     assert told(tmp_path / "out") == number
 
 
-def test_the_users_own_number_is_not_questioned(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    run_of(data, tmp_path / "out", BUSY)
+def test_the_users_own_number_is_not_questioned(data: Path, tmp_path: Path) -> None:
+    apart(lambda: run_of(data, tmp_path / "out", BUSY), tmp_path, threads="2")
     assert told(tmp_path / "out") == 2
 
 
@@ -93,7 +108,9 @@ def test_threads_are_given_back_when_a_run_fails(data: Path, tmp_path: Path) -> 
         if isinstance(event, Stepped):
             raise Stop
 
-    with pytest.MonkeyPatch.context() as patched, pytest.raises(Stop):
-        patched.setattr(preflight, "time", Clock(BUSY))
-        train(short(data), tmp_path / "out", listen)
-    assert torch.get_num_threads() == 2
+    def act() -> None:
+        with pytest.MonkeyPatch.context() as patched, pytest.raises(Stop):
+            patched.setattr(preflight, "time", Clock(BUSY))
+            train(short(data), tmp_path / "out", listen)
+
+    apart(act, tmp_path)
