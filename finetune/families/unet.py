@@ -160,7 +160,7 @@ def facts(path: Path, family: str, variant: str, pipeline: str, **own: Any) -> B
     if said:
         refuse_blind(predicts, zero_snr, path)
     shrink = 2 ** (len(vae["block_out_channels"]) - 1)
-    tokens = int(text.get("max_position_embeddings", 77))
+    tokens, levels = int(text.get("max_position_embeddings", 77)), scheduler.get("trained_betas")
     return BaseInfo(
         family=family,
         variant=variant,
@@ -174,7 +174,7 @@ def facts(path: Path, family: str, variant: str, pipeline: str, **own: Any) -> B
         max_tokens=tokens,
         channels=int(vae["latent_channels"]),
         vae_scale_factor=shrink,
-        noise_levels=len(scheduler.get("trained_betas") or ()) or int(scheduler.get("num_train_timesteps", 1000)),
+        noise_levels=len(levels) if isinstance(levels, list) else int(scheduler.get("num_train_timesteps", 1000)),
         **{"text": (tokens, int(denoiser["cross_attention_dim"]), 0)} | own,
     )
 
@@ -214,7 +214,8 @@ def process(config: Mapping[str, Any], facts: BaseInfo) -> Process:
         if not 0 < start <= end < 1:
             raise BaseError(f"scheduler_config.json: beta_start {start} and beta_end {end} are no betas", ITS_SCHEDULER)
         table = betas(schedule, start, end, n)
-    noise = torch.as_tensor(table)
+    listed = isinstance(table, list) and all(isinstance(beta, float) for beta in table)
+    noise = torch.as_tensor(table if listed or isinstance(table, Tensor) else [])
     if noise.ndim != 1 or len(noise) < 2 or not bool(((noise > 0) & (noise < 1)).all()):
         raise BaseError("scheduler_config.json: its noise levels (beta) are not all between 0 and 1", ITS_SCHEDULER)
     return discrete(noise, facts.prediction, facts.zero_snr)

@@ -171,7 +171,8 @@ def test_a_scheduler_of_another_path_is_refused_by_its_name(folder: Callable[...
 
 @pytest.mark.parametrize(
     "changes", [{"num_train_timesteps": 10**9}, {"num_train_timesteps": 0}, {"beta_end": 1.5}, {"beta_start": -0.1},
-                {"beta_end": float("nan")}, {"trained_betas": []}, {"trained_betas": [[0.1, 0.2]]}],
+                {"beta_end": float("nan")}, {"trained_betas": []}, {"trained_betas": [[0.1, 0.2]]},
+                {"trained_betas": [0.1, None]}, {"trained_betas": [0.1, "x"]}, {"trained_betas": 5}],
 )  # fmt: skip
 def test_a_table_that_is_none_is_refused_before_it_is_loaded(
     folder: Callable[..., Path], changes: dict[str, object]
