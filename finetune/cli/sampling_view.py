@@ -11,6 +11,7 @@ from finetune.cli.options import Output
 from finetune.errors import InputError
 from finetune.events import Note, Warned
 from finetune.planning.prompts import NamedPrompt
+from finetune.recipe import bounds
 from finetune.recipe.placeholders import prompt_fault
 from finetune.reporting.markup import escape
 from finetune.sampling import folder
@@ -61,6 +62,7 @@ def prompts_of(file: Path) -> list[NamedPrompt]:
     found = [NamedPrompt(f"{file} line {n}", line.strip()) for n, line in enumerate(lines, 1) if line.strip()]
     if not found:
         raise InputError(f"{file} has no prompt", "write one prompt a line")
+    bounds.check_pictures(len(found), 1)  # before each is looked at
     for where, text in found:
         if text.startswith("#"):
             raise InputError(f"{where} begins with #: comments are not read", "take the line out, or the #")

@@ -18,6 +18,8 @@ CaptionSource = Literal["sidecars", "metadata.jsonl", "metadata.csv", "file name
 TABLE = "metadata.jsonl"
 TABLES = (TABLE, "metadata.csv")
 SIDECARS = (".txt", ".caption")
+CAPTION_BYTES = 1 << 20
+"""the most that a picture's own caption file may have; a text encoder reads some hundred words"""
 
 
 class FoundCaptions(NamedTuple):
@@ -66,7 +68,7 @@ def _read_sidecars(root: Path, sidecars: Sequence[str], pictures: Sequence[str])
             captions.problems.append(f"two captions for {owners[stem][0]}: {sidecar_of[stem]} and {sidecar}; keep one")
             continue
         sidecar_of[stem] = sidecar
-        text = _text(root, sidecar, captions.problems)
+        text = _text(root, sidecar, captions.problems, CAPTION_BYTES)
         captions.texts.update(dict.fromkeys(owners[stem], text))
     return captions._replace(source="sidecars" if captions.files else "none")
 
@@ -140,10 +142,10 @@ def _csv_rows(table: str, text: str, problems: list[str]) -> Iterator[tuple[str,
         problems.append(f"{table} line {reader.line_num}: the line is not CSV ({e})")
 
 
-def _text(root: Path, name: str, problems: list[str]) -> str:
+def _text(root: Path, name: str, problems: list[str], most: int = reading.TEXT_BYTES) -> str:
     """The file as UTF-8, without a byte-order mark, lines ending in a line feed."""
     try:
-        return reading.read_text(root / name, DataError).replace("\r\n", "\n").replace("\r", "\n")
+        return reading.read_text(root / name, DataError, limit=most).replace("\r\n", "\n").replace("\r", "\n")
     except DataError as e:
         problems.append("; ".join(filter(None, (e.problem.replace(str(root / name), name), e.hint))))
     return ""
