@@ -288,5 +288,5 @@ def test_schedulers_for_few_steps_are_told_what_they_need(name, tiny):
 @pytest.mark.parametrize("name", ["lcm", "tcd"])
 def test_few_step_schedulers_are_refused_on_a_flow_in_a_sentence(name):
     info = families.detect("pocket")._replace(family="flux")
-    with pytest.raises(InputError, match="this base is a flow"):
+    with pytest.raises(InputError, match="this one is a flow"):
         check_options("mine", info, SessionOptions(scheduler=name))
