@@ -103,6 +103,9 @@ def test_every_reader_of_adapters_takes_a_step_of_a_run(done: Done, tmp_path: Pa
     whole = {**SCALED, "adapter__targets": ("attn2.to_q", "attn2.to_v")}
     plan = settled("pocket", data, data__resolution=64, adapter__init_from=Path(f"{done.out}@2"), **whole)
     assert plan.recipe.adapter.init_from == adapter_path(f"{done.out}@2")
+    for strange in ("9" * 5000, "-2", "2.0", "²"):
+        with pytest.raises(BaseError, match="no such step"):
+            adapter_path(f"{done.out}@{strange}")
     with pytest.raises(RecipeError, match=r"adapter.init_from: .*no such step"):
         settled("pocket", data, adapter__init_from=Path(f"{done.out}@3"), **whole)
     for command in (["inspect", f"{done.out}@3"], ["verify", f"{done.out}@3"], ["export", "--from", f"{done.out}@3"]):
