@@ -82,21 +82,22 @@ def train(
         with attention_backend(share):
             loss, prior_loss, stop = accumulate(batches.family, state, share, config, device, asked)
         finite = math.isfinite(loss + (prior_loss or 0.0))
-        searching = finite and _scale(state) >= 1
         norm, taken = _apply(state, config.optimizer.clip_norm, finite)
         state.step += 1
         if taken and state.ema is not None:
             update_ema(state.ema, state.parameters, config.train.ema, state.step)
-        state.bad_steps = 0 if taken or searching else state.bad_steps + 1
+        state.bad_steps = 0 if taken or (finite and _searches(state)) else state.bad_steps + 1
         yield Step(state.step, loss, prior_loss, norm, rates, time.perf_counter() - began, not taken, stop)
         if state.bad_steps >= config.train.patience:
             raise _diverged(state, finite)
 
 
-def _scale(state: State) -> float:
-    """What the loss is multiplied by; 0 without a scaler. From 1 on an overflow may be the scale's, which the scaler
-    halves and tries again: many at the start, some later. Below 1 the gradients themselves do not fit into fp16."""
-    return float(state.scaler.get_scale()) if state.scaler else 0.0
+def _searches(state: State) -> bool:
+    """Of a skipped step: may the scale have been too high, which the scaler has lowered by now and tries again? There
+    are many such steps at the start, and some later. From below 1 the gradients themselves do not fit into fp16. Only
+    asked then, as a GPU must be waited for."""
+    scaler = state.scaler
+    return scaler is not None and scaler.get_scale() >= scaler.get_backoff_factor()
 
 
 def _diverged(state: State, finite: bool) -> TrainError:
@@ -107,8 +108,9 @@ def _diverged(state: State, finite: bool) -> TrainError:
         )
     if state.scaler is None:
         return TrainError(f"the gradients were not finite {said}", "lower optimizer.learning_rate")
+    scale = state.scaler.get_scale()
     return TrainError(
-        f"the gradients overflowed in fp16 {said}, however little the loss was scaled ({_scale(state):.1e} now)",
+        f"the gradients overflowed in fp16 {said}, however little the loss was scaled ({scale:.1e} now)",
         "train.precision = bf16, or fp32 where the GPU has no bf16",
     )
 
