@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -135,9 +134,11 @@ sys.exit(launch(2, [sys.executable, "-c", sys.argv[1], sys.argv[2]], print))
 """
 WAITS = """
 import os, signal, sys, time
-def stop(number, _): open(f"{sys.argv[1]}/stopped{os.environ['RANK']}", "w").write(str(number)); sys.exit(130)
+pipe = os.open(sys.argv[1], os.O_WRONLY)
+def stop(number, _): os.write(pipe, f"stopped by {number}\\n".encode()); os._exit(130)
 for one in (signal.SIGTERM, signal.SIGHUP): signal.signal(one, stop)
-open(f"{sys.argv[1]}/{os.environ['RANK']}", "w").write(str(os.getpid()))
+signal.alarm(100)  # ends one that nobody stops
+os.write(pipe, b"begun\\n")
 while True: time.sleep(0.05)
 """
 
@@ -145,22 +146,17 @@ while True: time.sleep(0.05)
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has ended")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_no_rank_outlives_its_launcher(tmp_path: Path, number: int) -> None:
+    """A pipe that both ranks hold ends when both have."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen([sys.executable, "-c", LAUNCHER, WAITS, str(tmp_path)], env=environment) as launcher:
-        wait_for(lambda: all((tmp_path / name).exists() and (tmp_path / name).read_text() for name in "01"))
+    os.mkfifo(pipe := tmp_path / "pipe")
+    command = [sys.executable, "-c", LAUNCHER, WAITS, str(pipe)]
+    with subprocess.Popen(command, env=environment) as launcher, pipe.open() as told:
+        assert [told.readline() for _ in range(2)] == ["begun\n"] * 2
         launcher.send_signal(number)
-        ended = launcher.wait(60)
+        ended = launcher.wait()
+        sent = signal.SIGTERM if number == signal.SIGKILL else number
+        assert told.read() == f"stopped by {int(sent)}\n" * 2
     assert ended == (-signal.SIGKILL if number == signal.SIGKILL else 130)
-    wait_for(lambda: all((tmp_path / f"stopped{rank}").exists() for rank in "01"))
-    told = {(tmp_path / f"stopped{rank}").read_text() for rank in "01"}
-    assert told == {str(int(signal.SIGTERM if number == signal.SIGKILL else number))}
-
-
-def wait_for(true: object) -> None:
-    end = time.monotonic() + 60
-    while not true():  # type: ignore[operator]
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def test_a_rank_does_not_launch_again_and_another_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
