@@ -5,7 +5,6 @@ the running mean, which is what a run exports: step-000500/ema/COMPONENT. Full f
 """
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from finetune.files.peft import PEFT_CONFIG, PEFT_WEIGHTS, parameter_key
 from finetune.files.read import EMA_FOLDER
 from finetune.optimizers import state as optimizer_state
 from finetune.references import fault, step_folders, step_of
-from finetune.saving import flush_files, flush_names
+from finetune.saving import flush_names, remove_leftovers, whole_or_not
 from finetune.training.loop import State
 from finetune.unchanged import Stamps, files_in
 
@@ -58,28 +57,21 @@ def save_checkpoint(
     """
     tensors, tree = optimizer_state.pack(state.optimizer)
     target = folder / f"step-{state.step:06d}"
-    beside = folder / f".{target.name}.{os.getpid()}.part"
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    _write(state, beside, [*_named(state).values()], ema=False, told=told)
-    if state.ema is not None:
-        _write(state, beside, state.ema, ema=True, told=told)
-    weights.write_tensors(tensors, beside / "optimizer.safetensors", {})
-    content = {"format": FORMAT, "step": state.step, "bad_steps": state.bad_steps, "identity": dict(identity),
-               "optimizer": tree, "scaler": dict(state.scaler.state_dict()) if state.scaler else {}}  # fmt: skip
-    weights.write_bytes(json.dumps(content, indent=1).encode(), beside / "state.json")
-    written = sorted(path for path in beside.rglob("*") if reading.is_file(path))
-    manifest = {path.relative_to(beside).as_posix(): weights.file_sha256(path) for path in written}
-    weights.write_bytes(json.dumps(manifest, indent=1).encode(), beside / "manifest.json")
-    flush_files(beside)
-    if reading.exists(target):
-        shutil.rmtree(target)
-    beside.rename(target)
+    with whole_or_not(target) as beside:
+        _write(state, beside, [*_named(state).values()], ema=False, told=told)
+        if state.ema is not None:
+            _write(state, beside, state.ema, ema=True, told=told)
+        weights.write_tensors(tensors, beside / "optimizer.safetensors", {})
+        content = {"format": FORMAT, "step": state.step, "bad_steps": state.bad_steps, "identity": dict(identity),
+                   "optimizer": tree, "scaler": dict(state.scaler.state_dict()) if state.scaler else {}}  # fmt: skip
+        weights.write_bytes(json.dumps(content, indent=1).encode(), beside / "state.json")
+        written = sorted(path for path in beside.rglob("*") if reading.is_file(path))
+        manifest = {path.relative_to(beside).as_posix(): weights.file_sha256(path) for path in written}
+        weights.write_bytes(json.dumps(manifest, indent=1).encode(), beside / "manifest.json")
     flush_names(folder)
     for old in [path for path in step_folders(folder) if step_of(path) <= state.step][:-keep_last]:
         shutil.rmtree(old)
-    for left in folder.glob(".step-*.part"):
-        shutil.rmtree(left, ignore_errors=True)
+    remove_leftovers(folder)
     return target
 
 
