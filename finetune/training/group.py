@@ -1,19 +1,18 @@
 """What the ranks of one run decide together: that all begin, and that they are one run."""
 
 import platform
-from collections.abc import Callable, Generator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from finetune import errors
 from finetune import tensors as weights
 from finetune.errors import FinetuneError, Interrupted, RunError, SaidByAnother
-from finetune.events import Event
 from finetune.ranks import Ranks
 from finetune.training.begin import Run
 from finetune.training.resume import compared
 
-_T = TypeVar("_T")
 _VERSIONS = ("torch", "diffusers", "transformers", "peft", "accelerate")
 
 
@@ -26,37 +25,21 @@ class _Failure(NamedTuple):
     host: str
 
 
-def together(ranks: Ranks, events: Generator[Event, None, _T]) -> Generator[Event, None, _T]:
-    """The same events, to the end of which all ranks get, or none.
+@contextmanager
+def together(ranks: Ranks) -> Iterator[None]:
+    """All ranks get to the end of the block, or none.
 
     Raises:
         FinetuneError: this rank's own; on the first rank, another's. Ranks beside it are silent about others'.
     """
     try:
-        found = yield from events
+        yield
     except Interrupted:  # is not waited for
         raise
     except FinetuneError as e:
-        told = e.advice
-        _meet(ranks, _Failure(type(e).__name__, e.problem, told, platform.node()), e)
+        _meet(ranks, _Failure(type(e).__name__, e.problem, e.advice, platform.node()), e)
         raise
     _meet(ranks, None, None)
-    return found
-
-
-def one_for_all(ranks: Ranks, make: Callable[[], _T]) -> _T:
-    """What `make` returns, if it does so on all ranks. Raises as `together`."""
-
-    def made() -> Generator[Event, None, _T]:
-        yield from ()
-        return make()
-
-    try:
-        next(together(ranks, made()))
-    except StopIteration as e:
-        found: _T = e.value
-        return found
-    raise AssertionError("it yields nothing")
 
 
 def _meet(ranks: Ranks, failure: _Failure | None, own: FinetuneError | None) -> None:

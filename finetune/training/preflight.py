@@ -80,7 +80,7 @@ def _steps(
     trial.optimizer.step()
     took, before = dict[int, float](), torch.get_num_threads()
     try:
-        for threads in dict.fromkeys([before, 1] if _may_choose_threads(state, device) else [before]):
+        for threads in dict.fromkeys([before, 1] if state.step == 0 and chooses_threads(device) else [before]):
             torch.set_num_threads(threads)
             began = time.perf_counter()
             trainer.accumulate(family, trial, share, config, alone)
@@ -100,10 +100,10 @@ def faster_threads(took: Mapping[int, float]) -> int:
     return fastest if CLEARLY_FASTER * took[fastest] < took[usual] else usual
 
 
-def _may_choose_threads(state: State, device: Device) -> bool:
+def chooses_threads(device: Device) -> bool:
     """On a CPU that other programs use, two threads that wait for each other may take thirty times as long as one. A
-    run that goes on keeps its number, as sums of floats depend on it."""
-    return device.device.type == "cpu" and state.step == 0 and "OMP_NUM_THREADS" not in os.environ
+    run that goes on keeps its number, as sums of floats depend on it, and the user's own word is not questioned."""
+    return device.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ
 
 
 def _starts_as_the_base(family: Family, batch: Batch, autocast: Autocast) -> None:

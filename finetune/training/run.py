@@ -1,6 +1,5 @@
 """One training run, from a recipe to a proved file: a stream of events. Reads top to bottom as the procedure."""
 
-import os
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 from finetune import optimizers
 from finetune.errors import Interrupted, PeerLost, RunError, SaidByAnother
 from finetune.evaluation import effect as evaluate
-from finetune.events import Event, Note, Resumed, Saved, Stage, Stepped, Validated, Warned
+from finetune.events import Note, Resumed, Saved, Stage, Stepped, Validated, Warned
 from finetune.machine import CPU, Device, meet, open_machine
 from finetune.pages.report import Wording
 from finetune.planning import plan as planning
@@ -18,7 +17,6 @@ from finetune.planning.candidates import is_candidate, is_scored
 from finetune.planning.names import renamed
 from finetune.planning.plan import Plan
 from finetune.planning.schedule import batch_in_words
-from finetune.ranks import Ranks
 from finetune.recipe import Loaded, LowRank
 from finetune.reporting.trackers import how_to_open
 from finetune.sampling.session import Picture, Session
@@ -31,7 +29,7 @@ from finetune.training.candidates import name_of
 from finetune.training.finish import finish
 from finetune.training.finished import finished, said_again
 from finetune.training.folder import RunFolder, Unwritten
-from finetune.training.group import check_agreement, one_for_all, together
+from finetune.training.group import check_agreement, together
 from finetune.training.loop import Step
 from finetune.training.pick import pick, score_candidate, stop_reason
 from finetune.training.rehearsal import rehearse
@@ -56,12 +54,17 @@ def run(loaded: Loaded, out: Path, resume: bool = False, worded: Wording = str) 
 def _procedure(loaded: Loaded, out: Path, resume: bool, stop: Interruption, worded: Wording) -> Events:
     with out_of_memory(), _threads_kept():
         ranks = meet()
-        plan = one_for_all(ranks, lambda: _resolved(loaded, out, resume, ranks))
+        with together(ranks):
+            world = ranks.world_size
+            plan = resolve_resumed(loaded, out, world) if resume else planning.resolve_plan(loaded, world)
         if resume and (result := finished(plan, out)):
             if ranks.rank == 0:
                 yield from said_again(result, out)
             return
-        device, folder = one_for_all(ranks, lambda: _opened(plan, out, resume, ranks, worded))
+        with together(ranks):
+            device = open_machine(plan.recipe.train.precision)
+            folder = RunFolder(out, worded) if ranks.rank == 0 else Unwritten(out)
+            folder.open(plan, resume)
         folder.file = loaded.file
         yield from folder.recorded(stop.restored(_in_memory(plan, _stages(plan, device, folder, resume, stop))))
 
@@ -75,18 +78,6 @@ def _threads_kept() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _resolved(loaded: Loaded, out: Path, resume: bool, ranks: Ranks) -> Plan:
-    world = ranks.world_size
-    return resolve_resumed(loaded, out, world) if resume else planning.resolve_plan(loaded, world)
-
-
-def _opened(plan: Plan, out: Path, resume: bool, ranks: Ranks, worded: Wording) -> tuple[Device, RunFolder]:
-    device = open_machine(plan.recipe.train.precision)
-    folder = RunFolder(out, worded) if ranks.rank == 0 else Unwritten(out)
-    folder.open(plan, resume)
-    return device, folder
-
-
 def _in_memory(plan: Plan, events: Events) -> Events:
     """The same events; want of memory is in the words of an error before it is written down."""
     with out_of_memory(lever=lambda: levers.training(plan.recipe)):
@@ -98,22 +89,19 @@ def _stages(plan: Plan, device: Device, folder: RunFolder, resume: bool, stop: I
     yield Note(describe_run(plan, device))
     if said := renamed(plan.recipe.name, folder.path):
         yield Warned(said)
-    run = yield from together(device.ranks, _begun(plan, device, folder, resume))
+    with together(device.ranks):
+        run = yield from beginning(plan, device, folder)
+        if resume:
+            yield from restore(run)
     check_agreement(run)
-    yield from together(device.ranks, first(run, stop))
+    with together(device.ranks):
+        yield from first(run, stop)
     yield from loop(run, stop)
     if folder.writes:
         with trainer.ema_weights(run.state):
             with stop.kept(), out_of_memory("while the result is checked", lambda: levers.sampling(run.plan.recipe)):
                 yield from pick(run)
                 yield from finish(run)
-
-
-def _begun(plan: Plan, device: Device, folder: RunFolder, resume: bool) -> Generator[Event, None, Run]:
-    run = yield from beginning(plan, device, folder)
-    if resume:
-        yield from restore(run)
-    return run
 
 
 def describe_run(plan: Plan, device: Device) -> str:
@@ -147,7 +135,7 @@ def restore(run: Run) -> Events:
             f"train.steps = {found.step} or more, or another `out`",
         )
     checkpoint.load_checkpoint(found, run.state)
-    if run.device.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+    if preflight.chooses_threads(run.device):
         torch.set_num_threads(int(before.get("threads", torch.get_num_threads())))  # sums of floats depend on it
     yield Resumed(run.state.step, found.path)
     yield from schedule_changes(run, int(before.get("steps", run.plan.steps)))
