@@ -106,7 +106,8 @@ def _stages(plan: Plan, device: Device, folder: RunFolder, resume: bool, stop: I
 
 def describe_run(plan: Plan, device: Device) -> str:
     facts, config = plan.facts, plan.recipe
-    cpu = f"CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    cpu = f"CPU, {threads} thread{'s' * (threads > 1)}"
     name = torch.cuda.get_device_name() if device.device.type == "cuda" else cpu
     together = f"; {batch_in_words(plan.train.schedule)}" if device.ranks.world_size > 1 else ""
     return f"{config.base}: {facts.described()}; {config.train.precision} on {name}{together}"
