@@ -26,9 +26,12 @@ class Captions:
 
     def made(self, prompts: Sequence[Prompt | str]) -> dict[str, Text]:
         """Each frozen encoder -> what it made of these, on the device."""
+        return {e: text.each(lambda part: part.to(self.device)) for e, text in self.stacked(prompts).items()}
+
+    def stacked(self, prompts: Sequence[Prompt | str]) -> dict[str, Text]:
+        """The same on the CPU."""
         keys = [prompt.key for prompt in as_prompts(prompts)]
-        stacked = {e: Text.stacked([texts[key] for key in keys]) for e, texts in self.known.items()}
-        return {e: text.each(lambda part: part.to(self.device)) for e, text in stacked.items()}
+        return {e: Text.stacked([texts[key] for key in keys]) for e, texts in self.known.items()}
 
     def read(self, prompts: Sequence[Prompt | str]) -> Text:
         """What the denoiser reads."""
