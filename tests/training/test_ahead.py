@@ -1,5 +1,7 @@
 """What the next steps need is made ahead: the same, bounded, its errors where they belong, and no thread left."""
 
+import cProfile
+import dataclasses
 import threading
 import time
 from collections.abc import Iterator
@@ -12,9 +14,15 @@ from support.bench import Bench, bench
 from support.photos import SQUARE, WIDE, pictures
 from torch import Tensor
 
+from finetune.encoding.images import STRAIGHT
 from finetune.errors import RunError
+from finetune.planning.pools import Pool
+from finetune.ranks import ALONE
 from finetune.training import ahead as making
 from finetune.training.ahead import Ahead, Copies
+from finetune.training.batches import Batches
+
+CROPS = (STRAIGHT, STRAIGHT._replace(flip=True))
 
 
 class Maker:
@@ -189,3 +197,28 @@ def test_on_a_cpu_nothing_is_copied(cuda: FakeCuda) -> None:
         same: Tensor = copies(tensor)
     copies.arrived([same])
     assert same is tensor and not cuda.done
+
+
+# --- what a step costs ------------------------------------------------------------------------------------------------
+
+
+def calls_of_a_step(made: Bench, pictures_in_all: int) -> int:
+    """Of Python functions, for the batches of a step, the orders of its epoch known."""
+    placed = made.plan.train.placed[0]
+    named = [placed._replace(example=placed.example._replace(name=str(n))) for n in range(pictures_in_all)]
+    schedule = dataclasses.replace(made.plan.train.schedule, buckets=(tuple(range(pictures_in_all)),))
+    micros = schedule.micros_per_epoch
+    plan = dataclasses.replace(made.plan, train=Pool(tuple(named), schedule), micros=micros)
+    latents = {(str(n), crop): next(iter(made.latents.values())) for n in range(pictures_in_all) for crop in CROPS}
+    batches = Batches(plan, made.family, latents, made.captions)
+    batches._share(0, ALONE, False)
+    counted = cProfile.Profile()
+    counted.runcall(batches._share, 1, ALONE, False)
+    return sum(row.callcount for row in counted.getstats())
+
+
+def test_a_step_does_nothing_for_pictures_that_it_does_not_show(data: Path) -> None:
+    """Twenty times the pictures, as many calls."""
+    made = begun(data)
+    few, many = (calls_of_a_step(made, n) for n in (50, 1001))
+    assert 100 < few and many <= 1.02 * few, (few, many)
