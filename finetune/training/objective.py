@@ -17,7 +17,7 @@ from finetune.recipe import Recipe
 from finetune.training.batches import Batch
 
 
-class Objective(nn.Module):
+class RootModule(nn.Module):
     """Batch -> losses: the parts that are used in training are its children."""
 
     def __init__(self, family: Family, config: Recipe, names: Iterable[str]) -> None:
