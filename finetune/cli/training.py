@@ -87,14 +87,13 @@ def plan(
     """
     loaded = recipe_files.load(recipe, sets or [])
     from finetune.cli import plan_view
-    from finetune.planning import activations as memory
-    from finetune.planning import footprint
+    from finetune.planning import counts
     from finetune.planning import plan as planning
 
     settled = planning.resolve_plan(loaded, gpus)
     for notice in settled.notices:
         typer.echo(harmless(f"note: {with_commands(notice)}"), err=True)
-    rows, kept = footprint.component_footprints(settled), memory.activation_bytes(settled)
+    rows, kept = counts.component_footprints(settled), counts.activation_bytes(settled)
     measured = None
     if measure:
         from finetune.training import run
