@@ -36,7 +36,7 @@ def refuse_costly(path: Path, image: Image.Image, data: bytes) -> None:
     Raises:
         Unusable: it has several frames, or too many pixels or passes over them.
     """
-    most = min(_FEWER_PIXELS.get(str(image.format), MAX_PIXELS), _SLOW_PIXELS if _is_slow(image) else MAX_PIXELS)
+    most = _most_pixels(image)
     shown, pixels = f"{image.width} x {image.height}", image.width * image.height
     if pixels > most:
         kind = f"a {image.format} of this kind" if most < MAX_PIXELS else "a picture"
@@ -46,6 +46,15 @@ def refuse_costly(path: Path, image: Image.Image, data: bytes) -> None:
     # a camera's MPO holds the photo, then its preview or other eye; counting the frames of a GIF reads them all
     if getattr(image, "is_animated", False) and image.format != "MPO":
         raise Unusable(path, "animated", "it has several frames or pages; save the frame you want as PNG")
+
+
+def share(image: Image.Image) -> float:
+    """What it takes of the memory that one picture may take, in [0, 1]."""
+    return min(1.0, image.width * image.height / _most_pixels(image))
+
+
+def _most_pixels(image: Image.Image) -> int:
+    return min(_FEWER_PIXELS.get(str(image.format), MAX_PIXELS), _SLOW_PIXELS if _is_slow(image) else MAX_PIXELS)
 
 
 def _is_slow(image: Image.Image) -> bool:

@@ -3,13 +3,15 @@
 import hashlib
 import io
 import struct
+import threading
 import warnings
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
+import PIL
 from PIL import (
     AvifImagePlugin,
     BmpImagePlugin,
@@ -43,6 +45,7 @@ IMAGE_FORMATS = tuple(plugin.format for plugin in _PLUGINS)
 """What is decoded, with MPO as a sort of JPEG. A closed list: Pillow would hand EPS to Ghostscript."""
 KEPT = ("JPEG", "MPO", "PNG", "WEBP")
 """Formats that every reader of a prepared dataset decodes alike."""
+DECODER = f"Pillow {PIL.__version__}"
 DECODER_ERRORS = (
     OSError,
     ValueError,
@@ -114,15 +117,21 @@ def inspect_bytes(path: Path, data: bytes, decode: bool = True) -> ImageInfo:
         return _loaded(path, image, info, data) if decode else info
 
 
-def inspect_pixels(path: Path, data: bytes, background: Colour) -> tuple[ImageInfo, str]:
+def inspect_pixels(
+    path: Path, data: bytes, background: Colour, room: Callable[[float], AbstractContextManager[None]] | None = None
+) -> tuple[ImageInfo, str]:
     """`inspect_bytes`, and the digest of the pixels that `decoded` gives, where a prepared dataset holds just these: in
-    a PNG. Empty for other files, which are copied."""
+    a PNG. Empty for other files, which are copied.
+
+    room: waits until so large a share of what one picture may have can be decoded beside others.
+    """
     with _decoding(path, data):
         image, info = _opened(path, data)
-        info = _loaded(path, image, info, data)
-        if needs_no_change(info) and info.format != "PNG":
-            return info, ""
-        return info, colours.pixels_digest(_upright(image, info.orientation), background)
+        with room(costs.share(image)) if room else nullcontext():
+            info = _loaded(path, image, info, data)
+            if needs_no_change(info) and info.format != "PNG":
+                return info, ""
+            return info, colours.pixels_digest(_upright(image, info.orientation), background)
 
 
 def notes(info: ImageInfo, suffix: str, background: Colour = WHITE) -> list[str]:
@@ -157,11 +166,36 @@ def needs_no_change(info: ImageInfo) -> bool:
     return info.format in KEPT and upright_rgb and not (info.alpha or info.profile or info.long_text)
 
 
+class _Silence:
+    """Warnings of decoders are kept from the user, by any number of threads at once: the filters are the process's."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._filters = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._filters.__exit__(None, None, None)
+
+
+SILENCE = _Silence()
+
+
 @contextmanager
 def _decoding(path: Path, data: bytes) -> Iterator[None]:
     """Turns whatever a decoder raises into `Unusable`, and keeps its warnings to itself."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with SILENCE:
         try:
             yield
         except Image.DecompressionBombError as e:

@@ -1,0 +1,122 @@
+"""The pictures of a folder, looked at: what each is, its digest, and whether it can be used."""
+
+from collections.abc import Generator, Sequence
+from contextlib import closing, nullcontext
+from pathlib import Path
+from typing import NamedTuple
+
+from finetune.data import decode, workers
+from finetune.data.buckets import Size
+from finetune.data.decode import ImageInfo
+from finetune.data.folder import Rejected, Rules, Tree
+from finetune.data.record import Record, Seen, stamped_bytes
+from finetune.events import Advanced, Event, Stage
+
+MANY, MUCH_BYTES = 500, 64 << 20
+"""pictures, or bytes of them, that take long enough to say how far they are, and to be left to another process that
+looks at them already"""
+_SAID = 100
+"""times at most that is said how far they are"""
+
+
+class Examined(NamedTuple):
+    infos: dict[str, ImageInfo]
+    digests: dict[str, str]
+    rejected: list[Rejected]
+
+
+def examine(root: Path, names: Sequence[str], tree: Tree, rules: Rules) -> Generator[Event, None, Examined]:
+    """Looks at each file, in order; of one that was seen before and is unchanged, only at the record. Of files with the
+    same bytes only the first is used; of files that are decoded, and that a prepared dataset would hold as the same
+    PNG, as well."""
+    known = yield from _known(root, names, tree, rules)
+    examined, twins = Examined({}, {}, []), _Twins({}, {}, {})
+    for name in names:
+        found = known[name]
+        if isinstance(found, Seen):
+            fault = _shape_fault(name, found.info.size, rules) or twins.fault(name, found)
+            if fault is None:
+                examined.infos[name], examined.digests[name] = found.info, found.digest
+                continue
+            found = fault
+        examined.rejected.append(found)
+    return examined
+
+
+def _known(
+    root: Path, names: Sequence[str], tree: Tree, rules: Rules
+) -> Generator[Event, None, dict[str, Seen | Rejected]]:
+    """What each file is, from the record of earlier commands, or found out now, and kept for later ones."""
+    record = Record(root, rules.background)
+    known, unknown = _sorted(record, names, tree, rules)
+    long = len(unknown) >= MANY or sum(stamped_bytes(tree.stamps[name]) for name in unknown) >= MUCH_BYTES
+    with record.alone() if long else nullcontext():
+        if long:
+            known, unknown = _sorted(record, names, tree, rules)
+            yield Stage("looking at images", len(unknown))
+        try:
+            yield from _look(root, unknown, tree, rules, record, known)
+        finally:
+            record.save(tree.stamps)
+    return known
+
+
+def _sorted(
+    record: Record, names: Sequence[str], tree: Tree, rules: Rules
+) -> tuple[dict[str, Seen | Rejected], list[str]]:
+    """(what the record has, the files that it does not have as they are now)."""
+    known: dict[str, Seen | Rejected] = {}
+    for name in names:
+        if seen := record.seen(name, tree.stamps[name], rules.decode):
+            known[name] = seen
+    return known, [name for name in names if name not in known]
+
+
+def _look(
+    root: Path, names: Sequence[str], tree: Tree, rules: Rules, record: Record, known: dict[str, Seen | Rejected]
+) -> Generator[Event, None, None]:
+    shared: dict[ImageInfo, ImageInfo] = {}
+    every = max(1, len(names) // _SAID)
+    with closing(workers.looked_at(root, names, tree.stamps, rules, workers.worker_count())) as found:
+        for done, (name, seen) in enumerate(zip(names, found, strict=True), 1):
+            if isinstance(seen, Seen):
+                seen = seen._replace(info=shared.setdefault(seen.info, seen.info))
+                record.keep(name, tree.stamps[name], seen, tree.since_ns)
+            known[name] = seen
+            if done % every == 0 and len(names) >= MANY:
+                yield Advanced(done)
+
+
+class _Twins(NamedTuple):
+    """Names of files by what they will be in a prepared dataset."""
+
+    bytes: dict[str, str]
+    converted: dict[str, str]
+    """by the pixels of the PNG that each will be"""
+    copied: dict[str, str]
+    """PNG files that are copied, by their pixels"""
+
+    def fault(self, name: str, seen: Seen) -> Rejected | None:
+        """What an earlier file has in common with this one; None where there is none, and this one is kept in mind."""
+        if earlier := self.bytes.setdefault(seen.digest, name):
+            if earlier != name:
+                return Rejected(name, "exact duplicate", f"the same bytes as {earlier}")
+        if not (pixels := seen.pixels):
+            return None
+        copied = decode.needs_no_change(seen.info)
+        if earlier := self.converted.get(pixels) or (not copied and self.copied.get(pixels)) or "":
+            del self.bytes[seen.digest]
+            return Rejected(name, "exact duplicate", f"the same pixels as {earlier}")
+        (self.copied if copied else self.converted).setdefault(pixels, name)
+        return None
+
+
+def _shape_fault(name: str, size: Size, rules: Rules) -> Rejected | None:
+    shown = f"{size.width} x {size.height} px"
+    if min(size) < rules.min_side_px:
+        detail = f"{shown}; the shorter side must have at least {rules.min_side_px} px"
+        return Rejected(name, "too small", detail)
+    if max(size) > rules.max_aspect * min(size):
+        detail = f"{shown} has an aspect ratio above {rules.max_aspect:g} : 1; crop it"
+        return Rejected(name, "extreme aspect", detail)
+    return None
