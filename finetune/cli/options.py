@@ -1,7 +1,7 @@
 """What several commands have in common: their options, and how they print."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -67,6 +67,17 @@ class Output(NamedTuple):
         """The one line that says what came out."""
         if not self.as_json:
             typer.echo(harmless(text))
+
+    def json_rows(self, value: Mapping[str, object], key: str, rows: Iterable[object]) -> None:
+        """The same object with rows under that key, one on a line: however many there are, they are not held."""
+        if not self.as_json:
+            return
+        head, tail = json.dumps({**value, key: None}, indent=2, ensure_ascii=False).split(f'  "{key}": null', 1)
+        typer.echo(harmless_json(f'{head}  "{key}": ['), nl=False)
+        for number, row in enumerate(rows):
+            line = harmless_json(json.dumps(row, ensure_ascii=False))
+            typer.echo(f"{',' if number else ''}\n    {line}", nl=False)
+        typer.echo(harmless_json(f"\n  ]{tail}"))
 
     def json(self, value: object, indent: int | None = 2) -> None:
         if self.as_json:

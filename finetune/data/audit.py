@@ -26,6 +26,9 @@ from finetune.data.wording import CaptionOrigin, CaptionWords, DatasetKind, word
 from finetune.errors import Action, DataError, action
 from finetune.events import Event, unheard
 
+MOST_NAMED = 100
+"""rejected files in one error"""
+
 
 @dataclass(frozen=True)
 class Audit:
@@ -206,8 +209,11 @@ def _emptiness(path: Path, names: Sequence[str], rejected: Sequence[Rejected]) -
 
 def complaint(path: Path, report: Audit) -> tuple[str, str, Action]:
     """(problem, hint, next step) for an audit that does not pass."""
-    lines = [*report.problems, *(f"{r.file}: {r.reason}: {r.detail}" for r in report.rejected)]
-    count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
+    number = len(report.problems) + len(report.rejected)
+    lines = [*report.problems, *(f"{r.file}: {r.reason}: {r.detail}" for r in report.rejected[:MOST_NAMED])]
+    if number > len(lines):
+        lines.append(f"and {number - len(lines)} more")
+    count = "1 problem" if number == 1 else f"{number} problems"
     return f"{path}: {count}\n  " + "\n  ".join(lines), *next_step(path, report)
 
 

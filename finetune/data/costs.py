@@ -18,6 +18,8 @@ MAX_PIXELS = 160_000_000
 """The largest camera sensors have 151 million; a progressive JPEG takes 12 bytes for each."""
 _FEWER_PIXELS = {"WEBP": 80_000_000, "AVIF": 80_000_000}
 """Their decoders hold up to five copies of a picture. WebP allows 268 million."""
+LEAST_MAX_PIXELS = min(_FEWER_PIXELS.values())
+"""that a picture of any format may have which is decoded quickly"""
 _SLOW_CODECS = {"ppm", "ppm_plain", "bmp_rle"}
 """Pillow decodes these in Python, a million pixels or so a second."""
 _SLOW_PIXELS = 4_000_000

@@ -1,13 +1,16 @@
 """The pictures of a folder, looked at: what each is, its digest, and whether it can be used."""
 
+import hashlib
 from collections.abc import Generator, Sequence
 from contextlib import closing, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from finetune.data import decode, workers
 from finetune.data.buckets import Size
 from finetune.data.decode import ImageInfo
+from finetune.data.diagnose import Unusable
 from finetune.data.folder import Rejected, Rules, Tree
 from finetune.data.record import Record, Seen, stamped_bytes
 from finetune.events import Advanced, Event, Stage
@@ -77,7 +80,9 @@ def _look(
 ) -> Generator[Event, None, None]:
     shared: dict[ImageInfo, ImageInfo] = {}
     every = max(1, len(names) // _SAID)
-    with closing(workers.looked_at(root, names, tree.stamps, rules, workers.worker_count())) as found:
+    bounds, size = workers.Bounds(), lambda name: stamped_bytes(tree.stamps[name])
+    look = partial(_looked_at, root, tree, rules, bounds)
+    with closing(workers.in_order(look, names, size, workers.worker_count())) as found:
         for done, (name, seen) in enumerate(zip(names, found, strict=True), 1):
             if isinstance(seen, Seen):
                 seen = seen._replace(info=shared.setdefault(seen.info, seen.info))
@@ -85,6 +90,20 @@ def _look(
             known[name] = seen
             if done % every == 0 and len(names) >= MANY:
                 yield Advanced(done)
+
+
+def _looked_at(root: Path, tree: Tree, rules: Rules, bounds: workers.Bounds, name: str) -> Seen | Rejected:
+    path = root / name
+    try:
+        with bounds.files.taken(stamped_bytes(tree.stamps[name])):
+            data = decode.contents(path)
+            if rules.decode:
+                info, pixels = decode.inspect_pixels(path, data, rules.background, bounds.pictures.taken)
+            else:
+                info, pixels = decode.inspect_bytes(path, data, decode=False), ""
+            return Seen(hashlib.sha256(data).hexdigest(), info, pixels, rules.decode)
+    except Unusable as e:
+        return Rejected(name, e.reason, e.detail)
 
 
 class _Twins(NamedTuple):
@@ -112,11 +131,11 @@ class _Twins(NamedTuple):
 
 
 def _shape_fault(name: str, size: Size, rules: Rules) -> Rejected | None:
+    least, most = (size.width, size.height) if size.width < size.height else (size.height, size.width)
+    if least >= rules.min_side_px and most <= rules.max_aspect * least:
+        return None
     shown = f"{size.width} x {size.height} px"
-    if min(size) < rules.min_side_px:
+    if least < rules.min_side_px:
         detail = f"{shown}; the shorter side must have at least {rules.min_side_px} px"
         return Rejected(name, "too small", detail)
-    if max(size) > rules.max_aspect * min(size):
-        detail = f"{shown} has an aspect ratio above {rules.max_aspect:g} : 1; crop it"
-        return Rejected(name, "extreme aspect", detail)
-    return None
+    return Rejected(name, "extreme aspect", f"{shown} has an aspect ratio above {rules.max_aspect:g} : 1; crop it")

@@ -26,13 +26,13 @@ from finetune.data.decode import DECODER, ImageInfo
 from finetune.errors import DataError, RunError
 from finetune.saving import write_bytes
 
-VERSION = "1"
+RECORD_VERSION = "1"
 """to be raised with every change of what is found out about a file"""
-FOLDER = "datasets"
+KEPT_IN = "datasets"
 """in the cache"""
 SETTLED_NS = 2_000_000_000
 """FAT counts in steps of two seconds, and clocks of file servers differ"""
-MOST_BYTES = 1 << 30
+MOST_RECORD_BYTES = 1 << 30
 _OWN = re.compile(r"[0-9a-f]{64}\.(seen|lock)|\.[0-9a-f]{64}\.seen\..*\.part")
 LONGEST_WAIT_S = 600
 """for another process that looks at the same pictures"""
@@ -134,16 +134,20 @@ def stamped_bytes(stamp: str) -> int:
 def record_files(root: Path) -> list[Path]:
     """All that a cache holds of datasets."""
     try:
-        with os.scandir(root / FOLDER) as entries:
-            return [Path(e.path) for e in entries if _OWN.fullmatch(e.name) and e.is_file(follow_symlinks=False)]
+        with os.scandir(root / KEPT_IN) as entries:
+            return [
+                Path(entry.path)
+                for entry in entries
+                if _OWN.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)
+            ]
     except OSError:
         return []
 
 
 def _record_file(root: Path, background: Colour) -> Path | None:
-    key = "\0".join(map(str, (VERSION, DECODER, reading.real_path(root), background)))
+    key = "\0".join(map(str, (RECORD_VERSION, DECODER, reading.real_path(root), background)))
     try:
-        return default_root() / FOLDER / f"{hashlib.sha256(os.fsencode(key)).hexdigest()}.seen"
+        return default_root() / KEPT_IN / f"{hashlib.sha256(os.fsencode(key)).hexdigest()}.seen"
     except RunError:
         return None
 
@@ -151,7 +155,7 @@ def _record_file(root: Path, background: Colour) -> Path | None:
 def _rows(file: Path) -> dict[str, str]:
     """Name -> what is known of it; nothing of a file that is not whole."""
     try:
-        digest, _, body = reading.read_bytes(file, DataError, limit=MOST_BYTES).partition(b"\n")
+        digest, _, body = reading.read_bytes(file, DataError, limit=MOST_RECORD_BYTES).partition(b"\n")
     except DataError:
         return {}
     if hashlib.sha256(body).hexdigest().encode() != digest:

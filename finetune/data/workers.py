@@ -1,26 +1,25 @@
 """Pictures are decoded by several threads, as Pillow lets go of Python's lock meanwhile; their order is kept.
 
-A small picture is looked at by who asks for it: handing it over would take longer.
+A small picture is worked on by who asks for it: handing it over would take longer.
 """
 
-import hashlib
 import os
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
+from itertools import chain, islice
 from threading import Condition
+from typing import TypeVar
 
 from finetune.data import costs, decode
-from finetune.data.diagnose import Unusable
-from finetune.data.folder import Rejected, Rules
-from finetune.data.record import Seen, stamped_bytes
 
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 SMALL_BYTES = 16 << 10
-"""a picture of up to so many is not handed over"""
+"""a file of up to so many is not handed over"""
 MOST_WORKERS, WAITING = 16, 4
-"""threads; and for each of them the pictures that wait to be decoded, or to be asked for"""
+"""threads; and for each of them the pictures that wait to be worked on, or to be asked for"""
 
 
 class Room:
@@ -46,7 +45,8 @@ class Room:
 
 
 class Bounds:
-    """Bytes of files, and shares of the largest picture, that are held at once."""
+    """Bytes of files, and shares of the largest picture, that are held at once. Files are taken first: who waits for
+    its share of pictures waits for nobody who waits for files."""
 
     def __init__(self) -> None:
         self.files, self.pictures = Room(costs.MAX_FILE_BYTES), Room(1.0)
@@ -58,56 +58,43 @@ def worker_count() -> int:
     return min(usable, MOST_WORKERS)
 
 
-def looked_at(
-    root: Path, names: Sequence[str], stamps: Mapping[str, str], rules: Rules, workers: int
-) -> Generator[Seen | Rejected, None, None]:
-    """What each file is, in order. When this is left, what is being decoded is waited for, and no more begun."""
-    sizes = {name: stamped_bytes(stamps.get(name, "")) for name in names} if workers > 1 else {}
-    large = [name for name in names if sizes.get(name, 0) > SMALL_BYTES]
+def in_order(
+    work: Callable[[Item], Made], items: Iterable[Item], size: Callable[[Item], int], workers: int
+) -> Generator[Made, None, None]:
+    """What `work` makes of each, in order. size: bytes of its file.
+
+    When this is left, what is being worked on is waited for, and no more is begun. Decoders' warnings are silenced.
+    """
     with decode.SILENCE:
-        if len(large) < 2:
-            yield from (look_at(root, name, rules, None) for name in names)
+        if workers < 2:
+            yield from map(work, items)
             return
-        yield from _threaded(root, names, sizes, rules, workers)
+        waiting = iter(items)
+        while some := list(islice(waiting, WAITING * workers)):
+            if sum(size(item) > SMALL_BYTES for item in some) > 1:
+                yield from _threaded(work, chain(some, waiting), size, workers)
+            else:
+                yield from map(work, some)
 
 
 def _threaded(
-    root: Path, names: Sequence[str], sizes: Mapping[str, int], rules: Rules, workers: int
-) -> Generator[Seen | Rejected, None, None]:
-    bounds, pool = Bounds(), ThreadPoolExecutor(workers, "decode")
-    begun: deque[Future[Seen | Rejected] | str] = deque()
-
-    def finished(one: Future[Seen | Rejected] | str) -> Seen | Rejected:
-        return look_at(root, one, rules, bounds) if isinstance(one, str) else one.result()
-
+    work: Callable[[Item], Made], items: Iterable[Item], size: Callable[[Item], int], workers: int
+) -> Generator[Made, None, None]:
+    begun: deque[Callable[[], Made]] = deque()
+    pool = ThreadPoolExecutor(workers, "decode")
     try:
-        for name in names:
-            large = sizes[name] > SMALL_BYTES
-            begun.append(pool.submit(look_at, root, name, rules, bounds, sizes[name]) if large else name)
+        for item in items:
+            begun.append(_begun(pool, work, item, size(item) > SMALL_BYTES))
             if len(begun) > WAITING * workers:
-                yield finished(begun.popleft())
+                yield begun.popleft()()
         while begun:
-            yield finished(begun.popleft())
+            yield begun.popleft()()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def look_at(root: Path, name: str, rules: Rules, bounds: Bounds | None, size: int = 0) -> Seen | Rejected:
-    """What one file is; bounds: where several are looked at. size: of the file in bytes, as it was before."""
-    path = root / name
-    try:
-        if bounds is None:
-            return _seen(path, decode.contents(path), rules, None)
-        with bounds.files.taken(size):
-            return _seen(path, decode.contents(path), rules, bounds)
-    except Unusable as e:
-        return Rejected(name, e.reason, e.detail)
-
-
-def _seen(path: Path, data: bytes, rules: Rules, bounds: Bounds | None) -> Seen:
-    if rules.decode:
-        room = bounds.pictures.taken if bounds else None
-        info, pixels = decode.inspect_pixels(path, data, rules.background, room)
-    else:
-        info, pixels = decode.inspect_bytes(path, data, decode=False), ""
-    return Seen(hashlib.sha256(data).hexdigest(), info, pixels, rules.decode)
+def _begun(pool: ThreadPoolExecutor, work: Callable[[Item], Made], item: Item, large: bool) -> Callable[[], Made]:
+    if not large:
+        return lambda: work(item)
+    future: Future[Made] = pool.submit(work, item)
+    return future.result
