@@ -1,12 +1,17 @@
 """Where a run computes: device, ranks, precision; by Accelerate."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from finetune.ranks import Ranks, open_ranks, refuse_precision
+from finetune.ranks import ALONE, Ranks, open_ranks, refuse_precision
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 
@@ -36,6 +41,12 @@ DTYPES = {name: one.dtype for one in FORMATS if one.full for name in (one.short,
 STORED = {one.stored: one.short for one in FORMATS}
 
 
+def whole(tensor: Tensor) -> Tensor:
+    """All of it, where it is spread over the ranks; all of them must ask."""
+    gather = getattr(tensor, "full_tensor", None)
+    return gather() if gather else tensor
+
+
 def has_gpu() -> bool:
     return torch.cuda.is_available()
 
@@ -50,8 +61,43 @@ class Device(NamedTuple):
 
     device: torch.device
     ranks: Ranks
-    autocast: Autocast
-    scaler: torch.amp.GradScaler | None
+    accelerator: "Accelerator"
+    shards: bool = False
+    """the weights are spread over the ranks: whatever calls the model, all of them do"""
+
+    @property
+    def autocast(self) -> Autocast:
+        found: Autocast = self.accelerator.autocast
+        return found
+
+    @property
+    def scaler(self) -> torch.amp.GradScaler | None:
+        """With fp16."""
+        found: torch.amp.GradScaler | None = self.accelerator.scaler
+        return found
+
+    @property
+    def looks(self) -> Ranks:
+        """Those who share what is only looked at: with spread weights, everyone makes all of it, at the same pace."""
+        return ALONE if self.shards else self.ranks
+
+    @contextmanager
+    def unscaled(self) -> Iterator[None]:
+        """Without the loss scale of fp16, inside the block."""
+        scaler, self.accelerator.scaler = self.accelerator.scaler, None
+        try:
+            yield
+        finally:
+            self.accelerator.scaler = scaler
+
+    def prepare(self, objective: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
+        """Both, as they are trained. Replicas are not wrapped: their gradients are summed in one buffer, whose order
+        DistributedDataParallel would change after its first step, and after each resume."""
+        if self.shards:
+            wrapped, stepped = self.accelerator.prepare(objective, optimizer)
+            return wrapped, stepped
+        prepared = self.accelerator.prepare_model(objective, device_placement=False, evaluation_mode=True)
+        return prepared, self.accelerator.prepare_optimizer(optimizer, device_placement=False)
 
 
 def meet() -> Ranks:
@@ -77,4 +123,4 @@ def open_machine(precision: str) -> Device:
     AcceleratorState._reset_state(reset_partial_state=False)  # a second run in this process may differ
     mixed = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[precision]
     accelerator = Accelerator(mixed_precision=mixed, cpu=not has_gpu())
-    return Device(accelerator.device, ranks, accelerator.autocast, accelerator.scaler)
+    return Device(accelerator.device, ranks, accelerator)

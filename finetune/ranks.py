@@ -61,19 +61,15 @@ class Ranks:
         start = len(items) * self.rank // self.world_size
         return [*items[start:], *items[:start]]
 
-    def sum(self, tensors: Sequence[Tensor]) -> None:
-        """Sum each tensor over the ranks, in place, in one message.
+    def sum(self, tensor: Tensor) -> None:
+        """Sum it over the ranks, in place.
 
         Raises:
             PeerLost: another process has ended.
         """
-        if self.world_size == 1:
-            return
-        flat = torch.cat([t.reshape(-1).float() for t in tensors])
-        with self._answered():
-            torch.distributed.all_reduce(flat)
-        for tensor, summed in zip(tensors, torch.split(flat, [t.numel() for t in tensors]), strict=True):
-            tensor.copy_(summed.view_as(tensor))
+        if self.world_size > 1:
+            with self._answered():
+                torch.distributed.all_reduce(tensor)
 
     def gathered(self, value: _Item) -> list[_Item]:
         """Each rank's value, by rank, on all of them.

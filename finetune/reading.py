@@ -55,6 +55,13 @@ def read_bytes(path: Path, kind: ErrorClass, hint: str = "check the path", limit
     return content
 
 
+def read_part(path: Path, start: int = 0, length: int = -1) -> bytes:
+    """So many bytes of a file from a place on, -1: all; fewer where it ends. Raises OSError: it cannot be read."""
+    with open(path, "rb", buffering=0, opener=_opened) as file:
+        file.seek(start)
+        return file.read(length) or b""
+
+
 def _opened(path: str, flags: int) -> int:
     """A pipe that nobody writes into is empty, and is not waited for."""
     descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

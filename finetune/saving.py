@@ -35,6 +35,40 @@ def write_bytes(content: bytes, path: Path, flush: bool = True) -> None:
         raise
 
 
+def append(content: bytes, path: Path, unit: int = 1) -> int:
+    """Add to the end of a file that no other process writes, not flushed; it is made where there is none. A kill may
+    leave a part: of a file of units of so many bytes, a part of one is written over by the next. Returns where the
+    content begins.
+
+    Raises:
+        OSError: the disk is full, or gone; the file is as long as before, as far as the disk lets it.
+    """
+    with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        start, left = file.seek(end - end % unit), memoryview(content)
+        try:
+            while left:
+                left = left[file.write(left) :]
+        except OSError:
+            with suppress(OSError):
+                os.truncate(path, start)
+            raise
+    return start
+
+
+def overwrite(content: bytes, path: Path, start: int) -> None:
+    """Some bytes inside a file, in place. Raises OSError."""
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(content)
+
+
+def flush_file(path: Path) -> None:
+    """Have the disk keep what a file holds. Raises OSError."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 @contextmanager
 def whole_or_not(folder: Path) -> Iterator[Path]:
     """A folder beside, which takes the place of `folder` when all went well. For an instant there is none, and never

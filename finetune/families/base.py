@@ -52,6 +52,8 @@ class BaseInfo(NamedTuple):
     """tokens, their width and the pooled width that the denoiser reads; of captions of any length, many tokens"""
     masked: bool = False
     """captions are of any length"""
+    encoded: int = 0
+    """numbers that the text encoders make of a caption, where the denoiser reads more; 0: just those of `text`"""
     frames: int = 0
     """of latents of a video base; 0: pictures, whose latents have no axis of time"""
     dtype: str = ""

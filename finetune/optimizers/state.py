@@ -27,6 +27,7 @@ def pack(optimizer: Optimizer) -> tuple[dict[str, Tensor], Any]:
     Raises:
         RunError: it keeps something that neither can hold; says what.
     """
+    optimizer = getattr(optimizer, "optimizer", optimizer)  # Accelerate's, around it
     whole = dict(optimizer.state_dict())
     whole["param_groups"] = [_own(optimizer, group) for group in whole["param_groups"]]
     tensors: dict[str, Tensor] = {}

@@ -29,8 +29,10 @@ from finetune.recipe.resolved import ResolvedObjective
 from finetune.shortage import out_of_memory
 from finetune.training import batches, levers
 from finetune.training.folder import RunFolder, Unwritten, run_identity, shapes
+from finetune.training.gradients import Gradients
 from finetune.training.look import prompts, wanted
 from finetune.training.loop import State
+from finetune.training.objective import Objective
 from finetune.unchanged import unchanged
 
 
@@ -161,7 +163,10 @@ def attach_adapter(plan: Plan, family: Family, device: Device) -> State:
         family.parts.compile(family.denoiser_name)
     rates = optimizers.rates(config.optimizer, list(trainable))
     optimizer = optimizers.build(config.optimizer, [(c, list(p.values()), rates[c]) for c, p in trainable.items()])
-    state = State(trainable, optimizer, device.scaler, configs=_configs(trained))
+    objective, optimizer = device.prepare(Objective(family, config, used), optimizer)
+    state = State(trainable, optimizer, objective, scaler=device.scaler, configs=_configs(trained))
+    if device.ranks.world_size > 1:
+        state.gradients = Gradients(state.parameters, also=3)
     if config.train.ema:
         state.ema = [p.detach().clone() for p in state.parameters]
     return state

@@ -1,4 +1,4 @@
-"""The objective and the loop. It computes; whoever iterates shows, samples or saves.
+"""The loop. It computes; whoever iterates shows, samples or saves.
 
 Sums over samples are divided by the number of samples in the whole step, so that accumulation, ranks and a short last
 group weigh every sample alike.
@@ -17,15 +17,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 
 from finetune import optimizers, recipe
-from finetune.adapters import attach as adapters
 from finetune.adapters.attach import Trainable
 from finetune.diffusion import chance as draws
-from finetune.diffusion.loss import squared_error
 from finetune.errors import TrainError
-from finetune.families.base import Family, read
-from finetune.machine import Device
+from finetune.machine import Device, whole
 from finetune.recipe import Recipe
-from finetune.training.batches import Batch, Batches, StepBatches
+from finetune.training.batches import Batches, StepBatches
+from finetune.training.gradients import Gradients
 
 FEW_POSITIONS = 256
 """of latents, up to which attention written out beats the fused one on a CPU, whose backward pass is slow for few"""
@@ -37,6 +35,10 @@ class State:
 
     trainable: Trainable
     optimizer: Optimizer
+    objective: nn.Module = field(default_factory=nn.Module)
+    """batch -> losses, as Accelerate prepared it"""
+    gradients: Gradients | None = None
+    """of ranks that each have all weights"""
     scaler: torch.amp.GradScaler | None = None
     """for fp16"""
     step: int = 0
@@ -80,14 +82,18 @@ def train(
         rates = _set_rates(state.optimizer, config.optimizer, state.step, config.train.steps)
         share = batches.step(state.step, device.ranks)
         with attention_backend(share):
-            loss, prior_loss, stop = accumulate(batches.family, state, share, config, device, asked)
-        finite = math.isfinite(loss + (prior_loss or 0.0))
-        norm, taken = _apply(state, config.optimizer.clip_norm, finite)
+            numbers = accumulate(state, share, config, device, asked)
+        clipped = device.accelerator.clip_grad_norm_(state.parameters, config.optimizer.clip_norm or math.inf)
+        # all that the host wants to know of a step, in one message: a GPU is waited for once
+        loss, prior_loss, stop, norm = torch.cat([numbers, whole(clipped).reshape(1)]).tolist()
+        finite = math.isfinite(loss + prior_loss)
+        taken = _apply(state, finite, norm)
         state.step += 1
         if taken and state.ema is not None:
             update_ema(state.ema, state.parameters, config.train.ema, state.step)
         state.bad_steps = 0 if taken or (finite and _searches(state)) else state.bad_steps + 1
-        yield Step(state.step, loss, prior_loss, norm, rates, time.perf_counter() - began, not taken, stop)
+        kept = prior_loss if config.prior.mode != "off" else None
+        yield Step(state.step, loss, kept, norm, rates, time.perf_counter() - began, not taken, stop > 0)
         if state.bad_steps >= config.train.patience:
             raise _diverged(state, finite)
 
@@ -123,59 +129,45 @@ def attention_backend(share: StepBatches) -> AbstractContextManager[None]:
 
 
 def accumulate(
-    family: Family, state: State, share: StepBatches, config: Recipe, device: Device,
-    asked: Callable[[], bool] = lambda: False,
-) -> tuple[float, float | None, bool]:  # fmt: skip
-    """Add the step's gradients up, over batches and ranks. Returns the mean loss, the mean prior loss, and whether a
-    rank is asked to stop."""
-    ranks = device.ranks
-    state.optimizer.zero_grad(set_to_none=True)
-    sums = torch.zeros(3, device=state.parameters[0].device)
+    state: State, share: StepBatches, config: Recipe, device: Device, asked: Callable[[], bool] = lambda: False
+) -> Tensor:
+    """Add the step's gradients up, over batches and ranks. Returns the mean loss, the mean prior loss, and how many
+    ranks are asked to stop: (3,), on the device."""
+    ranks, accelerator = device.ranks, device.accelerator
+    numbers = _cleared(state)
+    times = ranks.world_size if device.shards else 1  # FSDP2 takes the mean of the ranks' gradients
     for i, (batch, prior) in enumerate(share.pairs):
         # adapter dropout draws from torch's own generator: make it a function of the step as well
         torch.manual_seed(draws.key(config.train.seed, "dropout", state.step, i * ranks.world_size + ranks.rank))
-        with device.autocast():
-            losses, preserved = objective(family, batch, config)
+        with _held_back(state, share, i, device):
+            losses, preserved = state.objective(batch)
             if prior is not None:
-                preserved, _ = objective(family, prior, config)
-        total = losses.sum() / share.samples
-        sums[0] += total.detach()
-        if preserved is not None:
-            kept = preserved.sum() / share.samples
-            sums[1] += kept.detach()
-            total = total + config.prior.weight * kept
-        (state.scaler.scale(total) if state.scaler else total).backward()  # type: ignore[no-untyped-call]
+                preserved, _ = state.objective(prior)
+            total = losses.sum() / share.samples
+            numbers[0] += total.detach()
+            if preserved is not None:
+                kept = preserved.sum() / share.samples
+                numbers[1] += kept.detach()
+                total = total + config.prior.weight * kept
+            accelerator.backward(total * times)
     if ranks.world_size > 1:
-        sums[2] += float(asked())
-        for p in state.parameters:
-            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-        ranks.sum([*(p.grad for p in state.parameters if p.grad is not None), sums])
-    loss, prior_loss, stop = sums.tolist()
-    return loss, prior_loss if config.prior.mode != "off" else None, stop > 0
+        numbers[2] += float(asked())
+        ranks.sum(numbers if state.gradients is None else state.gradients.whole)
+    return numbers
 
 
-def objective(family: Family, batch: Batch, config: Recipe) -> tuple[Tensor, Tensor | None]:
-    """Per-sample losses (b,), float32, weighted by min-SNR; and those of the prior by own prediction, unweighted."""
-    noisy = family.process.add_noise(batch.latents, batch.noise, batch.t)
-    output = family.predict(noisy, batch.t, batch.given(read(family, batch.prompts, batch.text)))
-    losses = squared_error(output, family.process.target(batch.latents, batch.noise, batch.t))
-    if config.objective.min_snr is not None:
-        losses = losses * family.process.min_snr(batch.t, config.objective.min_snr)
-    if not batch.preserve:
-        return losses, None
-
-    def preserved() -> Tensor:
-        given = batch.given(read(family, batch.preserve_prompts, batch.preserve_text))
-        return family.predict(noisy, batch.t, given)
-
-    with torch.no_grad(), adapters.disabled(family.parts.loaded()):
-        own = preserved()
-    return losses, squared_error(preserved(), own)
+def _cleared(state: State) -> Tensor:
+    """No gradients yet, and three numbers that are summed with them."""
+    if state.gradients is not None:
+        return state.gradients.begin()
+    state.optimizer.zero_grad(set_to_none=True)
+    return torch.zeros(3, device=state.parameters[0].device)
 
 
-def gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
-    """Over all gradients together; a scalar."""
-    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+def _held_back(state: State, share: StepBatches, i: int, device: Device) -> AbstractContextManager[None]:
+    """Of spread weights, gradients are sent with the last batch of a step."""
+    last = i + 1 == len(share.pairs)
+    return nullcontext() if last else device.accelerator.no_sync(state.objective)
 
 
 @torch.no_grad()
@@ -209,23 +201,10 @@ def _set_rates(optimizer: Optimizer, config: recipe.Optimizer, step: int, steps:
     return {group["name"]: float(group["lr"]) for group in optimizer.param_groups}
 
 
-def _apply(state: State, clip_norm: float, finite: bool) -> tuple[float, bool]:
-    """Clip what is trained and take the step; a step that is not finite changes nothing.
-
-    Returns the norm before clipping, and whether the step was taken.
-    """
-    scaler = state.scaler
-    if scaler:
-        scaler.unscale_(state.optimizer)
-    norm = gradient_norm(state.parameters)
-    length = norm.item()
-    if clip_norm:
-        nn.utils.clip_grads_with_norm_(state.parameters, clip_norm, norm)
-    if scaler:
-        scaler.step(state.optimizer)
-        scaler.update()
-        return length, math.isfinite(length)
-    if not (finite and math.isfinite(length)):
-        return length, False
-    state.optimizer.step()
-    return length, True
+def _apply(state: State, finite: bool, norm: float) -> bool:
+    """Take the step, where its numbers are finite. Was it taken? Accelerate's `step_was_skipped` does not know of fused
+    optimizers, which are called with the scaler's findings and skip by themselves."""
+    if state.scaler or (finite and math.isfinite(norm)):
+        state.optimizer.step()
+        return math.isfinite(norm)
+    return False

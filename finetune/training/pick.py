@@ -92,7 +92,7 @@ def stop_reason(run: Run) -> str:
         return ""
     reason = reason_to_stop(scored(run), config.patience) if run.folder.writes else ""
     vote = torch.tensor([float(bool(reason))], device=run.device.device)
-    run.device.ranks.sum([vote])
+    run.device.ranks.sum(vote)
     return reason or ("the first rank says so" if float(vote) else "")
 
 

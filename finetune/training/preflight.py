@@ -14,7 +14,7 @@ from finetune.adapters.methods import METHODS
 from finetune.errors import TrainError
 from finetune.families.base import Family, read
 from finetune.machine import Autocast, Device, has_gpu
-from finetune.ranks import Ranks
+from finetune.ranks import ALONE
 from finetune.recipe import LowRank, Recipe
 from finetune.shortage import out_of_memory
 from finetune.training import levers
@@ -51,8 +51,8 @@ def measure(state: State, batches: Batches, config: Recipe, device: Device) -> M
             share = batches.largest()
             if state.step == 0 and isinstance(config.adapter, LowRank) and config.adapter.init_from is None:
                 _starts_as_the_base(batches.family, share.pairs[0][0], device.autocast)
-            with trainer.attention_backend(share):
-                loss, took = _steps(batches.family, state, config, share, device)
+            with trainer.attention_backend(share), device.unscaled():
+                loss, took = _steps(state, config, share, device)
     finally:
         with torch.no_grad():
             for parameter, before in zip(state.parameters, kept, strict=True):
@@ -62,14 +62,12 @@ def measure(state: State, batches: Batches, config: Recipe, device: Device) -> M
     return Measured(took[threads], peak_bytes(), loss, threads)
 
 
-def _steps(
-    family: Family, state: State, config: Recipe, share: StepBatches, device: Device
-) -> tuple[float, dict[int, float]]:
+def _steps(state: State, config: Recipe, share: StepBatches, device: Device) -> tuple[float, dict[int, float]]:
     """The loss of the first step, and the seconds of a later one by how many threads took it."""
     groups = [(c, list(p.values()), max(config.optimizer.learning_rate, 1e-4)) for c, p in state.trainable.items()]
-    trial = State(state.trainable, optimizers.build(config.optimizer, groups), None, state.step)
-    alone = device._replace(ranks=Ranks())
-    loss, *_ = trainer.accumulate(family, trial, share, config, alone)
+    trial = State(state.trainable, optimizers.build(config.optimizer, groups), state.objective, step=state.step)
+    alone = device._replace(ranks=ALONE)
+    loss = float(trainer.accumulate(trial, share, config, alone)[0])
     if not torch.tensor(loss).isfinite():
         raise TrainError(
             f"the loss of the first step is {loss}",
@@ -83,7 +81,7 @@ def _steps(
         for threads in dict.fromkeys([before, 1] if state.step == 0 and chooses_threads(device) else [before]):
             torch.set_num_threads(threads)
             began = time.perf_counter()
-            trainer.accumulate(family, trial, share, config, alone)
+            trainer.accumulate(trial, share, config, alone)
             _reached(state, adapter, ("",))
             trial.optimizer.step()
             took[threads] = time.perf_counter() - began

@@ -1,7 +1,7 @@
 """One training run, from a recipe to a proved file: a stream of events. Reads top to bottom as the procedure."""
 
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import torch
@@ -197,7 +197,8 @@ def loop(run: Run, stop: Interruption) -> Events:
         yield Note(f"stopped at step {state.step}: {reason}")
         return
     yield Stage("training", steps)
-    with stop.deferred(), out_of_memory(lambda: f"at step {state.step + 1}", lambda: levers.training(run.plan.recipe)):
+    memory = out_of_memory(lambda: f"at step {state.step + 1}", lambda: levers.training(run.plan.recipe))
+    with stop.deferred(), memory, closing(run.data.batches):
         try:
             yield from _steps(run, stop)
         except PeerLost as e:

@@ -126,7 +126,7 @@ def steps(b: Bench) -> Iterator[Batch]:
 
 def loss_and_gradients(b: Bench) -> tuple[float, dict[str, Tensor]]:
     share = b.batches.step(b.state.step, b.machine.ranks)
-    loss, *_ = trainer.accumulate(b.family, b.state, share, b.plan.recipe, b.machine)
+    loss = float(trainer.accumulate(b.state, share, b.plan.recipe, b.machine)[0])
     return loss, {n: p.grad.clone() for n, p in b.named().items() if p.grad is not None}
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -45,7 +45,7 @@ class Bench(NamedTuple):
     def gradients(self, k: int = 0) -> dict[str, Tensor]:
         """Of step k, at the weights as they are."""
         share = self.batches.step(k, self.machine.ranks)
-        trainer.accumulate(self.family, self.state, share, self.plan.recipe, self.machine)
+        trainer.accumulate(self.state, share, self.plan.recipe, self.machine)
         return {n: p.grad.clone() for n, p in self.named().items() if p.grad is not None}
 
     def named(self) -> dict[str, torch.nn.Parameter]:
@@ -53,6 +53,17 @@ class Bench(NamedTuple):
 
     def weights(self) -> dict[str, Tensor]:
         return {n: p.detach().clone() for n, p in self.named().items()}
+
+    def scale(self, by: float) -> torch.amp.GradScaler:
+        """Train with a loss scaler from here on, as with fp16 on a GPU, here on a CPU and in float32."""
+        accelerator: Any = self.machine.accelerator
+        scaler = torch.amp.GradScaler("cpu", init_scale=by)
+        accelerator.state._mixed_precision, accelerator.native_amp = "fp16", True
+        self.state.scaler = accelerator.scaler = scaler
+        accelerator._optimizers.clear()
+        inner = cast(Any, self.state.optimizer).optimizer
+        self.state.optimizer = accelerator.prepare_optimizer(inner, device_placement=False)
+        return scaler
 
     def grow(self, size: float = 0.05) -> None:
         """Give every trained weight a value, as after long training."""

@@ -31,7 +31,7 @@ TORCHRUN = {"RANK": "{rank}", "LOCAL_RANK": "{rank}", "WORLD_SIZE": "2", "LOCAL_
 def summed(rank: int) -> object:
     found = ranks.open_ranks(cpu=True)
     tensor = torch.tensor([1.0, float(found.rank)])
-    found.sum([tensor])
+    found.sum(tensor)
     return found, tensor.tolist(), found.gathered(f"of {rank}")
 
 

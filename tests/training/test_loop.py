@@ -135,7 +135,7 @@ def test_bf16_trains_on_the_cpu_with_the_base_in_bf16_and_the_adapter_in_fp32(sd
 def test_a_loss_scaler_changes_no_step_and_an_overflow_skips_one(sd15: Path, data: Path) -> None:
     """fp16's scaler, here on the CPU: gradients are unscaled before they are measured and clipped."""
     plain, scaled = (bench(sd15, data, optimizer__clip_norm=0.01, train__steps=4) for _ in range(2))
-    scaled.state.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaler = scaled.scale(1024.0)
     steps = [b.train(3) for b in (plain, scaled)]
     for one, other in zip(*steps, strict=True):
         assert (one.loss, one.grad_norm) == pytest.approx((other.loss, other.grad_norm), rel=1e-5)
@@ -146,19 +146,19 @@ def test_a_loss_scaler_changes_no_step_and_an_overflow_skips_one(sd15: Path, dat
     assert np.isfinite(step.loss) and not np.isfinite(step.grad_norm)
     assert step.skipped and scaled.state.bad_steps == 0
     assert_close(scaled.weights(), before, rtol=0, atol=0)
-    assert scaled.state.scaler.get_scale() == 512.0
+    assert scaler.get_scale() == 512.0
 
 
 def test_an_overflow_at_every_scale_stops_the_run_and_one_while_the_scale_is_found_does_not(
     sd15: Path, data: Path
 ) -> None:
     b = bench(sd15, data, train__steps=40, train__patience=2)
-    b.state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    scaler = b.scale(2.0**16)
     before = b.weights()
     overflow = b.state.parameters[3].register_hook(lambda gradient: gradient / 0)
     assert all(step.skipped for step in b.train(15)) and b.state.bad_steps == 0
     overflow.remove()
-    assert not b.train(16)[0].skipped and b.state.scaler.get_scale() == 2.0
+    assert not b.train(16)[0].skipped and scaler.get_scale() == 2.0
     b.state.parameters[3].register_hook(lambda gradient: gradient / 0)
     with pytest.raises(TrainError, match=r"overflowed in fp16 for 2 steps in a row, until step 20, .*1\.2e-01") as e:
         b.train()
@@ -168,7 +168,7 @@ def test_an_overflow_at_every_scale_stops_the_run_and_one_while_the_scale_is_fou
 
 def test_a_loss_that_is_not_finite_counts_with_a_loss_scaler_too(sd15: Path, data: Path) -> None:
     b = poisoned(bench(sd15, data, train__steps=9, train__patience=2), 1, 2)
-    b.state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    b.scale(2.0**16)
     with pytest.raises(TrainError, match="loss was not finite for 2 steps in a row, until step 3"):
         b.train()
 

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from finetune.errors import DataError, RecipeError
 from finetune.families.base import read
-from finetune.training import loop as trainer
+from finetune.training.objective import objective
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_the_prior_is_a_batch_of_its_own_and_weighs_linearly(sd15: Path, data: P
     ((batch, prior),) = b.batches.step(0, b.machine.ranks).pairs
     assert prior is not None and all(n.startswith("prior/") for n in prior.names)
     assert not any(n.startswith("prior/") for n in batch.names)
-    alone, _ = trainer.objective(b.family, prior, b.plan.recipe)
+    alone, _ = objective(b.family, prior, b.plan.recipe)
     step = b.train(1)[0]
     assert step.prior_loss == pytest.approx(float(alone.detach().mean()), rel=1e-5)
 

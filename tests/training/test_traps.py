@@ -27,8 +27,8 @@ from finetune.families.base import Conditioning, Family, Moments, components, re
 from finetune.files.metadata import About
 from finetune.proof import applied, export
 from finetune.training import checkpoint
-from finetune.training import loop as trainer
 from finetune.training.batches import Batch
+from finetune.training.objective import objective
 
 
 @pytest.fixture(scope="module")
@@ -269,9 +269,9 @@ def test_min_snr_weighs_each_sample_by_its_own_timestep(sd15: Path, data: Path) 
     """T9, in the objective."""
     b = bench(sd15, data, train__batch=6, objective__min_snr=1.0)
     (batch,) = b.step()
-    weighted, _ = trainer.objective(b.family, batch, b.plan.recipe)
+    weighted, _ = objective(b.family, batch, b.plan.recipe)
     off = bench(sd15, data, train__batch=6)
-    bare, _ = trainer.objective(off.family, batch, off.plan.recipe)
+    bare, _ = objective(off.family, batch, off.plan.recipe)
     assert_close(weighted, bare * b.family.process.min_snr(batch.t, 1.0))
     assert len(set((weighted / bare).tolist())) > 1
 
@@ -284,9 +284,9 @@ def test_the_v_target_is_made_of_latents(sd21: Path, data: Path, monkeypatch: py
         batch.latents, batch.noise, batch.t
     )
     monkeypatch.setattr(b.family, "predict", lambda noisy, t, given: velocity)
-    assert float(trainer.objective(b.family, batch, b.plan.recipe)[0].detach().max()) < 1e-9
+    assert float(objective(b.family, batch, b.plan.recipe)[0].detach().max()) < 1e-9
     monkeypatch.setattr(b.family, "predict", lambda noisy, t, given: batch.noise)
-    assert float(trainer.objective(b.family, batch, b.plan.recipe)[0].min()) > 1e-3
+    assert float(objective(b.family, batch, b.plan.recipe)[0].min()) > 1e-3
 
 
 def test_the_loss_is_computed_in_fp32_under_bf16_autocast(
@@ -306,7 +306,7 @@ def test_the_loss_is_computed_in_fp32_under_bf16_autocast(
     original = b.family.predict
     monkeypatch.setattr(b.family, "predict", predict)
     with b.machine.autocast():
-        losses, _ = trainer.objective(b.family, batch, b.plan.recipe)
+        losses, _ = objective(b.family, batch, b.plan.recipe)
     noisy, output = seen
     theirs = DDPMScheduler.from_pretrained(sd15, subfolder="scheduler")
     assert output.dtype == torch.bfloat16 and noisy.dtype == losses.dtype == torch.float32
@@ -362,7 +362,7 @@ def test_a_short_last_group_is_divided_by_what_it_holds(sd15: Path, tmp_path: Pa
         expected = {name: torch.zeros_like(g) for name, g in found.items()}
         for batch in b.step(k):
             b.state.optimizer.zero_grad()
-            (trainer.objective(b.family, batch, b.plan.recipe)[0].mean() / n).backward()
+            (objective(b.family, batch, b.plan.recipe)[0].mean() / n).backward()
             for name, p in b.named().items():
                 expected[name] += p.grad
         assert_close(found, expected, rtol=1e-4, atol=1e-9)
@@ -375,7 +375,7 @@ def test_the_logged_loss_is_the_mean_over_all_samples_of_the_step(sd15: Path, tm
     steps = b.steps()
     for k in range(b.plan.steps):
         with torch.no_grad():
-            losses = torch.cat([trainer.objective(b.family, batch, b.plan.recipe)[0] for batch in b.step(k)])
+            losses = torch.cat([objective(b.family, batch, b.plan.recipe)[0] for batch in b.step(k)])
         assert losses.std() > 1e-3
         assert next(steps).loss == pytest.approx(float(losses.mean()), rel=1e-5)
 
