@@ -7,7 +7,9 @@ picture takes up to 2 GB and some seconds.
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Condition
 
 from PIL import Image
 
@@ -18,8 +20,6 @@ MAX_PIXELS = 160_000_000
 """The largest camera sensors have 151 million; a progressive JPEG takes 12 bytes for each."""
 _FEWER_PIXELS = {"WEBP": 80_000_000, "AVIF": 80_000_000}
 """Their decoders hold up to five copies of a picture. WebP allows 268 million."""
-LEAST_MAX_PIXELS = min(_FEWER_PIXELS.values())
-"""that a picture of any format may have which is decoded quickly"""
 _SLOW_CODECS = {"ppm", "ppm_plain", "bmp_rle"}
 """Pillow decodes these in Python, a million pixels or so a second."""
 _SLOW_PIXELS = 4_000_000
@@ -114,3 +114,30 @@ def _text_bytes(kind: bytes, chunk: memoryview) -> int:
         return len(inflating.decompress(rest[1:], MAX_TEXT_BYTES)) + len(inflating.unconsumed_tail)
     except zlib.error:  # readers take it for empty
         return 0
+
+
+class Room:
+    """What all threads of this process may hold of something together: as much as one picture may take of it."""
+
+    def __init__(self, most: float) -> None:
+        self._most = self._free = most
+        self._freed = Condition()
+
+    @contextmanager
+    def taken(self, amount: float) -> Iterator[None]:
+        """Waits until there is so much."""
+        amount = min(amount, self._most)
+        with self._freed:
+            self._freed.wait_for(lambda: self._free >= amount)
+            self._free -= amount
+        try:
+            yield
+        finally:
+            with self._freed:
+                self._free += amount
+                self._freed.notify_all()
+
+
+FILES, PICTURES = Room(MAX_FILE_BYTES), Room(1.0)
+"""bytes of files, and shares of the largest picture, that this process decodes at once. Files are taken first: who
+waits for its share of pictures waits for nobody who waits for files."""

@@ -6,8 +6,8 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -96,9 +96,10 @@ def decoded(path: Path, data: bytes, background: Colour = WHITE) -> Image.Image:
     """`open_rgb` of bytes that were read already; the path is for messages."""
     with _decoding(path, data):
         image, _ = _opened(path, data)
-        image.load()
-        _refuse_deep(path, image)
-        return colours.flattened(_upright(image, _orientation(image)), background)
+        with costs.PICTURES.taken(costs.share(image)):
+            image.load()
+            _refuse_deep(path, image)
+            return colours.flattened(_upright(image, _orientation(image)), background)
 
 
 def read_info(path: Path, decode: bool = True) -> ImageInfo:
@@ -117,17 +118,12 @@ def inspect_bytes(path: Path, data: bytes, decode: bool = True) -> ImageInfo:
         return _loaded(path, image, info, data) if decode else info
 
 
-def inspect_pixels(
-    path: Path, data: bytes, background: Colour, room: Callable[[float], AbstractContextManager[None]] | None = None
-) -> tuple[ImageInfo, str]:
+def inspect_pixels(path: Path, data: bytes, background: Colour) -> tuple[ImageInfo, str]:
     """`inspect_bytes`, and the digest of the pixels that `decoded` gives, where a prepared dataset holds just these: in
-    a PNG. Empty for other files, which are copied.
-
-    room: waits until so large a share of what one picture may have can be decoded beside others.
-    """
+    a PNG. Empty for other files, which are copied."""
     with _decoding(path, data):
         image, info = _opened(path, data)
-        with room(costs.share(image)) if room else nullcontext():
+        with costs.PICTURES.taken(costs.share(image)):
             info = _loaded(path, image, info, data)
             if needs_no_change(info) and info.format != "PNG":
                 return info, ""

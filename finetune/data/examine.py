@@ -7,12 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from finetune.data import decode, workers
+from finetune.data import costs, decode, workers
 from finetune.data.buckets import Size
 from finetune.data.decode import ImageInfo
 from finetune.data.diagnose import Unusable
 from finetune.data.folder import Rejected, Rules, Tree
-from finetune.data.record import Record, Seen, stamped_bytes
+from finetune.data.record import Record, Seen
 from finetune.events import Advanced, Event, Stage
 
 MANY, MUCH_BYTES = 500, 64 << 20
@@ -52,7 +52,7 @@ def _known(
     """What each file is, from the record of earlier commands, or found out now, and kept for later ones."""
     record = Record(root, rules.background)
     known, unknown = _sorted(record, names, tree, rules)
-    long = len(unknown) >= MANY or sum(stamped_bytes(tree.stamps[name]) for name in unknown) >= MUCH_BYTES
+    long = len(unknown) >= MANY or sum(map(tree.bytes_of, unknown)) >= MUCH_BYTES
     with record.alone() if long else nullcontext():
         if long:
             known, unknown = _sorted(record, names, tree, rules)
@@ -80,9 +80,8 @@ def _look(
 ) -> Generator[Event, None, None]:
     shared: dict[ImageInfo, ImageInfo] = {}
     every = max(1, len(names) // _SAID)
-    bounds, size = workers.Bounds(), lambda name: stamped_bytes(tree.stamps[name])
-    look = partial(_looked_at, root, tree, rules, bounds)
-    with closing(workers.in_order(look, names, size, workers.worker_count())) as found:
+    look = partial(_looked_at, root, tree, rules)
+    with closing(workers.in_order(look, names, tree.bytes_of, workers.worker_count())) as found:
         for done, (name, seen) in enumerate(zip(names, found, strict=True), 1):
             if isinstance(seen, Seen):
                 seen = seen._replace(info=shared.setdefault(seen.info, seen.info))
@@ -92,13 +91,13 @@ def _look(
                 yield Advanced(done)
 
 
-def _looked_at(root: Path, tree: Tree, rules: Rules, bounds: workers.Bounds, name: str) -> Seen | Rejected:
+def _looked_at(root: Path, tree: Tree, rules: Rules, name: str) -> Seen | Rejected:
     path = root / name
     try:
-        with bounds.files.taken(stamped_bytes(tree.stamps[name])):
+        with costs.FILES.taken(tree.bytes_of(name)):
             data = decode.contents(path)
             if rules.decode:
-                info, pixels = decode.inspect_pixels(path, data, rules.background, bounds.pictures.taken)
+                info, pixels = decode.inspect_pixels(path, data, rules.background)
             else:
                 info, pixels = decode.inspect_bytes(path, data, decode=False), ""
             return Seen(hashlib.sha256(data).hexdigest(), info, pixels, rules.decode)

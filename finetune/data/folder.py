@@ -11,7 +11,7 @@ from finetune import reading
 from finetune import resources as shipped
 from finetune.data.colours import WHITE, Colour
 from finetune.data.diagnose import Reason
-from finetune.data.record import file_stamp
+from finetune.data.record import file_stamp, stamped_bytes
 from finetune.errors import DataError
 
 MIN_SIDE_PX = 32
@@ -49,6 +49,9 @@ class Tree(NamedTuple):
     """when they were not yet looked at"""
     links: bool
     """some of the files are links"""
+
+    def bytes_of(self, name: str) -> int:
+        return stamped_bytes(self.stamps[name])
 
 
 def locate_images(path: Path) -> Path:

@@ -16,11 +16,10 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 from finetune import reading, writing
 from finetune.choices import CaptionsFrom
-from finetune.data import captions, decode, folder
+from finetune.data import captions, costs, decode, folder
 from finetune.data.audit import Audit, auditing, complaint
 from finetune.data.caption_files import TABLE
 from finetune.data.colours import WHITE, Colour, colour_name
-from finetune.data.costs import LEAST_MAX_PIXELS
 from finetune.data.dataset import reading_dataset
 from finetune.data.decode import ImageInfo
 from finetune.data.diagnose import SUFFIXES
@@ -29,7 +28,7 @@ from finetune.data.example import CARD, Dataset, DatasetCard, Example
 from finetune.data.folder import MAX_ASPECT, MIN_SIDE_PX, Rules
 from finetune.data.record import Record, Seen, file_stamp
 from finetune.data.wording import CaptionWords, DatasetKind
-from finetune.data.workers import Bounds, in_order, worker_count
+from finetune.data.workers import in_order, worker_count
 from finetune.errors import DataError, RunError
 from finetune.events import Advanced, Event, Stage, quietly
 from finetune.saving import flush_files, is_leftover, remove_leftovers, write_bytes
@@ -139,12 +138,10 @@ def _fill_folder(
     names = _prepared_names([(e.name, report.infos[e.name]) for e in report.used])
     for parent in {(root / name).parent for name in names.values()} | {root}:
         parent.mkdir(parents=True, exist_ok=True)
-    room = Bounds().pictures
 
     def write(example: Example) -> _Written:
-        name, info = names[example.name], report.infos[example.name]
-        with room.taken(info.size.width * info.size.height / LEAST_MAX_PIXELS):
-            return _write_picture(example, info, root, name, background)
+        with costs.FILES.taken(_bytes_of(example.path)):
+            return _write_picture(example, report.infos[example.name], root, names[example.name], background)
 
     def pixels(example: Example) -> int:
         return example.size.width * example.size.height
@@ -172,6 +169,13 @@ def _fill_folder(
     )
     write_card(card, root)
     return written
+
+
+def _bytes_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # which is said when it is read
+        return 0
 
 
 def _write_picture(example: Example, info: ImageInfo, root: Path, name: str, background: Colour) -> _Written:

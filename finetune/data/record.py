@@ -131,9 +131,31 @@ def stamped_bytes(stamp: str) -> int:
     return int(stamp.partition(" ")[0] or 0)
 
 
-def record_files(root: Path) -> list[Path]:
-    """All that a cache holds of datasets."""
+class Records(NamedTuple):
+    """What a cache holds of datasets."""
+
+    datasets: int
+    bytes: int
+
+
+def records(root: Path) -> Records:
+    """root: of the cache."""
+    files = _files(root)
+    return Records(sum(file.suffix == ".seen" for file in files), sum(file.lstat().st_size for file in files))
+
+
+def forget(root: Path) -> None:
+    """Remove all that a cache holds of datasets, and nothing else."""
+    for file in _files(root):
+        file.unlink(missing_ok=True)
+    with suppress(OSError):  # something else is in it, or it was never there
+        (root / KEPT_IN).rmdir()
+
+
+def _files(root: Path) -> list[Path]:
     try:
+        if os.path.islink(root / KEPT_IN):  # leads out of it
+            return []
         with os.scandir(root / KEPT_IN) as entries:
             return [
                 Path(entry.path)

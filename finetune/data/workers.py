@@ -5,14 +5,12 @@ A small picture is worked on by who asks for it: handing it over would take long
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import chain, islice
-from threading import Condition
 from typing import TypeVar
 
-from finetune.data import costs, decode
+from finetune.data import decode
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -20,36 +18,6 @@ SMALL_BYTES = 16 << 10
 """a file of up to so many is not handed over"""
 MOST_WORKERS, WAITING = 16, 4
 """threads; and for each of them the pictures that wait to be worked on, or to be asked for"""
-
-
-class Room:
-    """What all threads may hold of something together: as much as one picture may take of it by itself."""
-
-    def __init__(self, most: float) -> None:
-        self._most = self._free = most
-        self._freed = Condition()
-
-    @contextmanager
-    def taken(self, amount: float) -> Iterator[None]:
-        """Waits until there is so much."""
-        amount = min(amount, self._most)
-        with self._freed:
-            self._freed.wait_for(lambda: self._free >= amount)
-            self._free -= amount
-        try:
-            yield
-        finally:
-            with self._freed:
-                self._free += amount
-                self._freed.notify_all()
-
-
-class Bounds:
-    """Bytes of files, and shares of the largest picture, that are held at once. Files are taken first: who waits for
-    its share of pictures waits for nobody who waits for files."""
-
-    def __init__(self) -> None:
-        self.files, self.pictures = Room(costs.MAX_FILE_BYTES), Room(1.0)
 
 
 def worker_count() -> int:
