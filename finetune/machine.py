@@ -1,17 +1,18 @@
 """Where a run computes: device, ranks, precision; by Accelerate."""
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from finetune.ranks import ALONE, Ranks, open_ranks, refuse_precision
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
+    from accelerate import Accelerator, FullyShardedDataParallelPlugin
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 
@@ -39,12 +40,6 @@ FORMATS = (
 DTYPES = {name: one.dtype for one in FORMATS if one.full for name in (one.short, one.full, one.stored)}
 """by any of its names"""
 STORED = {one.stored: one.short for one in FORMATS}
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """All of it, where it is spread over the ranks; all of them must ask."""
-    gather = getattr(tensor, "full_tensor", None)
-    return gather() if gather else tensor
 
 
 def has_gpu() -> bool:
@@ -90,14 +85,19 @@ class Device(NamedTuple):
         finally:
             self.accelerator.scaler = scaler
 
-    def prepare(self, objective: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
-        """Both, as they are trained. Replicas are not wrapped: their gradients are summed in one buffer, whose order
-        DistributedDataParallel would change after its first step, and after each resume."""
-        if self.shards:
-            wrapped, stepped = self.accelerator.prepare(objective, optimizer)
-            return wrapped, stepped
-        prepared = self.accelerator.prepare_model(objective, device_placement=False, evaluation_mode=True)
-        return prepared, self.accelerator.prepare_optimizer(optimizer, device_placement=False)
+    def prepare(
+        self, objective: nn.Module, optimizer: Optimizer, units: Iterable[str] = ()
+    ) -> tuple[nn.Module, Optimizer]:
+        """Both, as they are trained; units: classes of modules whose weights are gathered together, when they are
+        called, where weights are spread. Replicas are not wrapped: their gradients are summed in one buffer, whose
+        order DistributedDataParallel would change after its first step, and after each resume."""
+        if not self.shards:
+            prepared = self.accelerator.prepare_model(objective, device_placement=False, evaluation_mode=True)
+            return prepared, self.accelerator.prepare_optimizer(optimizer, device_placement=False)
+        self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = sorted(set(units))
+        wrapped, stepped = self.accelerator.prepare(objective, optimizer)
+        wrapped(None)  # the first call tells FSDP2 which module is the outermost; others may be called alone later
+        return wrapped, stepped
 
 
 def meet() -> Ranks:
@@ -109,8 +109,8 @@ def meet() -> Ranks:
     return open_ranks(cpu=not has_gpu())
 
 
-def open_machine(precision: str) -> Device:
-    """Where this process computes, in the recipe's precision.
+def open_machine(precision: str, shard: bool = False) -> Device:
+    """Where this process computes, in the recipe's precision. shard: with weights that are spread over the ranks.
 
     Raises:
         RunError: as `meet`; the launcher was told another precision.
@@ -122,5 +122,31 @@ def open_machine(precision: str) -> Device:
 
     AcceleratorState._reset_state(reset_partial_state=False)  # a second run in this process may differ
     mixed = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[precision]
-    accelerator = Accelerator(mixed_precision=mixed, cpu=not has_gpu())
-    return Device(accelerator.device, ranks, accelerator)
+    if not shard:
+        return Device((made := Accelerator(mixed_precision=mixed, cpu=not has_gpu())).device, ranks, made)
+    plugin = _sharding()
+    before = os.environ.get(_USE_FSDP)
+    try:
+        accelerator = Accelerator(mixed_precision=mixed, cpu=not has_gpu(), fsdp_plugin=plugin)
+    finally:  # Accelerate sets it, for a plugin that is given as for one that a launcher asks for
+        os.environ.pop(_USE_FSDP) if before is None else os.environ.update({_USE_FSDP: before})
+    if not has_gpu():  # which it takes no plugin for, though all of it works by gloo
+        from accelerate.utils import DistributedType
+
+        accelerator.state.distributed_type, accelerator.state.fsdp_plugin = DistributedType.FSDP, plugin
+    return Device(accelerator.device, ranks, accelerator, shards=True)
+
+
+_USE_FSDP = "ACCELERATE_USE_FSDP"
+
+
+def _sharding() -> "FullyShardedDataParallelPlugin":
+    """FSDP2 by classes of modules. Its mixed precision stays off: autocast does it, as without sharding, and gradients
+    are summed in the weights' own float32."""
+    from accelerate import FullyShardedDataParallelPlugin
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
+    return FullyShardedDataParallelPlugin(
+        fsdp_version=2, reshard_after_forward=True, auto_wrap_policy="transformer_based_wrap",
+        mixed_precision_policy=MixedPrecisionPolicy(), cpu_ram_efficient_loading=False,
+    )  # fmt: skip

@@ -68,7 +68,7 @@ class Ranks:
             PeerLost: another process has ended.
         """
         if self.world_size > 1:
-            with self._answered():
+            with self.answered():
                 torch.distributed.all_reduce(tensor)
 
     def gathered(self, value: _Item) -> list[_Item]:
@@ -80,21 +80,41 @@ class Ranks:
         if self.world_size == 1:
             return [value]
         found: list[_Item] = [value] * self.world_size
-        with self._answered():
+        with self.answered():
             torch.distributed.all_gather_object(found, value)
         return found
 
     @contextmanager
-    def _answered(self) -> Generator[None, None, None]:
+    def answered(self) -> Generator[None, None, None]:
+        """Raises PeerLost: another process has ended while this one waited for it in the block."""
         try:
             yield
-        except RuntimeError as e:  # gloo's has no class of its own; torch.distributed.DistError is one
+        except RuntimeError as e:  # gloo's has no class of its own
+            if not (isinstance(e, torch.distributed.DistError) or "gloo" in str(e)):
+                raise
             said = str(e).strip().partition("\n")[0].rpartition(".cc:")[2].partition(". ")[0].lstrip("0123456789] ")
             lost = f"another of the {self.world_size} processes of this run has ended: {said}"
             raise PeerLost(lost, "resume the run") from e
 
 
 ALONE = Ranks()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor that may be spread over the ranks (FSDP2); all of them must ask, in the same order."""
+    gather = getattr(tensor, "full_tensor", None)
+    return gather() if gather else tensor
+
+
+def as_spread(tensor: Tensor, like: Tensor) -> Tensor:
+    """This rank's part of a whole tensor, where the other one is spread; all ranks have the same whole one."""
+    if not hasattr(like, "full_tensor") or tensor.shape != like.shape:
+        return tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(like, DTensor)
+    # every rank has it: nothing is sent
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
 def open_ranks(cpu: bool) -> Ranks:

@@ -33,17 +33,19 @@ def attach(components: Mapping[str, nn.Module], presets: Presets, config: Adapte
     Raises:
         RecipeError: a target or rank pattern matches nothing.
     """
-    trainable: Trainable = {}
     for component, module in components.items():
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(key(seed, "adapter", component))
             _inject(module, presets[component], config, component)
-        parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
-        for parameter in parameters.values():
+        for parameter in module.parameters():
             # peft gives the adapter the base's dtype; in bf16 small updates round to nothing
-            parameter.data = parameter.data.float()
-        trainable[component] = parameters
-    return trainable
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+    return trained_in(components)
+
+
+def trained_in(components: Mapping[str, nn.Module]) -> Trainable:
+    return {c: {n: p for n, p in m.named_parameters() if p.requires_grad} for c, m in components.items()}
 
 
 @torch.no_grad()

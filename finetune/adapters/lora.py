@@ -8,6 +8,7 @@ from torch import Tensor
 
 from finetune.adapters.change import Change
 from finetune.errors import RecipeError
+from finetune.ranks import whole
 
 TITLE = "LoRA"
 ROLES: frozenset[str] = frozenset({"down", "up"})
@@ -137,6 +138,6 @@ def place(layer: Any, down: Tensor, up: Tensor, scale: float) -> None:
 
 
 def copied(weight: Any) -> Tensor:
-    """Float32, on the CPU."""
-    found: Tensor = weight.detach().float().cpu().clone()
+    """Float32, on the CPU; all of it, where it is spread over ranks."""
+    found: Tensor = whole(weight.detach()).float().cpu().clone()
     return found

@@ -62,11 +62,8 @@ def encode_texts(
 
     Yields how many are done.
     """
-    wanted, weights_of = as_prompts(prompts), family.fingerprint(encoder)
-    keys = [
-        entry_key(p.caption, *(image.digest for image in p.images), family.facts.max_tokens, encoder, weights_of)
-        for p in wanted
-    ]
+    wanted, after = as_prompts(prompts), (family.facts.max_tokens, encoder, family.fingerprint(encoder))
+    keys = [entry_key(prompt.caption, *(image.digest for image in prompt.images), *after) for prompt in wanted]
     entries = store.entries("text", keys)
     numbers = {prompt.key: number for prompt, number in zip(wanted, entries.numbers, strict=True)}
     found: Stored[str, Text] = Stored(entries, numbers, lambda entry: Text(**entry))

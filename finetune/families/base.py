@@ -175,7 +175,7 @@ class PromptImage(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """What text encoders read: a caption, and of an editing base the control pictures beside it."""
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from finetune.errors import RunError
+from finetune.ranks import as_spread, whole
 
 SET_ANEW = ("params", "lr", "name")
 """entries of a group that the resumed run sets by itself: its length, and so its learning rates, may be another"""
@@ -21,28 +22,31 @@ KEPT_DTYPES = frozenset({
 """what every safetensors can hold"""
 
 
-def pack(optimizer: Optimizer) -> tuple[dict[str, Tensor], Any]:
-    """Tensors by path, and the rest as JSON that names them. Copies, on the CPU.
+def pack(optimizer: Optimizer, keep: bool = True) -> tuple[dict[str, Tensor], Any]:
+    """Tensors by path, and the rest as JSON that names them. Copies, on the CPU; all of what is spread over ranks, who
+    must all call. keep: without, this rank only takes part, and gets empty tensors.
 
     Raises:
         RunError: it keeps something that neither can hold; says what.
     """
     optimizer = getattr(optimizer, "optimizer", optimizer)  # Accelerate's, around it
-    whole = dict(optimizer.state_dict())
-    whole["param_groups"] = [_own(optimizer, group) for group in whole["param_groups"]]
+    held = dict(optimizer.state_dict())
+    held["param_groups"] = [_own(optimizer, group) for group in held["param_groups"]]
     tensors: dict[str, Tensor] = {}
-    return tensors, _Packer(optimizer, tensors).node(whole, "")
+    return tensors, _Packer(optimizer, tensors, keep).node(held, "")
 
 
 def unpack(optimizer: Optimizer, tensors: Mapping[str, Tensor], tree: Any) -> None:
     """Give an optimizer that was built anew what another one kept, to the bit."""
-    device = next(p.device for group in optimizer.param_groups for p in group["params"])
-    whole = _unpacked(tree, tensors, device)
-    fresh = optimizer.state_dict()["param_groups"]
-    whole["param_groups"] = [{**new, **kept} for new, kept in zip(fresh, whole["param_groups"], strict=True)]
-    saved = {index: dict(slots) for index, slots in whole["state"].items()}
-    optimizer.load_state_dict(whole)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    kept = _unpacked(tree, tensors, parameters[0].device)
+    fresh = optimizer.state_dict()["param_groups"]
+    kept["param_groups"] = [{**new, **old} for new, old in zip(fresh, kept["param_groups"], strict=True)]
+    for index, slots in kept["state"].items():
+        spread = {slot: as_spread(one, parameters[index]) for slot, one in slots.items() if isinstance(one, Tensor)}
+        slots.update(spread)
+    saved = {index: dict(slots) for index, slots in kept["state"].items()}
+    optimizer.load_state_dict(kept)
     for index, slots in saved.items():
         held = optimizer.state[parameters[index]]
         for slot, tensor in slots.items():
@@ -58,8 +62,8 @@ def _own(optimizer: Optimizer, group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Packer:
-    def __init__(self, optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
-        self.optimizer, self.tensors = optimizer, tensors
+    def __init__(self, optimizer: Optimizer, tensors: dict[str, Tensor], keep: bool) -> None:
+        self.optimizer, self.tensors, self.keep = optimizer, tensors, keep
 
     def node(self, held: object, path: str) -> Any:
         if held is None or isinstance(held, bool | int | float | str):
@@ -77,7 +81,8 @@ class _Packer:
             self.refuse(path, f"tensor of {held.dtype}, {held.layout}")
         if path[1:] in self.tensors:
             self.refuse(path, "tensor beside another of that name")
-        self.tensors[path[1:]] = held.detach().to("cpu", copy=True)
+        found = whole(held.detach())
+        self.tensors[path[1:]] = found.to("cpu", copy=True) if self.keep else found.new_empty(0)
         return {"tensor": path[1:], "cpu": held.device.type == "cpu"}
 
     def refuse(self, path: str, what: str) -> NoReturn:

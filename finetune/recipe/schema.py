@@ -280,6 +280,9 @@ class Train(Table):
     compile: bool = False
     """Compiles the denoiser with torch.compile. The first step takes minutes, later ones are faster: worth it for long
     runs on a GPU."""
+    shard: Literal["auto", "on", "off"] = "auto"
+    """Spreads weights, gradients and optimizer state over the GPUs of a run (FSDP2), each block gathered while it is
+    computed. `auto`: where they do not fit on one GPU. The result is the same; steps take longer."""
     checkpoint_every: Positive = 250
     """Steps between checkpoints, from which an interrupted run resumes to the bit."""
     keep_last: Positive = 2

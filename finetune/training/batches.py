@@ -65,6 +65,8 @@ class StepBatches(NamedTuple):
 
     pairs: list[tuple[Batch, Batch | None]]
     samples: int
+    idle: int = 0
+    """of the pairs, the last ones, which weigh nothing: a rank computes along, as others wait for its weights"""
 
     def tensors(self) -> Iterator[Tensor]:
         return (tensor for pair in self.pairs for batch in pair if batch is not None for tensor in batch.tensors())
@@ -79,17 +81,17 @@ class Batches:
         self.plan, self.family, self.device = plan, family, texts.device
         self.latents, self.texts = latents, texts
         self._copies = Copies(self.device)
-        self._ahead = dict[Ranks, Ahead[StepBatches]]()
+        self._ahead = dict[tuple[Ranks, bool], Ahead[StepBatches]]()
 
-    def step(self, step: int, ranks: Ranks) -> StepBatches:
-        """One rank's batches of a step, from 0.
+    def step(self, step: int, ranks: Ranks, even: bool = False) -> StepBatches:
+        """One rank's batches of a step, from 0. even: as many for each rank.
 
         Raises:
             RunError: an entry has gone from the cache.
         """
-        ahead = self._ahead.get(ranks)
+        ahead = self._ahead.get((ranks, even))
         if ahead is None:
-            ahead = self._ahead[ranks] = Ahead(partial(self._made, ranks=ranks), _size)
+            ahead = self._ahead[ranks, even] = Ahead(partial(self._made, ranks=ranks, even=even), _size)
         share = ahead(step, self.plan.steps)
         self._copies.arrived(share.tensors())
         return share
@@ -99,19 +101,20 @@ class Batches:
         for ahead in self._ahead.values():
             ahead.close()
 
-    def _made(self, step: int, ranks: Ranks) -> StepBatches:
+    def _made(self, step: int, ranks: Ranks, even: bool) -> StepBatches:
         with self._copies.aside():
-            return self._share(step, ranks)
+            return self._share(step, ranks, even)
 
-    def _share(self, step: int, ranks: Ranks) -> StepBatches:
+    def _share(self, step: int, ranks: Ranks, even: bool) -> StepBatches:
         plan, schedule = self.plan, self.plan.train.schedule
-        micro_batches = schedule.step(step, ranks.rank, plan.micros)
         first = step * schedule.micro_batches_per_step
         in_step = min(schedule.micro_batches_per_step, plan.micros - first)
         places = range(first + ranks.rank, first + in_step, ranks.world_size)
-        prior = [self.prior(m) if plan.prior else None for m in places]
-        pairs = list(zip([self.train(m) for m in micro_batches], prior, strict=True))
-        return StepBatches(pairs, in_step * schedule.batch)
+        idle = -(-in_step // ranks.world_size) - len(places) if even else 0
+        micros = [*schedule.step(step, ranks.rank, plan.micros), *[schedule.micro_batch(first)] * idle]
+        prior = [self.prior(m) if plan.prior else None for m in (*places, *[first] * idle)]
+        pairs = list(zip([self.train(m) for m in micros], prior, strict=True))
+        return StepBatches(pairs, in_step * schedule.batch, idle)
 
     def largest(self) -> StepBatches:
         """A whole step of the largest bucket, as one rank alone would take it."""

@@ -21,8 +21,9 @@ from finetune.events import Advanced, Event, Note, Returned, Stage, unheard
 from finetune.families.base import BaseInfo, Family, checkpoint_gradients, large_encoders
 from finetune.files import layouts
 from finetune.files.peft import peft_config
-from finetune.machine import CPU, DTYPES, Device, open_machine
+from finetune.machine import CPU, DTYPES, Device, meet, open_machine
 from finetune.planning.plan import Plan
+from finetune.planning.spread import is_spread
 from finetune.proof import export, outputs
 from finetune.proof.verify import shape_mismatches
 from finetune.recipe.resolved import ResolvedObjective
@@ -67,7 +68,7 @@ def begin(plan: Plan) -> Run:
     Raises:
         FinetuneError: what is wrong with base, data or machine.
     """
-    return unheard(beginning(plan, open_machine(plan.recipe.train.precision)))
+    return unheard(beginning(plan, open_machine(plan.recipe.train.precision, is_spread(plan, meet().world_size))))
 
 
 def beginning(plan: Plan, device: Device, folder: RunFolder | None = None) -> Generator[Event, None, Run]:
@@ -150,7 +151,7 @@ def attach_adapter(plan: Plan, family: Family, device: Device) -> State:
     trainable = adapters.attach(trained, family.presets, config.adapter, config.train.seed)
     adapters.start_from(trained, start_of(plan, family))
     used = dict.fromkeys([family.denoiser_name, *names])
-    for component in used:
+    for component in used if not device.shards else ():  # of spread weights, each rank takes its own
         family.parts[component].to(device.device)
     for component in names:
         family.parts[component].train()
@@ -163,9 +164,12 @@ def attach_adapter(plan: Plan, family: Family, device: Device) -> State:
         family.parts.compile(family.denoiser_name)
     rates = optimizers.rates(config.optimizer, list(trainable))
     optimizer = optimizers.build(config.optimizer, [(c, list(p.values()), rates[c]) for c, p in trainable.items()])
-    objective, optimizer = device.prepare(Objective(family, config, used), optimizer)
-    state = State(trainable, optimizer, objective, scaler=device.scaler, configs=_configs(trained))
-    if device.ranks.world_size > 1:
+    configs, objective = _configs(trained), Objective(family, config, used)
+    prepared, optimizer = device.prepare(objective, optimizer, objective.units())
+    if device.shards:
+        trainable = adapters.trained_in(trained)
+    state = State(trainable, optimizer, prepared, scaler=device.scaler, configs=configs)
+    if device.ranks.world_size > 1 and not device.shards:
         state.gradients = Gradients(state.parameters, also=3)
     if config.train.ema:
         state.ema = [p.detach().clone() for p in state.parameters]

@@ -20,6 +20,7 @@ from finetune.errors import RunError
 from finetune.files.peft import PEFT_CONFIG, PEFT_WEIGHTS, parameter_key
 from finetune.files.read import EMA_FOLDER
 from finetune.optimizers import state as optimizer_state
+from finetune.ranks import as_spread, whole
 from finetune.references import fault, step_folders, step_of
 from finetune.saving import flush_names, remove_leftovers, whole_or_not
 from finetune.training.loop import State
@@ -42,6 +43,35 @@ class Found(NamedTuple):
     """its files as they were before they were held against the manifest"""
 
 
+class Collected(NamedTuple):
+    """What is saved of a state."""
+
+    values: list[Tensor]
+    """of what is trained, in the order of its parameters"""
+    mean: list[Tensor] | None
+    tensors: dict[str, Tensor]
+    """of the optimizer"""
+    tree: Any
+
+
+def collect(state: State, keep: bool = True) -> Collected:
+    """All of a state; where weights are spread over ranks, all of them must ask. keep: without, this rank only takes
+    part, and gets empty tensors.
+
+    Raises:
+        RunError: the optimizer keeps what a checkpoint cannot hold.
+    """
+
+    def all_of(some: Sequence[Tensor]) -> list[Tensor]:
+        if not state.spread:
+            return [one.detach() for one in some]
+        found = (whole(one.detach()) for one in some)
+        return [one.to("cpu", copy=True) if keep else one.new_empty(0) for one in found]
+
+    tensors, tree = optimizer_state.pack(state.optimizer, keep)
+    return Collected(all_of(state.parameters), None if state.ema is None else all_of(state.ema), tensors, tree)
+
+
 def save_checkpoint(
     folder: Path,
     state: State,
@@ -55,15 +85,16 @@ def save_checkpoint(
     Raises:
         RunError: the optimizer keeps what a checkpoint cannot hold.
     """
-    tensors, tree = optimizer_state.pack(state.optimizer)
+    found = collect(state)
     target = folder / f"step-{state.step:06d}"
     with whole_or_not(target) as beside:
-        _write(state, beside, [*_named(state).values()], ema=False, told=told)
-        if state.ema is not None:
-            _write(state, beside, state.ema, ema=True, told=told)
-        weights.write_tensors(tensors, beside / "optimizer.safetensors", {})
+        _write(state, beside, found.values, ema=False, told=told)
+        if found.mean is not None:
+            _write(state, beside, found.mean, ema=True, told=told)
+        weights.write_tensors(found.tensors, beside / "optimizer.safetensors", {})
+        scaler = dict(state.scaler.state_dict()) if state.scaler else {}
         content = {"format": FORMAT, "step": state.step, "bad_steps": state.bad_steps, "identity": dict(identity),
-                   "optimizer": tree, "scaler": dict(state.scaler.state_dict()) if state.scaler else {}}  # fmt: skip
+                   "optimizer": found.tree, "scaler": scaler}  # fmt: skip
         weights.write_bytes(json.dumps(content, indent=1).encode(), beside / "state.json")
         written = sorted(path for path in beside.rglob("*") if reading.is_file(path))
         manifest = {path.relative_to(beside).as_posix(): weights.file_sha256(path) for path in written}
@@ -114,11 +145,11 @@ def load_checkpoint(found: Found, state: State) -> None:
         )
     with torch.no_grad():
         for name, parameter in ours.items():
-            parameter.copy_(saved[name])
+            parameter.copy_(as_spread(saved[name], parameter))
     if state.ema is not None:
         means = _read(state, found.path, ema=True)
         for name, mean in zip(ours, state.ema, strict=True):
-            mean.copy_(means[name])
+            mean.copy_(as_spread(means[name], mean))
     tensors = weights.load_tensors(found.path / "optimizer.safetensors")
     try:
         optimizer_state.unpack(state.optimizer, tensors, content["optimizer"])

@@ -276,7 +276,9 @@ class Unwritten(RunFolder):
         yield from ()
 
     def save(self, state: State, keep_last: int, told: Mapping[str, str]) -> None:
-        return None
+        if state.spread and self.saved != state.step:  # the first rank waits for this one's part
+            checkpoint.collect(state, keep=False)
+            self.saved = state.step
 
 
 def _described(plan: Plan, out: Path) -> Described:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from finetune import errors
 from finetune import tensors as weights
 from finetune.errors import FinetuneError, Interrupted, RunError, SaidByAnother
-from finetune.ranks import Ranks
+from finetune.ranks import Ranks, whole
 from finetune.training.begin import Run
 from finetune.training.resume import compared
 
@@ -26,8 +26,9 @@ class _Failure(NamedTuple):
 
 
 @contextmanager
-def together(ranks: Ranks) -> Iterator[None]:
-    """All ranks get to the end of the block, or none.
+def together(ranks: Ranks, waited_for: bool = False) -> Iterator[None]:
+    """All ranks get to the end of the block, or none. waited_for: the others may be waiting for this rank's weights
+    inside it: one that fails ends at once, which they notice.
 
     Raises:
         FinetuneError: this rank's own; on the first rank, another's. Ranks beside it are silent about others'.
@@ -37,6 +38,8 @@ def together(ranks: Ranks) -> Iterator[None]:
     except Interrupted:  # is not waited for
         raise
     except FinetuneError as e:
+        if waited_for:
+            raise
         _meet(ranks, _Failure(type(e).__name__, e.problem, e.advice, platform.node()), e)
         raise
     _meet(ranks, None, None)
@@ -66,7 +69,7 @@ def check_agreement(run: Run) -> None:
         **run.folder.identity,
         "plan": f"{plan.steps} steps, {plan.samples} samples",
         "step to go on from": str(run.state.step),
-        "weights": weights.fingerprint({str(i): p.detach() for i, p in enumerate(run.state.parameters)})[:16],
+        "weights": weights.fingerprint({str(i): whole(p.detach()) for i, p in enumerate(run.state.parameters)})[:16],
         **{f"version of {name}": version(name) for name in _VERSIONS},
     }
     told = ranks.gathered((platform.node(), facts))

@@ -20,7 +20,8 @@ from finetune import optimizers, recipe
 from finetune.adapters.attach import Trainable
 from finetune.diffusion import chance as draws
 from finetune.errors import TrainError
-from finetune.machine import Device, whole
+from finetune.machine import Device
+from finetune.ranks import whole
 from finetune.recipe import Recipe
 from finetune.training.batches import Batches, StepBatches
 from finetune.training.gradients import Gradients
@@ -48,6 +49,11 @@ class State:
     """running mean of the parameters, in their order, with train.ema"""
     configs: dict[str, dict[str, object]] = field(default_factory=dict)
     """component -> its adapter_config.json, which holds ranks and alphas; empty in full fine-tuning"""
+
+    @property
+    def spread(self) -> bool:
+        """Over the ranks: a rank has a part of each weight."""
+        return hasattr(self.parameters[0], "full_tensor")
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -80,8 +86,8 @@ def train(
     while state.step < config.train.steps:
         began = time.perf_counter()
         rates = _set_rates(state.optimizer, config.optimizer, state.step, config.train.steps)
-        share = batches.step(state.step, device.ranks)
-        with attention_backend(share):
+        share = batches.step(state.step, device.ranks, device.shards)
+        with attention_backend(share), device.ranks.answered() if device.shards else nullcontext():
             numbers = accumulate(state, share, config, device, asked)
         clipped = device.accelerator.clip_grad_norm_(state.parameters, config.optimizer.clip_norm or math.inf)
         # all that the host wants to know of a step, in one message: a GPU is waited for once
@@ -143,10 +149,11 @@ def accumulate(
             losses, preserved = state.objective(batch)
             if prior is not None:
                 preserved, _ = state.objective(prior)
-            total = losses.sum() / share.samples
+            weight = 0.0 if i >= len(share.pairs) - share.idle else 1.0
+            total = weight * losses.sum() / share.samples
             numbers[0] += total.detach()
             if preserved is not None:
-                kept = preserved.sum() / share.samples
+                kept = weight * preserved.sum() / share.samples
                 numbers[1] += kept.detach()
                 total = total + config.prior.weight * kept
             accelerator.backward(total * times)
@@ -186,10 +193,12 @@ def ema_weights(state: State) -> Iterator[None]:
         _swap(state)
 
 
+@torch.no_grad()
 def _swap(state: State) -> None:
-    for i, parameter in enumerate(state.parameters if state.ema else ()):
-        assert state.ema is not None
-        parameter.data, state.ema[i] = state.ema[i], parameter.data
+    for parameter, mean in zip(state.parameters if state.ema else (), state.ema or (), strict=True):
+        trained = parameter.clone()
+        parameter.copy_(mean)  # into its place, which FSDP2 holds as well
+        mean.copy_(trained)
 
 
 def _set_rates(optimizer: Optimizer, config: recipe.Optimizer, step: int, steps: int) -> dict[str, float]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from finetune.adapters import attach as adapters
 from finetune.diffusion.loss import squared_error
 from finetune.families.base import Family, read
+from finetune.families.blocks import block_names
 from finetune.recipe import Recipe
 from finetune.training.batches import Batch
 
@@ -26,8 +27,22 @@ class Objective(nn.Module):
         for name in names:
             self.add_module(name, family.parts[name])
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        return objective(self.family, batch, self.config)
+    def forward(self, batch: Batch | None) -> tuple[Tensor, Tensor | None] | None:
+        """As `objective`; of no batch, nothing."""
+        return None if batch is None else objective(self.family, batch, self.config)
+
+    def units(self) -> set[str]:
+        """Classes of modules whose weights are spread together: the denoiser's blocks, a text encoder's layers, and
+        each part, with what is left of it."""
+        found = {type(part).__name__ for part in self.children()}
+        for name, part in self.named_children():
+            if name == self.family.denoiser_name:
+                found |= {type(part.get_submodule(n)).__name__ for n in block_names(part, self.family.blocks)}
+            else:
+                found |= {type(m).__name__ for m in part.modules()} & set(
+                    getattr(part, "_no_split_modules", None) or ()
+                )
+        return found
 
 
 def objective(family: Family, batch: Batch, config: Recipe) -> tuple[Tensor, Tensor | None]:

@@ -14,7 +14,7 @@ from finetune.adapters.methods import METHODS
 from finetune.errors import TrainError
 from finetune.families.base import Family, read
 from finetune.machine import Autocast, Device, has_gpu
-from finetune.ranks import ALONE
+from finetune.ranks import ALONE, whole
 from finetune.recipe import LowRank, Recipe
 from finetune.shortage import out_of_memory
 from finetune.training import levers
@@ -121,7 +121,7 @@ def _reached(state: State, adapter: bool, only: tuple[str, ...]) -> None:
     """Every parameter has a gradient whose name holds one of these: lora_A has none while lora_B is zero."""
     for component, parameters in state.trainable.items():
         wanted = {n: p for n, p in parameters.items() if any(part in n for part in only)}
-        dead = [n for n, p in wanted.items() if p.grad is None or not p.grad.any()]
+        dead = [n for n, p in wanted.items() if p.grad is None or not whole(p.grad).any()]
         if dead and (adapter or len(dead) == len(wanted)):
             raise TrainError(
                 f"{component}: {len(dead)} of {len(wanted)} trained parts get no gradient, {dead[0]} first",

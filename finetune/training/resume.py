@@ -20,7 +20,7 @@ from finetune.training.stop import resuming
 
 MAY_CHANGE = (
     "name", "train.steps", "train.epochs", "train.checkpoint_every", "train.keep_last", "train.patience",
-    "train.compile", "train.accumulate", "validation.every",
+    "train.compile", "train.accumulate", "train.shard", "validation.every",
 )  # fmt: skip
 """recipe keys a resumed run may change, beside sample, evaluate, export and report; train.accumulate as the number of
 ranks changes, so that a step has as many pictures as before"""

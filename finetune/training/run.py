@@ -17,6 +17,7 @@ from finetune.planning.candidates import is_candidate, is_scored
 from finetune.planning.names import renamed
 from finetune.planning.plan import Plan
 from finetune.planning.schedule import batch_in_words
+from finetune.planning.spread import is_spread
 from finetune.recipe import Loaded, LowRank
 from finetune.reporting.trackers import how_to_open
 from finetune.sampling.session import Picture, Session
@@ -29,6 +30,7 @@ from finetune.training.candidates import name_of
 from finetune.training.finish import finish
 from finetune.training.finished import finished, said_again
 from finetune.training.folder import RunFolder, Unwritten
+from finetune.training.gathered import brought_home, gathered
 from finetune.training.group import check_agreement, together
 from finetune.training.loop import Step
 from finetune.training.pick import pick, score_candidate, stop_reason
@@ -63,7 +65,7 @@ def _procedure(loaded: Loaded, out: Path, resume: bool, stop: Interruption, word
                 yield from said_again(result, out)
             return
         with together(ranks):
-            device = open_machine(plan.recipe.train.precision)
+            device = open_machine(plan.recipe.train.precision, is_spread(plan, world))
             folder = RunFolder(out, worded) if ranks.rank == 0 else Unwritten(out)
             folder.open(plan, resume)
         folder.file = loaded.file
@@ -90,16 +92,17 @@ def _stages(plan: Plan, device: Device, folder: RunFolder, resume: bool, stop: I
     yield Note(describe_run(plan, device))
     if said := renamed(plan.recipe.name, folder.path):
         yield Warned(said)
-    with together(device.ranks):
+    with together(device.ranks, waited_for=device.shards):
         run = yield from beginning(plan, device, folder)
         if resume:
             yield from restore(run)
     check_agreement(run)
-    with together(device.ranks):
+    with together(device.ranks, waited_for=device.shards):
         yield from first(run, stop)
     yield from loop(run, stop)
-    if folder.writes:
-        with trainer.ema_weights(run.state):
+    with trainer.ema_weights(run.state):
+        run = brought_home(run)
+        if folder.writes:
             with stop.kept(), out_of_memory("while the result is checked", lambda: levers.sampling(run.plan.recipe)):
                 yield from pick(run)
                 yield from finish(run)
@@ -111,7 +114,8 @@ def describe_run(plan: Plan, device: Device) -> str:
     cpu = f"CPU, {threads} thread{'s' * (threads > 1)}"
     name = torch.cuda.get_device_name() if device.device.type == "cuda" else cpu
     together = f"; {batch_in_words(plan.train.schedule)}" if device.ranks.world_size > 1 else ""
-    return f"{config.base}: {facts.described()}; {config.train.precision} on {name}{together}"
+    spread = "; the weights are spread over the ranks" if device.shards else ""
+    return f"{config.base}: {facts.described()}; {config.train.precision} on {name}{together}{spread}"
 
 
 def restore(run: Run) -> Events:
@@ -170,8 +174,9 @@ def first(run: Run, stop: Interruption) -> Events:
     """
     measured, before = None, torch.get_num_threads()
     if run.state.step < run.plan.steps:
-        if run.folder.writes:
-            rehearse(run)
+        with gathered(run):
+            if run.folder.writes:
+                rehearse(run)
         measured = preflight.measure(run.state, run.data.batches, run.plan.recipe, run.device)
         torch.set_num_threads(measured.threads)
     run.folder.begin(run.plan)
@@ -202,7 +207,8 @@ def loop(run: Run, stop: Interruption) -> Events:
         try:
             yield from _steps(run, stop)
         except PeerLost as e:
-            yield from save_step(run)
+            if not run.device.shards:
+                yield from save_step(run)
             raise _left_alone(run, e) from e
 
 
@@ -221,7 +227,7 @@ def _steps(run: Run, stop: Interruption) -> Events:
                 yield from observe(run, step.number)
         except BaseException:
             # a look at the model, or a reader who leaves, must not cost what it learnt
-            for event in save_step(run):
+            for event in save_step(run) if not run.device.shards else ():
                 run.folder.record(event)
             raise
         if is_scored(run.plan, step.number) and step.number < steps and (reason := stop_reason(run)):
@@ -241,7 +247,8 @@ def _stopped(run: Run, stop: Interruption) -> Interrupted | SaidByAnother:
 def _left_alone(run: Run, lost: PeerLost) -> PeerLost:
     """Another process has ended inside a step, which is not taken."""
     ranks, out = run.device.ranks, run.folder.path
-    said = f"; step {run.state.step} is saved" if run.folder.writes else ""
+    saved = run.folder.saved
+    said = f"; step {saved} is saved" if run.folder.writes and saved else ""
     return PeerLost(f"rank {ranks.rank}: {lost.problem}{said}", action=resuming(out))
 
 
@@ -262,8 +269,18 @@ def save_step(run: Run) -> Generator[Saved, None, None]:
 def observe(run: Run, step: int) -> Events:
     """Held-out losses, the adapter's file and samples that are due at this step. Changes nothing. The ranks share the
     losses and the samples; the first one writes."""
+    if not is_looked_at(run.plan, step):
+        return
     with out_of_memory(f"while step {step} is looked at", lambda: levers.sampling(run.plan.recipe)):
-        yield from _observed(run, step)
+        with gathered(run):
+            yield from _observed(run, step)
+
+
+def is_looked_at(plan: Plan, step: int) -> bool:
+    """Is anything of it due at this step?"""
+    config = plan.recipe
+    judged, drawn = plan.held_out and step % config.validation.every == 0, config.sample.every
+    return bool(is_candidate(plan, step) or judged or (drawn and step % drawn == 0))
 
 
 def _observed(run: Run, step: int) -> Events:

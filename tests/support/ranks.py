@@ -15,6 +15,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from finetune.errors import FinetuneError, SaidByAnother
+from finetune.training.batches import Batches, StepBatches
 
 HANGS_S = 120
 """after which a child is taken to hang"""
@@ -59,6 +60,23 @@ def in_ranks(
         said, value = pickle.loads(file.read_bytes()) if file.exists() else ("", None)
         ended.append(Rank(code, said, value))
     return ended
+
+
+def hit(rank: int, step: int, *numbers: int) -> Callable[[int], None]:
+    """In this rank, signals while it puts a step (from 0) together."""
+
+    def armed(own: int) -> None:
+        made = Batches.step
+
+        def interrupted(batches: Batches, k: int, *rest: object) -> StepBatches:
+            if k == step and rank in (own, -1):
+                for number in numbers:
+                    os.kill(os.getpid(), number)
+            return made(batches, k, *rest)  # type: ignore[arg-type]
+
+        Batches.step = interrupted  # type: ignore[method-assign,assignment]
+
+    return armed
 
 
 def _run(act: Callable[[int], object], rank: int, file: Path) -> None:

@@ -14,7 +14,7 @@ from finetune.errors import FinetuneError
 from finetune.events import Event, Finished, Saved, Stepped
 from finetune.families.base import Family, components
 from finetune.recipe import Loaded, Recipe
-from finetune.training import run
+from finetune.training import checkpoint, run
 from finetune.training.stop import follow
 
 Listen = Callable[[Event], None]
@@ -123,3 +123,9 @@ def refused(loaded: Loaded, out: Path, kind: type[FinetuneError], resume: bool =
 def training_flags(family: Family) -> list[tuple[bool, bool, torch.dtype]]:
     return [(m.training, p.requires_grad, p.dtype) for c in components(family).values() for m in c.modules()
             for p in m.parameters(recurse=False)]  # fmt: skip
+
+
+def newest(out: Path) -> int | None:
+    found, damage = checkpoint.newest(out / "checkpoints")
+    assert not damage
+    return found.step if found else None

@@ -18,7 +18,7 @@ from finetune.planning.plan import Plan
 from finetune.ranks import Ranks
 from finetune.recipe import Adapter, FullWeights, LoRA
 from finetune.training import begin as beginning
-from finetune.training import checkpoint, preflight
+from finetune.training import checkpoint, objective, preflight
 from finetune.training import loop as trainer
 from finetune.training import samples as pictures
 from finetune.training.batches import Batches, StepBatches
@@ -31,9 +31,9 @@ from finetune.training.loop import State
 def spoil(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[int, float]]:
     """step (from 1) -> what its loss is multiplied with."""
     wanted: dict[int, float] = {}
-    whole, error, now = Batches.step, trainer.squared_error, 0
+    whole, error, now = Batches.step, objective.squared_error, 0
 
-    def watched(batches: Batches, step: int, ranks: Ranks) -> StepBatches:
+    def watched(batches: Batches, step: int, ranks: Ranks, even: bool = False) -> StepBatches:
         nonlocal now
         now = step + 1
         return whole(batches, step, ranks)
@@ -42,7 +42,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[int, float]]:
         return error(output, target) * wanted.get(now, 1.0)
 
     monkeypatch.setattr(Batches, "step", watched)
-    monkeypatch.setattr(trainer, "squared_error", spoilt)
+    monkeypatch.setattr(objective, "squared_error", spoilt)
     yield wanted
 
 

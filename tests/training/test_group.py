@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 from support.photos import photos
-from support.ranks import Rank, in_ranks
-from support.runs import begin, outcome, saved_bytes, short
+from support.ranks import Rank, hit, in_ranks
+from support.runs import begin, newest, outcome, saved_bytes, short
 
 from finetune.errors import PeerLost, RunError
 from finetune.events import Event, Sampled, Stepped, Validated
 from finetune.recipe import Loaded
-from finetune.training import checkpoint, run
-from finetune.training.batches import Batches, StepBatches
+from finetune.training import run
 from finetune.training.stop import follow
 
 
@@ -31,29 +30,6 @@ def trained(loaded: Loaded, out: Path, resume: bool = False) -> list[tuple[int, 
         lambda event: seen.append((event.step, event.loss)) if isinstance(event, Stepped) else None,
     )
     return seen
-
-
-def hit(rank: int, step: int, *numbers: int) -> Callable[[int], None]:
-    """In this rank, signals while it puts a step (from 0) together."""
-
-    def armed(own: int) -> None:
-        made = Batches.step
-
-        def interrupted(batches: Batches, k: int, *rest: object) -> StepBatches:
-            if k == step and rank in (own, -1):
-                for number in numbers:
-                    os.kill(os.getpid(), number)
-            return made(batches, k, *rest)  # type: ignore[arg-type]
-
-        Batches.step = interrupted  # type: ignore[method-assign,assignment]
-
-    return armed
-
-
-def newest(out: Path) -> int | None:
-    found, damage = checkpoint.newest(out / "checkpoints")
-    assert not damage
-    return found.step if found else None
 
 
 def ranks(

@@ -49,7 +49,7 @@ def test_a_signal_while_it_computes_waits_for_the_step_whoever_reads(
     """Also where a plain loop reads, which handles no signal itself."""
     step, seen = Batches.step, list[int]()
 
-    def interrupted(batches: Batches, k: int, ranks: Ranks) -> StepBatches:
+    def interrupted(batches: Batches, k: int, ranks: Ranks, even: bool = False) -> StepBatches:
         if k == 2:
             os.kill(os.getpid(), number)
         return step(batches, k, ranks)
