@@ -173,7 +173,7 @@ def check(
     if html:
         shown = _write_page(html, found, view, _next_step(error, path, ctx))
     told = data_view.audit_json(found, view) | ({"page": str(html)} if html else {})
-    output.json_rows(told, "images", data_view.image_rows(view))
+    output.json_rows(told, data_view.audit_rows(found, view))
     output.result(f"seen {found.seen} = used {len(found.used)} + rejected {len(found.rejected)}")
     if html:
         output.result(f"wrote {html}: {shown} as they will be cropped; open it in a browser")

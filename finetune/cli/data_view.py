@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -24,7 +24,6 @@ def audit_json(found: Audit, view: Preview) -> dict[str, object]:
     return {
         "seen": found.seen,
         "used": len(found.used),
-        "rejected": [r._asdict() for r in found.rejected],
         "files": found.files,
         "caption_files": found.captions,
         "ignored": list(found.ignored),
@@ -35,14 +34,17 @@ def audit_json(found: Audit, view: Preview) -> dict[str, object]:
         "class_word": found.card.class_word,
         "resolution": view.resolution,
         "stride": view.stride,
-        "notes": [n._asdict() for n in (*found.notes, *view.notes)],
         "problems": list(found.problems),
     }
 
 
-def image_rows(view: Preview) -> Iterator[dict[str, object]]:
-    """Each image, as JSON says it under `images`."""
-    return map(_row_json, view.rows)
+def audit_rows(found: Audit, view: Preview) -> dict[str, Iterable[object]]:
+    """What may be as many as there are files."""
+    return {
+        "rejected": (r._asdict() for r in found.rejected),
+        "images": map(_row_json, view.rows),
+        "notes": (n._asdict() for n in (*found.notes, *view.notes)),
+    }
 
 
 def _row_json(row: Previewed) -> dict[str, object]:

@@ -68,16 +68,18 @@ class Output(NamedTuple):
         if not self.as_json:
             typer.echo(harmless(text))
 
-    def json_rows(self, value: Mapping[str, object], key: str, rows: Iterable[object]) -> None:
-        """The same object with rows under that key, one on a line: however many there are, they are not held."""
+    def json_rows(self, value: Mapping[str, object], rows: Mapping[str, Iterable[object]]) -> None:
+        """The object with lists of rows under further keys, one row on a line: they are not held, however many."""
         if not self.as_json:
             return
-        head, tail = json.dumps({**value, key: None}, indent=2, ensure_ascii=False).split(f'  "{key}": null', 1)
-        typer.echo(harmless_json(f'{head}  "{key}": ['), nl=False)
-        for number, row in enumerate(rows):
-            line = harmless_json(json.dumps(row, ensure_ascii=False))
-            typer.echo(f"{',' if number else ''}\n    {line}", nl=False)
-        typer.echo(harmless_json(f"\n  ]{tail}"))
+        typer.echo(harmless_json(json.dumps(value, indent=2, ensure_ascii=False)).removesuffix("\n}"), nl=False)
+        for key, some in rows.items():
+            typer.echo(f',\n  "{key}": [', nl=False)
+            for number, row in enumerate(some):
+                line = harmless_json(json.dumps(row, ensure_ascii=False))
+                typer.echo(f"{',' if number else ''}\n    {line}", nl=False)
+            typer.echo("\n  ]", nl=False)
+        typer.echo("\n}")
 
     def json(self, value: object, indent: int | None = 2) -> None:
         if self.as_json:
