@@ -36,7 +36,7 @@ from finetune.training.loop import Step
 from finetune.training.pick import pick, score_candidate, stop_reason
 from finetune.training.rehearsal import rehearse
 from finetune.training.rescue import unsaved
-from finetune.training.resume import begun_as, record, refuse_changes, resolve_resumed
+from finetune.training.resume import begun_as, record, refuse_changes, resolving_resumed
 from finetune.training.stop import Events, Interruption, resuming
 
 
@@ -58,7 +58,8 @@ def _procedure(loaded: Loaded, out: Path, resume: bool, stop: Interruption, word
         ranks = meet()
         with together(ranks):
             world = ranks.world_size
-            plan = resolve_resumed(loaded, out, world) if resume else planning.resolve_plan(loaded, world)
+            resolving = resolving_resumed(loaded, out, world) if resume else planning.resolving(loaded, world)
+            plan = yield from resolving
         if resume and (result := finished(plan, out)):
             if ranks.rank == 0:
                 yield from said_again(result, out)
