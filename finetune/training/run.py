@@ -267,8 +267,8 @@ def save_step(run: Run) -> Generator[Saved, None, None]:
 
 
 def observe(run: Run, step: int) -> Events:
-    """Held-out losses, the adapter's file and samples that are due at this step. Changes nothing. The ranks share the
-    losses and the samples; the first one writes."""
+    """Held-out losses, the adapter's file and its scores, and samples that are due at this step. Changes nothing. The
+    ranks share the losses and the pictures; the first one writes."""
     if not is_looked_at(run.plan, step):
         return
     with out_of_memory(f"while step {step} is looked at", lambda: levers.sampling(run.plan.recipe)):
@@ -285,9 +285,10 @@ def is_looked_at(plan: Plan, step: int) -> bool:
 
 def _observed(run: Run, step: int) -> Events:
     plan, config, ranks = run.plan, run.plan.recipe, run.device.ranks
-    if run.folder.writes and is_candidate(plan, step):
+    if is_candidate(plan, step):
         try:
-            yield from candidates.write_candidate(run)
+            if run.folder.writes:
+                yield from candidates.write_candidate(run)
             if is_scored(plan, step):
                 yield from score_candidate(run)
         except OSError as e:
