@@ -155,7 +155,8 @@ def json_value(text: str, where: str, kind: ErrorClass, hint: str, finite: bool 
     """
     try:
         found = json.loads(text, parse_constant=_refused if finite else None, parse_float=_finite if finite else None)
-        check_value(found)
+        if not _is_plain(text):
+            check_value(found)
     except (ValueError, RecursionError) as e:
         raise kind(f"{where} is not JSON: {_said(e)}", hint) from e
     return found
@@ -197,6 +198,11 @@ def finite_number(found: object, where: str, kind: ErrorClass, hint: str) -> flo
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def _is_plain(text: str) -> bool:
+    """Whether no value of that JSON can lie too deep, or hold half a character, as of most lines of a table."""
+    return "\\u" not in text and text.count("{") + text.count("[") < DEPTH and text.isascii()
 
 
 def _inside(value: object) -> Iterable[object]:

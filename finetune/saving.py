@@ -4,10 +4,14 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from finetune import reading
+
+MANY_FILES = 64
+_FLUSHED_AT_ONCE = 16
 
 
 def write_bytes(content: bytes, path: Path, flush: bool = True) -> None:
@@ -102,11 +106,20 @@ def remove_leftovers(folder: Path) -> None:
 
 def flush_files(folder: Path) -> None:
     """Have the disk keep all that is in a folder, before it is renamed. Raises OSError."""
-    for place, _, files in os.walk(folder):
-        for name in files:
-            with open(os.path.join(place, name), "rb") as file:
-                os.fsync(file.fileno())
+    for place, _, names in os.walk(folder):
+        files = [os.path.join(place, name) for name in names]
+        if len(files) < MANY_FILES:
+            for file in files:
+                _flush_file(file)
+        else:  # a disk that is asked for many at once keeps them in a fraction of the time
+            with ThreadPoolExecutor(_FLUSHED_AT_ONCE) as pool:
+                list(pool.map(_flush_file, files))
         flush_names(Path(place))
+
+
+def _flush_file(path: str) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
 
 
 def flush_names(folder: Path) -> None:

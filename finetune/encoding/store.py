@@ -4,12 +4,8 @@ An entry's key is a hash of content, transform, encoder weights and dtype: it ca
 stale.
 """
 
-import functools
 import hashlib
-import os
 import re
-import stat
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,12 +13,11 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from finetune import reading
 from finetune import tensors as weights
+from finetune.caches import default_root as default_root
 from finetune.encoding.entries import Entries
 from finetune.encoding.shards import Shards, inside
 from finetune.encoding.single_files import SingleFiles
-from finetune.errors import RunError
 
 FORMAT = 3
 """of the files"""
@@ -64,41 +59,6 @@ class Usage(NamedTuple):
     images: int
     captions: int
     bytes: int
-
-
-def default_root() -> Path:
-    """FINETUNE_CACHE, or the user's cache folder; where there is none that can be written, a temporary one.
-
-    Raises:
-        RunError: there is none of these.
-    """
-    if said := os.environ.get("FINETUNE_CACHE"):
-        return Path(said)
-    usual = os.environ.get("XDG_CACHE_HOME") or (home / ".cache" if (home := reading.home()) else None)
-    root = Path(usual) / "finetune" if usual else None
-    return root if root and _can_be_written(root) else _temporary_root()
-
-
-def _can_be_written(folder: Path) -> bool:
-    there = next(p for p in (folder, *folder.parents) if reading.exists(p))
-    return reading.is_dir(there) and os.access(there, os.W_OK | os.X_OK)
-
-
-@functools.cache
-def _temporary_root() -> Path:
-    """The same for each call of a user, and of nobody else: what is read from a cache is trained on."""
-    try:
-        root = Path(tempfile.gettempdir()) / f"finetune-{os.geteuid()}"
-        with suppress(FileExistsError):
-            root.mkdir(mode=0o700)
-        found = root.lstat()
-        own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
-        return root if own else Path(tempfile.mkdtemp(prefix="finetune-"))
-    except OSError as e:
-        raise RunError(
-            f"no folder for the cache: neither a home nor a temporary folder can be written ({e.strerror})",
-            "name a folder: data.cache, or the variable FINETUNE_CACHE",
-        ) from e
 
 
 def usage(root: Path) -> Usage:
