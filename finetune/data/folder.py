@@ -3,8 +3,8 @@
 import os
 import re
 import stat
-import time
 from pathlib import Path
+from time import time_ns as now_ns
 from typing import NamedTuple
 
 from finetune import reading
@@ -71,7 +71,7 @@ def locate_images(path: Path) -> Path:
 
 
 def walk(root: Path) -> Tree:
-    found, real = Tree([], [], [], {}, time.time_ns(), False), reading.real_path(root)
+    found, real = Tree([], [], [], {}, now_ns(), False), reading.real_path(root)
     links: list[str] = []
     waiting = [""]
     while waiting:
