@@ -4,12 +4,13 @@ Component names are those of files: the denoiser's (unet, transformer), text_enc
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import model as peft_lora
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
@@ -87,9 +88,26 @@ def _inject(module: nn.Module, presets: Mapping[str, tuple[str, ...]], config: A
         **method.PEFT,
     )  # fmt: skip
     module.requires_grad_(False)
-    inject_adapter_in_model(told, module)
+    with known_in_full([module]):
+        inject_adapter_in_model(told, module)
     for _, layer in _layers({component: module}):
         method.prepare(layer)
+
+
+@contextmanager
+def known_in_full(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Inside the block PEFT may put layers into these modules. Into those that hold no weights in few bits it puts the
+    same with and without bitsandbytes, and is spared its import."""
+    asks = ("is_bnb_available", "is_bnb_4bit_available")
+    before = {name: getattr(peft_lora, name) for name in asks}
+    if not any(getattr(m, f"is_loaded_in_{bits}bit", False) for m in modules for bits in (4, 8)):
+        for name in asks:
+            setattr(peft_lora, name, lambda: False)
+    try:
+        yield
+    finally:
+        for name, ask in before.items():
+            setattr(peft_lora, name, ask)
 
 
 def component_names(config: Adapter, denoiser: str) -> list[str]:

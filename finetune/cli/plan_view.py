@@ -1,6 +1,7 @@
 """A plan as answers, tables and JSON. Imports torch."""
 
 import json
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -14,11 +15,13 @@ from finetune.planning.leftovers import leftovers
 from finetune.planning.plan import Plan
 from finetune.planning.room import cache_folder, disk_bytes, free_disk
 from finetune.reporting.markup import escape
-from finetune.training.preflight import Measured
+
+if TYPE_CHECKING:
+    from finetune.training.preflight import Measured
 
 
 def show(
-    plan: Plan, components: list[ComponentFootprint], measured: Measured | None, activations: int | None = None
+    plan: Plan, components: list[ComponentFootprint], measured: "Measured | None", activations: int | None = None
 ) -> None:
     """Answers first: length, time, memory, what is trained, whether it fits; then buckets, components and settings."""
     console = Console(highlight=False)
@@ -30,7 +33,7 @@ def show(
 
 
 def answers(
-    plan: Plan, components: list[ComponentFootprint], measured: Measured | None, activations: int | None = None
+    plan: Plan, components: list[ComponentFootprint], measured: "Measured | None", activations: int | None = None
 ) -> dict[str, str]:
     """Label -> sentence; activations: bytes, None when only a real step can tell."""
     config, facts = plan.recipe, plan.facts
@@ -59,7 +62,7 @@ def answers(
 
 
 def needed_bytes(
-    plan: Plan, components: list[ComponentFootprint], measured: Measured | None, activations: int | None
+    plan: Plan, components: list[ComponentFootprint], measured: "Measured | None", activations: int | None
 ) -> int:  # fmt: skip
     """Of the device's memory at the peak: in training, or while a text encoder reads captions."""
     training = sum(c.bytes for c in components) + (activations or 0)
@@ -73,7 +76,7 @@ def _length(plan: Plan) -> str:
     return f"{_steps(plan)} = {plan.samples} samples; each of the {images} images is seen {each} times"
 
 
-def _time_needed(plan: Plan, measured: Measured | None) -> str:
+def _time_needed(plan: Plan, measured: "Measured | None") -> str:
     if measured is None:
         return "not known yet; --measure takes one real step and tells the time and the peak memory"
     each = f"{plan.steps} steps of {measured.seconds:.2f} s at the largest size"
@@ -81,7 +84,7 @@ def _time_needed(plan: Plan, measured: Measured | None) -> str:
 
 
 def _memory_needed(
-    plan: Plan, components: list[ComponentFootprint], measured: Measured | None, activations: int | None
+    plan: Plan, components: list[ComponentFootprint], measured: "Measured | None", activations: int | None
 ) -> str:  # fmt: skip
     state = sum(c.bytes for c in components)
     parts = f"{_size(state)} for weights, gradients and optimizer state"
@@ -154,7 +157,7 @@ def _answer(label: str, text: str) -> Table:
 
 
 def as_json(
-    plan: Plan, components: list[ComponentFootprint], measured: Measured | None, activations: int | None = None
+    plan: Plan, components: list[ComponentFootprint], measured: "Measured | None", activations: int | None = None
 ) -> dict[str, object]:
     visits = plan.visits()
     needed = needed_bytes(plan, components, measured, activations)

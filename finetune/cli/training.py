@@ -90,15 +90,14 @@ def plan(
 
     from finetune.cli import plan_view
     from finetune.cli.watching import watched
-    from finetune.planning import activations as memory
-    from finetune.planning import footprint
+    from finetune.planning import counts
     from finetune.planning import plan as planning
 
     output = Output(as_json, quiet)
     settled = watched(planning.resolving(loaded, gpus), Console(highlight=False), output)
     for notice in settled.notices:
         typer.echo(harmless(f"note: {with_commands(notice)}"), err=True)
-    rows, kept = footprint.component_footprints(settled), memory.activation_bytes(settled)
+    rows, kept = counts.component_footprints(settled), counts.activation_bytes(settled)
     measured = None
     if measure:
         from finetune.training import run

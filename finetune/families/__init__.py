@@ -15,13 +15,18 @@ from typing import TYPE_CHECKING, NamedTuple
 from finetune import reading
 from finetune import resources as shipped
 from finetune.errors import BaseError, InputError
+from finetune.known import known
+from finetune.later import put_off
 from finetune.resources import PLUS
+from finetune.unchanged import files_in
 
 if TYPE_CHECKING:
     import torch
 
     from finetune.families.base import BaseInfo, Family
     from finetune.recipe import Objective
+
+put_off("bitsandbytes")  # diffusers imports it wherever it is installed: a second, and most runs have no use for it
 
 FAMILIES = {
     "sd": "finetune.families.sd:StableDiffusion",
@@ -211,6 +216,33 @@ def tokenizer(base: str) -> TokenCounter:
     family = family_class(facts.family)
     found = family.tokenizer(locate(base))
     return TokenCounter(found, facts.max_tokens, family.overhead(found))
+
+
+def lost_tokens(base: str, facts: "BaseInfo", captions: Sequence[str]) -> list[tuple[int, str]]:
+    """`TokenCounter.lost` of each; kept, so that no tokenizer is loaded for captions that were counted before."""
+
+    def count() -> list[tuple[int, str]]:
+        counter = tokenizer(base)
+        return [counter.lost(caption) for caption in captions]
+
+    vocabulary = _vocabulary(locate(base), facts)
+    if vocabulary is None:
+        return count()
+    of = [vocabulary, facts.family, facts.variant, facts.max_tokens, list(captions)]
+    return [(tokens, lost) for tokens, lost in known("lost tokens", of, ["transformers", "tokenizers"], count)]
+
+
+def _vocabulary(where: str, facts: "BaseInfo") -> dict[str, str] | None:
+    """File -> digest, of what the base's tokenizer is loaded from; None: a family of another package knows."""
+    from finetune.families.folder import DiffusersFolder
+    from finetune.tensors import file_sha256
+
+    family = family_class(facts.family)
+    if facts.family not in FAMILIES or not issubclass(family, DiffusersFolder):
+        return None
+    folder = Path(where) / family.TOKENIZERS[family.encoders[-1]].folder
+    files = [file for file in files_in(folder) if reading.is_file(file)]
+    return {file.name: file_sha256(file) for file in files}
 
 
 _PIPELINE_FILES = (

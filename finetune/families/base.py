@@ -150,6 +150,15 @@ class Text(NamedTuple):
     def each(self, change: Callable[[Tensor], Tensor]) -> "Text":
         return Text(*(None if part is None else change(part) for part in self))  # type: ignore[arg-type]
 
+    def beside(self, other: "Text") -> "Text":
+        """Both in one batch, this one first."""
+        rows = [
+            [None if part is None else part[i] for part in text]
+            for text in (self, other)
+            for i in range(len(text.tokens))
+        ]
+        return Text.stacked([Text(*row) for row in rows])  # type: ignore[arg-type]
+
     @staticmethod
     def stacked(singles: Sequence["Text"]) -> "Text":
         """A batch of captions encoded each by itself, without a batch axis; shorter ones are filled up and masked."""

@@ -3,11 +3,11 @@
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from finetune import reading
 from finetune.errors import BaseError
 from finetune.families import parts
+from finetune.known import known
 
 _OPTIONS = {
     "safety_checker", "feature_extractor", "image_encoder", "requires_safety_checker", "force_zeros_for_empty_prompt",
@@ -42,16 +42,16 @@ def refuse_other_parts(path: Path, kinds: Mapping[str, str]) -> None:
             )
 
 
-def unread(path: Path, folders: Iterable[str], modules: Mapping[str, Any], schedulers: Iterable[str]) -> Iterator[str]:
+def unread(path: Path, folders: Iterable[str], modules: Mapping[str, str], schedulers: Iterable[str]) -> Iterator[str]:
     """Keys of the folder's configurations that nothing takes, by file; folders: of its parts and tokenizers; modules:
-    part -> its class; schedulers: diffusers' classes."""
-    import diffusers
-
+    part -> its class; schedulers: classes; all diffusers'."""
+    kinds = sorted({*modules.values(), *schedulers})
+    taken = known("constructor parameters", kinds, ["diffusers"], lambda: _parameters(kinds))
     yield from _left(path / "model_index.json", {*folders, "scheduler"} | _OPTIONS)
     for name, kind in modules.items():
-        yield from _left(path / name / "config.json", _taken(kind))
-    known = [_taken(getattr(diffusers, one)) for one in schedulers if hasattr(diffusers, one)]
-    yield from _left(path / "scheduler" / "scheduler_config.json", set().union(*known))
+        yield from _left(path / name / "config.json", set(taken[kind]))
+    scheduled = [taken[kind] for kind in schedulers if kind in taken]
+    yield from _left(path / "scheduler" / "scheduler_config.json", set().union(*scheduled))
 
 
 def more_than_prompts(pipeline: str) -> bool:
@@ -65,5 +65,9 @@ def _left(file: Path, taken: set[str]) -> Iterator[str]:
             yield f"{folder}{file.name}: {key[:60]}"
 
 
-def _taken(kind: Any) -> set[str]:
-    return set(inspect.signature(kind.__init__).parameters)
+def _parameters(kinds: Iterable[str]) -> dict[str, list[str]]:
+    """diffusers' class -> what its constructor takes, of those that there are."""
+    import diffusers
+
+    there = {kind: getattr(diffusers, kind) for kind in kinds if hasattr(diffusers, kind)}
+    return {kind: sorted(inspect.signature(found.__init__).parameters) for kind, found in there.items()}

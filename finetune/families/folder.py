@@ -217,7 +217,8 @@ class DiffusersFolder:
     def unread(cls, path: Path, scheduler: str) -> Iterator[str]:
         """Keys of a folder's configurations that nothing takes; scheduler: its own."""
         folders = [*cls.PARTS, *(one.folder for one in cls.TOKENIZERS.values())]
-        own = {name: part.module_class() for name, part in cls.PARTS.items() if part.kind.startswith("diffusers:")}
+        kinds = {name: part.kind.partition(":") for name, part in cls.PARTS.items()}
+        own = {name: kind for name, (library, _, kind) in kinds.items() if library == "diffusers"}
         return declared.unread(path, folders, own, {*cls.schedulers.values(), scheduler})
 
     @classmethod

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from finetune import families
-from finetune.adapters import attach as adapters
 from finetune.families.base import Conditioning, Family, Text
 from finetune.families.parts import Parts
 from finetune.machine import DTYPES
@@ -79,6 +78,8 @@ class _Counted:
 
 def _ghost(plan: Plan) -> Family:
     """The family with its trained structure on the meta device in place of weights."""
+    from finetune.adapters import attach as adapters
+
     base, config = families.locate(plan.recipe.base), plan.recipe.adapter
     kind = families.family_class(plan.facts.family)
     modules = kind.on_meta(base, plan.facts)

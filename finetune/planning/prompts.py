@@ -88,9 +88,8 @@ def too_long(base: str, facts: BaseInfo, prompts: Sequence[NamedPrompt]) -> Iter
     """A sentence on each prompt of which the base's text encoder reads only the beginning."""
     # a token has a byte at least, and what stands around a caption less than half of the limit
     long = [prompt for prompt in prompts if len(prompt.text.encode()) > facts.max_tokens // 2]
-    counter = families.tokenizer(base) if long else None
-    for where, text in long:
-        tokens, lost = counter.lost(text) if counter else (0, "")
+    counts = families.lost_tokens(base, facts, [prompt.text for prompt in long]) if long else []
+    for (where, _), (tokens, lost) in zip(long, counts, strict=True):
         if lost:
             end = lost if len(lost) <= 2 * _LOST_SHOWN else f"{lost[:_LOST_SHOWN]} ... {lost[-_LOST_SHOWN:]}"
             yield f"{where}: {tokens} tokens, of which the base reads {facts.max_tokens}; it will not read {end!r}"

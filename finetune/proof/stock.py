@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finetune.adapters.attach import read_layer
+from finetune.adapters.attach import known_in_full, read_layer
 from finetune.adapters.change import AdapterState, canonical_name
 from finetune.families.base import Family, adaptable
 from finetune.families.quantised import dense
@@ -29,7 +29,9 @@ def load_stock(family: Family, file: Path) -> tuple[str, list[str]]:
     """Put the file into the family's modules, as users do. Returns how it was refused, and what was warned of."""
     with quiet() as warned:
         try:
-            family.pipeline().load_lora_weights(str(file.parent), weight_name=file.name, adapter_name="verified")
+            pipeline = family.pipeline()
+            with known_in_full(family.parts.loaded().values()):
+                pipeline.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name="verified")
         except _REFUSALS as e:
             if is_shortage(e):
                 raise

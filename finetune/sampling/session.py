@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from finetune import families, reading
+from finetune.adapters.attach import known_in_full
 from finetune.adapters.change import AdapterState, target_shapes
 from finetune.diffusion.process import Prediction
 from finetune.encoding.text import Captions, read_ahead
@@ -163,7 +164,8 @@ class Session:
 
     def load_by_diffusers(self, file: Path) -> None:
         """Apply an adapter file as stock diffusers reads it."""
-        self.pipeline.load_lora_weights(str(file.parent), weight_name=file.name)
+        with known_in_full(self.family.parts.loaded().values()):
+            self.pipeline.load_lora_weights(str(file.parent), weight_name=file.name)
         self._adapted = [file.name]
         self._texts.clear()
 
