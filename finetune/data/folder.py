@@ -3,8 +3,8 @@
 import os
 import re
 import stat
+import time
 from pathlib import Path
-from time import time_ns as now_ns
 from typing import NamedTuple
 
 from finetune import reading
@@ -18,6 +18,7 @@ MIN_SIDE_PX = 32
 MAX_ASPECT = 4.0
 SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
 SYSTEM_FOLDERS = {"__macosx"}
+now_ns = time.time_ns
 _DIGITS = re.compile(r"(\d+)")
 
 
