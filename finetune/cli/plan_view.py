@@ -147,7 +147,7 @@ def _disk(plan: Plan, run: int, host: HostNeeds) -> str:
     said = (
         f"at most {_size(run)} in the run's folder, for checkpoints, files and pictures; about {_size(cache)} in the "
     )
-    said += f"the cache {root}, for encoded images and captions, as far as they are not there yet: {_size(free)} free"
+    said += f"cache {root}, for encoded images and captions, as far as they are not there yet: {_size(free)} free"
     return f"{said}; they do not fit: name another folder, data.cache" if cache > free else said
 
 
