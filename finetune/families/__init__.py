@@ -219,7 +219,7 @@ def tokenizer(base: str) -> TokenCounter:
 
 
 def lost_tokens(base: str, facts: "BaseInfo", captions: Sequence[str]) -> list[tuple[int, str]]:
-    """`TokenCounter.lost` of each; kept, so that the tokenizers are not loaded for captions that were counted before."""
+    """`TokenCounter.lost` of each; kept, so that no tokenizer is loaded for captions that were counted before."""
 
     def count() -> list[tuple[int, str]]:
         counter = tokenizer(base)
