@@ -115,10 +115,15 @@ def device_memory() -> tuple[str, int]:
     """The device that would train, and its free memory in bytes."""
     if has_gpu():
         return torch.cuda.get_device_name(), torch.cuda.mem_get_info()[0]
-    return "this computer (CPU)", psutil.virtual_memory().available
+    return "this computer (CPU)", host_memory()
+
+
+def host_memory() -> int:
+    """Bytes of this computer's memory that are free."""
+    return int(psutil.virtual_memory().available)
 
 
 def memory() -> Finding:
-    free = psutil.virtual_memory().available
+    free = host_memory()
     hint = "close other programs, or set train.gradient_checkpointing = true"
     return Finding("memory", free > LITTLE_MEMORY_BYTES, f"{free / 2**30:.1f} GiB available", hint)

@@ -1,8 +1,9 @@
 """What a run yields, for whoever reads it: the progress bar, events.jsonl, TensorBoard, a notebook, a test."""
 
-from collections.abc import Generator, Mapping
+import functools
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, ParamSpec, TypeVar
 
 
 class Note(NamedTuple):
@@ -194,6 +195,17 @@ Event = (
     | WeightsChanged | Verified | Scored | Picked | Evaluated | Finished
 )  # fmt: skip
 Returned = TypeVar("Returned")
+P = ParamSpec("P")
+
+
+def quietly(procedure: Callable[P, Generator[object, None, Returned]]) -> Callable[P, Returned]:
+    """The same as a call, whose events nobody reads."""
+
+    @functools.wraps(procedure)
+    def call(*arguments: P.args, **named: P.kwargs) -> Returned:
+        return unheard(procedure(*arguments, **named))
+
+    return call
 
 
 def unheard(events: Generator[object, None, Returned]) -> Returned:

@@ -4,10 +4,14 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from finetune import reading
+
+MANY_FILES = 64
+_FLUSHED_AT_ONCE = 16
 
 
 def write_bytes(content: bytes, path: Path, flush: bool = True) -> None:
@@ -29,6 +33,40 @@ def write_bytes(content: bytes, path: Path, flush: bool = True) -> None:
         with suppress(OSError):
             beside.unlink(missing_ok=True)  # a full disk needs its room
         raise
+
+
+def append(content: bytes, path: Path, unit: int = 1) -> int:
+    """Add to the end of a file that no other process writes, not flushed; it is made where there is none. A kill may
+    leave a part: of a file of units of so many bytes, a part of one is written over by the next. Returns where the
+    content begins.
+
+    Raises:
+        OSError: the disk is full, or gone; the file is as long as before, as far as the disk lets it.
+    """
+    with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        start, left = file.seek(end - end % unit), memoryview(content)
+        try:
+            while left:
+                left = left[file.write(left) :]
+        except OSError:
+            with suppress(OSError):
+                os.truncate(path, start)
+            raise
+    return start
+
+
+def overwrite(content: bytes, path: Path, start: int) -> None:
+    """Some bytes inside a file, in place. Raises OSError."""
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(content)
+
+
+def flush_file(path: Path) -> None:
+    """Have the disk keep what a file holds. Raises OSError."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 @contextmanager
@@ -68,11 +106,20 @@ def remove_leftovers(folder: Path) -> None:
 
 def flush_files(folder: Path) -> None:
     """Have the disk keep all that is in a folder, before it is renamed. Raises OSError."""
-    for place, _, files in os.walk(folder):
-        for name in files:
-            with open(os.path.join(place, name), "rb") as file:
-                os.fsync(file.fileno())
+    for place, _, names in os.walk(folder):
+        files = [os.path.join(place, name) for name in names]
+        if len(files) < MANY_FILES:
+            for file in files:
+                _flush_file(file)
+        else:  # a disk that is asked for many at once keeps them in a fraction of the time
+            with ThreadPoolExecutor(_FLUSHED_AT_ONCE) as pool:
+                list(pool.map(_flush_file, files))
         flush_names(Path(place))
+
+
+def _flush_file(path: str) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
 
 
 def flush_names(folder: Path) -> None:

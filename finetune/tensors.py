@@ -7,11 +7,12 @@ import hashlib
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from finetune import reading
@@ -136,9 +137,22 @@ def file_sha256(path: Path) -> str:
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str], flush: bool = True) -> None:
     """As `write_bytes`."""
+    write_bytes(packed(tensors, metadata), path, flush)
+
+
+def packed(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] = MappingProxyType({})) -> bytes:
+    """A safetensors file."""
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     # safetensors makes broken JSON of no tensors and no metadata
-    write_bytes(save(whole, dict(metadata) or None), path, flush)
+    return save(whole, dict(metadata) or None)
+
+
+def unpacked(content: bytes) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU. Raises BaseError: it is none."""
+    try:
+        return load(content)
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as e:
+        raise BaseError(f"these {len(content)} bytes are no safetensors file: {e}", "make them again") from e
 
 
 def digest(text: str) -> str:

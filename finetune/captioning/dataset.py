@@ -9,7 +9,7 @@ from finetune import writing
 from finetune.captioning.captioner import Captioner, screened
 from finetune.captioning.table import CaptionTable
 from finetune.data import caption_files
-from finetune.data.audit import Audit, audit_folder
+from finetune.data.audit import Audit, auditing
 from finetune.data.caption_files import TABLE, first_three
 from finetune.data.captions import with_trigger
 from finetune.data.example import CARD, Example
@@ -52,9 +52,9 @@ def caption_dataset(
         DataError: the folder's captions are not in one metadata.jsonl, or no answer is a caption.
         Interrupted: Ctrl-C.
     """
-    report = audit_folder(path, words._replace(allow_uncaptioned=True), Rules(decode=False))
+    report = yield from auditing(path, words._replace(allow_uncaptioned=True), Rules(decode=False))
     wanted = [e for e in report.used if _is_open(e, again)]
-    kept = Counter[CaptionOrigin](e.origin for e in report.used if e not in wanted)
+    kept = Counter[CaptionOrigin](e.origin for e in report.used if not _is_open(e, again))
     if not wanted:
         return Captioned(report.root / TABLE, {}, dict(kept), ())
     _refuse_other_sources(path, report)

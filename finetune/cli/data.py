@@ -83,10 +83,14 @@ def prepare(
     Photos are turned upright, converted to RGB and captioned. Every file is used, or rejected with its reason. If the
     captioner of --caption-with fails or is stopped, the dataset stays, and `finetune caption OUT` goes on.
     """
-    from finetune.cli import data_view
-    from finetune.data.prepare import prepare as prepare_dataset
+    from rich.console import Console
 
-    made = prepare_dataset(
+    from finetune.cli import data_view
+    from finetune.cli.watching import watched
+    from finetune.data.prepare import preparing
+
+    output = Output(as_json, quiet)
+    work = preparing(
         source,
         out,
         trigger=trigger,
@@ -100,7 +104,7 @@ def prepare(
         allow_uncaptioned=allow_uncaptioned,
         captioned_next=bool(caption_with),
     )
-    output = Output(as_json, quiet)
+    made = watched(work, Console(highlight=False), output)
     if caption_with:
         from finetune.cli import captioning_view
 
@@ -135,31 +139,41 @@ def check(
             "--html", metavar="FILE", help="Write a page that shows each image as it will be cropped, with its caption."
         ),
     ] = None,
+    every_row: Annotated[
+        bool, typer.Option("--all", help="List every image; of more than 200 only those to look at are listed.")
+    ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """List every image, its final caption, and what is rejected.
 
-    The caption shown is the one the model is trained on. Exit code 2 means that something must be corrected first.
+    The caption shown is the one the model is trained on. Of more than 200 images sizes are counted, and those listed
+    that are to be looked at; --all or --json lists every one. A file that is unchanged since an earlier command is not
+    decoded again. Exit code 2 means that something must be corrected first.
     """
+    from rich.console import Console
+
     from finetune.cli import data_view, wording
-    from finetune.data.audit import audit
+    from finetune.cli.watching import watched
+    from finetune.data.audit import auditing
+    from finetune.data.captions import clean_words
+    from finetune.data.folder import Rules
     from finetune.planning.preview import preview
 
     if html:
         _refuse_target(html, path)
-    found = audit(
-        path, trigger=trigger, class_word=class_word, template=template, kind=kind or "", captions_from=captions_from,
-        allow_uncaptioned=allow_uncaptioned,
-    )  # fmt: skip
+    words = clean_words(trigger, class_word, template, kind or "", captions_from, allow_uncaptioned)
+    output = Output(as_json, quiet)
+    found = watched(auditing(path, words, Rules()), Console(highlight=False), output)
     found = replace(found, problems=tuple(wording.flags(problem, ctx.command) for problem in found.problems))
-    output, view = Output(as_json, quiet), preview(found, base, resolution, max_aspect)
+    view = preview(found, base, resolution, max_aspect)
     if output.details:
-        data_view.show_audit(found, view)
+        data_view.show_audit(found, view, every_row)
     error = DataError(*data_view.verdict(path, found)) if found.problems or found.rejected else None
     if html:
         shown = _write_page(html, found, view, _next_step(error, path, ctx))
-    output.json(data_view.audit_json(found, view) | ({"page": str(html)} if html else {}))
+    told = data_view.audit_json(found, view) | ({"page": str(html)} if html else {})
+    output.json_rows(told, data_view.audit_rows(found, view))
     output.result(f"seen {found.seen} = used {len(found.used)} + rejected {len(found.rejected)}")
     if html:
         output.result(f"wrote {html}: {shown} as they will be cropped; open it in a browser")

@@ -1,5 +1,7 @@
 """What `prepare` and `check` found, as tables and as JSON. Imports the images' libraries."""
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from finetune.data.example import Dataset, Example
 from finetune.data.folder import Rejected
 from finetune.data.wording import CaptionOrigin
 from finetune.errors import Action
-from finetune.planning.preview import Preview, Previewed, by_text
+from finetune.planning.preview import Preview, Previewed, by_text, trained_sizes
 from finetune.reporting.markup import escape
 
 # --- json -----------------------------------------------------------------------------------------------------------
@@ -22,7 +24,6 @@ def audit_json(found: Audit, view: Preview) -> dict[str, object]:
     return {
         "seen": found.seen,
         "used": len(found.used),
-        "rejected": [r._asdict() for r in found.rejected],
         "files": found.files,
         "caption_files": found.captions,
         "ignored": list(found.ignored),
@@ -33,9 +34,16 @@ def audit_json(found: Audit, view: Preview) -> dict[str, object]:
         "class_word": found.card.class_word,
         "resolution": view.resolution,
         "stride": view.stride,
-        "images": [_row_json(row) for row in view.rows],
-        "notes": [n._asdict() for n in (*found.notes, *view.notes)],
         "problems": list(found.problems),
+    }
+
+
+def audit_rows(found: Audit, view: Preview) -> dict[str, Iterable[object]]:
+    """What may be as many as there are files."""
+    return {
+        "rejected": (r._asdict() for r in found.rejected),
+        "images": map(_row_json, view.rows),
+        "notes": (n._asdict() for n in (*found.notes, *view.notes)),
     }
 
 
@@ -73,10 +81,16 @@ def prepared_json(made: Dataset) -> dict[str, object]:
 # --- for people -----------------------------------------------------------------------------------------------------
 
 
-def show_audit(found: Audit, view: Preview) -> None:
+ROWS, LINES = 200, 50
+"""images, and files or remarks of one sort, up to which each has a line; of more, counts and what is out of the way"""
+
+
+def show_audit(found: Audit, view: Preview, every_row: bool = False) -> None:
     console = Console(highlight=False)
-    if view.rows:
-        console.print(_image_table(view))
+    if view.rows and (every_row or len(view.rows) <= ROWS):
+        console.print(_image_table(view, view.rows))
+    elif view.rows:
+        _show_summary(console, view)
     _show_rejected(console, found.rejected)
     _show_notes(console, (*found.notes, *view.notes))
     for problem in found.problems:
@@ -87,14 +101,37 @@ def show_audit(found: Audit, view: Preview) -> None:
         console.print(f"trigger {escape(repr(found.card.trigger))} in {having} of {of} captions")
 
 
-def _image_table(view: Preview) -> Table:
+def _show_summary(console: Console, view: Preview) -> None:
+    """Sizes with their counts, and the images to look at."""
+    console.print(_size_table(view))
+    notable = [row for row in view.rows if row.notable]
+    console.print(f"{len(view.rows)} images, {len(notable)} of them to look at (--all lists every image)")
+    if notable:
+        console.print(_image_table(view, notable[:LINES]))
+    if len(notable) > LINES:
+        console.print(f"[dim]and {len(notable) - LINES} more to look at[/dim]")
+
+
+def _size_table(view: Preview) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(f"trained at {view.resolution}", no_wrap=True)
+    for name in ("images", "cropped on average", "cropped at most"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for size in trained_sizes(view):
+        table.add_row(
+            "x".join(map(str, size.bucket)), str(size.pictures), f"{size.mean_loss:.0%}", f"{size.most_loss:.0%}"
+        )
+    return table
+
+
+def _image_table(view: Preview, rows: Sequence[Previewed]) -> Table:
     counted = any(row.tokens is not None for row in view.rows)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("file", overflow="fold")
     table.add_column("final caption", overflow="fold", ratio=1)
     for name in ("size", f"trained at {view.resolution}", "cropped", *(["tokens"] if counted else [])):
         table.add_column(name, justify="right", no_wrap=True)
-    for row in view.rows:
+    for row in rows:
         example, bucket, loss, _ = row.placed
         caption = escape(example.caption) or "[dim](empty)[/dim]"
         if example.origin == "model":
@@ -106,24 +143,33 @@ def _image_table(view: Preview) -> Table:
     return table
 
 
-def _show_rejected(console: Console, rejected: Iterable[Rejected]) -> None:
-    for r in rejected:
+def _show_rejected(console: Console, rejected: Sequence[Rejected], number: int | None = None) -> None:
+    """number: of all of them, where these are the first."""
+    for r in rejected[:LINES]:
         console.print(f"[red]rejected[/red] {escape(r.file)}: {r.reason}: {escape(r.detail)}", soft_wrap=True)
+    if (more := (number or len(rejected)) - LINES) > 0:
+        counts = ", ".join(f"{reason}: {n}" for reason, n in Counter(r.reason for r in rejected[LINES:]).most_common())
+        console.print(f"[red]rejected[/red] {more} more ({counts})")
 
 
 def _show_notes(console: Console, notes: Iterable[CaptionNote]) -> None:
-    """Notes of the same text on one line."""
-    for text, names in by_text(notes).items():
+    """Notes of the same text on one line; those on the whole dataset first, where there are many."""
+    grouped = list(by_text(notes).items())
+    if len(grouped) > LINES:
+        grouped.sort(key=lambda one: -len(one[1]) if one[1] else -math.inf)
+    for text, names in grouped[:LINES]:
         where = f": {_some(names)}" if names else ""
         console.print(f"[yellow]note[/yellow]     {escape(text + where)}", soft_wrap=True)
+    if len(grouped) > LINES:
+        console.print(f"[yellow]note[/yellow]     {len(grouped) - LINES} more")
 
 
 def show_prepared(made: Dataset) -> None:
     console, card = Console(highlight=False), made.card
-    _show_rejected(console, card.rejected)
+    _show_rejected(console, card.rejected, card.seen - len(made.examples))
     for change, count in card.changes.items():
         console.print(f"[yellow]changed[/yellow]  {escape(change)}: {count} {'image' if count == 1 else 'images'}")
-    console.print(f"seen {card.seen} = used {len(made.examples)} + rejected {len(card.rejected)}")
+    console.print(f"seen {card.seen} = used {len(made.examples)} + rejected {card.seen - len(made.examples)}")
     for origin, some in _by_origin(made.examples).items():
         console.print(
             f"captions {_ORIGINS[origin]}: {len(some)}, such as {escape(repr(some[0].caption))}", soft_wrap=True

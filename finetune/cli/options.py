@@ -1,7 +1,7 @@
 """What several commands have in common: their options, and how they print."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -67,6 +67,19 @@ class Output(NamedTuple):
         """The one line that says what came out."""
         if not self.as_json:
             typer.echo(harmless(text))
+
+    def json_rows(self, value: Mapping[str, object], rows: Mapping[str, Iterable[object]]) -> None:
+        """The object with lists of rows under further keys, one row on a line: they are not held, however many."""
+        if not self.as_json:
+            return
+        typer.echo(harmless_json(json.dumps(value, indent=2, ensure_ascii=False)).removesuffix("\n}"), nl=False)
+        for key, some in rows.items():
+            typer.echo(f',\n  "{key}": [', nl=False)
+            for number, row in enumerate(some):
+                line = harmless_json(json.dumps(row, ensure_ascii=False))
+                typer.echo(f"{',' if number else ''}\n    {line}", nl=False)
+            typer.echo("\n  ]", nl=False)
+        typer.echo("\n}")
 
     def json(self, value: object, indent: int | None = 2) -> None:
         if self.as_json:

@@ -7,12 +7,13 @@ from rich.console import Console
 from rich.table import Table
 
 from finetune import recipe
-from finetune.doctor import device_memory
+from finetune.doctor import device_memory, host_memory
 from finetune.planning.candidates import candidate_bytes, candidate_count
 from finetune.planning.footprint import ComponentFootprint, encoder_bytes
+from finetune.planning.host import HostNeeds, host_needs
 from finetune.planning.leftovers import leftovers
 from finetune.planning.plan import Plan
-from finetune.planning.room import disk_bytes
+from finetune.planning.room import cache_folder, disk_bytes, free_disk
 from finetune.reporting.markup import escape
 
 if TYPE_CHECKING:
@@ -48,12 +49,15 @@ def answers(
     if padded := _padded(plan):
         told["padded"] = padded
     told["files"] = _files(plan, components)
-    told["disk"] = f"at most {_size(disk_bytes(plan, components))}, for checkpoints, files and pictures"
+    needed = needed_bytes(plan, components, measured, activations)
+    host = host_needs(plan, components, needed)
+    told["host"] = _host(host)
+    told["disk"] = _disk(plan, disk_bytes(plan, components), host)
     if rest := leftovers(plan):
         told["example"] = "; ".join(rest)
     told["prompts"] = "\n".join(config.sample.prompts)
     told["base"] = f"{config.base}: {facts.described()}; read from {facts.evidence}"
-    told["verdict"] = _verdict(needed_bytes(plan, components, measured, activations), *device_memory())
+    told["verdict"] = _verdict(needed, *device_memory())
     return told
 
 
@@ -125,6 +129,24 @@ def _verdict(needed: int, device: str, free: int) -> str:
     return f"fits: about {_size(needed)} needed, {room}"
 
 
+def _host(host: HostNeeds) -> str:
+    free = host_memory()
+    said = f"about {_size(host.memory)} of this computer's memory for each process"
+    held = f"{_size(host.cache.memory)} of it for encoded images and captions, however many there are on disk"
+    short = "; it does not fit: close other programs" if host.memory > free else ""
+    return f"{said}, {held}; {_size(free)} free{short}"
+
+
+def _disk(plan: Plan, run: int, host: HostNeeds) -> str:
+    root = cache_folder(plan)
+    cache, free = host.cache.disk, free_disk(root)
+    said = (
+        f"at most {_size(run)} in the run's folder, for checkpoints, files and pictures; about {_size(cache)} in the "
+    )
+    said += f"the cache {root}, for encoded images and captions, as far as they are not there yet: {_size(free)} free"
+    return f"{said}; they do not fit: name another folder, data.cache" if cache > free else said
+
+
 def _answer(label: str, text: str) -> Table:
     """A label with its sentence beside it, wrapped in its own column."""
     table = Table.grid(padding=(0, 1))
@@ -138,6 +160,8 @@ def as_json(
     plan: Plan, components: list[ComponentFootprint], measured: "Measured | None", activations: int | None = None
 ) -> dict[str, object]:
     visits = plan.visits()
+    needed = needed_bytes(plan, components, measured, activations)
+    host = host_needs(plan, components, needed)
     return {
         "settings": {k: {"value": _value(plan, k), "from": plan.sources.get(k, "default")} for k in recipe.keys()},
         "base": plan.facts._asdict(),
@@ -155,10 +179,14 @@ def as_json(
         "components": [c._asdict() for c in components],
         "candidates": {"files": candidate_count(plan), "bytes": candidate_bytes(plan, components)},
         "disk_bytes": disk_bytes(plan, components),
+        "cache": host.cache._asdict() | {
+            "root": str(cache_folder(plan)), "disk": host.cache.disk, "free_bytes": free_disk(cache_folder(plan))
+        },
+        "host": {"bytes": host.memory, "free_bytes": host_memory()},
         "example": leftovers(plan),
         "bytes": sum(c.bytes for c in components),
         "activation_bytes": activations,
-        "needed_bytes": needed_bytes(plan, components, measured, activations),
+        "needed_bytes": needed,
         "device": dict(zip(("name", "free_bytes"), device_memory(), strict=True)),
         "encoder_bytes": encoder_bytes(plan),
         "measured": None if measured is None else measured._asdict() | {"eta_seconds": measured.seconds * plan.steps},

@@ -47,18 +47,25 @@ def doctor(as_json: AsJson = False, quiet: Quiet = False) -> None:
 @cache.command("info")
 def cache_info(root: CacheRoot = None, as_json: AsJson = False) -> None:
     """Show where the cache is, and what it holds."""
+    from finetune.data.record import records
     from finetune.encoding import store
 
     held, output = store.usage(root or store.default_root()), Output(as_json)
-    output.json({**held._asdict(), "root": str(held.root)})
-    output.result(f"{held.root}: {held.images} images, {held.captions} captions, {held.bytes / 2**20:.1f} MiB")
+    known = records(held.root)
+    size = held.bytes + known.bytes
+    output.json({**held._asdict(), "datasets": known.datasets, "bytes": size, "root": str(held.root)})
+    counts = f"{held.images} images, {held.captions} captions, {known.datasets} datasets looked at"
+    output.result(f"{held.root}: {counts}, {size / 2**20:.1f} MiB")
 
 
 @cache.command("clear")
 def cache_clear(root: CacheRoot = None) -> None:
-    """Remove everything in the cache; what is needed is encoded again."""
+    """Remove everything in the cache; what is needed is encoded, and looked at, again."""
+    from finetune.data.record import forget, records
     from finetune.encoding import store
 
     held = store.usage(root or store.default_root())
+    size = held.bytes + records(held.root).bytes
     store.clear(held.root)
-    typer.echo(f"{held.root}: {held.bytes / 2**20:.1f} MiB freed")
+    forget(held.root)
+    typer.echo(f"{held.root}: {size / 2**20:.1f} MiB freed")

@@ -86,11 +86,15 @@ def plan(
     How long it trains, how much memory it takes and whether it fits; then every setting and where it comes from.
     """
     loaded = recipe_files.load(recipe, sets or [])
+    from rich.console import Console
+
     from finetune.cli import plan_view
+    from finetune.cli.watching import watched
     from finetune.planning import counts
     from finetune.planning import plan as planning
 
-    settled = planning.resolve_plan(loaded, gpus)
+    output = Output(as_json, quiet)
+    settled = watched(planning.resolving(loaded, gpus), Console(highlight=False), output)
     for notice in settled.notices:
         typer.echo(harmless(f"note: {with_commands(notice)}"), err=True)
     rows, kept = counts.component_footprints(settled), counts.activation_bytes(settled)
@@ -99,7 +103,6 @@ def plan(
         from finetune.training import run
 
         measured = run.measure_plan(settled)
-    output = Output(as_json, quiet)
     output.json(plan_view.as_json(settled, rows, measured, kept), indent=1)
     if output.details:
         plan_view.show(settled, rows, measured, kept)

@@ -4,8 +4,9 @@ The identity, by counting: files = seen + captions + ignored, and seen = used + 
 that belong to an image, the metadata tables and dataset.toml; `ignored` are hidden and system files, each named.
 """
 
+import posixpath
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,15 +14,20 @@ from pydantic import ValidationError
 
 from finetune import reading
 from finetune.choices import CaptionsFrom
-from finetune.data import caption_checks, caption_files, captions, decode, folder
+from finetune.data import caption_checks, caption_files, captions, decode, examine, folder
 from finetune.data.caption_files import CaptionSource
-from finetune.data.captions import CaptionNote, Coverage
+from finetune.data.captions import CaptionNote, Coverage, FinalCaptions
 from finetune.data.colours import WHITE, Colour
 from finetune.data.decode import ImageInfo
+from finetune.data.examine import Examined
 from finetune.data.example import CARD, DatasetCard, Example
 from finetune.data.folder import MAX_ASPECT, MIN_SIDE_PX, Rejected, Rules
 from finetune.data.wording import CaptionOrigin, CaptionWords, DatasetKind, wordings
 from finetune.errors import Action, DataError, action
+from finetune.events import Event, unheard
+
+MOST_NAMED = 100
+"""rejected files in one error"""
 
 
 @dataclass(frozen=True)
@@ -86,35 +92,30 @@ def audit(
 
 def audit_folder(path: Path, words: CaptionWords, rules: Rules) -> Audit:
     """Audits a folder; an image is decoded in full where the rules say so."""
+    return unheard(auditing(path, words, rules))
+
+
+def auditing(path: Path, words: CaptionWords, rules: Rules) -> Generator[Event, None, Audit]:
+    """`audit_folder`, telling how far it is where that takes long."""
     root = folder.locate_images(path)
     card = _card(root)
     prepared = card is not None
     if card is not None:
-        trigger = _agreed(path, "trigger", words.trigger, card.trigger)
-        class_word = _agreed(path, "class word", words.class_word, card.class_word)
-        allowed = words.allow_uncaptioned or card.allow_uncaptioned
-        words = CaptionWords(trigger, class_word, card.template, card.kind, allow_uncaptioned=allowed)
+        words = _words_of(path, card, words)
     tree = folder.walk(root)
     found_captions = caption_files.find_captions(root, [name for name in tree.files if name != CARD])
     caption_carriers = found_captions.files | {r.file for r in found_captions.orphans} | {CARD}
-    examined = folder.examine(root, [name for name in tree.files if name not in caption_carriers], rules)
+    images = [name for name in tree.files if name not in caption_carriers]
+    examined = yield from examine.examine(root, images, tree, rules)
     rejected = sorted([*tree.rejected, *found_captions.orphans, *examined.rejected])
-    names = sorted(examined.infos, key=folder.natural)
+    names = list(examined.infos)
+    if tree.links:
+        names.sort(key=folder.natural)
     if prepared:
         final = captions.final_captions(names, found_captions, words)
     else:
         final = captions.compose(names, found_captions, words)
-    used = tuple(
-        Example(root / name, name, caption, examined.digests[name], examined.infos[name].size, origin=origin,
-                wordings=said if len(said := wordings(caption, origin, words)) > 1 else ())
-        for name in names
-        for caption, origin in [(final.captions[name], final.origins[name])]
-    )  # fmt: skip
-    changes = [
-        CaptionNote(n, text)
-        for n in names
-        for text in decode.notes(examined.infos[n], Path(n).suffix, rules.background)
-    ]
+    used = _examples(root, examined, names, final, words)
     described = card or DatasetCard()
     return Audit(
         root=root,
@@ -123,7 +124,11 @@ def audit_folder(path: Path, words: CaptionWords, rules: Rules) -> Audit:
         ignored=tuple(tree.ignored),
         used=used,
         rejected=tuple(rejected),
-        notes=(*changes, *final.notes, *(CaptionNote("", text) for text in caption_checks.remarks(used, words))),
+        notes=(
+            *_changes(names, examined.infos, rules.background),
+            *final.notes,
+            *(CaptionNote("", text) for text in caption_checks.remarks(used, words)),
+        ),
         problems=(*_emptiness(path, names, rejected), *found_captions.problems, *final.problems),
         wordless=final.wordless,
         caption_source=final.source,
@@ -133,6 +138,39 @@ def audit_folder(path: Path, words: CaptionWords, rules: Rules) -> Audit:
         ),
         prepared=prepared,
     )
+
+
+def _words_of(path: Path, card: DatasetCard, asked: CaptionWords) -> CaptionWords:
+    """The words that the dataset was prepared with. Raises DataError: the caller asks for others."""
+    trigger = _agreed(path, "trigger", asked.trigger, card.trigger)
+    class_word = _agreed(path, "class word", asked.class_word, card.class_word)
+    allowed = asked.allow_uncaptioned or card.allow_uncaptioned
+    return CaptionWords(trigger, class_word, card.template, card.kind, allow_uncaptioned=allowed)
+
+
+def _examples(
+    root: Path, examined: Examined, names: Sequence[str], final: FinalCaptions, words: CaptionWords
+) -> tuple[Example, ...]:
+    used = []
+    for name in names:
+        caption, origin = final.captions[name], final.origins[name]
+        said = () if origin == "written" else wordings(caption, origin, words)
+        shown = said if len(said) > 1 else ()
+        size = examined.infos[name].size
+        used.append(Example(root / name, name, caption, examined.digests[name], size, origin=origin, wordings=shown))
+    return tuple(used)
+
+
+def _changes(names: Sequence[str], infos: Mapping[str, ImageInfo], background: Colour) -> list[CaptionNote]:
+    """What is done to each picture before training."""
+    known: dict[tuple[ImageInfo, str], list[str]] = {}
+    found = []
+    for name in names:
+        kind = infos[name], posixpath.splitext(name)[1]
+        if kind not in known:
+            known[kind] = decode.notes(*kind, background)
+        found += [CaptionNote(name, text) for text in known[kind]]
+    return found
 
 
 def _card(root: Path) -> DatasetCard | None:
@@ -171,8 +209,11 @@ def _emptiness(path: Path, names: Sequence[str], rejected: Sequence[Rejected]) -
 
 def complaint(path: Path, report: Audit) -> tuple[str, str, Action]:
     """(problem, hint, next step) for an audit that does not pass."""
-    lines = [*report.problems, *(f"{r.file}: {r.reason}: {r.detail}" for r in report.rejected)]
-    count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
+    number = len(report.problems) + len(report.rejected)
+    lines = [*report.problems, *(f"{r.file}: {r.reason}: {r.detail}" for r in report.rejected[:MOST_NAMED])]
+    if number > len(lines):
+        lines.append(f"and {number - len(lines)} more")
+    count = "1 problem" if number == 1 else f"{number} problems"
     return f"{path}: {count}\n  " + "\n  ".join(lines), *next_step(path, report)
 
 

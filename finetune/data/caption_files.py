@@ -18,6 +18,7 @@ CaptionSource = Literal["sidecars", "metadata.jsonl", "metadata.csv", "file name
 TABLE = "metadata.jsonl"
 TABLES = (TABLE, "metadata.csv")
 SIDECARS = (".txt", ".caption")
+_ORIGINS = get_args(CaptionOrigin)
 CAPTION_BYTES = 1 << 20
 """the most that a picture's own caption file may have; a text encoder reads some hundred words"""
 
@@ -39,7 +40,7 @@ class FoundCaptions(NamedTuple):
 def find_captions(root: Path, names: Sequence[str]) -> FoundCaptions:
     """Reads the sidecars or metadata tables among the names; the others are taken for images."""
     tables = [n for n in names if posixpath.basename(n) in TABLES]
-    sidecars = [n for n in names if Path(n).suffix.lower() in SIDECARS]
+    sidecars = [n for n in names if n.lower().endswith(SIDECARS)]
     carriers = {*tables, *sidecars}
     pictures = [n for n in names if n not in carriers]
     beside = _read_sidecars(root, sidecars, pictures)
@@ -76,15 +77,14 @@ def _read_sidecars(root: Path, sidecars: Sequence[str], pictures: Sequence[str])
 def _read_tables(root: Path, tables: Sequence[str], pictures: Sequence[str]) -> FoundCaptions:
     source: CaptionSource = "metadata.csv" if tables and tables[0].endswith(".csv") else "metadata.jsonl"
     captions = FoundCaptions(source if tables else "none", {}, set(tables), [], [], {})
-    by_name = {unicodedata.normalize("NFC", p): p for p in pictures}  # a Mac writes names decomposed
+    by_name = {_composed(p): p for p in pictures}  # a Mac writes names decomposed
     homes = [posixpath.dirname(t) for t in tables]
     if len(set(homes)) < len(homes):
         captions.problems.append(f"two sources of captions: {tables[0]} and {tables[1]}; keep one")
     for table in tables:
-        nowhere = []
+        nowhere, home = [], table.removesuffix(posixpath.basename(table))
         for where, file_name, caption, origin in _rows(root, table, captions.problems):
-            path = posixpath.normpath(posixpath.join(posixpath.dirname(table), file_name.replace("\\", "/")))
-            picture = by_name.get(unicodedata.normalize("NFC", path))
+            picture = by_name.get(_composed(home + file_name)) or by_name.get(_composed(_path(home, file_name)))
             if picture is None:
                 nowhere.append(f"{file_name!r} ({where})")
             elif captions.texts.setdefault(picture, caption) != caption:
@@ -94,6 +94,15 @@ def _read_tables(root: Path, tables: Sequence[str], pictures: Sequence[str]) -> 
         if nowhere:
             captions.problems.append(f"{table} names {len(nowhere)} files that are not there: {first_three(nowhere)}")
     return captions
+
+
+def _composed(name: str) -> str:
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def _path(home: str, file_name: str) -> str:
+    """Relative to the dataset's folder. home: the table's own, as `a/b/`."""
+    return posixpath.normpath(posixpath.join(home, file_name.replace("\\", "/")))
 
 
 class _Row(NamedTuple):
@@ -116,7 +125,7 @@ def _rows(root: Path, table: str, problems: list[str]) -> Iterator[_Row]:
             problems.append(f"{table} {where}: the row must have one caption, a string in `text` or `caption`")
         else:
             by = cells.get("caption_by")
-            origin = cast(CaptionOrigin, by) if by in get_args(CaptionOrigin) else None
+            origin = cast(CaptionOrigin, by) if by in _ORIGINS else None
             yield _Row(where, file_name, str(next(iter(captions.values()), "")), origin)
 
 

@@ -7,7 +7,9 @@ picture takes up to 2 GB and some seconds.
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Condition
 
 from PIL import Image
 
@@ -36,7 +38,7 @@ def refuse_costly(path: Path, image: Image.Image, data: bytes) -> None:
     Raises:
         Unusable: it has several frames, or too many pixels or passes over them.
     """
-    most = min(_FEWER_PIXELS.get(str(image.format), MAX_PIXELS), _SLOW_PIXELS if _is_slow(image) else MAX_PIXELS)
+    most = _most_pixels(image)
     shown, pixels = f"{image.width} x {image.height}", image.width * image.height
     if pixels > most:
         kind = f"a {image.format} of this kind" if most < MAX_PIXELS else "a picture"
@@ -46,6 +48,15 @@ def refuse_costly(path: Path, image: Image.Image, data: bytes) -> None:
     # a camera's MPO holds the photo, then its preview or other eye; counting the frames of a GIF reads them all
     if getattr(image, "is_animated", False) and image.format != "MPO":
         raise Unusable(path, "animated", "it has several frames or pages; save the frame you want as PNG")
+
+
+def share(image: Image.Image) -> float:
+    """What it takes of the memory that one picture may take, in [0, 1]."""
+    return min(1.0, image.width * image.height / _most_pixels(image))
+
+
+def _most_pixels(image: Image.Image) -> int:
+    return min(_FEWER_PIXELS.get(str(image.format), MAX_PIXELS), _SLOW_PIXELS if _is_slow(image) else MAX_PIXELS)
 
 
 def _is_slow(image: Image.Image) -> bool:
@@ -103,3 +114,30 @@ def _text_bytes(kind: bytes, chunk: memoryview) -> int:
         return len(inflating.decompress(rest[1:], MAX_TEXT_BYTES)) + len(inflating.unconsumed_tail)
     except zlib.error:  # readers take it for empty
         return 0
+
+
+class Room:
+    """What all threads of this process may hold of something together: as much as one picture may take of it."""
+
+    def __init__(self, most: float) -> None:
+        self._most = self._free = most
+        self._freed = Condition()
+
+    @contextmanager
+    def taken(self, amount: float) -> Iterator[None]:
+        """Waits until there is so much."""
+        amount = min(amount, self._most)
+        with self._freed:
+            self._freed.wait_for(lambda: self._free >= amount)
+            self._free -= amount
+        try:
+            yield
+        finally:
+            with self._freed:
+                self._free += amount
+                self._freed.notify_all()
+
+
+FILES, PICTURES = Room(MAX_FILE_BYTES), Room(1.0)
+"""bytes of files, and shares of the largest picture, that this process decodes at once. Files are taken first: who
+waits for its share of pictures waits for nobody who waits for files."""

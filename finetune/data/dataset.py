@@ -1,17 +1,19 @@
 """A dataset as training reads it, and the bucket of each of its examples."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from finetune import reading
 from finetune.choices import CaptionsFrom
 from finetune.data import captions, folder
-from finetune.data.audit import audit_folder, complaint
-from finetune.data.buckets import Bucket, choose_bucket, crop_loss, enlargement
+from finetune.data.audit import auditing, complaint
+from finetune.data.buckets import Bucket, Size, choose_bucket, crop_loss, enlargement
 from finetune.data.example import CARD, Dataset, Example
 from finetune.data.folder import Rules
+from finetune.data.wording import CaptionWords
 from finetune.errors import DataError
+from finetune.events import Event, unheard
 
 
 class Placed(NamedTuple):
@@ -37,11 +39,16 @@ def read_dataset(
     """Reads a prepared folder (image headers and digests only), or audits a raw one in full.
 
     Raises:
-        DataError: names every problem, and every file that cannot be used: none is left out in silence.
+        DataError: names every problem, and the files that cannot be used: none is left out in silence.
     """
-    prepared = reading.is_file(folder.locate_images(path) / CARD)
     words = captions.clean_words(trigger, class_word, template, "", captions_from, allow_uncaptioned)
-    report = audit_folder(path, words, Rules(decode=not prepared))
+    return unheard(reading_dataset(path, words))
+
+
+def reading_dataset(path: Path, words: CaptionWords) -> Generator[Event, None, Dataset]:
+    """`read_dataset`, telling how far it is where that takes long."""
+    prepared = reading.is_file(folder.locate_images(path) / CARD)
+    report = yield from auditing(path, words, Rules(decode=not prepared))
     if report.problems or report.rejected:
         raise DataError(*complaint(path, report))
     return Dataset(report.root, report.used, report.card.trigger, report.card.class_word, report.card, prepared)
@@ -49,9 +56,12 @@ def read_dataset(
 
 def assign_buckets(examples: Sequence[Example], buckets: Sequence[Bucket]) -> list[Placed]:
     """Each example with its bucket."""
+    known: dict[Size, tuple[Bucket, float, float]] = {}
     placed = []
     for example in examples:
-        bucket = choose_bucket(example.size, buckets)
-        loss, scale = crop_loss(example.size, bucket), enlargement(example.size, bucket)
-        placed.append(Placed(example, bucket, loss, scale))
+        size = example.size
+        if size not in known:
+            bucket = choose_bucket(size, buckets)
+            known[size] = bucket, crop_loss(size, bucket), enlargement(size, bucket)
+        placed.append(Placed(example, *known[size]))
     return placed

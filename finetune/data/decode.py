@@ -3,6 +3,7 @@
 import hashlib
 import io
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import PIL
 from PIL import (
     AvifImagePlugin,
     BmpImagePlugin,
@@ -43,6 +45,7 @@ IMAGE_FORMATS = tuple(plugin.format for plugin in _PLUGINS)
 """What is decoded, with MPO as a sort of JPEG. A closed list: Pillow would hand EPS to Ghostscript."""
 KEPT = ("JPEG", "MPO", "PNG", "WEBP")
 """Formats that every reader of a prepared dataset decodes alike."""
+DECODER = f"Pillow {PIL.__version__}"
 DECODER_ERRORS = (
     OSError,
     ValueError,
@@ -93,9 +96,10 @@ def decoded(path: Path, data: bytes, background: Colour = WHITE) -> Image.Image:
     """`open_rgb` of bytes that were read already; the path is for messages."""
     with _decoding(path, data):
         image, _ = _opened(path, data)
-        image.load()
-        _refuse_deep(path, image)
-        return colours.flattened(_upright(image, _orientation(image)), background)
+        with costs.PICTURES.taken(costs.share(image)):
+            image.load()
+            _refuse_deep(path, image)
+            return colours.flattened(_upright(image, _orientation(image)), background)
 
 
 def read_info(path: Path, decode: bool = True) -> ImageInfo:
@@ -119,10 +123,11 @@ def inspect_pixels(path: Path, data: bytes, background: Colour) -> tuple[ImageIn
     a PNG. Empty for other files, which are copied."""
     with _decoding(path, data):
         image, info = _opened(path, data)
-        info = _loaded(path, image, info, data)
-        if needs_no_change(info) and info.format != "PNG":
-            return info, ""
-        return info, colours.pixels_digest(_upright(image, info.orientation), background)
+        with costs.PICTURES.taken(costs.share(image)):
+            info = _loaded(path, image, info, data)
+            if needs_no_change(info) and info.format != "PNG":
+                return info, ""
+            return info, colours.pixels_digest(_upright(image, info.orientation), background)
 
 
 def notes(info: ImageInfo, suffix: str, background: Colour = WHITE) -> list[str]:
@@ -157,11 +162,36 @@ def needs_no_change(info: ImageInfo) -> bool:
     return info.format in KEPT and upright_rgb and not (info.alpha or info.profile or info.long_text)
 
 
+class _Silence:
+    """Warnings of decoders are kept from the user, by any number of threads at once: the filters are the process's."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._filters = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._filters.__exit__(None, None, None)
+
+
+SILENCE = _Silence()
+
+
 @contextmanager
 def _decoding(path: Path, data: bytes) -> Iterator[None]:
     """Turns whatever a decoder raises into `Unusable`, and keeps its warnings to itself."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with SILENCE:
         try:
             yield
         except Image.DecompressionBombError as e:

@@ -62,6 +62,7 @@ class DatasetCard(BaseModel):
     seen: int = 0
     changes: dict[str, int] = {}
     rejected: tuple[Rejected, ...] = ()
+    """The first thousand; all are `seen` less `images`."""
 
 
 @dataclass(frozen=True)

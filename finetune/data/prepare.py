@@ -1,34 +1,54 @@
 """Writes a prepared dataset: an imagefolder with final captions and dataset.toml."""
 
+import hashlib
+import io
 import json
 import posixpath
 import re
 import tempfile
+import time
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from finetune import reading, writing
 from finetune.choices import CaptionsFrom
-from finetune.data import captions, decode, folder
-from finetune.data.audit import Audit, audit_folder, complaint
+from finetune.data import captions, costs, decode, folder
+from finetune.data.audit import Audit, auditing, complaint
 from finetune.data.caption_files import TABLE
 from finetune.data.colours import WHITE, Colour, colour_name
-from finetune.data.dataset import read_dataset
+from finetune.data.dataset import reading_dataset
 from finetune.data.decode import ImageInfo
 from finetune.data.diagnose import SUFFIXES
-from finetune.data.example import CARD, Dataset, DatasetCard
+from finetune.data.examine import MANY
+from finetune.data.example import CARD, Dataset, DatasetCard, Example
 from finetune.data.folder import MAX_ASPECT, MIN_SIDE_PX, Rules
-from finetune.data.wording import DatasetKind
+from finetune.data.record import Record, Seen, file_stamp
+from finetune.data.wording import CaptionWords, DatasetKind
+from finetune.data.workers import in_order, worker_count
 from finetune.errors import DataError, RunError
+from finetune.events import Advanced, Event, Stage, quietly
 from finetune.saving import flush_files, is_leftover, remove_leftovers, write_bytes
 
+SAID_EVERY = 100
+MOST_LISTED = 1000
+"""rejected files in dataset.toml, which is read by every command; how many there were it says as well"""
 SPLIT_WORDS = "training|train|validation|valid|val|dev|testing|test|evaluation|eval"
 """Names by which `datasets` splits a folder: of a.jpg and train-1.jpg it would load one and drop the other."""
 
 
-def prepare(
+class _Written(NamedTuple):
+    """A picture of the new dataset."""
+
+    name: str
+    stamp: str
+    seen: Seen
+
+
+def preparing(
     source: Path,
     out: Path,
     *,
@@ -44,8 +64,8 @@ def prepare(
     captioned_next: bool = False,
     min_side_px: int = MIN_SIDE_PX,
     max_aspect: float = MAX_ASPECT,
-) -> Dataset:
-    """Writes an imagefolder with final captions and dataset.toml to `out`, in full or not at all.
+) -> Generator[Event, None, Dataset]:
+    """Writes an imagefolder with final captions and dataset.toml to `out`, in full or not at all; tells how far it is.
 
     Images that need no change are copied byte for byte, others written as PNG. The source is only read.
     The card of the result lists the rejected files. captioned_next: a model captions the result next, so that lacking
@@ -60,7 +80,7 @@ def prepare(
     words = captions.clean_words(
         trigger, class_word, template, kind, captions_from, allow_uncaptioned or captioned_next
     )
-    report = audit_folder(source, words, Rules(min_side_px, max_aspect, background))
+    report = yield from auditing(source, words, Rules(min_side_px, max_aspect, background))
     if report.problems:
         raise DataError(*complaint(source, report))
     card = report.card.model_copy(
@@ -73,8 +93,11 @@ def prepare(
             "background": colour_name(background),
         }
     )
-    _write(report, card, out, background)
-    return read_dataset(out, allow_uncaptioned=captioned_next)
+    yield from _write(report, card, out, background)
+    return (yield from reading_dataset(out, CaptionWords(allow_uncaptioned=captioned_next)))
+
+
+prepare = quietly(preparing)
 
 
 def _refuse_out(source: Path, out: Path) -> None:
@@ -84,33 +107,54 @@ def _refuse_out(source: Path, out: Path) -> None:
         raise DataError(f"{out} lies inside {source}, which must stay as it is", "choose an `out` outside of it")
 
 
-def _write(report: Audit, card: DatasetCard, out: Path, background: Colour) -> None:
+def _write(report: Audit, card: DatasetCard, out: Path, background: Colour) -> Generator[Event, None, None]:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.", ignore_cleanup_errors=True) as aside:
             folder_aside = Path(aside) / out.name
-            _fill_folder(report, card, folder_aside, background)
+            written = yield from _fill_folder(report, card, folder_aside, background)
             flush_files(folder_aside)
             if reading.is_dir(out):
                 remove_leftovers(out)
                 out.rmdir()
+            since_ns = time.time_ns()
             folder_aside.rename(out)
     except OSError as e:
         raise RunError(f"cannot write {out}: {e.strerror or e}", "free some space, or choose another `out`") from e
+    _remember(out, written, since_ns)
 
 
-def _fill_folder(report: Audit, card: DatasetCard, root: Path, background: Colour) -> None:
+def _remember(out: Path, written: Sequence[_Written], since_ns: int) -> None:
+    """What was just written need not be read to be known."""
+    record = Record(out, WHITE)
+    for one in written:
+        record.keep(one.name, one.stamp, one.seen, since_ns)
+    record.save({one.name: one.stamp for one in written})
+
+
+def _fill_folder(
+    report: Audit, card: DatasetCard, root: Path, background: Colour
+) -> Generator[Event, None, list[_Written]]:
     names = _prepared_names([(e.name, report.infos[e.name]) for e in report.used])
-    rows = []
-    for example in report.used:
-        target = root / names[example.name]
-        target.parent.mkdir(parents=True, exist_ok=True)
-        content = decode.contents(example.path, example.digest)
-        if decode.needs_no_change(report.infos[example.name]):
-            target.write_bytes(content)
-        else:
-            decode.decoded(example.path, content, background).save(target, "PNG", compress_level=3)
-        rows.append({"file_name": names[example.name], "text": example.caption, "caption_by": example.origin})
+    for parent in {(root / name).parent for name in names.values()} | {root}:
+        parent.mkdir(parents=True, exist_ok=True)
+
+    def write(example: Example) -> _Written:
+        with costs.FILES.taken(_bytes_of(example.path)):
+            return _write_picture(example, report.infos[example.name], root, names[example.name], background)
+
+    def pixels(example: Example) -> int:
+        return example.size.width * example.size.height
+
+    if long := len(report.used) >= MANY:
+        yield Stage("writing images", len(report.used))
+    rows, written = [], []
+    with closing(in_order(write, report.used, pixels, worker_count())) as pictures:
+        for example, one in zip(report.used, pictures, strict=True):
+            written.append(one)
+            rows.append({"file_name": one.name, "text": example.caption, "caption_by": example.origin})
+            if long and len(rows) % SAID_EVERY == 0:
+                yield Advanced(len(rows))
     if all(row["caption_by"] == "written" for row in rows):
         rows = [{k: v for k, v in row.items() if k != "caption_by"} for row in rows]
     (root / TABLE).write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
@@ -120,10 +164,47 @@ def _fill_folder(report: Audit, card: DatasetCard, root: Path, background: Colou
             "images": len(report.used),
             "seen": report.seen,
             "changes": dict(Counter(note.text for note in report.notes if note.file)),
-            "rejected": report.rejected,
+            "rejected": report.rejected[:MOST_LISTED],
         }
     )
     write_card(card, root)
+    return written
+
+
+def _bytes_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # which is said when it is read
+        return 0
+
+
+def _write_picture(example: Example, info: ImageInfo, root: Path, name: str, background: Colour) -> _Written:
+    """Copied where every reader decodes it alike, else as PNG."""
+    content, target = decode.contents(example.path, example.digest), root / name
+    if decode.needs_no_change(info):
+        target.write_bytes(content)
+        seen = Seen(example.digest, info, "", False)
+    else:
+        with target.open("wb") as file:
+            hashed = _Hashed(file)
+            decode.decoded(example.path, content, background).save(cast(BinaryIO, hashed), "PNG", compress_level=3)
+        seen = Seen(hashed.digest.hexdigest(), ImageInfo("PNG", "RGB", info.size, 1, False, 8, False), "", False)
+    return _Written(name, file_stamp(target.stat()), seen)
+
+
+class _Hashed(io.RawIOBase):
+    """A file that is written in one go, and the digest of it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content: Any) -> int:
+        self.digest.update(content)
+        return self._file.write(content)
 
 
 def write_card(card: DatasetCard, root: Path) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from finetune.errors import InputError
 from finetune.recipe.placeholders import PLACEHOLDERS, prompt_fault
@@ -80,6 +81,7 @@ def all_lack(prompts: Iterable[str], word: str) -> bool:
     return not any(whole.search(tidy(prompt)) for prompt in prompts)
 
 
+@lru_cache(64)
 def whole_word(word: str) -> re.Pattern[str]:
     """Matches it as a whole word in any case, as tokenizers that fold case see it."""
     return re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE)

@@ -1,125 +1,57 @@
-"""What was encoded, kept under a name made of all that went into it, and read when it is asked for.
+"""What was encoded, kept under a key made of all that went into it, and read when it is asked for.
 
-An entry's name is a hash of content, transform, encoder weights, dtype and format version: it can be shared by every
-run and is never stale.
+An entry's key is a hash of content, transform, encoder weights and dtype: it can be shared by every run and is never
+stale.
 """
 
-import functools
 import hashlib
-import os
 import re
-import stat
-import tempfile
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from torch import Tensor
 
-from finetune import reading
 from finetune import tensors as weights
-from finetune.errors import BaseError, RunError
+from finetune.caches import default_root as default_root
+from finetune.encoding.entries import Entries
+from finetune.encoding.shards import Shards, inside
+from finetune.encoding.single_files import SingleFiles
 
-K = TypeVar("K")
-V = TypeVar("V")
-HELD_BYTES = 512 * 2**20
-"""what is held in memory of encoded images, and of each encoder's captions; the rest is read again when it is shown"""
-VERSION = "2"
+FORMAT = 3
+"""of the files"""
+KEYS = "2"
+"""how keys are made: as they were when each entry had a file of its own, so that these are found"""
 KINDS = ("image", "text")
 _VERSION_FOLDER, _KEY_FOLDER = re.compile(r"v\d+"), re.compile("[0-9a-f]{2}")
 _ENTRY = re.compile(r"([0-9a-f]{64})\.safetensors|\.([0-9a-f]{64})\.safetensors\..*\.part")
 
 
 class Store:
-    """Tensors by key. Safe to kill and to share: an entry is written beside and renamed, and checked when read."""
+    """Tensors by key. Safe to kill and to share: each writer adds to files of its own, and what is read is checked."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root / f"v{VERSION}"
+        self.root = root / f"v{FORMAT}"
         self.hits = self.misses = 0
+        self._shards = {kind: Shards(self.root / kind) for kind in KINDS}
+        self._old = {kind: SingleFiles(root / "v2" / kind) for kind in KINDS}
 
-    def get(self, kind: str, key: str) -> dict[str, Tensor] | None:
-        """As `read`, and counted."""
-        found = self.read(kind, key)
-        self.hits, self.misses = self.hits + (found is not None), self.misses + (found is None)
-        return found
+    def entries(self, kind: str, keys: Sequence[bytes]) -> Entries:
+        """Those of these keys, as far as they are there."""
+        return Entries(self._shards[kind], self._old[kind], keys)
 
-    def read(self, kind: str, key: str) -> dict[str, Tensor] | None:
+    def read(self, kind: str, key: bytes) -> dict[str, Tensor] | None:
         """None: there is none, or it is damaged."""
-        path = self._path(kind, key)
-        try:
-            found = weights.load_tensors(path) if reading.is_file(path) else None
-            if found is None or weights.fingerprint(found) != weights.read_header(path).metadata.get("sha256"):
-                return None
-        except (BaseError, OSError):  # another process clears the cache meanwhile
-            return None
-        return found
+        return self.entries(kind, [key]).read(0)
 
-    def put(self, kind: str, key: str, tensors: Mapping[str, Tensor]) -> None:
+    def put(self, kind: str, key: bytes, tensors: Mapping[str, Tensor]) -> None:
         """Raises RunError: the cache cannot be written."""
-        path = self._path(kind, key)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            weights.write_tensors(
-                tensors, path, {"sha256": weights.fingerprint(tensors)}, flush=False
-            )  # checked by `get`
-        except OSError as e:
-            raise RunError(
-                f"cannot write into the cache {self.root}: {e.strerror}",
-                "free some space, or name another folder: data.cache, or the variable FINETUNE_CACHE",
-            ) from e
+        self._shards[kind].append(key, weights.packed(tensors))
 
-    def _path(self, kind: str, key: str) -> Path:
-        return self.root / kind / key[:2] / f"{key}.safetensors"
-
-
-class Stored(Mapping[K, V]):
-    """Entries of the store by what they were made of. Each is read when it is asked for; the last ones are held."""
-
-    def __init__(
-        self, store: Store, kind: str, made: Callable[[dict[str, Tensor]], V], held_bytes: int | None = None
-    ) -> None:
-        self.store, self.kind, self.made = store, kind, made
-        self.held_bytes = HELD_BYTES if held_bytes is None else held_bytes
-        self.keys_of: dict[K, str] = {}
-        self.held: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
-        self.bytes = 0
-
-    def add(self, name: K, key: str, entry: dict[str, Tensor]) -> None:
-        """An entry that is in the store under this key."""
-        self.keys_of[name] = key
-        self._hold(key, entry)
-
-    def __getitem__(self, name: K) -> V:
-        """Raises RunError: the entry is no longer in the store."""
-        key = self.keys_of[name]
-        entry = self.held.get(key) or self.store.read(self.kind, key)
-        if entry is None:
-            raise RunError(
-                f"an entry has gone from the cache {self.store.root}, or is damaged: {self.kind} {key}",
-                "resume the run: what is missing is encoded again",
-            )
-        self._hold(key, entry)
-        return self.made(entry)
-
-    def __iter__(self) -> Iterator[K]:
-        return iter(self.keys_of)
-
-    def __len__(self) -> int:
-        return len(self.keys_of)
-
-    def _hold(self, key: str, entry: dict[str, Tensor]) -> None:
-        if key not in self.held:
-            self.bytes += _bytes(entry)
-        self.held[key] = entry
-        self.held.move_to_end(key)
-        while self.bytes > self.held_bytes and len(self.held) > 1:
-            self.bytes -= _bytes(self.held.popitem(last=False)[1])
-
-
-def _bytes(entry: Mapping[str, Tensor]) -> int:
-    return sum(tensor.nbytes for tensor in entry.values())
+    def seal(self, kind: str) -> None:
+        """What was put is taken for there by later runs, until they read it."""
+        self._shards[kind].seal()
 
 
 class Usage(NamedTuple):
@@ -129,44 +61,11 @@ class Usage(NamedTuple):
     bytes: int
 
 
-def default_root() -> Path:
-    """FINETUNE_CACHE, or the user's cache folder; where there is none that can be written, a temporary one.
-
-    Raises:
-        RunError: there is none of these.
-    """
-    if said := os.environ.get("FINETUNE_CACHE"):
-        return Path(said)
-    usual = os.environ.get("XDG_CACHE_HOME") or (home / ".cache" if (home := reading.home()) else None)
-    root = Path(usual) / "finetune" if usual else None
-    return root if root and _can_be_written(root) else _temporary_root()
-
-
-def _can_be_written(folder: Path) -> bool:
-    there = next(p for p in (folder, *folder.parents) if reading.exists(p))
-    return reading.is_dir(there) and os.access(there, os.W_OK | os.X_OK)
-
-
-@functools.cache
-def _temporary_root() -> Path:
-    """The same for each call of a user, and of nobody else: what is read from a cache is trained on."""
-    try:
-        root = Path(tempfile.gettempdir()) / f"finetune-{os.geteuid()}"
-        with suppress(FileExistsError):
-            root.mkdir(mode=0o700)
-        found = root.lstat()
-        own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
-        return root if own else Path(tempfile.mkdtemp(prefix="finetune-"))
-    except OSError as e:
-        raise RunError(
-            f"no folder for the cache: neither a home nor a temporary folder can be written ({e.strerror})",
-            "name a folder: data.cache, or the variable FINETUNE_CACHE",
-        ) from e
-
-
 def usage(root: Path) -> Usage:
     files = _files(root)
     count = {kind: sum(p.parts[-3] == kind and p.suffix == ".safetensors" for p in files) for kind in KINDS}
+    for folder in _shard_folders(root):
+        count[folder.name] += Shards(folder).count()
     return Usage(root, count["image"], count["text"], sum(p.lstat().st_size for p in files))
 
 
@@ -180,37 +79,33 @@ def clear(root: Path) -> None:
 
 
 def _files(root: Path) -> list[Path]:
-    """Entries of every format version, and what a killed writer left beside them."""
+    """Shards, entries of every format before, and what a killed writer left beside them."""
     leaves = [folder for folder in _folders(root) if folder.parent.name in KINDS]
-    return [
+    single = [
         Path(entry.path)
         for folder in leaves
-        for entry in _inside(folder)
+        for entry in inside(folder)
         if entry.is_file(follow_symlinks=False)
         and (named := _ENTRY.fullmatch(entry.name))
         and (named[1] or named[2]).startswith(folder.name)
     ]
+    return single + [Path(entry.path) for folder in _shard_folders(root) for entry in Shards(folder).files()]
+
+
+def _shard_folders(root: Path) -> list[Path]:
+    return [folder for folder in _folders(root) if folder.parent == root / f"v{FORMAT}"]
 
 
 def _folders(root: Path) -> list[Path]:
-    """The cache's own, each after the one that it is in: v2, v2/image, v2/image/0f."""
+    """The cache's own, each after the one that it is in: v2, v2/image, v2/image/0f, v3, v3/image."""
     found, level = list[Path](), [root]
     for names in (_VERSION_FOLDER, re.compile("|".join(KINDS)), _KEY_FOLDER):
-        inside = [entry for folder in level for entry in _inside(folder) if names.fullmatch(entry.name)]
-        level = [Path(entry.path) for entry in inside if entry.is_dir(follow_symlinks=False)]
+        within = [entry for folder in level for entry in inside(folder) if names.fullmatch(entry.name)]
+        level = [Path(entry.path) for entry in within if entry.is_dir(follow_symlinks=False)]
         found += level
     return found
 
 
-def _inside(folder: Path) -> list[os.DirEntry[str]]:
-    """What a folder holds; nothing where it cannot be read."""
-    try:
-        with os.scandir(folder) as entries:
-            return list(entries)
-    except OSError:
-        return []
-
-
-def entry_key(*parts: object) -> str:
+def entry_key(*parts: object) -> bytes:
     """An entry's name, of all that went into it."""
-    return hashlib.sha256("\0".join(map(repr, (VERSION, *parts))).encode()).hexdigest()
+    return hashlib.sha256("\0".join(map(repr, (KEYS, *parts))).encode()).digest()

@@ -1,12 +1,20 @@
 """Encode each caption once by every text encoder that is not trained; what the denoiser then reads of it."""
 
-from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby, islice
+from operator import itemgetter
 
 import torch
+from torch import Tensor
 
-from finetune.encoding.store import Store, Stored, entry_key
+from finetune.encoding.missing import Fewer, Missing
+from finetune.encoding.store import Store, entry_key
+from finetune.encoding.stored import Stored
 from finetune.families import base
 from finetune.families.base import Family, Prompt, Text, as_prompts
+
+TOGETHER = {"cpu": 1, "cuda": 16}
+"""captions that are encoded at once; on a CPU one at a time, whose bits are always the same"""
 
 
 class Captions:
@@ -18,9 +26,12 @@ class Captions:
 
     def made(self, prompts: Sequence[Prompt | str]) -> dict[str, Text]:
         """Each frozen encoder -> what it made of these, on the device."""
+        return {e: text.each(lambda part: part.to(self.device)) for e, text in self.stacked(prompts).items()}
+
+    def stacked(self, prompts: Sequence[Prompt | str]) -> dict[str, Text]:
+        """The same on the CPU."""
         keys = [prompt.key for prompt in as_prompts(prompts)]
-        stacked = {e: Text.stacked([texts[key] for key in keys]) for e, texts in self.known.items()}
-        return {e: text.each(lambda part: part.to(self.device)) for e, text in stacked.items()}
+        return {e: Text.stacked([texts[key] for key in keys]) for e, texts in self.known.items()}
 
     def read(self, prompts: Sequence[Prompt | str]) -> Text:
         """What the denoiser reads."""
@@ -51,21 +62,36 @@ def encode_texts(
 
     Yields how many are done.
     """
-    weights_of = family.fingerprint(encoder)
-    found: Stored[str, Text] = Stored(store, "text", lambda entry: Text(**entry))
-    for done, prompt in enumerate(as_prompts(prompts), 1):
-        key = entry_key(
-            prompt.caption, *(image.digest for image in prompt.images), family.facts.max_tokens, encoder, weights_of
-        )
-        entry = store.get("text", key)
-        if entry is None:
-            with torch.no_grad():
-                made = _trimmed(family.encode(encoder, [prompt]).each(lambda part: part[0].cpu()))
-            entry = {name: tensor for name, tensor in made._asdict().items() if tensor is not None}
-            store.put("text", key, entry)
-        found.add(prompt.key, key, entry)
-        yield done
+    wanted, after = as_prompts(prompts), (family.facts.max_tokens, encoder, family.fingerprint(encoder))
+    keys = [entry_key(prompt.caption, *(image.digest for image in prompt.images), *after) for prompt in wanted]
+    entries = store.entries("text", keys)
+    numbers = {prompt.key: number for prompt, number in zip(wanted, entries.numbers, strict=True)}
+    found: Stored[str, Text] = Stored(entries, numbers, lambda entry: Text(**entry))
+    missing = Missing(store, "text", found, wanted)
+    encode = Fewer[Prompt, dict[str, Tensor]](lambda some: _encoded(family, encoder, some))
+    with missing.kept():
+        yield from missing.found_before()
+        together = TOGETHER.get(next(family.parts[encoder].parameters()).device.type, 1)
+        for batch in missing.batches(_batched(missing.todo.items(), together)):
+            for (number, _), entry in zip(batch, encode([prompt for _, prompt in batch]), strict=True):
+                missing.put(number, entry)
+            yield missing.done
     return found
+
+
+def _batched(prompts: Iterable[tuple[int, Prompt]], together: int) -> Iterator[list[tuple[int, Prompt]]]:
+    """One by one where pictures are beside captions."""
+    for pictured, alike in groupby(prompts, lambda pair: bool(pair[1].images)):
+        while batch := list(islice(alike, 1 if pictured else together)):
+            yield batch
+
+
+@torch.no_grad()
+def _encoded(family: Family, encoder: str, prompts: Sequence[Prompt]) -> list[dict[str, Tensor]]:
+    whole = family.encode(encoder, prompts)
+    rows = (whole.each(itemgetter(i)) for i in range(len(prompts)))
+    singles = [_trimmed(row.each(lambda part: part.to("cpu", copy=True))) for row in rows]
+    return [{name: part for name, part in one._asdict().items() if part is not None} for one in singles]
 
 
 def _trimmed(text: Text) -> Text:

@@ -52,6 +52,8 @@ class BaseInfo(NamedTuple):
     """tokens, their width and the pooled width that the denoiser reads; of captions of any length, many tokens"""
     masked: bool = False
     """captions are of any length"""
+    encoded: int = 0
+    """numbers that the text encoders make of a caption, where the denoiser reads more; 0: just those of `text`"""
     frames: int = 0
     """of latents of a video base; 0: pictures, whose latents have no axis of time"""
     dtype: str = ""
@@ -148,6 +150,15 @@ class Text(NamedTuple):
     def each(self, change: Callable[[Tensor], Tensor]) -> "Text":
         return Text(*(None if part is None else change(part) for part in self))  # type: ignore[arg-type]
 
+    def beside(self, other: "Text") -> "Text":
+        """Both in one batch, this one first."""
+        rows = [
+            [None if part is None else part[i] for part in text]
+            for text in (self, other)
+            for i in range(len(text.tokens))
+        ]
+        return Text.stacked([Text(*row) for row in rows])  # type: ignore[arg-type]
+
     @staticmethod
     def stacked(singles: Sequence["Text"]) -> "Text":
         """A batch of captions encoded each by itself, without a batch axis; shorter ones are filled up and masked."""
@@ -173,7 +184,7 @@ class PromptImage(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """What text encoders read: a caption, and of an editing base the control pictures beside it."""
 

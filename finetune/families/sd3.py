@@ -81,6 +81,7 @@ class StableDiffusion3(flow.FlowFolder):
         scheduler = parts.config(path / "scheduler" / "scheduler_config.json")
         scheduler = parts.config(path / "scheduler" / "scheduler_config.json")
         shrink = flow.cell_of(vae)
+        width, pooled = int(denoiser["joint_attention_dim"]), int(denoiser["pooled_projection_dim"])
         newer, large = bool(denoiser.get("qk_norm")), int(denoiser["num_layers"]) > 24
         return flow.facts(
             cls.name,
@@ -91,7 +92,8 @@ class StableDiffusion3(flow.FlowFolder):
             evidence=f"{cls.PIPELINE}, {denoiser['num_layers']} blocks, {flow.shift_text(scheduler)}",
             guidance=4.5,
             channels=int(denoiser["in_channels"]),
-            text=(77 + T5_TOKENS, int(denoiser["joint_attention_dim"]), int(denoiser["pooled_projection_dim"])),
+            text=(77 + T5_TOKENS, width, pooled),
+            encoded=T5_TOKENS * width + 78 * pooled,  # CLIP's tokens are as wide as both pooled states
         )
 
     def reading(self, tokenizer: Any) -> tuple[object, ...]:

@@ -23,7 +23,7 @@ from finetune.data.wording import CaptionOrigin
 from finetune.errors import RunError
 from finetune.pages.html import inlined, render
 from finetune.pages.text import plain_text, shown_text
-from finetune.planning.preview import SEEN_ENLARGED, Preview, Previewed, by_text
+from finetune.planning.preview import SEEN_ENLARGED, Preview, Previewed, by_text, trained_sizes
 
 SHOWN = 500
 ROWS_BYTES = 6_500_000
@@ -114,16 +114,6 @@ class NextStep(NamedTuple):
     """The command that lists every picture."""
 
 
-class TrainedSize(NamedTuple):
-    """A size that is trained at, and its pictures."""
-
-    bucket: Bucket
-    pictures: int
-    mean_loss: float
-    """The share that is cropped, in [0, 1)."""
-    most_loss: float
-
-
 class _Row(NamedTuple):
     """A picture with all that its card says."""
 
@@ -212,17 +202,6 @@ def _notes(found: Audit, rows: Sequence[_Row]) -> dict[str, list[str]]:
         text: [row.seen.placed.example.name for row in rows if flag in row.flags] for flag, text in _REMARKS.items()
     }
     return by_text(found.notes) | {text: names for text, names in flagged.items() if names}
-
-
-def trained_sizes(preview: Preview) -> list[TrainedSize]:
-    """The sizes that are trained at, from the tallest to the widest."""
-    losses: dict[Bucket, list[float]] = {}
-    for row in preview.rows:
-        losses.setdefault(row.placed.bucket, []).append(row.placed.crop_loss)
-    return [
-        TrainedSize(bucket, len(some), sum(some) / len(some), max(some))
-        for bucket, some in sorted(losses.items(), key=lambda one: (one[0].width / one[0].height, one[0]))
-    ]
 
 
 def _rows(found: Audit, preview: Preview) -> list[_Row]:

@@ -1,6 +1,7 @@
 """What a run learnt from, as its page shows it: the pictures as training crops them, captions, origins, licence."""
 
 from collections import Counter
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -9,9 +10,10 @@ from markupsafe import Markup
 
 from finetune.data.buckets import plan_buckets, usual_stride
 from finetune.data.dataset import Placed, assign_buckets, read_dataset
-from finetune.data.example import Dataset
+from finetune.data.example import Dataset, Example
 from finetune.errors import Action, DataError, action
 from finetune.pages.dataset import AUTHORS, cropped
+from finetune.recipe.resolved import ResolvedData
 from finetune.reporting.history import History
 from finetune.resources import data_path
 
@@ -59,28 +61,44 @@ def training_data(history: History) -> TrainingData | None:
         found = _dataset(path, trigger, class_word, bool(said.get("allow_uncaptioned")))
     except DataError as e:
         return TrainingData(str(path), e.problem, 0, [], 0, [], "", "", trigger, class_word, crop, flip)
-    placed = _placed(history, found)
-    shown = [_thumbnail(one, found.trigger) for one in placed[:MOST_THUMBNAILS]]
+    shown = [_thumbnail(one, found.trigger) for one in _placed(history, found.examples[:MOST_THUMBNAILS])]
+    number = len(found.examples)
     origins = [f"{n} {AUTHORS[one]}" for one, n in Counter(e.origin for e in found.examples).most_common()]
     return TrainingData(
-        str(path), "", len(placed), shown, len(placed) - len(shown), origins, found.license, found.source,
+        str(path), "", number, shown, number - len(shown), origins, found.license, found.source,
         found.trigger or "", found.class_word or "", crop, flip,
     )  # fmt: skip
 
 
-@lru_cache(maxsize=4)
+def remember(said: ResolvedData, data: Dataset) -> None:
+    """What a run has read by its recipe's [data] need not be read again for its page."""
+    _KNOWN.clear()
+    _KNOWN[data_path(said.path), said.trigger or "", said.class_word or "", said.allow_uncaptioned] = data
+
+
+_KNOWN: dict[tuple[Path, str, str, bool], Dataset] = {}
+
+
 def _dataset(path: Path, trigger: str, class_word: str, uncaptioned: bool) -> Dataset:
-    """Read once by a run, whose dataset does not change; a folder that has gone is looked for again."""
+    """As the run of this process has it, else read now."""
+    if known := _KNOWN.get((path, trigger, class_word, uncaptioned)):
+        return known
+    return _read(path, trigger, class_word, uncaptioned)
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path, trigger: str, class_word: str, uncaptioned: bool) -> Dataset:
+    """Read once, as the dataset of a run does not change; a folder that has gone is looked for again."""
     return read_dataset(path, trigger=trigger or None, class_word=class_word or None, allow_uncaptioned=uncaptioned)
 
 
-def _placed(history: History, found: Dataset) -> list[Placed]:
+def _placed(history: History, examples: Sequence[Example]) -> list[Placed]:
     """Each picture with the size that it is trained at."""
     said, record = history.recipe["data"], history.record
     px = int(said.get("resolution", 512))
     stride = record.get("stride")
     step = stride if isinstance(stride, int) and 0 < stride <= px else usual_stride(px)
-    return assign_buckets(found.examples, plan_buckets(px * px, step, float(said.get("max_aspect", 2.0))))
+    return assign_buckets(examples, plan_buckets(px * px, step, float(said.get("max_aspect", 2.0))))
 
 
 @lru_cache(maxsize=256)

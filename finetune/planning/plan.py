@@ -2,6 +2,7 @@
 buckets and the schedule."""
 
 from collections import Counter
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,9 +10,11 @@ from finetune import families, recipe
 from finetune import resources as shipped
 from finetune.data import caption_checks, dataset
 from finetune.data.buckets import Bucket, plan_buckets
+from finetune.data.captions import clean_words
 from finetune.data.dataset import Placed
 from finetune.data.example import Dataset
 from finetune.errors import action
+from finetune.events import Event, quietly
 from finetune.families.base import BaseInfo
 from finetune.planning import pools
 from finetune.planning.pools import Pool
@@ -72,8 +75,8 @@ class Plan:
         return rows
 
 
-def resolve_plan(loaded: Loaded, world: int = 1) -> Plan:
-    """Read base and data, and decide all that was left open.
+def resolving(loaded: Loaded, world: int = 1) -> Generator[Event, None, Plan]:
+    """Read base and data, and decide all that was left open; tells how far it is where that takes long.
 
     Raises:
         RecipeError, DataError, BaseError: what does not fit, in the user's words.
@@ -82,15 +85,14 @@ def resolve_plan(loaded: Loaded, world: int = 1) -> Plan:
     bounds.check("gpus", world, "gpus")
     facts = resolve_prediction(families.detect(wanted.base), wanted)
     check_compatible(facts, wanted)
-    data = dataset.read_dataset(
-        shipped.data_path(wanted.data.path), trigger=wanted.data.trigger, class_word=wanted.data.class_word,
-        allow_uncaptioned=wanted.data.allow_uncaptioned,
-    )  # fmt: skip
+    said = wanted.data
+    words = clean_words(said.trigger, said.class_word, None, allow_uncaptioned=said.allow_uncaptioned)
+    data = yield from dataset.reading_dataset(shipped.data_path(said.path), words)
     area_px = (wanted.data.resolution or facts.resolution) ** 2
     buckets = plan_buckets(area_px, facts.stride, wanted.data.max_aspect)
     training, held_out = pools.hold_out(dataset.assign_buckets(data.examples, buckets), wanted)
     train = pools.make_pool(training, wanted, world)
-    prior = pools.prior_pool(wanted, data, buckets, world)
+    prior = yield from pools.prior_pool(wanted, data, buckets, world)
     micros, steps = pools.run_length(wanted, train.schedule)
     resolved = resolve(wanted, facts, data, [p.example.caption for p in training], steps)
     check_kept(resolved)
@@ -108,6 +110,9 @@ def resolve_plan(loaded: Loaded, world: int = 1) -> Plan:
         *left_out(resolved, data),
     )
     return Plan(resolved, sources, facts, data, train, prior, tuple(held_out), micros, notices)
+
+
+resolve_plan = quietly(resolving)
 
 
 def unread(facts: BaseInfo) -> tuple[str, ...]:

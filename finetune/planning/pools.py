@@ -1,15 +1,16 @@
 """Which pictures are trained on, held out, or shown beside as a prior; in which buckets, and for how long."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import NamedTuple
 
 from finetune.data import dataset
 from finetune.data.buckets import Bucket
-from finetune.data.captions import mentions, without_trigger
+from finetune.data.captions import clean_words, mentions, without_trigger
 from finetune.data.dataset import Placed
 from finetune.data.example import Dataset, Example
 from finetune.diffusion import chance as draws
 from finetune.errors import DataError, RecipeError
+from finetune.events import Event
 from finetune.planning.prompts import filled
 from finetune.planning.schedule import Schedule, by_bucket
 from finetune.recipe import ClassImages, OwnPrediction, Recipe
@@ -49,7 +50,9 @@ def make_pool(placed: list[Placed], wanted: Recipe, world: int) -> Pool:
     return Pool(tuple(placed), schedule)
 
 
-def prior_pool(wanted: Recipe, data: Dataset, buckets: Sequence[Bucket], world: int) -> Pool | None:
+def prior_pool(
+    wanted: Recipe, data: Dataset, buckets: Sequence[Bucket], world: int
+) -> Generator[Event, None, Pool | None]:
     """Class images, scheduled like the others: a prior batch beside each training batch.
 
     Raises:
@@ -57,7 +60,8 @@ def prior_pool(wanted: Recipe, data: Dataset, buckets: Sequence[Bucket], world: 
     """
     match wanted.prior:
         case ClassImages() as prior:
-            return make_pool(dataset.assign_buckets(_class_examples(prior, data), buckets), wanted, world)
+            shown = yield from _class_examples(prior, data)
+            return make_pool(dataset.assign_buckets(shown, buckets), wanted, world)
         case OwnPrediction():
             _check_own_prediction(data)
     return None
@@ -76,14 +80,15 @@ def _check_own_prediction(data: Dataset) -> None:
         )
 
 
-def _class_examples(prior: ClassImages, data: Dataset) -> list[Example]:
+def _class_examples(prior: ClassImages, data: Dataset) -> Generator[Event, None, list[Example]]:
     written = filled("prior.prompt", prior.prompt, data) if prior.prompt else None
     prompt = written or (f"a photo of {data.class_word}" if data.class_word else None)
     if prompt is None:
         raise RecipeError("prior.prompt: missing, and there is no data.class_word to make it from")
     if mentions(prompt, data.trigger):
         raise RecipeError(f"prior.prompt {prompt!r} holds the trigger: it would preserve the subject", "leave it out")
-    classes = dataset.read_dataset(prior.path, template=prompt, captions_from="none", allow_uncaptioned=True)
+    words = clean_words(None, None, prompt, captions_from="none", allow_uncaptioned=True)
+    classes = yield from dataset.reading_dataset(prior.path, words)
     named = [e.name for e in classes.examples if mentions(e.caption, data.trigger)]
     if named:
         raise DataError(

@@ -7,12 +7,14 @@ from typing import NamedTuple
 from finetune import families
 from finetune.data import dataset
 from finetune.data.audit import Audit
-from finetune.data.buckets import plan_buckets, usual_stride
+from finetune.data.buckets import Bucket, plan_buckets, usual_stride
 from finetune.data.captions import CaptionNote
 from finetune.data.dataset import Placed
 from finetune.recipe import bounds
 
 RESOLUTION_PX = 512
+MUCH_CROPPED = 0.25
+"""the share of a picture"""
 SEEN_ENLARGED = 1.05
 """the factor from which on a picture is upscaled so that it is worth a word"""
 
@@ -24,6 +26,12 @@ class Previewed(NamedTuple):
     tokens: int | None
     truncated: str
     """The end of the caption that the base does not read."""
+
+    @property
+    def notable(self) -> bool:
+        """Whether it should be looked at among very many."""
+        example, _, loss, _ = self.placed
+        return bool(self.truncated) or not example.caption or loss > MUCH_CROPPED
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,16 @@ class Preview:
             if r.truncated
         ]
         return scaled + lost
+
+
+class TrainedSize(NamedTuple):
+    """A size that is trained at, and its pictures."""
+
+    bucket: Bucket
+    pictures: int
+    mean_loss: float
+    """the share that is cropped, in [0, 1)"""
+    most_loss: float
 
 
 def preview(found: Audit, base: str | None, resolution: int | None, max_aspect: float) -> Preview:
@@ -72,3 +90,14 @@ def by_text(notes: Iterable[CaptionNote]) -> dict[str, list[str]]:
     for note in notes:
         grouped.setdefault(note.text, []).extend([note.file] if note.file else [])
     return grouped
+
+
+def trained_sizes(preview: Preview) -> list[TrainedSize]:
+    """The sizes that are trained at, from the tallest to the widest."""
+    losses: dict[Bucket, list[float]] = {}
+    for row in preview.rows:
+        losses.setdefault(row.placed.bucket, []).append(row.placed.crop_loss)
+    return [
+        TrainedSize(bucket, len(some), sum(some) / len(some), max(some))
+        for bucket, some in sorted(losses.items(), key=lambda one: (one[0].width / one[0].height, one[0]))
+    ]

@@ -3,6 +3,7 @@
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from finetune import families, reading
@@ -62,11 +63,15 @@ def prompt_notices(base: str, facts: BaseInfo, resolved: Recipe, trigger: str | 
 def unlike_captions(prompts: Sequence[str], data: Dataset) -> Iterator[str]:
     """A sentence on the first prompt that uses the trigger as no caption does: `a sks bag` beside `a sks handbag`.
     Captions that have the trigger by itself, too, allow for every phrase."""
-    captions = [wording for e in data.examples for wording in (e.wordings or (e.caption,))]
-    said = {phrase for caption in captions if (phrase := _around(caption, data.trigger))}
+    if not data.trigger:
+        return
+    pattern = _around(data.trigger)
+    captions = (wording for e in data.examples for wording in (e.wordings or (e.caption,)))
+    said = {found[0].lower() for caption in captions if (found := pattern.search(caption))}
     for prompt in prompts:
-        phrase = _around(prompt, data.trigger) if said else ""
-        if phrase and said.isdisjoint({phrase, (data.trigger or "").lower()}):
+        found = pattern.search(prompt) if said else None
+        phrase = found[0].lower() if found else ""
+        if phrase and said.isdisjoint({phrase, data.trigger.lower()}):
             yield (
                 f'the prompt "{prompt}" says {phrase!r}, and captions say {min(said)!r}: what is trained answers to '
                 "the wording of the captions"
@@ -74,10 +79,9 @@ def unlike_captions(prompts: Sequence[str], data: Dataset) -> Iterator[str]:
             return
 
 
-def _around(text: str, trigger: str | None) -> str:
-    """The trigger and the word that follows, in small letters; without one the trigger alone; "" where it is not."""
-    found = re.search(rf"(?<!\w){re.escape(trigger)}(?: +[\w-]+)?(?!\w)", text, re.IGNORECASE) if trigger else None
-    return found[0].lower() if found else ""
+def _around(trigger: str) -> re.Pattern[str]:
+    """Finds the trigger and the word that follows; without one the trigger alone."""
+    return re.compile(rf"(?<!\w){re.escape(trigger)}(?: +[\w-]+)?(?!\w)", re.IGNORECASE)
 
 
 def too_long(base: str, facts: BaseInfo, prompts: Sequence[NamedPrompt]) -> Iterator[str]:
@@ -102,9 +106,9 @@ def _of_goal(data: Dataset) -> tuple[str, ...]:
 
 
 def _of_captions(captions: Sequence[str]) -> tuple[str, ...]:
-    sound = [caption for caption in dict.fromkeys(captions) if not prompt_fault(caption)]
+    sound = list(islice((c for c in dict.fromkeys(captions) if not prompt_fault(c)), DEFAULT_PROMPTS))
     if not sound:
         raise RecipeError(
             f"sample.prompts: missing, and no caption can stand in: {prompt_fault(captions[0])}", "write sample.prompts"
         )
-    return tuple(sound[:DEFAULT_PROMPTS])
+    return tuple(sound)

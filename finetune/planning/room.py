@@ -1,7 +1,11 @@
 """What a run takes of the disk that its folder is on, known before it starts."""
 
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
+from finetune import reading
+from finetune.caches import default_root
 from finetune.planning.candidates import candidate_bytes, candidate_count, is_scored
 from finetune.planning.footprint import ComponentFootprint
 from finetune.planning.plan import Plan
@@ -22,6 +26,16 @@ def disk_bytes(plan: Plan, components: Sequence[ComponentFootprint]) -> int:
     candidates = candidate_count(plan) * candidate_bytes(plan, components)
     checkpoints = state * (plan.recipe.train.keep_last + 1)
     return checkpoints + 3 * trained + candidates + pipeline + _picture_bytes(plan) + _LOGS_BYTES
+
+
+def cache_folder(plan: Plan) -> Path:
+    """Where encoded images and captions are kept."""
+    return plan.recipe.data.cache or default_root()
+
+
+def free_disk(folder: Path) -> int:
+    """Bytes that are free where the folder is, or will be."""
+    return shutil.disk_usage(next(p for p in (folder, *folder.absolute().parents) if reading.exists(p))).free
 
 
 def _picture_bytes(plan: Plan) -> int:

@@ -135,4 +135,7 @@ def batch_in_words(schedule: Schedule) -> str:
 
 def by_bucket(buckets: Sequence[int]) -> tuple[tuple[int, ...], ...]:
     """bucket number of each sample -> sample indices by bucket, in order of bucket."""
-    return tuple(tuple(i for i, b in enumerate(buckets) if b == bucket) for bucket in sorted(set(buckets)))
+    found: dict[int, list[int]] = {}
+    for sample, bucket in enumerate(buckets):
+        found.setdefault(bucket, []).append(sample)
+    return tuple(tuple(found[bucket]) for bucket in sorted(found))

@@ -1,7 +1,8 @@
 """What one forward pass sees, put together from the schedule, its looks and the cache."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from finetune.planning.plan import Plan
 from finetune.planning.pools import Pool
 from finetune.planning.schedule import Micro
 from finetune.ranks import Ranks
+from finetune.training.ahead import Ahead, Copies
 from finetune.training.look import Look, look
 
 
@@ -47,6 +49,12 @@ class Batch(NamedTuple):
     def preserve(self) -> tuple[str, ...]:
         return tuple(prompt.caption for prompt in self.preserve_prompts)
 
+    def tensors(self) -> Iterator[Tensor]:
+        """All that it holds."""
+        yield from (self.latents, self.noise, self.t, self.size, *self.control)
+        for text in (*self.text.values(), *self.preserve_text.values()):
+            yield from (part for part in text if part is not None)
+
     def given(self, text: Text) -> Conditioning:
         """What the denoiser is told of these samples."""
         return Conditioning(text, self.size, self.control)
@@ -60,18 +68,44 @@ class StepBatches(NamedTuple):
     idle: int = 0
     """of the pairs, the last ones, which weigh nothing: a rank computes along, as others wait for its weights"""
 
+    def tensors(self) -> Iterator[Tensor]:
+        return (tensor for pair in self.pairs for batch in pair if batch is not None for tensor in batch.tensors())
+
 
 class Batches:
-    """Makes the batches of any step, in any order."""
+    """Makes the batches of any step, in any order; of steps in a row, the next ones ahead."""
 
     def __init__(
         self, plan: Plan, family: Family, latents: Mapping[tuple[str, Crop], Moments], texts: Captions
     ) -> None:
         self.plan, self.family, self.device = plan, family, texts.device
         self.latents, self.texts = latents, texts
+        self._copies = Copies(self.device)
+        self._ahead = dict[tuple[Ranks, bool], Ahead[StepBatches]]()
 
     def step(self, step: int, ranks: Ranks, even: bool = False) -> StepBatches:
-        """One rank's batches of a step, from 0. even: as many for each rank."""
+        """One rank's batches of a step, from 0. even: as many for each rank.
+
+        Raises:
+            RunError: an entry has gone from the cache.
+        """
+        ahead = self._ahead.get((ranks, even))
+        if ahead is None:
+            ahead = self._ahead[ranks, even] = Ahead(partial(self._made, ranks=ranks, even=even), _size)
+        share = ahead(step, self.plan.steps)
+        self._copies.arrived(share.tensors())
+        return share
+
+    def close(self) -> None:
+        """No thread is left that makes what comes next."""
+        for ahead in self._ahead.values():
+            ahead.close()
+
+    def _made(self, step: int, ranks: Ranks, even: bool) -> StepBatches:
+        with self._copies.aside():
+            return self._share(step, ranks, even)
+
+    def _share(self, step: int, ranks: Ranks, even: bool) -> StepBatches:
         plan, schedule = self.plan, self.plan.train.schedule
         first = step * schedule.micro_batches_per_step
         in_step = min(schedule.micro_batches_per_step, plan.micros - first)
@@ -113,15 +147,18 @@ class Batches:
         return Batch(
             names=tuple(one.placed.example.name for one in looks),
             prompts=shown,
-            latents=latents.to(self.device),
-            noise=torch.stack([d.noise(shape) for d in chance]).to(self.device),
-            t=self.family.process.sample_timesteps(levels, math.prod(shape[1:])).to(self.device),
-            size=torch.tensor([_size(one) for one in looks]).to(self.device),
-            control=tuple(one.to(self.device) for one in self._control(looks)),
-            text=self.texts.made(shown),
+            latents=self._copies(latents),
+            noise=self._copies(torch.stack([d.noise(shape) for d in chance])),
+            t=self._copies(self.family.process.sample_timesteps(levels, math.prod(shape[1:]))),
+            size=self._copies(torch.tensor([_conditioning(one) for one in looks])),
+            control=tuple(map(self._copies, self._control(looks))),
+            text=self._encoded(shown),
             preserve_prompts=preserved,
-            preserve_text=self.texts.made(preserved) if preserved else {},
+            preserve_text=self._encoded(preserved) if preserved else {},
         )
+
+    def _encoded(self, prompts: Sequence[Prompt]) -> dict[str, Text]:
+        return {encoder: text.each(self._copies) for encoder, text in self.texts.stacked(prompts).items()}
 
     def _control(self, looks: Sequence[Look]) -> list[Tensor]:
         """Latents of the control pictures, cut as the examples are: first ones in one batch, then the second."""
@@ -130,5 +167,9 @@ class Batches:
         return [self.family.latents(Moments(m, torch.zeros_like(m)), torch.zeros_like(m)) for m in means]
 
 
-def _size(one: Look) -> SizeConditioning:
+def _size(share: StepBatches) -> int:
+    return sum(tensor.nbytes for tensor in share.tensors())
+
+
+def _conditioning(one: Look) -> SizeConditioning:
     return size_conditioning(one.placed.example.size, one.placed.bucket, PLACES[one.crop.place], one.crop.flip)

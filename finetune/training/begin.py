@@ -33,7 +33,7 @@ from finetune.training.folder import RunFolder, Unwritten, run_identity, shapes
 from finetune.training.gradients import Gradients
 from finetune.training.look import prompts, wanted
 from finetune.training.loop import State
-from finetune.training.objective import Objective
+from finetune.training.objective import RootModule
 from finetune.unchanged import unchanged
 
 
@@ -164,7 +164,7 @@ def attach_adapter(plan: Plan, family: Family, device: Device) -> State:
         family.parts.compile(family.denoiser_name)
     rates = optimizers.rates(config.optimizer, list(trainable))
     optimizer = optimizers.build(config.optimizer, [(c, list(p.values()), rates[c]) for c, p in trainable.items()])
-    configs, objective = _configs(trained), Objective(family, config, used)
+    configs, objective = _configs(trained), RootModule(family, config, used)
     prepared, optimizer = device.prepare(objective, optimizer, objective.units())
     if device.shards:
         trainable = adapters.trained_in(trained)

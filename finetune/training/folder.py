@@ -21,6 +21,7 @@ from finetune.events import Event, Finished, Saved, Warned, unheard
 from finetune.families.base import Family
 from finetune.files import layouts
 from finetune.machine import has_gpu
+from finetune.pages import training_data
 from finetune.pages.report import Wording
 from finetune.pages.writer import ReportWriter
 from finetune.planning import footprint
@@ -137,6 +138,7 @@ class RunFolder:
         self.describe(plan, "running")
         self._begun = plan
         self._trackers.begin(plan.recipe.report.to, _described(plan, self.path))
+        training_data.remember(plan.recipe.data, plan.data)
         self._page = ReportWriter(self.path, self._worded)  # only now: a run that is refused leaves no page
 
     def describe(self, plan: Plan, outcome: str) -> None:

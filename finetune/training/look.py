@@ -1,6 +1,7 @@
 """What a visit of a sample shows: one function, by which both what must be encoded is listed and batches are built."""
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import NamedTuple
 
 from finetune.data.captions import without_trigger
@@ -11,6 +12,9 @@ from finetune.encoding.images import CENTER, PLACES, STRAIGHT, Crop, Wanted
 from finetune.families.base import Prompt, as_prompts
 from finetune.planning.plan import Plan
 from finetune.training.learnt import evaluation_prompts
+
+_PLAIN = Draw(0.0, 0.5, False, False, 0, 0)
+"""in the middle, not mirrored, with its caption"""
 
 
 class Look(NamedTuple):
@@ -28,12 +32,24 @@ class Look(NamedTuple):
 
 def look(plan: Plan, placed: Placed, visit: int) -> Look:
     """The visit-th look at a sample, from 0. What must be encoded is listed by this, too: a new choice (another
-    caption, shuffled tags) is made here, by `chance.choice`, and nowhere else."""
+    caption, shuffled tags) is made here, by `chance.choice`, and `varied` says when; nowhere else."""
+    data = plan.recipe.data
+    return _look(
+        plan, placed, visit, draw(plan.recipe.train.seed, placed.example.name, visit, data.caption_dropout, data.flip)
+    )
+
+
+def varied(plan: Plan, example: Example) -> bool:
+    """Whether chance decides what a look shows, but for a caption that is dropped."""
+    return plan.recipe.data.crop == "random" or plan.recipe.data.flip or len(example.wordings) > 1
+
+
+def _look(plan: Plan, placed: Placed, visit: int, chance: Draw) -> Look:
     data, example = plan.recipe.data, placed.example
-    chance = draw(plan.recipe.train.seed, example.name, visit, data.caption_dropout, data.flip)
     place = int(chance.place * len(PLACES)) if data.crop == "random" else CENTER
     prompt = Prompt.of(example, "" if chance.drop_caption else _wording(plan.recipe.train.seed, example, visit))
-    return Look(placed, Crop(place, chance.flip), prompt, _preserved(plan, prompt), chance)
+    crop = Crop(place, chance.flip)
+    return Look(placed, STRAIGHT if crop == STRAIGHT else crop, prompt, _preserved(plan, prompt), chance)
 
 
 def _wording(seed: int, example: Example, visit: int) -> str:
@@ -43,28 +59,37 @@ def _wording(seed: int, example: Example, visit: int) -> str:
 
 
 def looks(plan: Plan) -> Iterator[Look]:
-    """Every look of the schedule, to the end of its last epoch, each as often as it is taken."""
+    """All that the schedule shows to the end of its last epoch. Where chance decides, each look as often as it is
+    taken; else one of each sample, and one without its caption where that is more than the prompt "", which is
+    always listed."""
     epochs = -(-plan.micros // plan.train.schedule.micros_per_epoch)
     micros = epochs * plan.train.schedule.micros_per_epoch
     for pool in (plan.train, *([plan.prior] if plan.prior else [])):
         whole = -(-micros // pool.schedule.micros_per_epoch) * pool.schedule.micros_per_epoch
-        for sample, visits in sorted(pool.schedule.visits(whole).items()):
-            yield from (look(plan, pool.placed[sample], visit) for visit in range(visits))
+        often = any(varied(plan, placed.example) for placed in pool.placed)
+        visits = pool.schedule.visits(whole) if often else {}
+        for sample, placed in enumerate(pool.placed):
+            if varied(plan, placed.example):
+                yield from (look(plan, placed, visit) for visit in range(visits[sample]))
+            else:
+                yield _look(plan, placed, 0, _PLAIN)
+                if placed.example.controls and plan.recipe.data.caption_dropout:
+                    yield _look(plan, placed, 0, _PLAIN._replace(drop_caption=True))
 
 
 def prompts(plan: Plan) -> list[Prompt]:
     """Every prompt that training shows, that it is judged by, or that its samples are drawn from."""
-    own = [Prompt.of(p.example) for p in (*plan.train.placed, *plan.held_out)]
-    shown = [prompt for one in looks(plan) for prompt in (one.prompt, one.preserved) if prompt is not None]
     samples = as_prompts(["", *plan.recipe.sample.prompts, plan.recipe.sample.negative, *evaluation_prompts(plan)])
-    return list({prompt.key: prompt for prompt in [*samples, *own, *shown]}.values())
+    own = (Prompt.of(p.example) for p in (*plan.train.placed, *plan.held_out))
+    shown = (prompt for one in looks(plan) for prompt in (one.prompt, one.preserved) if prompt is not None)
+    return list({prompt.key: prompt for prompt in chain(samples, own, shown)}.values())
 
 
 def wanted(plan: Plan) -> list[Wanted]:
     """Every (image, crop) that training shows or is judged by, control pictures included."""
-    shown = [Wanted(one.placed.example, one.placed.bucket, one.crop) for one in looks(plan)]
-    judged = [Wanted(p.example, p.bucket, STRAIGHT) for p in (*plan.train.placed, *plan.held_out)]
-    own = {(w.example.name, w.crop): w for w in [*shown, *judged]}.values()
+    shown = (Wanted(one.placed.example, one.placed.bucket, one.crop) for one in looks(plan))
+    judged = (Wanted(p.example, p.bucket, STRAIGHT) for p in (*plan.train.placed, *plan.held_out))
+    own = {(w.example.name, w.crop): w for w in chain(shown, judged)}.values()
     return [*own, *(w._replace(example=control) for w in own for control in w.example.controls)]
 
 

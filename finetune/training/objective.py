@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from finetune.adapters import attach as adapters
 from finetune.diffusion.loss import squared_error
-from finetune.families.base import Family, read
+from finetune.families.base import Conditioning, Family, Text, read
 from finetune.families.blocks import block_names
 from finetune.recipe import Recipe
 from finetune.training.batches import Batch
 
 
-class Objective(nn.Module):
+class RootModule(nn.Module):
     """Batch -> losses: the parts that are used in training are its children."""
 
     def __init__(self, family: Family, config: Recipe, names: Iterable[str]) -> None:
@@ -48,17 +48,31 @@ class Objective(nn.Module):
 def objective(family: Family, batch: Batch, config: Recipe) -> tuple[Tensor, Tensor | None]:
     """Per-sample losses (b,), float32, weighted by min-SNR; and those of the prior by own prediction, unweighted."""
     noisy = family.process.add_noise(batch.latents, batch.noise, batch.t)
-    output = family.predict(noisy, batch.t, batch.given(read(family, batch.prompts, batch.text)))
-    losses = squared_error(output, family.process.target(batch.latents, batch.noise, batch.t))
+    target = family.process.target(batch.latents, batch.noise, batch.t)
+    if batch.preserve:
+        output, kept = _beside_the_base(family, batch, noisy)
+    else:
+        output, kept = family.predict(noisy, batch.t, batch.given(read(family, batch.prompts, batch.text))), None
+    losses = squared_error(output, target)
     if config.objective.min_snr is not None:
         losses = losses * family.process.min_snr(batch.t, config.objective.min_snr)
-    if not batch.preserve:
-        return losses, None
+    return losses, kept
 
-    def preserved() -> Tensor:
-        given = batch.given(read(family, batch.preserve_prompts, batch.preserve_text))
-        return family.predict(noisy, batch.t, given)
+
+def _beside_the_base(family: Family, batch: Batch, noisy: Tensor) -> tuple[Tensor, Tensor]:
+    """The prediction for the captions, and how far that for those without the trigger is from the base's: (b,). Both
+    are predicted in one pass, which keeps no more for the backward pass than two would."""
+
+    def preserved() -> Text:
+        return read(family, batch.preserve_prompts, batch.preserve_text)
 
     with torch.no_grad(), adapters.disabled(family.parts.loaded()):
-        own = preserved()
-    return losses, squared_error(preserved(), own)
+        own = family.predict(noisy, batch.t, batch.given(preserved()))
+    text = read(family, batch.prompts, batch.text).beside(preserved())
+    given = Conditioning(text, _twice(batch.size), tuple(map(_twice, batch.control)))
+    output, again = family.predict(_twice(noisy), _twice(batch.t), given).chunk(2)
+    return output, squared_error(again, own)
+
+
+def _twice(rows: Tensor) -> Tensor:
+    return torch.cat([rows, rows])

@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from finetune import reading, recipe
 from finetune.errors import InputError, RunError
+from finetune.events import Event
 from finetune.machine import meet
 from finetune.planning import plan as planning
 from finetune.planning.plan import Plan
@@ -104,7 +105,7 @@ def differences(saved: Mapping[str, object], now: Mapping[str, object]) -> list[
             if saved.get(k) != now.get(k)]  # fmt: skip
 
 
-def resolve_resumed(loaded: Loaded, out: Path, world: int) -> Plan:
+def resolving_resumed(loaded: Loaded, out: Path, world: int) -> Generator[Event, None, Plan]:
     """The plan of a run that goes on; its notices say what is changed of it.
 
     Raises:
@@ -112,7 +113,7 @@ def resolve_resumed(loaded: Loaded, out: Path, world: int) -> Plan:
     """
     changed = sorted(key for key, source in loaded.sources.items() if source == "override")
     try:
-        plan = planning.resolve_plan(loaded, world)
+        plan = yield from planning.resolving(loaded, world)
     except InputError as e:
         if not changed:
             raise

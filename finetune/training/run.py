@@ -1,7 +1,7 @@
 """One training run, from a recipe to a proved file: a stream of events. Reads top to bottom as the procedure."""
 
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import torch
@@ -36,7 +36,7 @@ from finetune.training.loop import Step
 from finetune.training.pick import pick, score_candidate, stop_reason
 from finetune.training.rehearsal import rehearse
 from finetune.training.rescue import unsaved
-from finetune.training.resume import begun_as, record, refuse_changes, resolve_resumed
+from finetune.training.resume import begun_as, record, refuse_changes, resolving_resumed
 from finetune.training.stop import Events, Interruption, resuming
 
 
@@ -58,7 +58,8 @@ def _procedure(loaded: Loaded, out: Path, resume: bool, stop: Interruption, word
         ranks = meet()
         with together(ranks):
             world = ranks.world_size
-            plan = resolve_resumed(loaded, out, world) if resume else planning.resolve_plan(loaded, world)
+            resolving = resolving_resumed(loaded, out, world) if resume else planning.resolving(loaded, world)
+            plan = yield from resolving
         if resume and (result := finished(plan, out)):
             if ranks.rank == 0:
                 yield from said_again(result, out)
@@ -201,7 +202,8 @@ def loop(run: Run, stop: Interruption) -> Events:
         yield Note(f"stopped at step {state.step}: {reason}")
         return
     yield Stage("training", steps)
-    with stop.deferred(), out_of_memory(lambda: f"at step {state.step + 1}", lambda: levers.training(run.plan.recipe)):
+    memory = out_of_memory(lambda: f"at step {state.step + 1}", lambda: levers.training(run.plan.recipe))
+    with stop.deferred(), memory, closing(run.data.batches):
         try:
             yield from _steps(run, stop)
         except PeerLost as e:
@@ -265,8 +267,8 @@ def save_step(run: Run) -> Generator[Saved, None, None]:
 
 
 def observe(run: Run, step: int) -> Events:
-    """Held-out losses, the adapter's file and samples that are due at this step. Changes nothing. The ranks share the
-    losses and the samples; the first one writes."""
+    """Held-out losses, the adapter's file and its scores, and samples that are due at this step. Changes nothing. The
+    ranks share the losses and the pictures; the first one writes."""
     if not is_looked_at(run.plan, step):
         return
     with out_of_memory(f"while step {step} is looked at", lambda: levers.sampling(run.plan.recipe)):
@@ -283,9 +285,10 @@ def is_looked_at(plan: Plan, step: int) -> bool:
 
 def _observed(run: Run, step: int) -> Events:
     plan, config, ranks = run.plan, run.plan.recipe, run.device.ranks
-    if run.folder.writes and is_candidate(plan, step):
+    if is_candidate(plan, step):
         try:
-            yield from candidates.write_candidate(run)
+            if run.folder.writes:
+                yield from candidates.write_candidate(run)
             if is_scored(plan, step):
                 yield from score_candidate(run)
         except OSError as e:

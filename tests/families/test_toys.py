@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from finetune.data.dataset import Placed
 from finetune.data.example import Dataset, Example
 from finetune.diffusion.process import RectifiedFlow
 from finetune.evaluation.effect import losses
+from finetune.events import Event
 from finetune.families import autoencoder
 from finetune.families.base import Conditioning, Prompt, read
 from finetune.planning import activations
@@ -47,10 +49,10 @@ def base_of(name: str, root: Path) -> Path:
 @pytest.fixture
 def controls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Each picture of a dataset has another one to be made from, as a data source of editing pairs would say it."""
-    folder, original = pictures(tmp_path / "before", seed=5), dataset.read_dataset
+    folder, original = pictures(tmp_path / "before", seed=5), dataset.reading_dataset
 
-    def with_controls(*given: Any, **more: Any) -> Dataset:
-        found = original(*given, **more)
+    def with_controls(*given: Any) -> Generator[Event, None, Dataset]:
+        found = yield from original(*given)
         paired = []
         for example, path in zip(found.examples, sorted(folder.glob("*.png")), strict=False):
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -58,7 +60,7 @@ def controls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         assert len(paired) == len(found.examples)
         return dataclasses.replace(found, examples=tuple(paired))
 
-    monkeypatch.setattr(dataset, "read_dataset", with_controls)
+    monkeypatch.setattr(dataset, "reading_dataset", with_controls)
     return folder
 
 

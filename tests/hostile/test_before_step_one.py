@@ -179,7 +179,7 @@ def idle(short: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for owner, name in ((families, "load"), (FeatureExtractor, "load"), (report, "report"), (layouts, "read_adapter")):
         monkeypatch.setattr(owner, name, never)
     for module in ("finetune.data.prepare", "finetune.data.audit", "finetune.captioning.dataset"):
-        monkeypatch.setattr(f"{module}.audit_folder", never)
+        monkeypatch.setattr(f"{module}.auditing", never)
     return short
 
 
@@ -210,7 +210,7 @@ def test_evaluate_and_caption_try_where_they_write_first(short: Path, monkeypatc
 
 def test_the_obstacles_are_the_only_reason(idle: Path) -> None:
     """Else the cases above would pass for any error at all."""
-    assert audit.audit_folder is never
+    assert audit.auditing is never
     for what, words in TARGETS.items():
         found = attempt([word.replace("TARGET", f"new {what}") for word in words], idle)
         assert found.traceback and "long work began" in found.err, (what, found.text)

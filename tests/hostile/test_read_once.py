@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
@@ -15,15 +15,16 @@ from support.photos import photos
 
 from finetune import families
 from finetune.data import dataset
+from finetune.data.audit import Audit
 from finetune.data.buckets import Bucket
 from finetune.data.example import Example
 from finetune.data.prepare import prepare
 from finetune.encoding.images import STRAIGHT, Wanted, encode_images
-from finetune.encoding.store import Store
+from finetune.encoding.store import Store, usage
 from finetune.errors import BaseError, DataError
 from finetune.evaluation.evaluate import real_pictures
 from finetune.evaluation.gallery import PictureStore, content_id
-from finetune.events import unheard
+from finetune.events import Event, unheard
 from finetune.families.base import Family, Prompt
 from finetune.files import layouts
 from finetune.files.inspection import inspect
@@ -59,7 +60,7 @@ def test_a_picture_replaced_before_it_is_encoded_is_named_and_not_kept(
     replace(data / "1.png")
     with pytest.raises(DataError, match=r"1\.png: changed"):
         unheard(encode_images(store, family, want, torch.device("cpu")))
-    assert len(list(store.root.rglob("*.safetensors"))) == 1
+    assert usage(tmp_path / "cache").images == 1
     (data / "1.png").write_bytes(original)
     clean = unheard(encode_images(Store(tmp_path / "clean"), family, want, torch.device("cpu")))
     found = unheard(encode_images(store, family, want, torch.device("cpu")))
@@ -86,14 +87,14 @@ def test_a_picture_replaced_while_a_dataset_is_prepared_writes_none(
 
     if not copied:
         Image.open(data / "1.png").convert("L").save(data / "1.png")
-    audited = preparing.audit_folder
+    audited = preparing.auditing
 
-    def changed_after(*arguments: object) -> object:
-        found = audited(*arguments)  # type: ignore[arg-type]
+    def changed_after(*arguments: object) -> Generator[Event, None, Audit]:
+        found = yield from audited(*arguments)  # type: ignore[arg-type]
         replace(data / "1.png")
         return found
 
-    monkeypatch.setattr(preparing, "audit_folder", changed_after)
+    monkeypatch.setattr(preparing, "auditing", changed_after)
     with pytest.raises(DataError, match=r"1\.png: changed"):
         prepare(data, tmp_path / "out", trigger="sks")
     assert not (tmp_path / "out").exists()

@@ -146,6 +146,7 @@ def names(folder: Path) -> set[str]:
 
 
 def is_aside(name: str) -> bool:
-    """Hidden, or in a hidden folder: what a killed writer leaves, and no reader takes for anything; or TensorBoard's,
-    whose every call has files of its own; or a step that could not be saved in its place."""
-    return any(part.startswith(".") for part in name.split("/")) or "/events.out." in name or "-rescued-" in name
+    """Hidden, or in a hidden folder: what a killed writer leaves, and no reader takes for anything; or of the cache or
+    TensorBoard, whose every call has files of its own; or a step that could not be saved in its place."""
+    own = "/events.out." in name or name.endswith((".shard", ".open", ".index"))
+    return any(part.startswith(".") for part in name.split("/")) or own or "-rescued-" in name

@@ -9,11 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
-from torch import Tensor
-
-from finetune import saving, tensors
-from finetune.encoding.store import Store
-from finetune.errors import BaseError
+from finetune import saving
 from finetune.references import step_folders
 from finetune.training import checkpoint
 
@@ -29,7 +25,7 @@ class Mutation(NamedTuple):
         """In every module that has the function by its name."""
         name = self.ours.__name__
         modules = [module for path, module in sys.modules.items() if path.startswith("finetune")]
-        places = [place for place in (*modules, Store) if vars(place).get(name) is self.ours]
+        places = [place for place in modules if vars(place).get(name) is self.ours]
         assert places, name
         patches = [patch.object(place, name, self.worse) for place in places]
         for one in patches:
@@ -81,13 +77,6 @@ def oldest_first(folder: Path, *rest: Any) -> Path:
     return save_checkpoint(folder, *rest)
 
 
-def unchecked(self: Store, kind: str, key: str) -> dict[str, Tensor] | None:
-    try:
-        return tensors.load_tensors(self._path(kind, key))
-    except (BaseError, OSError):
-        return None
-
-
 MUTATIONS: Mapping[str, Mutation] = {
     "a file is written in place": Mutation(ours, in_place, "an adapter file"),
     "captions are written in place": Mutation(ours, in_place, "captions"),
@@ -100,5 +89,4 @@ MUTATIONS: Mapping[str, Mutation] = {
         saving.whole_or_not, old_one_first, "an adapter's PEFT folder"
     ),
     "old checkpoints go before the new one is whole": Mutation(save_checkpoint, oldest_first, "a checkpoint"),
-    "a cache entry is believed": Mutation(Store.read, unchecked, "a cache entry"),
 }

@@ -135,16 +135,25 @@ def adapter(name: str) -> Callable[[Path], str]:
 
 # --- cache, pictures, pages -------------------------------------------------------------------------------------------
 
-KEY = "ab" * 32
+KEY = bytes.fromhex("ab" * 32)
 
 
 def cached(folder: Path) -> None:
-    worded(lambda: Store(folder / "cache").put("image", KEY, {"latents": torch.arange(5000.0)}))
+    def work() -> None:
+        store = Store(folder / "cache")
+        store.put("image", KEY, {"latents": torch.arange(5000.0)})
+        store.seal("image")
+
+    worded(work)
 
 
 def entry(folder: Path) -> str:
-    found = Store(folder / "cache").read("image", KEY)
-    return ABSENT if found is None else weights.fingerprint(found)
+    """What is taken for there when a run starts, and then read."""
+    entries = Store(folder / "cache").entries("image", [KEY])
+    if not entries.has(0):
+        return ABSENT
+    found = entries.read(0)
+    return "it is taken for there, and cannot be read" if found is None else weights.fingerprint(found)
 
 
 def picture(folder: Path) -> None:

@@ -19,7 +19,8 @@ from finetune.data.dataset import read_dataset
 from finetune.data.folder import Rules
 from finetune.data.prepare import prepare
 from finetune.data.prompts import expand
-from finetune.encoding.store import Store
+from finetune.encoding.single_files import SingleFiles
+from finetune.encoding.store import Store, usage
 from finetune.errors import FinetuneError
 from finetune.evaluation import subject
 from finetune.evaluation.compare import ComparisonRequest, asked_json
@@ -57,8 +58,9 @@ from support.adapters import pocket_adapter
 from support.fault_targets import RECIPE, saved, state
 from support.photos import pictures
 
-KEY = "ab" * 32
-ENTRY = f"cache/v2/image/ab/{KEY}.safetensors"
+KEY = bytes.fromhex("ab" * 32)
+SHARD = f"cache/v3/image/{'0f' * 8}"
+OLD_ENTRY = f"cache/v2/image/ab/{'ab' * 32}.safetensors"
 STEP = "checkpoints/step-000002"
 
 
@@ -120,7 +122,7 @@ def sound_place(place: Path) -> Path:
     peft.write_peft(layouts.read_adapter(place / "mug.safetensors").modules, place / "peft", {})
     shutil.copytree(POCKET, place / "base", copy_function=linked_or_copied)
     saved(2)(place)
-    Store(place / "cache").put("image", KEY, {"latents": state(1).parameters[0].detach()})
+    cached(place, {"latents": state(1).parameters[0].detach()})
     run = place / "run"
     run.mkdir()
     told = JsonLines(run / "events.jsonl")
@@ -139,6 +141,25 @@ def sound_place(place: Path) -> Path:
     (place / "comparison/comparison.json").write_text(json.dumps({"asked": asked_json(asked)}))
     (run / LOCK).write_text('{"host": "x", "pid": 1}')
     return place
+
+
+def cached(place: Path, entry: dict[str, torch.Tensor]) -> None:
+    """An entry, also in the format before."""
+    store = Store(place / "cache")
+    store.put("image", KEY, entry)
+    store.seal("image")
+    for file in (place / "cache/v3/image").iterdir():
+        file.rename(place / f"{SHARD}{file.suffix}")
+    (place / OLD_ENTRY).parent.mkdir(parents=True)
+    tensors.write_tensors(entry, place / OLD_ENTRY, {"sha256": tensors.fingerprint(entry)}, flush=False)
+
+
+def index(place: Path) -> object:
+    """Whatever it names is looked at; what is damaged is forgotten."""
+    entries = Store(place / "cache").entries("image", [KEY])
+    found = entries.read(0)
+    entries.drop(0)
+    return found, usage(place / "cache")
 
 
 def linked_or_copied(source: str, target: str) -> None:
@@ -234,7 +255,9 @@ READERS: dict[str, Reader] = {
     "checkpoint's state": Reader(f"{STEP}/state.json", signed),
     "checkpoint's optimizer": Reader(f"{STEP}/optimizer.safetensors", signed),
     "checkpoint's weights": Reader(f"{STEP}/trainable.safetensors", signed),
-    "cache entry": Reader(ENTRY, lambda place: Store(place / "cache").read("image", KEY)),
+    "cache entry": Reader(f"{SHARD}.shard", lambda place: Store(place / "cache").read("image", KEY)),
+    "index of the cache": Reader(f"{SHARD}.index", index),
+    "old cache entry": Reader(OLD_ENTRY, lambda place: SingleFiles(place / "cache/v2/image").read(KEY)),
     "a run's events": Reader("run/events.jsonl", status),
     "a run's record": Reader("run/run.json", status),
     "a run's recipe": Reader("run/recipe.toml", status),

@@ -4,13 +4,17 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
+from support.bases import Variant, tiny_base
 from support.bench import BOTH, Bench, bench, settled, total
 from support.photos import SQUARE, pictures
 from torch import Tensor
 from torch.testing import assert_close
 
+from finetune.adapters.attach import disabled
+from finetune.diffusion.loss import squared_error
 from finetune.errors import DataError, RecipeError
-from finetune.families.base import read
+from finetune.families.base import Conditioning, read
 from finetune.training.objective import objective
 
 
@@ -97,7 +101,7 @@ def test_self_preservation_pulls_to_the_base_and_not_before_there_is_a_change(sd
         at_zero[name] = b.gradients()
         b.grow()
         grown[name] = b.gradients()
-    assert_close(at_zero["one"], at_zero["off"], rtol=1e-6, atol=1e-10)
+    assert_close(at_zero["one"], at_zero["off"], rtol=1e-3, atol=1e-6 * total(at_zero["off"]))
     pull = {n: grown["one"][n] - grown["off"][n] for n in grown["off"]}
     assert total(pull) > 0.01 * total(grown["off"])
     assert_close({n: grown["two"][n] - grown["one"][n] for n in pull}, pull, rtol=1e-2, atol=1e-8)
@@ -112,4 +116,31 @@ def test_self_preservation_asks_the_base_about_captions_without_the_trigger(sd15
     assert "sks" in batch.captions[0] and "sks" not in batch.preserve[0] and "thing" in batch.preserve[0]
     assert batch.preserve_text is not None
     assert_close(batch.preserve_text["text_encoder"].tokens, read(b.family, batch.preserve).tokens, rtol=0, atol=1e-6)
-    assert b.train()[0].prior_loss == 0.0  # the adapter changes nothing yet
+    assert b.train()[0].prior_loss == pytest.approx(0.0, abs=1e-10)  # the adapter changes nothing yet
+
+
+@pytest.mark.parametrize("line", ["sd15", "sdxl", "sd3", "flux", "qwen"])
+def test_both_predictions_in_one_pass_are_those_of_two(data: Path, tmp_path: Path, line: Variant) -> None:
+    base = tiny_base(tmp_path / line, line)
+    b = bench(base, data, prior__mode="own_prediction", data__trigger="sks", train__batch=2, objective__distilled=True,
+              adapter__targets="attention")  # fmt: skip
+    b.grow()
+    (batch,) = b.step()
+    passes, predict = list[int](), b.family.predict
+
+    def counted(noisy: Tensor, t: Tensor, given: Conditioning) -> Tensor:
+        passes.append(len(noisy))
+        return predict(noisy, t, given)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(b.family, "predict", counted)
+        losses, kept = objective(b.family, batch, b.plan.recipe)
+    assert passes == [2, 4] and kept is not None
+    noisy = b.family.process.add_noise(batch.latents, batch.noise, batch.t)
+    given = batch.given(read(b.family, batch.preserve_prompts, batch.preserve_text))
+    with torch.no_grad(), disabled(b.family.parts.loaded()):
+        own = predict(noisy, batch.t, given)
+    assert_close(kept, squared_error(predict(noisy, batch.t, given), own), rtol=1e-4, atol=1e-9)
+    plain, _ = objective(b.family, batch._replace(preserve_prompts=()), b.plan.recipe)
+    assert_close(losses, plain, rtol=1e-5, atol=1e-8)
+    assert float(kept.detach().min()) > 0

@@ -1,0 +1,73 @@
+"""What a run takes of this computer's memory and of the cache's disk, known before it starts."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from finetune import families
+from finetune.data.buckets import Bucket
+from finetune.data.captions import without_trigger
+from finetune.encoding.sizes import CacheBytes, cache_bytes, crops_shown
+from finetune.machine import has_gpu
+from finetune.planning.footprint import ComponentFootprint, encoder_bytes
+from finetune.planning.plan import Plan
+from finetune.planning.pools import Pool
+
+PROGRAM_BYTES = 600 << 20
+"""Python with torch, diffusers and peft"""
+PICTURE_BYTES = 2000
+"""of a dataset's picture: its name, caption and digest, and what is planned for it"""
+
+
+class HostNeeds(NamedTuple):
+    """Bytes, about."""
+
+    memory: int
+    """of this computer, by each process of the run"""
+    cache: CacheBytes
+
+
+def host_needs(plan: Plan, components: Sequence[ComponentFootprint], device_bytes: int) -> HostNeeds:
+    """device_bytes: what is needed where the run computes; without a GPU that is this computer."""
+    cache = cache_needed(plan)
+    pictures = len(plan.train.placed) + len(plan.held_out) + (len(plan.prior.placed) if plan.prior else 0)
+    loaded = max([sum(c.weight_bytes for c in components), *encoder_bytes(plan).values()])
+    memory = PROGRAM_BYTES + PICTURE_BYTES * pictures + cache.memory + (loaded if has_gpu() else device_bytes)
+    return HostNeeds(memory, cache)
+
+
+def cache_needed(plan: Plan) -> CacheBytes:
+    """Encoded images and captions, as if none were there yet."""
+    family, recipe = families.family_class(plan.facts.family), plan.recipe
+    frozen = [encoder for encoder in family.encoders if encoder not in recipe.adapter.components]
+    images = Counter[Bucket]()
+    for pool in (plan.train, *([plan.prior] if plan.prior else [])):
+        images.update(_crops(plan, pool))
+    images.update(Counter(placed.bucket for placed in plan.held_out))
+    captions = set(_captions(plan)) if frozen else set[str]()
+    itemsize = 4 if recipe.train.precision == "fp32" else 2
+    counted: dict[Bucket, float] = dict(images)
+    return cache_bytes(plan.facts, counted, captions, itemsize, max(1, len(frozen)))
+
+
+def _crops(plan: Plan, pool: Pool) -> dict[Bucket, int]:
+    """Bucket -> encoded pictures, all crops and control pictures counted."""
+    data, schedule = plan.recipe.data, pool.schedule
+    epochs = -(-plan.micros // plan.train.schedule.micros_per_epoch)  # looks are encoded to the end of the last one
+    shown = epochs * plan.train.schedule.micros_per_epoch * schedule.batch / schedule.images
+    each = crops_shown(data.crop == "random", data.flip, shown)
+    pictures = Counter[Bucket]()
+    for placed in pool.placed:
+        pictures[placed.bucket] += 1 + len(placed.example.controls)
+    return {bucket: round(each * count) for bucket, count in pictures.items()}
+
+
+def _captions(plan: Plan) -> Iterator[str]:
+    data, own = plan.recipe.data, plan.recipe.prior.mode == "own_prediction"
+    pools = (plan.train.placed, plan.held_out, plan.prior.placed if plan.prior else ())
+    for placed in (one for pool in pools for one in pool):
+        for caption in placed.example.wordings or (placed.example.caption,):
+            yield caption
+            if own:
+                yield without_trigger(caption, data.trigger, data.class_word)
+    yield from ("", *plan.recipe.sample.prompts, plan.recipe.sample.negative)
