@@ -54,7 +54,7 @@ def find_captions(root: Path, names: Sequence[str]) -> FoundCaptions:
 
 def _read_sidecars(root: Path, sidecars: Sequence[str], pictures: Sequence[str]) -> FoundCaptions:
     owners: dict[str, list[str]] = {}
-    for picture in pictures:
+    for picture in pictures if sidecars else ():
         owners.setdefault(posixpath.splitext(picture)[0], []).append(picture)
     captions = FoundCaptions("sidecars" if sidecars else "none", {}, set(), [], [], {})
     sidecar_of: dict[str, str] = {}
@@ -118,15 +118,15 @@ def _rows(root: Path, table: str, problems: list[str]) -> Iterator[_Row]:
     for where, cells in (
         _csv_rows(table, text, problems) if table.endswith(".csv") else _json_rows(table, text, problems)
     ):
-        file_name, captions = cells.get("file_name"), {k: cells[k] for k in ("text", "caption") if cells.get(k)}
+        file_name, captions = cells.get("file_name"), [c for k in ("text", "caption") if (c := cells.get(k))]
         if not isinstance(file_name, str) or not file_name:
             problems.append(f"{table} {where}: the row has no file_name")
-        elif not all(isinstance(c, str) for c in captions.values()) or len(set(map(str, captions.values()))) > 1:
+        elif not all(isinstance(c, str) for c in captions) or captions != captions[:1] * len(captions):
             problems.append(f"{table} {where}: the row must have one caption, a string in `text` or `caption`")
         else:
             by = cells.get("caption_by")
             origin = cast(CaptionOrigin, by) if by in _ORIGINS else None
-            yield _Row(where, file_name, str(next(iter(captions.values()), "")), origin)
+            yield _Row(where, file_name, str(captions[0]) if captions else "", origin)
 
 
 def _json_rows(table: str, text: str, problems: list[str]) -> Iterator[tuple[str, Mapping[str, object]]]:

@@ -18,6 +18,7 @@ MIN_SIDE_PX = 32
 MAX_ASPECT = 4.0
 SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
 SYSTEM_FOLDERS = {"__macosx"}
+now_ns = time.time_ns
 _DIGITS = re.compile(r"(\d+)")
 
 
@@ -71,7 +72,7 @@ def locate_images(path: Path) -> Path:
 
 
 def walk(root: Path) -> Tree:
-    found, real = Tree([], [], [], {}, time.time_ns(), False), reading.real_path(root)
+    found, real = Tree([], [], [], {}, now_ns(), False), reading.real_path(root)
     links: list[str] = []
     waiting = [""]
     while waiting:

@@ -6,7 +6,6 @@ import json
 import posixpath
 import re
 import tempfile
-import time
 import unicodedata
 from collections import Counter
 from collections.abc import Generator, Sequence
@@ -117,7 +116,7 @@ def _write(report: Audit, card: DatasetCard, out: Path, background: Colour) -> G
             if reading.is_dir(out):
                 remove_leftovers(out)
                 out.rmdir()
-            since_ns = time.time_ns()
+            since_ns = folder.now_ns()
             folder_aside.rename(out)
     except OSError as e:
         raise RunError(f"cannot write {out}: {e.strerror or e}", "free some space, or choose another `out`") from e

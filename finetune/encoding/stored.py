@@ -17,6 +17,10 @@ ENTRY_BYTES = 1500
 """in memory, of an entry that is held, beside its numbers"""
 
 
+class EntryLost(RunError):
+    """An entry that was in the store when the run began is no longer there, or damaged."""
+
+
 class Stored(Mapping[K, V]):
     """Entries by what they were made of. The last ones are held; may be asked by several threads."""
 
@@ -27,7 +31,7 @@ class Stored(Mapping[K, V]):
         self._lock = Lock()
 
     def __getitem__(self, name: K) -> V:
-        """Raises RunError: the entry is no longer in the store, or damaged."""
+        """Raises EntryLost."""
         number = self.numbers[name]
         with self._lock:
             entry = self.held.get(number)
@@ -38,10 +42,10 @@ class Stored(Mapping[K, V]):
         self.hold(number, entry)
         return self.made(entry)
 
-    def _gone(self, number: int) -> RunError:
+    def _gone(self, number: int) -> EntryLost:
         """Not encoded here: the encoders have left the device, and elsewhere they would not give the same bits."""
         self.entries.drop(number)
-        return RunError(
+        return EntryLost(
             f"an entry has gone from the cache {self.entries.shards.folder}, or is damaged",
             "resume the run: what is missing is encoded again",
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from finetune import optimizers
+from finetune.encoding.stored import EntryLost
 from finetune.errors import Interrupted, PeerLost, RunError, SaidByAnother
 from finetune.evaluation import effect as evaluate
 from finetune.events import Note, Resumed, Saved, Stage, Stepped, Validated, Warned
@@ -206,9 +207,11 @@ def loop(run: Run, stop: Interruption) -> Events:
     with stop.deferred(), memory, closing(run.data.batches):
         try:
             yield from _steps(run, stop)
-        except PeerLost as e:
+        except (PeerLost, EntryLost) as e:
             if not run.device.shards:
                 yield from save_step(run)
+            if isinstance(e, EntryLost):
+                raise
             raise _left_alone(run, e) from e
 
 
