@@ -205,8 +205,9 @@ def run(task: Task, program: Program, out: Path) -> Run:
     child = subprocess.Popen(command, cwd=out.parent, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     watch = Watch(child, out / program.result if program.result else None)
     assert child.stdout is not None
-    for text in lines(child.stdout):
-        watch.heard(text)
+    with child.stdout as stream:
+        for text in lines(stream):
+            watch.heard(text)
     return watch.ended(task.steps)
 
 

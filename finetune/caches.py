@@ -1,4 +1,4 @@
-"""Where what is kept between runs is: encoded images and captions, and what was found out about datasets."""
+"""Where what is kept between runs is: encoded images and captions, what was found out about datasets and bases."""
 
 import functools
 import os

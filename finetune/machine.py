@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from finetune.ranks import ALONE, Ranks, open_ranks, refuse_precision
+from finetune.ranks import Ranks, open_ranks, refuse_precision
 
 if TYPE_CHECKING:
     from accelerate import Accelerator, FullyShardedDataParallelPlugin
@@ -70,11 +70,6 @@ class Device(NamedTuple):
         """With fp16."""
         found: torch.amp.GradScaler | None = self.accelerator.scaler
         return found
-
-    @property
-    def looks(self) -> Ranks:
-        """Those who share what is only looked at: with spread weights, everyone makes all of it, at the same pace."""
-        return ALONE if self.shards else self.ranks
 
     @contextmanager
     def unscaled(self) -> Iterator[None]:

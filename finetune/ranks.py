@@ -35,7 +35,7 @@ _SIZES = {
 }  # fmt: skip
 """variable with the number of processes -> who sets it; the first that is set counts: torchrun may run inside srun"""
 _UNREAD = {
-    "ACCELERATE_USE_FSDP": "leave FSDP out of `accelerate config`",
+    "ACCELERATE_USE_FSDP": "leave FSDP out of `accelerate config`: train.shard in the recipe spreads weights",
     "ACCELERATE_USE_DEEPSPEED": "leave DeepSpeed out of `accelerate config`",
     "ACCELERATE_USE_MEGATRON_LM": "leave Megatron-LM out of `accelerate config`",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "leave the parallelism config out of `accelerate config`",

@@ -20,7 +20,7 @@ FLOORS = (
 )  # fmt: skip
 """folders and the few files beside them, from the ground up: each may import from those before it, and within itself"""
 IMPORTERS = {
-    "peft": ("adapters.attach",),
+    "peft": ("adapters.attach", "adapters.layers"),
     "bitsandbytes": ("optimizers", "families.quantised"),
     "diffusers": ("families.",),
     "transformers": ("families.", "evaluation.similarity", "captioning."),

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from finetune.adapters import full
 from finetune.adapters.change import AdapterState, Change, Method, canonical_name, matches
+from finetune.adapters.layers import shorten
 from finetune.adapters.lora import Lora, copied, subtract
 from finetune.adapters.methods import METHODS
 from finetune.diffusion.chance import key
@@ -92,6 +93,7 @@ def _inject(module: nn.Module, presets: Mapping[str, tuple[str, ...]], config: A
         inject_adapter_in_model(told, module)
     for _, layer in _layers({component: module}):
         method.prepare(layer)
+        shorten(layer)
 
 
 @contextmanager

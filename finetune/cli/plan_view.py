@@ -14,6 +14,7 @@ from finetune.planning.host import HostNeeds, host_needs
 from finetune.planning.leftovers import leftovers
 from finetune.planning.plan import Plan
 from finetune.planning.room import cache_folder, disk_bytes, free_disk
+from finetune.planning.spread import gathered_bytes, is_spread, state_bytes
 from finetune.reporting.markup import escape
 
 if TYPE_CHECKING:
@@ -65,8 +66,10 @@ def needed_bytes(
     plan: Plan, components: list[ComponentFootprint], measured: "Measured | None", activations: int | None
 ) -> int:  # fmt: skip
     """Of the device's memory at the peak: in training, or while a text encoder reads captions."""
-    training = sum(c.bytes for c in components) + (activations or 0)
-    return max(training, measured.peak_bytes if measured else 0, *encoder_bytes(plan).values(), 0)
+    training = state_bytes(plan, components) + (activations or 0)
+    return max(
+        training, gathered_bytes(components), measured.peak_bytes if measured else 0, *encoder_bytes(plan).values(), 0
+    )
 
 
 def _length(plan: Plan) -> str:
@@ -86,8 +89,9 @@ def _time_needed(plan: Plan, measured: "Measured | None") -> str:
 def _memory_needed(
     plan: Plan, components: list[ComponentFootprint], measured: "Measured | None", activations: int | None
 ) -> str:  # fmt: skip
-    state = sum(c.bytes for c in components)
-    parts = f"{_size(state)} for weights, gradients and optimizer state"
+    state, world = state_bytes(plan, components), plan.train.schedule.world_size
+    spread = f", which are spread over {world} GPUs" if is_spread(plan, world) else ""
+    parts = f"{_size(state)} for weights, gradients and optimizer state{spread}"
     more = "activations come on top" if activations is None else f"about {_size(activations)} for activations"
     told = f"about {_size(state + (activations or 0))}: {parts}, {more}"
     if measured:
@@ -185,6 +189,7 @@ def as_json(
         "host": {"bytes": host.memory, "free_bytes": host_memory()},
         "example": leftovers(plan),
         "bytes": sum(c.bytes for c in components),
+        "spread": is_spread(plan, plan.train.schedule.world_size),
         "activation_bytes": activations,
         "needed_bytes": needed,
         "device": dict(zip(("name", "free_bytes"), device_memory(), strict=True)),

@@ -63,9 +63,11 @@ def cache_clear(root: CacheRoot = None) -> None:
     """Remove everything in the cache; what is needed is made again."""
     from finetune.data.record import forget, records
     from finetune.encoding import store
+    from finetune.known import clear_known
 
     held = store.usage(root or store.default_root())
     size = held.bytes + records(held.root).bytes
     store.clear(held.root)
     forget(held.root)
+    clear_known(held.root)
     typer.echo(f"{held.root}: {size / 2**20:.1f} MiB freed")

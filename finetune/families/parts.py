@@ -1,6 +1,7 @@
 """A base's modules: loaded strictly, each when it is first asked for, and let go on request."""
 
 import copy
+import functools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -296,11 +297,17 @@ def check_vocabulary(folder: Path, *files: str) -> None:
     """
     own = folder / "tokenizer.json"
     if reading.is_file(own):
-        model = reading.read_json(own, BaseError, "fetch it again", finite=False, limit=reading.TEXT_BYTES).get("model")
-        if not (isinstance(model, dict) and model.get("vocab")):
-            raise BaseError(f"{own} holds no vocabulary", "fetch the base again")
+        _check_own_vocabulary(Stamps.of([own]).files[own], own)
     elif not all(reading.is_file(folder / f) for f in files):
         raise BaseError(f"the base lacks its vocabulary: no {' and '.join(files)} in {folder}", "fetch it again")
+
+
+@functools.cache
+def _check_own_vocabulary(_stamp: tuple[int, ...], own: Path) -> None:
+    """Once for a file as it is: a base is looked at several times in a run, and 50,000 words take half a second."""
+    model = reading.read_json(own, BaseError, "fetch it again", finite=False, limit=reading.TEXT_BYTES).get("model")
+    if not (isinstance(model, dict) and model.get("vocab")):
+        raise BaseError(f"{own} holds no vocabulary", "fetch the base again")
 
 
 def config(path: Path) -> dict[str, Any]:

@@ -1,10 +1,13 @@
 """Whether a run's weights are spread over its GPUs, or each GPU holds all of them."""
 
+from collections.abc import Sequence
+
 import torch
 
 from finetune.errors import RecipeError
 from finetune.machine import has_gpu
-from finetune.planning.footprint import component_footprints
+from finetune.planning.counts import component_footprints
+from finetune.planning.footprint import ComponentFootprint
 from finetune.planning.plan import Plan
 
 ROOM = 0.8
@@ -38,6 +41,17 @@ def hindrance(plan: Plan) -> tuple[str, str] | None:
     if optimizer != "adamw":
         return f"optimizer.name = {optimizer}, whose state is not spread", 'optimizer.name = "adamw"'
     return None
+
+
+def state_bytes(plan: Plan, components: Sequence[ComponentFootprint]) -> int:
+    """Weights, gradients and optimizer state on each device while it trains, without activations."""
+    world, whole = plan.train.schedule.world_size, sum(one.bytes for one in components)
+    return -(-whole // world) if is_spread(plan, world) else whole
+
+
+def gathered_bytes(components: Sequence[ComponentFootprint]) -> int:
+    """Of the model as each device holds it while pictures are made."""
+    return sum(one.weight_bytes for one in components)
 
 
 def _fits(plan: Plan) -> bool:

@@ -87,7 +87,7 @@ class Batches:
         """One rank's batches of a step, from 0. even: as many for each rank.
 
         Raises:
-            RunError: an entry has gone from the cache.
+            EntryLost: of the cache, while the run trained.
         """
         ahead = self._ahead.get((ranks, even))
         if ahead is None:

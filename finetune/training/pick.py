@@ -1,7 +1,7 @@
 """Candidates scored on the way: when a run may stop, and whose adapter it exports."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,17 +10,21 @@ import torch
 from finetune import reading
 from finetune import tensors as weights
 from finetune.adapters import attach as adapters
+from finetune.encoding.text import Captions
 from finetune.errors import RunError, VerifyError
 from finetune.evaluation import subject
 from finetune.evaluation.choose import Limits, because, best, reason_to_stop
 from finetune.evaluation.evaluate import score
 from finetune.events import Picked, Score, Scored
+from finetune.families.base import Family
 from finetune.files import layouts
-from finetune.machine import CPU
+from finetune.machine import CPU, Device
 from finetune.proof import export
+from finetune.ranks import ALONE, Ranks
 from finetune.references import CANDIDATES, adapter_path, step_folders, step_of
 from finetune.reporting.fields import is_event
-from finetune.sampling.session import Session
+from finetune.sampling.request import SampleRequest
+from finetune.sampling.session import Picture, Session
 from finetune.training.begin import Run
 from finetune.training.learnt import subject_of
 from finetune.training.stop import Events
@@ -32,36 +36,72 @@ SCORES = "scores.json"
 class Live:
     """Paints with the model that is being trained, its adapter switched off for the base's row."""
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    def __init__(self, run: Run, ranks: Ranks = ALONE) -> None:
+        """ranks: those who share what is painted; those beside the first are in `help_paint`."""
+        self.run, self.ranks = run, ranks
 
     @contextmanager
     def base(self, prompts: Sequence[str]) -> Iterator[Session]:
-        with adapters.disabled(self.run.family.parts.loaded()), self.adapted(prompts) as session:
+        with adapters.disabled(self.run.family.parts.loaded()), self._session(as_base=True) as session:
             yield session
 
     @contextmanager
     def adapted(self, prompts: Sequence[str]) -> Iterator[Session]:
+        with self._session(as_base=False) as session:
+            yield session
+
+    @contextmanager
+    def _session(self, as_base: bool) -> Iterator[Session]:
         family, device = self.run.family, self.run.device
         family.parts.to(device.device, "vae")
         try:
-            yield Session(family, self.run.data.captions, device.device, device.autocast)
+            yield _Shared(family, self.run.data.captions, device, self.ranks, as_base)
         finally:
             family.parts.to(CPU, "vae")
 
 
+class _Shared(Session):
+    """The first rank asks; each paints its share."""
+
+    def __init__(self, family: Family, captions: Captions, device: Device, ranks: Ranks, as_base: bool) -> None:
+        super().__init__(family, captions, device.device, device.autocast)
+        self.ranks, self.as_base = ranks, as_base
+
+    def generate_many(self, requests: Iterable[SampleRequest]) -> Iterator[Picture]:
+        if self.ranks.world_size == 1:
+            return super().generate_many(requests)
+        wanted = list(requests)
+        if self.ranks.rank == 0:
+            self.ranks.gathered((self.as_base, wanted))
+        shares = [iter(drawn) for drawn in self.ranks.gathered([*super().generate_many(self.ranks.share(wanted))])]
+        return (next(shares[i % self.ranks.world_size]) for i in range(len(wanted)))
+
+
+def help_paint(run: Run) -> None:
+    """Paint a share of what the first rank asks for, until it is done."""
+    live, ranks = Live(run, run.device.ranks), run.device.ranks
+    while (asked := ranks.gathered(None)[0]) is not None:
+        as_base, wanted = asked
+        with live.base(()) if as_base else live.adapted(()) as session:
+            session.generate_many(wanted)
+
+
 def score_candidate(run: Run) -> Events:
-    """Evaluate the candidate of this step, and keep its scores beside its file.
+    """Evaluate the candidate of this step, and keep its scores beside its file; all ranks paint.
 
     Raises:
         BaseError: the judge cannot be used.
         RunError: pictures cannot be written. OSError: the scores cannot.
     """
+    if not run.folder.writes:
+        help_paint(run)
+        return
     plan, step, out = run.plan, run.state.step, run.folder.path
     judge = subject.judge_for(plan.recipe.base, plan.recipe.evaluate.judge)
     assert judge is not None, "a recipe that asks for scores on the way is refused without"
     file = adapter_path(f"{out}@{step}")
-    found = yield from score(subject_of(plan, file, out, judge, None), step, Live(run))
+    found = yield from score(subject_of(plan, file, out, judge, None), step, Live(run, run.device.ranks))
+    run.device.ranks.gathered(None)
     content = {"step": step, "seen": found.seen, "scores": {name: list(one) for name, one in found.scores.items()}}
     weights.write_bytes(json.dumps(content, indent=1).encode(), file.parent / SCORES)
 

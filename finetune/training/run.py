@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from finetune import optimizers
+from finetune.encoding.stored import EntryLost
 from finetune.errors import Interrupted, PeerLost, RunError, SaidByAnother
 from finetune.evaluation import effect as evaluate
 from finetune.events import Note, Resumed, Saved, Stage, Stepped, Validated, Warned
@@ -206,9 +207,11 @@ def loop(run: Run, stop: Interruption) -> Events:
     with stop.deferred(), memory, closing(run.data.batches):
         try:
             yield from _steps(run, stop)
-        except PeerLost as e:
+        except (PeerLost, EntryLost) as e:
             if not run.device.shards:
                 yield from save_step(run)
+            if isinstance(e, EntryLost):
+                raise
             raise _left_alone(run, e) from e
 
 
@@ -267,8 +270,8 @@ def save_step(run: Run) -> Generator[Saved, None, None]:
 
 
 def observe(run: Run, step: int) -> Events:
-    """Held-out losses, the adapter's file and samples that are due at this step. Changes nothing. The ranks share the
-    losses and the samples; the first one writes."""
+    """Held-out losses, the adapter's file and its scores, and samples that are due at this step. Changes nothing. The
+    ranks share the losses and the pictures; the first one writes."""
     if not is_looked_at(run.plan, step):
         return
     with out_of_memory(f"while step {step} is looked at", lambda: levers.sampling(run.plan.recipe)):
@@ -285,9 +288,10 @@ def is_looked_at(plan: Plan, step: int) -> bool:
 
 def _observed(run: Run, step: int) -> Events:
     plan, config, ranks = run.plan, run.plan.recipe, run.device.ranks
-    if run.folder.writes and is_candidate(plan, step):
+    if is_candidate(plan, step):
         try:
-            yield from candidates.write_candidate(run)
+            if run.folder.writes:
+                yield from candidates.write_candidate(run)
             if is_scored(plan, step):
                 yield from score_candidate(run)
         except OSError as e:

@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,11 @@ from support.photos import photos
 from support.ranks import Rank, hit, in_ranks
 from support.runs import begin, newest, outcome, saved_bytes, short
 
-from finetune.errors import PeerLost, RunError
-from finetune.events import Event, Sampled, Stepped, Validated
+from finetune.errors import NotLearnt, PeerLost, RunError
+from finetune.events import Event, Sampled, Scored, Stepped, Validated
 from finetune.recipe import Loaded
+from finetune.sampling.request import SampleRequest
+from finetune.sampling.session import Picture, Session
 from finetune.training import run
 from finetune.training.stop import follow
 
@@ -157,3 +160,40 @@ def test_the_batch_of_a_run_may_be_made_otherwise_and_not_be_another(four: Path,
     assert "train.accumulate = 6" in refused.value.advice
     seen = begin(short(four, train__steps=4, train__batch=1, train__accumulate=6), out, 4, resume=True)
     assert [event.step for event in seen if isinstance(event, Stepped)] == [3, 4]
+
+
+@pytest.mark.parametrize("shard", ["off", "on"])
+def test_all_ranks_paint_what_a_candidate_is_scored_by(four: Path, tmp_path: Path, shard: str) -> None:
+    changes = {
+        "train__steps": 2,
+        "evaluate__count": 4,
+        "evaluate__every": 1,
+        "evaluate__pick": "best",
+        "train__shard": shard,
+    }
+
+    def act(rank: int) -> object:
+        painted, paint = list[int](), Session.generate_together
+        out = tmp_path / f"{world}"
+
+        def counted(session: Session, requests: Sequence[SampleRequest]) -> list[Picture]:
+            if type(session) is not Session:  # the model that is trained; the end is the first rank's
+                painted.append(len(requests))
+            return paint(session, requests)
+
+        Session.generate_together = counted  # type: ignore[method-assign]
+        loaded, found = short(four, train__batch=1, train__accumulate=2 // world, **changes), list[Scored]()
+        with suppress(NotLearnt):  # of two steps
+            follow(run.run(loaded, out), lambda e: found.append(e) if isinstance(e, Scored) else None)
+        return sum(painted), [(one.step, one.seen, {n: s.value for n, s in one.scores.items()}) for one in found]
+
+    told = []
+    for world in (1, 2):
+        ended = in_ranks(world, act, tmp_path / f"ended{world}")
+        assert [one.code for one in ended] == [0] * world, ended
+        told.append([one.value for one in ended])
+    ((alone, scores),), ((first, shared), (second, none)) = told  # type: ignore[misc]
+    assert first + second == alone and second > alone // 3 and none == []
+    assert [one[:2] for one in shared] == [one[:2] for one in scores] and len(scores) == 2
+    for one, other in zip(shared, scores, strict=True):
+        assert one[2] == pytest.approx(other[2], abs=1e-3)

@@ -1,5 +1,7 @@
 """What is shown is listed by the function that builds the batches: nothing lacks, and nothing is too much."""
 
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from support.bench import bench, settled
 from support.photos import SQUARE, WIDE, pictures
 from support.runs import short, train
 
+from finetune.data.example import Example
 from finetune.diffusion.chance import choice
 from finetune.encoding.images import PLACES, STRAIGHT, Crop
 from finetune.families.base import Prompt
@@ -60,6 +63,43 @@ def test_all_that_a_run_shows_is_listed_and_nothing_else_but_what_judges_it(
     assert len(listed) == len(look.wanted(plan)), "each once"
 
 
+@pytest.mark.parametrize(
+    "choice",
+    [{}, {"data__crop": "random"}, {"data__flip": True}, {"data__caption_dropout": 0.9}, "wordings", "controls"],
+)
+def test_each_choice_by_itself_is_listed_where_it_is_taken(
+    choice: dict[str, object] | str, base: Path, data: Path
+) -> None:
+    plan = settled(base, data, train__epochs=20, train__steps=None, **(choice if isinstance(choice, dict) else {}))
+    if choice == "wordings":
+        plan = changed(plan, lambda e: e._replace(wordings=(e.caption, f"{e.caption}, seen", "another")))
+    if choice == "controls":
+        plan = changed(plan, lambda e: e._replace(controls=(e._replace(name=f"control/{e.name}"),)))
+    shown = taken(plan)
+    keys = {(one.placed.example.name, one.crop) for one in shown}
+    assert keys <= {(w.example.name, w.crop) for w in look.wanted(plan)}
+    assert {one.prompt.key for one in shown} <= {prompt.key for prompt in look.prompts(plan)}
+    assert look.varied(plan, shown[0].placed.example) == (
+        choice not in ({}, {"data__caption_dropout": 0.9}, "controls")
+    )
+
+
+def changed(plan: Plan, change: Callable[[Example], Example]) -> Plan:
+    """With other examples to train on."""
+    placed = tuple(p._replace(example=change(p.example)) for p in plan.train.placed)
+    return dataclasses.replace(plan, train=plan.train._replace(placed=placed))
+
+
+def test_nothing_is_drawn_to_list_what_chance_does_not_decide(
+    base: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hundred thousand pictures are listed at each start."""
+    plan = settled(base, data, train__epochs=50, train__steps=None)
+    monkeypatch.setattr(look, "draw", lambda *_: pytest.fail("something is drawn"))
+    assert len(look.wanted(plan)) == len(plan.train.placed)
+    assert len(look.prompts(plan)) > len(plan.train.placed)
+
+
 def test_only_the_crops_that_are_drawn_are_encoded(base: Path, data: Path) -> None:
     """One epoch of ten crops each: not ten times the dataset; and of many epochs, every one."""
     once, often = (settled(base, data, train__epochs=n, train__steps=None, **CHOICES) for n in (1, 200))
@@ -93,6 +133,7 @@ def test_a_choice_that_no_list_can_hold_is_made_in_one_place(
             return batch
 
     monkeypatch.setattr(look, "look", shuffled)
+    monkeypatch.setattr(look, "varied", lambda *_: True)
     monkeypatch.setattr(batches, "look", shuffled)
     monkeypatch.setattr(batches, "Batches", Watched)
     train(short(data, train__steps=20), tmp_path / "out")

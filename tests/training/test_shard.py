@@ -17,9 +17,11 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from finetune import recipe
+from finetune.cli.plan_view import answers, needed_bytes
 from finetune.errors import PeerLost, RecipeError
+from finetune.planning.counts import component_footprints
 from finetune.planning.plan import resolve_plan
-from finetune.planning.spread import is_spread
+from finetune.planning.spread import is_spread, state_bytes
 from finetune.ranks import whole
 from finetune.recipe import Loaded
 from finetune.training import run
@@ -81,7 +83,6 @@ KINDS: dict[str, dict[str, object]] = {
                                "train__gradient_checkpointing": True},
     "mean": {"train__ema": 0.9},
     "DoRA": {"adapter__method": "dora"},
-    "adafactor": {"optimizer__name": "adafactor"},
     "prior": {"prior__mode": "self", "data__trigger": "sks"},
 }  # fmt: skip
 
@@ -175,3 +176,16 @@ def test_what_cannot_be_spread_is_refused_by_name(four: Path, changes: dict[str,
     assert e.value.hint
     for shard, world in (("on", 1), ("off", 2), ("auto", 2)):
         assert not is_spread(resolve_plan(short(four, train__shard=shard, **changes), world), world)
+
+
+def test_plan_tells_what_each_gpu_holds(four: Path) -> None:
+    alone, two = (resolve_plan(short(four, train__shard="on", **FULL), world) for world in (1, 2))
+    rows = component_footprints(alone)
+    whole_bytes, half = state_bytes(alone, rows), state_bytes(two, rows)
+    assert whole_bytes == sum(row.bytes for row in rows) and half == -(-whole_bytes // 2)
+    assert (
+        f"spread over {2} GPUs" in answers(two, rows, None)["memory"]
+        and "spread" not in answers(alone, rows, None)["memory"]
+    )
+    assert needed_bytes(two, rows, None, 0) == half > sum(row.weight_bytes for row in rows)
+    assert needed_bytes(two, rows, None, 0) < needed_bytes(alone, rows, None, 0)

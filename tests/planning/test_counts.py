@@ -1,0 +1,73 @@
+"""A plan's counts are kept: the same as counted, again only when something that decides them is another."""
+
+from pathlib import Path
+
+import pytest
+from support.photos import pictures
+
+from finetune import recipe
+from finetune.families import FAMILIES
+from finetune.planning import activations, counts, footprint
+from finetune.planning import plan as planning
+from finetune.planning.plan import Plan
+
+
+@pytest.fixture
+def counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was counted on the structure."""
+    monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "cache"))
+    done: list[str] = []
+    for module, name in ((footprint, "component_footprints"), (activations, "activation_bytes")):
+        own = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda plan, own=own, name=name: (done.append(name), own(plan))[1])
+    return done
+
+
+def planned(folder: Path, *sets: str) -> Plan:
+    if not folder.exists():
+        pictures(folder)
+    path = folder.parent / "recipe.toml"
+    path.write_text(f'base = "pocket"\n[data]\npath = "{folder}"\n')
+    return planning.resolve_plan(recipe.load(path, sets))
+
+
+def asked(plan: Plan) -> tuple[object, object]:
+    return counts.component_footprints(plan), counts.activation_bytes(plan)
+
+
+def test_kept_counts_are_those_that_were_counted(tmp_path, counted):
+    plan = planned(tmp_path / "data")
+    first = asked(plan)
+    assert len(counted) == 2 and asked(planned(tmp_path / "data")) == first and len(counted) == 2
+    assert first == (footprint.component_footprints(plan), activations.activation_bytes(plan))
+    assert isinstance(counts.component_footprints(plan)[0], footprint.ComponentFootprint)
+
+
+CHANGES = (
+    "adapter.rank=3", "adapter.targets=all", "train.batch=2", "train.precision=bf16", "train.ema=0.9",
+    "optimizer.name=adafactor", "data.resolution=128", "prior.mode=own_prediction",
+    'adapter.components=["text_encoder"]', "train.gradient_checkpointing=true", "adapter.method=full",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_changes_the_counts_has_them_counted_again(change, tmp_path, counted):
+    before = asked(planned(tmp_path / "data", "data.trigger=sks"))
+    changed = planned(tmp_path / "data", "data.trigger=sks", change)
+    found = asked(changed)
+    assert len(counted) == 4
+    assert found == (footprint.component_footprints(changed), activations.activation_bytes(changed)) != before
+
+
+def test_what_does_not_leaves_them(tmp_path, counted):
+    for sets in ((), ("train.steps=7",), ("data.flip=true",), ("sample.every=5",)):
+        asked(planned(tmp_path / "data", *sets))
+    assert len(counted) == 2
+
+
+def test_a_family_of_another_package_is_counted_each_time(tmp_path, counted, monkeypatch):
+    plan = planned(tmp_path / "data")
+    monkeypatch.delitem(FAMILIES, "sd")
+    monkeypatch.setattr("finetune.families.registry", lambda: {"sd": "finetune.families.sd:StableDiffusion"})
+    asked(plan), asked(plan)
+    assert len(counted) == 4
