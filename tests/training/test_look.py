@@ -70,7 +70,8 @@ def test_all_that_a_run_shows_is_listed_and_nothing_else_but_what_judges_it(
 def test_each_choice_by_itself_is_listed_where_it_is_taken(
     choice: dict[str, object] | str, base: Path, data: Path
 ) -> None:
-    plan = settled(base, data, train__epochs=20, train__steps=None, **(choice if isinstance(choice, dict) else {}))
+    options = choice if isinstance(choice, dict) else {"data__caption_dropout": 0.5}
+    plan = settled(base, data, train__epochs=20, train__steps=None, **options)
     if choice == "wordings":
         plan = changed(plan, lambda e: e._replace(wordings=(e.caption, f"{e.caption}, seen", "another")))
     if choice == "controls":
