@@ -14,8 +14,8 @@ import finetune
 ROOT = Path(finetune.__file__).parent
 FLOORS = (
     "errors", "choices", "reading", "unchanged", "saving", "writing", "events", "reporting", "finetune", "resources",
-    "caches", "silence", "shortage", "ranks", "machine", "tensors", "references", "recipe", "diffusion", "data",
-    "families", "adapters", "optimizers", "encoding", "planning", "files", "proof", "sampling",
+    "caches", "known", "later", "silence", "shortage", "ranks", "machine", "tensors", "references", "recipe",
+    "diffusion", "data", "families", "adapters", "optimizers", "encoding", "planning", "files", "proof", "sampling",
     "evaluation", "captioning", "pages", "training", "doctor", "api", "cli", "__main__",
 )  # fmt: skip
 """folders and the few files beside them, from the ground up: each may import from those before it, and within itself"""
