@@ -15,7 +15,7 @@ from finetune.caches import default_root
 from finetune.errors import InputError, RunError
 from finetune.saving import write_bytes
 
-FOLDER = "known"
+KNOWN_FOLDER = "known"
 """in the cache"""
 
 
@@ -37,11 +37,11 @@ def known(what: str, of: object, libraries: Sequence[str], work: Callable[[], An
 
 def clear_known(root: Path) -> None:
     """Remove all that is kept here, and nothing else."""
-    with suppress(OSError), os.scandir(root / FOLDER) as entries:
+    with suppress(OSError), os.scandir(root / KNOWN_FOLDER) as entries:
         for entry in entries:
             if entry.is_file(follow_symlinks=False) and entry.name.endswith((".json", ".part")):
                 os.unlink(entry.path)
-        (root / FOLDER).rmdir()
+        (root / KNOWN_FOLDER).rmdir()
 
 
 def _held(file: Path) -> list[Any] | None:
@@ -58,7 +58,7 @@ def _held(file: Path) -> list[Any] | None:
 
 def _file(key: str) -> Path | None:
     try:
-        return default_root() / FOLDER / f"{key}.json"
+        return default_root() / KNOWN_FOLDER / f"{key}.json"
     except RunError:
         return None
 

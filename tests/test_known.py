@@ -49,7 +49,7 @@ def test_another_question_other_inputs_another_library_or_another_program_are_wo
 def test_what_is_damaged_is_worked_out_again(damage, root):
     work = Work()
     known("count", [1], [], work)
-    [file] = (root / kept.FOLDER).iterdir()
+    [file] = (root / kept.KNOWN_FOLDER).iterdir()
     file.write_bytes(damage)
     assert known("count", [1], [], work) == 7 and work.done == 2
     assert known("count", [1], [], work) == 7 and work.done == 2, "not kept again"

@@ -97,7 +97,7 @@ def plan(
     settled = watched(planning.resolving(loaded, gpus), Console(highlight=False), output)
     for notice in settled.notices:
         typer.echo(harmless(f"note: {with_commands(notice)}"), err=True)
-    rows, kept = counts.component_footprints(settled), counts.activation_bytes(settled)
+    rows, kept = counts.kept_footprints(settled), counts.kept_activation_bytes(settled)
     measured = None
     if measure:
         from finetune.training import run

@@ -10,7 +10,7 @@ from finetune.planning.plan import Plan
 LIBRARIES = ("torch", "diffusers", "transformers", "peft")
 
 
-def component_footprints(plan: Plan) -> list[ComponentFootprint]:
+def kept_footprints(plan: Plan) -> list[ComponentFootprint]:
     """As `footprint.component_footprints`. Raises RecipeError as it does."""
     of = _all_that_counts(plan)
     if of is None:
@@ -19,7 +19,7 @@ def component_footprints(plan: Plan) -> list[ComponentFootprint]:
     return [ComponentFootprint(*row) for row in rows]
 
 
-def activation_bytes(plan: Plan) -> int | None:
+def kept_activation_bytes(plan: Plan) -> int | None:
     """As `activations.activation_bytes`."""
     of = _all_that_counts(plan)
     if of is None:

@@ -6,7 +6,7 @@ import torch
 
 from finetune.errors import RecipeError
 from finetune.machine import has_gpu
-from finetune.planning.counts import component_footprints
+from finetune.planning.counts import kept_footprints
 from finetune.planning.footprint import ComponentFootprint
 from finetune.planning.plan import Plan
 
@@ -57,5 +57,5 @@ def gathered_bytes(components: Sequence[ComponentFootprint]) -> int:
 def _fits(plan: Plan) -> bool:
     if not has_gpu():
         return True
-    taken = sum(one.bytes for one in component_footprints(plan) if one.trainable)
+    taken = sum(one.bytes for one in kept_footprints(plan) if one.trainable)
     return taken <= ROOM * torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory

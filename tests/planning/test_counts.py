@@ -32,7 +32,7 @@ def planned(folder: Path, *sets: str) -> Plan:
 
 
 def asked(plan: Plan) -> tuple[object, object]:
-    return counts.component_footprints(plan), counts.activation_bytes(plan)
+    return counts.kept_footprints(plan), counts.kept_activation_bytes(plan)
 
 
 def test_kept_counts_are_those_that_were_counted(tmp_path, counted):
@@ -40,7 +40,7 @@ def test_kept_counts_are_those_that_were_counted(tmp_path, counted):
     first = asked(plan)
     assert len(counted) == 2 and asked(planned(tmp_path / "data")) == first and len(counted) == 2
     assert first == (footprint.component_footprints(plan), activations.activation_bytes(plan))
-    assert isinstance(counts.component_footprints(plan)[0], footprint.ComponentFootprint)
+    assert isinstance(counts.kept_footprints(plan)[0], footprint.ComponentFootprint)
 
 
 CHANGES = (
