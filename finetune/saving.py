@@ -14,7 +14,7 @@ MANY_FILES = 64
 _FLUSHED_AT_ONCE = 16
 
 
-def write_bytes(content: bytes, path: Path, flush: bool = True) -> None:
+def write_bytes(content: bytes | bytearray, path: Path, flush: bool = True) -> None:
     """Write beside, flush, rename: `path` is never half a file. The name beside is this call's own, so two writers
     cannot mix. Without the flush a power cut may leave half: for files that are checked when they are read.
 

@@ -111,6 +111,8 @@ def auditing(path: Path, words: CaptionWords, rules: Rules) -> Generator[Event, 
     names = list(examined.infos)
     if tree.links:
         names.sort(key=folder.natural)
+    ignored, files = tuple(tree.ignored), len(tree.files) + len(tree.ignored) + len(tree.rejected)
+    del tree, images, caption_carriers  # of very many files they take more than what follows
     if prepared:
         final = captions.final_captions(names, found_captions, words)
     else:
@@ -119,9 +121,9 @@ def auditing(path: Path, words: CaptionWords, rules: Rules) -> Generator[Event, 
     described = card or DatasetCard()
     return Audit(
         root=root,
-        files=len(tree.files) + len(tree.ignored) + len(tree.rejected),
+        files=files,
         captions=len(found_captions.files) + prepared,
-        ignored=tuple(tree.ignored),
+        ignored=ignored,
         used=used,
         rejected=tuple(rejected),
         notes=(

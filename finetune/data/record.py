@@ -5,11 +5,13 @@ read is not believed to be, as it may change again without its time moving (git'
 """
 
 import hashlib
+import io
 import os
 import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,11 +94,16 @@ class Record:
         """Without files that are gone. What cannot be written is found out again the next time."""
         if not (self._new and self._file):
             return
-        lines = [f"{name}\t{row}" for name, row in self._rows.items() if name in stamps]
-        body = "\n".join(lines).encode()
+        content, digest = bytearray(65), hashlib.sha256()
+        for name, row in self._rows.items():
+            if name in stamps:
+                line = f"\n{name}\t{row}".encode()
+                content += line
+                digest.update(line)
+        content[:65] = digest.hexdigest().encode() + b"\n"
         with suppress(OSError):
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(hashlib.sha256(body).hexdigest().encode() + b"\n" + body, self._file, flush=False)
+            write_bytes(content, self._file, flush=False)
         self._new = False
 
     @contextmanager
@@ -177,12 +184,12 @@ def _record_file(root: Path, background: Colour) -> Path | None:
 def _rows(file: Path) -> dict[str, str]:
     """Name -> what is known of it; nothing of a file that is not whole."""
     try:
-        digest, _, body = reading.read_bytes(file, DataError, limit=MOST_RECORD_BYTES).partition(b"\n")
+        content = reading.read_bytes(file, DataError, limit=MOST_RECORD_BYTES)
     except DataError:
         return {}
-    if hashlib.sha256(body).hexdigest().encode() != digest:
+    if hashlib.sha256(memoryview(content)[65:]).hexdigest().encode() != content[:64]:
         return {}
-    lines = body.decode("utf-8", "replace").split("\n")
+    lines = (line.decode("utf-8", "replace").rstrip("\n") for line in islice(io.BytesIO(content), 2, None))
     return {name: row for name, _, row in (line.partition("\t") for line in lines)}
 
 
