@@ -115,7 +115,7 @@ def of_encoding(root: Path, count: int, rounds: int) -> None:
         wants = photos(root, count, px)
 
         def by_threads(batch: int, px: int = px, wants: list[Wanted] = wants) -> None:
-            images.BATCH_PX["cpu"] = batch * px * px
+            images.ENCODED_PX["cpu"] = batch * px * px
             with tempfile.TemporaryDirectory() as folder:
                 unheard(encode_images(Store(Path(folder)), family, wants, CPU))
 

@@ -19,7 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,16 +78,18 @@ def main() -> None:
     arguments.add_argument("--folder", type=Path, required=True, help="for pictures, datasets and results")
     arguments.add_argument("--largest", type=int, default=SIZES[-1])
     arguments.add_argument("--steps", type=int, default=60)
+    arguments.add_argument("--no-train", action="store_true", help="without training, which encodes each picture")
     said = arguments.parse_args()
     sizes = sorted({*(n for n in SIZES if n < said.largest), said.largest})
-    found: Found = {n: measured(n, said.folder.resolve(), said.steps) for n in sizes}
+    wanted = tuple(COMMANDS) if said.no_train else (*COMMANDS, *TRAINED)
+    found: Found = {n: measured(n, wanted, said.folder.resolve(), said.steps) for n in sizes}
     say(table(found))
     missed = [sentence for sentence, held in bars(found) if not held]
     say("".join(f"\nmissed: {sentence}" for sentence in missed) or "\nevery bar is held")
     raise SystemExit(1 if missed else 0)
 
 
-def measured(n: int, folder: Path, steps: int) -> dict[str, Measured]:
+def measured(n: int, wanted: Sequence[str], folder: Path, steps: int) -> dict[str, Measured]:
     """Of one size: what was measured before stays."""
     kept, raw, data, cache = (
         folder / "results.json",
@@ -97,9 +99,9 @@ def measured(n: int, folder: Path, steps: int) -> dict[str, Measured]:
     )
     everything = json.loads(kept.read_text()) if kept.exists() else {}
     found: dict[str, list[float | None]] = everything.setdefault(str(n), {})
-    if len(found) < len(COMMANDS) + len(TRAINED):
+    if not set(wanted) <= set(found):
         make(raw, n)
-    for what in (*COMMANDS, *TRAINED):
+    for what in wanted:
         if what in found:
             continue
         if what == "prepare":
@@ -112,7 +114,7 @@ def measured(n: int, folder: Path, steps: int) -> dict[str, Measured]:
         found[what] = list(carried_out(command, own))
         kept.write_text(json.dumps(everything, indent=1))
         say(f"{n:>7,} {what:<24} {found[what][0]:8.2f} s {found[what][1]:6.0f} MB")
-    return {what: Measured(*numbers) for what, numbers in found.items()}  # type: ignore[arg-type]
+    return {what: Measured(*found[what]) for what in wanted}  # type: ignore[arg-type]
 
 
 def _placed(word: str, raw: Path, data: Path) -> str:
@@ -156,7 +158,7 @@ def make(folder: Path, n: int) -> None:
 def bars(found: Found) -> Iterator[tuple[str, bool]]:
     """(what was found and what is asked for, is it held)."""
     least, largest = min(found), max(found)
-    for what in (*COMMANDS, *TRAINED):
+    for what in found[least]:
         if (grown := growth(found, what)) is not None:
             yield (
                 f"{what}: a picture costs {grown:.2f} times what it costs among fewer; at most {GROWTH}",
@@ -164,6 +166,8 @@ def bars(found: Found) -> Iterator[tuple[str, bool]]:
             )
         more = found[largest][what].peak_mb - found[least][what].peak_mb
         yield f"{what}: {more:.0f} MB more at {largest:,} than at {least:,}; at most {MEMORY_MB}", more <= MEMORY_MB
+    if TRAINED[1] not in found[least]:
+        return
     again, allowed = found[largest][TRAINED[1]], FIXED_S + EACH_US * largest / 1e6
     yield f"first step after {again.cpu:.1f} s, at most {allowed:.1f}", again.cpu <= allowed
     steps = [found[n][TRAINED[1]].step or 0.0 for n in (least, largest)]
@@ -188,7 +192,7 @@ def table(found: Found) -> str:
         "|---|" + "---|" * (len(sizes) + 3),
     ]
     least, largest = sizes[0], sizes[-1]
-    for what in (*COMMANDS, *TRAINED):
+    for what in found[least]:
         rows = [found[n][what] for n in sizes]
         each = (rows[-1].cpu - rows[0].cpu) / (largest - least) * 1e6 if largest > least else 0.0
         grown = growth(found, what)
@@ -197,6 +201,8 @@ def table(found: Found) -> str:
         lines.append(
             f"| {what} | " + " | ".join([*cells, f"{each:.0f}", f"{grown:.2f}" if grown else "-", more]) + " |"
         )
+    if TRAINED[1] not in found[least]:
+        return "\n".join(lines)
     steps = [found[n][TRAINED[1]].step or 0.0 for n in sizes]
     lines.append(
         "| a step | " + " | ".join(f"{1000 * one:.1f} ms" for one in steps) + f" | | {steps[-1] / steps[0]:.3f} | |"

@@ -137,17 +137,17 @@ def file_sha256(path: Path) -> str:
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str], flush: bool = True) -> None:
     """As `write_bytes`."""
-    write_bytes(packed(tensors, metadata), path, flush)
+    write_bytes(to_bytes(tensors, metadata), path, flush)
 
 
-def packed(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] = MappingProxyType({})) -> bytes:
+def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] = MappingProxyType({})) -> bytes:
     """A safetensors file."""
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     # safetensors makes broken JSON of no tensors and no metadata
     return save(whole, dict(metadata) or None)
 
 
-def unpacked(content: bytes) -> dict[str, Tensor]:
+def from_bytes(content: bytes) -> dict[str, Tensor]:
     """The tensors of a safetensors file, on the CPU. Raises BaseError: it is none."""
     try:
         return load(content)

@@ -60,7 +60,7 @@ def cache_info(root: CacheRoot = None, as_json: AsJson = False) -> None:
 
 @cache.command("clear")
 def cache_clear(root: CacheRoot = None) -> None:
-    """Remove everything in the cache; what is needed is encoded, and looked at, again."""
+    """Remove everything in the cache; what is needed is made again."""
     from finetune.data.record import forget, records
     from finetune.encoding import store
     from finetune.known import clear_known

@@ -135,7 +135,7 @@ def _fill_folder(
     report: Audit, card: DatasetCard, root: Path, background: Colour
 ) -> Generator[Event, None, list[_Written]]:
     names = _prepared_names([(e.name, report.infos[e.name]) for e in report.used])
-    for parent in {(root / name).parent for name in names.values()} | {root}:
+    for parent in sorted({(root / name).parent for name in names.values()} | {root}):
         parent.mkdir(parents=True, exist_ok=True)
 
     def write(example: Example) -> _Written:

@@ -3,22 +3,25 @@
 Pillow lets go of Python's lock while it decodes and resizes.
 """
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-T = TypeVar("T")
-R = TypeVar("R")
+from finetune.data.workers import worker_count
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 THREADS = 8
 
 
-def decoded(batches: Iterable[list[T]], decode: Callable[[T], R]) -> Generator[list[tuple[T, "Future[R]"]], None, None]:
+def decoded_ahead(
+    batches: Iterable[list[_T]], decode: Callable[[_T], _R]
+) -> Generator[list[tuple[_T, "Future[_R]"]], None, None]:
     """Each batch when it is asked for, and the next ones meanwhile: one, and two pictures a thread. What cannot be
     decoded is an error of its future. Closed, it waits for what the threads are at."""
-    threads = min(THREADS, usable_cores())
-    pool, waiting = ThreadPoolExecutor(threads), deque[list[tuple[T, Future[R]]]]()
+    threads = min(THREADS, worker_count())
+    pool, waiting = ThreadPoolExecutor(threads), deque[list[tuple[_T, Future[_R]]]]()
     try:
         for batch in batches:
             waiting.append([(one, pool.submit(decode, one)) for one in batch])
@@ -28,8 +31,3 @@ def decoded(batches: Iterable[list[T]], decode: Callable[[T], R]) -> Generator[l
             yield waiting.popleft()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def usable_cores() -> int:
-    """That this process may run on, where the system tells."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

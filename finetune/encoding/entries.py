@@ -7,14 +7,14 @@ import numpy.typing as npt
 from torch import Tensor
 
 from finetune import tensors as weights
-from finetune.encoding.shards import KEY_LENGTH, Part, Rows, Shards, unpacked_rows
+from finetune.encoding.shards import KEY_LENGTH, Part, Rows, Shards, rows_of
 from finetune.encoding.single_files import SingleFiles
 from finetune.errors import BaseError
 
 PLACE = np.dtype([("key", "u1", KEY_LENGTH), ("shard", "<i4"), ("start", "<i8"), ("length", "<i8")])
 
 
-class Entries:
+class EntryIndex:
     """Entries by number; equal keys have one number. Which are there is known, and what they hold is read when asked
     for."""
 
@@ -51,7 +51,7 @@ class Entries:
 
     def _place(self, part: Part, numbers: npt.NDArray[np.int64], rows: Rows) -> None:
         if not part.sealed:
-            sound = [self.shards.read(part.name, *row) is not None for row in unpacked_rows(rows)]
+            sound = [self.shards.read(part.name, *row) is not None for row in rows_of(rows)]
             numbers, rows = numbers[sound], rows[sound]
         if len(numbers):
             self._places["shard"][numbers] = self._shard(part.name)
@@ -65,7 +65,7 @@ class Entries:
 
     def put(self, number: int, tensors: Mapping[str, Tensor]) -> None:
         """Raises RunError: the cache cannot be written."""
-        name, start, length = self.shards.append(self._key(number), weights.packed(tensors))
+        name, start, length = self.shards.append(self._key(number), weights.to_bytes(tensors))
         self._places[number] = (self._places["key"][number], self._shard(name), start, length)
 
     def read(self, number: int) -> dict[str, Tensor] | None:
@@ -75,7 +75,7 @@ class Entries:
         _, shard, start, length = self._places[number]
         content = self.shards.read(self._names[shard], self._key(number), int(start), int(length))
         try:
-            return None if content is None else weights.unpacked(content)
+            return None if content is None else weights.from_bytes(content)
         except BaseError:
             return None
 

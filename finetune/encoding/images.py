@@ -13,7 +13,7 @@ from torch import Tensor
 from finetune.data.buckets import Bucket, fit, to_array
 from finetune.data.decode import open_rgb
 from finetune.data.example import Example
-from finetune.encoding.decoding import decoded
+from finetune.encoding.decoding import decoded_ahead
 from finetune.encoding.missing import Fewer, Missing
 from finetune.encoding.store import KEYS, Store
 from finetune.encoding.stored import Stored
@@ -23,7 +23,7 @@ from finetune.families.base import Family, Moments
 PLACES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """where a random crop may lie; few, so that each is encoded once"""
 CENTER = 2
-BATCH_PX = {"cpu": 0, "cuda": 16 * 512 * 512}
+ENCODED_PX = {"cpu": 0, "cuda": 16 * 512 * 512}
 """px that are encoded at once; on a CPU one picture, which is as fast (docs/log.md) and has always the same bits"""
 LARGE_PX = 40_000_000
 """above which one picture is decoded at a time: the largest take 2 GB"""
@@ -69,8 +69,8 @@ def encode_images(
     encode = Fewer[Tensor, dict[str, Tensor]](lambda pixels: _encoded(family, pixels, device))
     with missing.kept():
         yield from missing.found_before()
-        batches = _batched(missing.todo.items(), BATCH_PX.get(device.type, 0))
-        with closing(decoded(missing.batches(batches), lambda one: _pixels(one[1], large))) as ahead:
+        batches = _batched(missing.todo.items(), ENCODED_PX.get(device.type, 0))
+        with closing(decoded_ahead(missing.batches(batches), lambda one: _pixels(one[1], large))) as ahead:
             for batch in ahead:
                 for number, entry in _finite(batch, encode):
                     missing.put(number, entry)

@@ -11,19 +11,19 @@ from finetune.encoding.store import Store
 from finetune.encoding.stored import Stored
 from finetune.shortage import is_shortage
 
-T = TypeVar("T")
-R = TypeVar("R")
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
-class Missing(Generic[T]):
+class Missing(Generic[_T]):
     """By number, each once; another process may encode some of it meanwhile."""
 
-    def __init__(self, store: Store, kind: str, found: Stored[Any, Any], wanted: Sequence[T]) -> None:
+    def __init__(self, store: Store, kind: str, found: Stored[Any, Any], wanted: Sequence[_T]) -> None:
         """found: the wanted ones, in their order."""
         self.store, self.kind, self.found, self.entries = store, kind, found, found.entries
         numbers = self.entries.numbers
         lacking = set(self.entries.missing())
-        self.todo: dict[int, T] = {
+        self.todo: dict[int, _T] = {
             number: one for number, one in zip(numbers, wanted, strict=True) if number in lacking
         }
         self.done = len(wanted) - sum(number in lacking for number in numbers)
@@ -48,7 +48,7 @@ class Missing(Generic[T]):
             del self.todo[number]
             yield self.finished(number)
 
-    def batches(self, batches: Iterable[list[tuple[int, T]]]) -> Iterator[list[tuple[int, T]]]:
+    def batches(self, batches: Iterable[list[tuple[int, _T]]]) -> Iterator[list[tuple[int, _T]]]:
         """Without what is there by now."""
         for batch in batches:
             self.entries.refresh()
@@ -71,13 +71,13 @@ class Missing(Generic[T]):
         return self.done
 
 
-class Fewer(Generic[T, R]):
+class Fewer(Generic[_T, _R]):
     """Calls with as many at once as are given, and with fewer after memory did not suffice."""
 
-    def __init__(self, call: Callable[[list[T]], list[R]]) -> None:
+    def __init__(self, call: Callable[[list[_T]], list[_R]]) -> None:
         self.call, self.most = call, 0
 
-    def __call__(self, items: Sequence[T]) -> Iterator[R]:
+    def __call__(self, items: Sequence[_T]) -> Iterator[_R]:
         """Raises whatever the call does, and want of memory where one alone is too much."""
         left = list(items)
         while left:

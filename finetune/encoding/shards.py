@@ -129,20 +129,20 @@ class Shards:
         for index in (f"{name}.index", f"{name}.open"):
             rows = self._rows(index)
             whole = self._whole(name, rows)
-            for at, (key, start, length) in enumerate(unpacked_rows(rows)):
+            for at, (key, start, length) in enumerate(rows_of(rows)):
                 if key != _NO_KEY and not (whole[at] and self.read(name, key, start, length)):
                     with self._written():
                         saving.overwrite(_NO_KEY, self.folder / index, at * ROW_BYTES)
 
     def files(self) -> list[os.DirEntry[str]]:
         """The cache's own in here; no link."""
-        return [e for e in inside(self.folder) if _NAME.fullmatch(e.name) and e.is_file(follow_symlinks=False)]
+        return [entry for entry in inside(self.folder) if _is_own(entry)]
 
     def count(self) -> int:
         return sum(len(part.rows) for part in self.scan({}))
 
 
-def unpacked_rows(rows: Rows) -> Iterator[tuple[bytes, int, int]]:
+def rows_of(rows: Rows) -> Iterator[tuple[bytes, int, int]]:
     """(key, start, length) of each."""
     for row in rows:
         yield row["key"].tobytes(), int(row["start"]), int(row["length"])
@@ -152,6 +152,10 @@ def _digest(key: bytes, content: bytes) -> bytes:
     found = hashlib.sha256(key)
     found.update(content)
     return found.digest()
+
+
+def _is_own(entry: os.DirEntry[str]) -> bool:
+    return _NAME.fullmatch(entry.name) is not None and entry.is_file(follow_symlinks=False)
 
 
 def inside(folder: Path) -> list[os.DirEntry[str]]:

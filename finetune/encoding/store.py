@@ -15,11 +15,11 @@ from torch import Tensor
 
 from finetune import tensors as weights
 from finetune.caches import default_root as default_root
-from finetune.encoding.entries import Entries
+from finetune.encoding.entries import EntryIndex
 from finetune.encoding.shards import Shards, inside
 from finetune.encoding.single_files import SingleFiles
 
-FORMAT = 3
+STORE_FORMAT = 3
 """of the files"""
 KEYS = "2"
 """how keys are made: as they were when each entry had a file of its own, so that these are found"""
@@ -32,14 +32,14 @@ class Store:
     """Tensors by key. Safe to kill and to share: each writer adds to files of its own, and what is read is checked."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root / f"v{FORMAT}"
+        self.root = root / f"v{STORE_FORMAT}"
         self.hits = self.misses = 0
         self._shards = {kind: Shards(self.root / kind) for kind in KINDS}
         self._old = {kind: SingleFiles(root / "v2" / kind) for kind in KINDS}
 
-    def entries(self, kind: str, keys: Sequence[bytes]) -> Entries:
+    def entries(self, kind: str, keys: Sequence[bytes]) -> EntryIndex:
         """Those of these keys, as far as they are there."""
-        return Entries(self._shards[kind], self._old[kind], keys)
+        return EntryIndex(self._shards[kind], self._old[kind], keys)
 
     def read(self, kind: str, key: bytes) -> dict[str, Tensor] | None:
         """None: there is none, or it is damaged."""
@@ -47,7 +47,7 @@ class Store:
 
     def put(self, kind: str, key: bytes, tensors: Mapping[str, Tensor]) -> None:
         """Raises RunError: the cache cannot be written."""
-        self._shards[kind].append(key, weights.packed(tensors))
+        self._shards[kind].append(key, weights.to_bytes(tensors))
 
     def seal(self, kind: str) -> None:
         """What was put is taken for there by later runs, until they read it."""
@@ -93,7 +93,7 @@ def _files(root: Path) -> list[Path]:
 
 
 def _shard_folders(root: Path) -> list[Path]:
-    return [folder for folder in _folders(root) if folder.parent == root / f"v{FORMAT}"]
+    return [folder for folder in _folders(root) if folder.parent == root / f"v{STORE_FORMAT}"]
 
 
 def _folders(root: Path) -> list[Path]:

@@ -8,11 +8,11 @@ from typing import TypeVar
 from torch import Tensor
 
 from finetune.encoding import sizes
-from finetune.encoding.entries import Entries
+from finetune.encoding.entries import EntryIndex
 from finetune.errors import RunError
 
-K = TypeVar("K")
-V = TypeVar("V")
+_K = TypeVar("_K")
+_V = TypeVar("_V")
 ENTRY_BYTES = 1500
 """in memory, of an entry that is held, beside its numbers"""
 
@@ -21,16 +21,16 @@ class EntryLost(RunError):
     """An entry that was in the store when the run began is no longer there, or damaged."""
 
 
-class Stored(Mapping[K, V]):
+class Stored(Mapping[_K, _V]):
     """Entries by what they were made of. The last ones are held; may be asked by several threads."""
 
-    def __init__(self, entries: Entries, numbers: Mapping[K, int], made: Callable[[dict[str, Tensor]], V]) -> None:
+    def __init__(self, entries: EntryIndex, numbers: Mapping[_K, int], made: Callable[[dict[str, Tensor]], _V]) -> None:
         self.entries, self.numbers, self.made = entries, numbers, made
         self.held: OrderedDict[int, dict[str, Tensor]] = OrderedDict()
         self.bytes = 0
         self._lock = Lock()
 
-    def __getitem__(self, name: K) -> V:
+    def __getitem__(self, name: _K) -> _V:
         """Raises EntryLost."""
         number = self.numbers[name]
         with self._lock:
@@ -50,7 +50,7 @@ class Stored(Mapping[K, V]):
             "resume the run: what is missing is encoded again",
         )
 
-    def __iter__(self) -> Iterator[K]:
+    def __iter__(self) -> Iterator[_K]:
         return iter(self.numbers)
 
     def __len__(self) -> int:

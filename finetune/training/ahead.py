@@ -13,27 +13,27 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-R = TypeVar("R")
-STEPS = 2
-BYTES = 256 * 2**20
+_R = TypeVar("_R")
+STEPS_AHEAD = 2
+BYTES_AHEAD = 256 * 2**20
 """of the next steps, together; larger ones are made when they are due"""
 
 
-class Ahead(Generic[R]):
+class Ahead(Generic[_R]):
     """What steps need, in any order; where they are asked for one after the other, the next ones are made ahead."""
 
-    def __init__(self, make: Callable[[int], R], size: Callable[[R], int]) -> None:
+    def __init__(self, make: Callable[[int], _R], size: Callable[[_R], int]) -> None:
         """size: bytes of what was made."""
         self.make, self.size = make, size
-        self._begun: dict[int, Future[R]] = {}
+        self._begun: dict[int, Future[_R]] = {}
         self._last = -1
 
-    def __call__(self, step: int, steps: int) -> R:
+    def __call__(self, step: int, steps: int) -> _R:
         """steps: of the whole run, from 0. Raises whatever making it raised, be it in a thread."""
         begun = self._begun.pop(step, None)
         made = begun.result() if begun else self.make(step)
         in_a_row, self._last = step == self._last + 1, step
-        ahead = min(STEPS, BYTES // max(1, self.size(made))) if in_a_row else 0
+        ahead = min(STEPS_AHEAD, BYTES_AHEAD // max(1, self.size(made))) if in_a_row else 0
         following = range(step + 1, min(step + 1 + ahead, steps))
         self._begun = {k: self._begun.get(k) or _begun(partial(self.make, k)) for k in following}
         return made
@@ -45,7 +45,7 @@ class Ahead(Generic[R]):
         self._last = -1
 
 
-def _begun(make: Callable[[], R]) -> "Future[R]":
+def _begun(make: Callable[[], _R]) -> "Future[_R]":
     pool = ThreadPoolExecutor(1, "ahead")
     begun = pool.submit(make)
     pool.shutdown(wait=False)

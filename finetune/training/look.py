@@ -59,22 +59,22 @@ def _wording(seed: int, example: Example, visit: int) -> str:
 
 
 def looks(plan: Plan) -> Iterator[Look]:
-    """All that the schedule shows to the end of its last epoch. Where chance decides, each look as often as it is
-    taken; else one of each sample, and one without its caption where that is more than the prompt "", which is
-    always listed."""
+    """What the schedule shows to the end of its last epoch, beside pictures as they are judged, their captions and "",
+    which are listed anyway. Where chance decides, each look as often as it is taken; else one of each kind."""
     epochs = -(-plan.micros // plan.train.schedule.micros_per_epoch)
     micros = epochs * plan.train.schedule.micros_per_epoch
     for pool in (plan.train, *([plan.prior] if plan.prior else [])):
         whole = -(-micros // pool.schedule.micros_per_epoch) * pool.schedule.micros_per_epoch
         often = any(varied(plan, placed.example) for placed in pool.placed)
         visits = pool.schedule.visits(whole) if often else {}
+        judged = pool is plan.train and plan.recipe.prior.mode != "own_prediction"
         for sample, placed in enumerate(pool.placed):
             if varied(plan, placed.example):
                 yield from (look(plan, placed, visit) for visit in range(visits[sample]))
-            else:
+            elif not judged:
                 yield _look(plan, placed, 0, _PLAIN)
-                if placed.example.controls and plan.recipe.data.caption_dropout:
-                    yield _look(plan, placed, 0, _PLAIN._replace(drop_caption=True))
+            if placed.example.controls and plan.recipe.data.caption_dropout:
+                yield _look(plan, placed, 0, _PLAIN._replace(drop_caption=True))
 
 
 def prompts(plan: Plan) -> list[Prompt]:

@@ -18,7 +18,7 @@ from finetune.data import dataset
 from finetune.data.buckets import Bucket
 from finetune.data.example import Example
 from finetune.encoding import images, text
-from finetune.encoding.decoding import decoded
+from finetune.encoding.decoding import decoded_ahead
 from finetune.encoding.images import STRAIGHT, Crop, ImageKeys, Wanted, encode_images
 from finetune.encoding.missing import Fewer
 from finetune.encoding.shards import Shards
@@ -66,7 +66,7 @@ def together(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """On the CPU, too."""
 
     def of(count: int) -> None:
-        monkeypatch.setitem(images.BATCH_PX, "cpu", count * 64 * 64)
+        monkeypatch.setitem(images.ENCODED_PX, "cpu", count * 64 * 64)
         monkeypatch.setitem(text.TOGETHER, "cpu", count)
 
     return of
@@ -162,7 +162,7 @@ def test_what_one_alone_has_no_memory_for_and_every_other_fault_is_raised(room: 
 
 
 def test_the_next_pictures_are_decoded_meanwhile_and_not_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("finetune.encoding.decoding.usable_cores", lambda: 2)
+    monkeypatch.setattr("finetune.encoding.decoding.worker_count", lambda: 2)
     drawn = list[int]()
 
     def batches() -> Iterator[list[int]]:
@@ -170,7 +170,7 @@ def test_the_next_pictures_are_decoded_meanwhile_and_not_all_of_them(monkeypatch
             drawn.append(n)
             yield [n]
 
-    with closing(decoded(batches(), lambda n: threading.current_thread().name)) as ahead:
+    with closing(decoded_ahead(batches(), lambda n: threading.current_thread().name)) as ahead:
         first = next(ahead)
         assert first[0][0] == 0 and first[0][1].result() != threading.main_thread().name
         assert drawn == [0, 1, 2, 3, 4], "two a thread"
@@ -183,7 +183,7 @@ def test_a_picture_that_cannot_be_decoded_is_an_error_of_its_own() -> None:
             raise DataError("1.png: changed", "")
         return n
 
-    (batch,) = decoded([[0, 1, 2]], decode)
+    (batch,) = decoded_ahead([[0, 1, 2]], decode)
     results: list[Future[int]] = [future for _, future in batch]
     assert results[0].result() == 0 and results[2].result() == 2 and isinstance(results[1].exception(), DataError)
 

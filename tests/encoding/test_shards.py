@@ -13,7 +13,7 @@ import torch
 from finetune import saving
 from finetune import tensors as weights
 from finetune.encoding import shards
-from finetune.encoding.entries import Entries
+from finetune.encoding.entries import EntryIndex
 from finetune.encoding.shards import Shards
 from finetune.encoding.sizes import KEY_BYTES, ROW_BYTES
 from finetune.encoding.store import Store, entry_key, usage
@@ -40,7 +40,7 @@ def put(store: Store, *numbers: int, sealed: bool = True) -> None:
         store.seal("image")
 
 
-def found(store: Store, *numbers: int) -> Entries:
+def found(store: Store, *numbers: int) -> EntryIndex:
     """As a run that starts sees it."""
     return Store(store.root.parent).entries("image", [key(n) for n in numbers])
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.hostile import attempt
 
-from finetune.encoding import store
+from finetune import caches
 from finetune.errors import RunError
 from finetune.files.metadata import refuse_local
 
@@ -26,9 +26,9 @@ def nameless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
-    store._temporary_root.cache_clear()
+    caches._temporary_root.cache_clear()
     yield tmp_path / "tmp"
-    store._temporary_root.cache_clear()
+    caches._temporary_root.cache_clear()
 
 
 @pytest.mark.parametrize("home", [None, "/dev/null", "/dev/null/nobody"])
@@ -56,8 +56,8 @@ def test_nothing_is_published_of_a_home_that_is_not_there(nameless: Path) -> Non
 
 
 def test_a_cache_in_the_temporary_folder_is_the_users_alone(nameless: Path) -> None:
-    root = store.default_root()
-    assert root == nameless / f"finetune-{os.geteuid()}" == store.default_root()
+    root = caches.default_root()
+    assert root == nameless / f"finetune-{os.geteuid()}" == caches.default_root()
     assert root.stat().st_mode & 0o777 == 0o700
 
 
@@ -72,7 +72,7 @@ def test_a_folder_that_others_may_write_is_not_taken_for_the_cache(nameless: Pat
         theirs.chmod(0o777)
     else:
         theirs.touch()
-    root = store.default_root()
+    root = caches.default_root()
     assert root != theirs and root.parent == nameless and root.stat().st_mode & 0o777 == 0o700
 
 
@@ -81,11 +81,11 @@ def test_no_temporary_folder_either_is_an_error_with_the_variable_to_set(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(nameless / "gone"))
     with pytest.raises(RunError, match="no folder for the cache") as raised:
-        store.default_root()
+        caches.default_root()
     assert "FINETUNE_CACHE" in raised.value.hint
 
 
 def test_an_empty_variable_names_no_folder(nameless: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     monkeypatch.setenv("HOME", str(nameless))
-    assert store.default_root() == nameless / ".cache" / "finetune"
+    assert caches.default_root() == nameless / ".cache" / "finetune"

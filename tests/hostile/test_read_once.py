@@ -131,7 +131,10 @@ def test_png_files_that_are_copied_need_only_differ_in_their_bytes(tmp_path: Pat
     assert len(dataset.read_dataset(tmp_path, trigger="sks", class_word="mug").examples) == 2
 
 
-LINKS = ["v2", "v2/image", "v2/text", "v2/image/0f", f"v2/image/0f/{'0f' * 32}.safetensors"]
+LINKS = [
+    "v2", "v2/image", "v2/text", "v2/image/0f", f"v2/image/0f/{'0f' * 32}.safetensors", "v3", "v3/image", "v3/text",
+    f"v3/image/{'0f' * 8}.shard", f"v3/image/{'0f' * 8}.index",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("linked", LINKS)
@@ -142,6 +145,10 @@ def test_clearing_the_cache_follows_no_link_out_of_it(linked: str, place: Path) 
     (outside / entry).parent.mkdir(parents=True)
     (outside / entry).write_bytes(b"somebody's")
     shutil.copytree(outside / "v2/image", outside / "v2/text")
+    for kind in ("image", "text"):
+        (outside / "v3" / kind).mkdir(parents=True)
+        for suffix in ("shard", "index", "open"):
+            (outside / "v3" / kind / f"{'0f' * 8}.{suffix}").write_bytes(bytes(96))
     (cache / "v2/text/1f").mkdir(parents=True)
     own = cache / "v2/text/1f" / f"{'1f' * 32}.safetensors"
     own.write_bytes(b"ours")

@@ -81,7 +81,19 @@ def test_the_screen_answers_first_then_shows_every_setting_and_wraps_only_values
     shown = capsys.readouterr().out
     rest, _, table = shown.partition("setting ")
     answers = [line.split()[0] for line in shown.partition("size in px")[0].splitlines() if line[:1].strip()]
-    assert answers == ["length", "time", "memory", "trains", "padded", "files", "disk", "prompts", "base", "verdict"]
+    assert answers == [
+        "length",
+        "time",
+        "memory",
+        "trains",
+        "padded",
+        "files",
+        "host",
+        "disk",
+        "prompts",
+        "base",
+        "verdict",
+    ]
     for key in recipe.keys():
         lines = [line for line in table.splitlines() if line.split()[:1] == [key]]
         assert len(lines) == (recipe.value(plan.recipe, key) is not None), key
@@ -367,7 +379,7 @@ def test_the_command_says_it_as_json_and_measures_one_real_step(bases, tmp_path,
     assert found.keys() == {
         "settings", "base", "identity", "held_out", "prior_images", "buckets", "components", "bytes",
         "activation_bytes", "encoder_bytes", "measured", "needed_bytes", "device", "notices", "candidates",
-        "example", "disk_bytes",
+        "example", "disk_bytes", "cache", "host",
     }  # fmt: skip
     assert found["identity"]["global_batch"] == 2 and found["base"]["family"] == "sd"
     assert [c.keys() for c in found["components"]] == [set(ComponentFootprint._fields)] * 2

@@ -64,7 +64,11 @@ def test_steps_in_any_order_are_right_and_nothing_is_made_for_them() -> None:
 
 
 def test_large_steps_are_made_when_they_are_due() -> None:
-    for size, ahead in ((making.BYTES + 1, []), (making.BYTES, [1, 2, 3]), (making.BYTES // 2, [1, 2, 3, 4])):
+    for size, ahead in (
+        (making.BYTES_AHEAD + 1, []),
+        (making.BYTES_AHEAD, [1, 2, 3]),
+        (making.BYTES_AHEAD // 2, [1, 2, 3, 4]),
+    ):
         maker = Maker(size=size)
         for step in range(3):
             maker.ahead(step, 9)
@@ -111,7 +115,7 @@ def test_training_is_the_same_to_the_bit_with_and_without(data: Path, monkeypatc
     with_it = begun(data)
     with_it.train()
     with_it.batches.close()
-    monkeypatch.setattr(making, "STEPS", 0)
+    monkeypatch.setattr(making, "STEPS_AHEAD", 0)
     without = begun(data)
     without.train()
     assert all(torch.equal(tensor, without.weights()[name]) for name, tensor in with_it.weights().items())

@@ -83,7 +83,6 @@ KINDS: dict[str, dict[str, object]] = {
                                "train__gradient_checkpointing": True},
     "mean": {"train__ema": 0.9},
     "DoRA": {"adapter__method": "dora"},
-    "adafactor": {"optimizer__name": "adafactor"},
     "prior": {"prior__mode": "self", "data__trigger": "sks"},
 }  # fmt: skip
 
