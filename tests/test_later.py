@@ -67,18 +67,20 @@ def test_one_that_is_there_or_not_installed_stays_as_it_is():
 ATTACHED = """
 import sys
 from finetune import families
+family = families.family_class("sd")
+family.PARTS["unet"].module_class()
+from finetune.later import Later
+assert isinstance(sys.modules["bitsandbytes"], Later), "loaded with diffusers"
 from finetune.adapters import attach
 from finetune.recipe import LoRA
-family = families.family_class("sd")
 facts = families.detect("pocket")
 found = family.on_meta(families.locate("pocket"), facts)
 attach.attach({"unet": found["unet"]}, family.presets, LoRA(rank=2, alpha=2.0, targets="attention"), seed=0)
-from finetune.later import Later
-assert isinstance(sys.modules["bitsandbytes"], Later), "loaded by an import or by attaching"
-from finetune.optimizers import OPTIMIZERS
+assert isinstance(sys.modules["bitsandbytes"], Later), "loaded with PEFT, or by attaching"
 import bitsandbytes
 assert bitsandbytes.nn.Linear4bit and not isinstance(sys.modules["bitsandbytes"], Later)
-assert __import__("peft").import_utils.is_bnb_4bit_available(), "PEFT was told that it is not there"
+from peft.tuners.lora import model
+assert model.is_bnb_available() and model.is_bnb_4bit_available(), "PEFT was told for good that it is not there"
 """
 
 

@@ -57,5 +57,5 @@ def _only_adapter(layer: Any) -> str | None:
 
 
 def _computed_alike(x: Tensor, weight: Tensor) -> bool:
-    """Autocast brings both to one dtype itself."""
-    return x.dtype == weight.dtype or torch.is_autocast_enabled(x.device.type)
+    """Autocast, which the meta device does not know, brings both to one dtype itself."""
+    return x.dtype == weight.dtype or (not x.is_meta and torch.is_autocast_enabled(x.device.type))

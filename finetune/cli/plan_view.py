@@ -14,7 +14,7 @@ from finetune.planning.host import HostNeeds, host_needs
 from finetune.planning.leftovers import leftovers
 from finetune.planning.plan import Plan
 from finetune.planning.room import cache_folder, disk_bytes, free_disk
-from finetune.planning.spread import gathered_bytes, is_spread, state_bytes
+from finetune.planning.spread import gathered_bytes, held_bytes, is_spread
 from finetune.reporting.markup import escape
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def needed_bytes(
     plan: Plan, components: list[ComponentFootprint], measured: "Measured | None", activations: int | None
 ) -> int:  # fmt: skip
     """Of the device's memory at the peak: in training, or while a text encoder reads captions."""
-    training = state_bytes(plan, components) + (activations or 0)
+    training = held_bytes(plan, components) + (activations or 0)
     return max(
         training, gathered_bytes(components), measured.peak_bytes if measured else 0, *encoder_bytes(plan).values(), 0
     )
@@ -89,7 +89,7 @@ def _time_needed(plan: Plan, measured: "Measured | None") -> str:
 def _memory_needed(
     plan: Plan, components: list[ComponentFootprint], measured: "Measured | None", activations: int | None
 ) -> str:  # fmt: skip
-    state, world = state_bytes(plan, components), plan.train.schedule.world_size
+    state, world = held_bytes(plan, components), plan.train.schedule.world_size
     spread = f", which are spread over {world} GPUs" if is_spread(plan, world) else ""
     parts = f"{_size(state)} for weights, gradients and optimizer state{spread}"
     more = "activations come on top" if activations is None else f"about {_size(activations)} for activations"

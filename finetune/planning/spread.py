@@ -43,7 +43,7 @@ def hindrance(plan: Plan) -> tuple[str, str] | None:
     return None
 
 
-def state_bytes(plan: Plan, components: Sequence[ComponentFootprint]) -> int:
+def held_bytes(plan: Plan, components: Sequence[ComponentFootprint]) -> int:
     """Weights, gradients and optimizer state on each device while it trains, without activations."""
     world, whole = plan.train.schedule.world_size, sum(one.bytes for one in components)
     return -(-whole // world) if is_spread(plan, world) else whole

@@ -81,11 +81,12 @@ def test_what_is_more_than_a_product_is_left_to_peft(options, asked_peft):
     assert len(asked_peft) == 6 and all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
-def test_base_in_half_precision_without_autocast_is_left_to_peft(asked_peft):
-    found = model(True).bfloat16()
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_base_in_half_precision_without_autocast_is_left_to_peft(device, asked_peft):
+    found = model(True).bfloat16().to(device)
     for name, p in found.named_parameters():
         p.data = p.data.float() if "lora_" in name else p.data
-    found(torch.randn(2, 3, 6, 6, dtype=torch.bfloat16))
+    assert found(torch.randn(2, 3, 6, 6, dtype=torch.bfloat16, device=device)).dtype == torch.bfloat16
     assert len(asked_peft) == 3
 
 

@@ -19,7 +19,6 @@ from diffusers import AutoencoderKL
 from families.cases import CASES, Case
 from families.cases import CONFIGS as TRUE_CONFIGS
 from safetensors.torch import save_file
-from support import real_size
 from support.bases import tiny_base
 from support.photos import pictures
 
@@ -28,7 +27,7 @@ from finetune.families.single_file import CONFIGS
 
 RECOMPUTED = "gradient_checkpointing = true\n"
 DECODERS = [case for case in CASES if case.decoder_gib]
-SCRIPT = Path(real_size.__file__)
+SCRIPT = Path(__file__).with_name("measured_steps.py")
 
 
 def write_base(folder: Path, line: str, dtype: torch.dtype) -> Path:

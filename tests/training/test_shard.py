@@ -21,7 +21,7 @@ from finetune.cli.plan_view import answers, needed_bytes
 from finetune.errors import PeerLost, RecipeError
 from finetune.planning.counts import kept_footprints
 from finetune.planning.plan import resolve_plan
-from finetune.planning.spread import is_spread, state_bytes
+from finetune.planning.spread import held_bytes, is_spread
 from finetune.ranks import whole
 from finetune.recipe import Loaded
 from finetune.training import run
@@ -181,7 +181,7 @@ def test_what_cannot_be_spread_is_refused_by_name(four: Path, changes: dict[str,
 def test_plan_tells_what_each_gpu_holds(four: Path) -> None:
     alone, two = (resolve_plan(short(four, train__shard="on", **FULL), world) for world in (1, 2))
     rows = kept_footprints(alone)
-    whole_bytes, half = state_bytes(alone, rows), state_bytes(two, rows)
+    whole_bytes, half = held_bytes(alone, rows), held_bytes(two, rows)
     assert whole_bytes == sum(row.bytes for row in rows) and half == -(-whole_bytes // 2)
     assert (
         f"spread over {2} GPUs" in answers(two, rows, None)["memory"]

@@ -1,6 +1,6 @@
 """A recipe's steps in a process of its own: what `plan` says of their memory, and the peak, as a line of JSON.
 
-`python tests/support/real_size.py RECIPE [small encoders|true encoders]`
+`python tests/training/measured_steps.py RECIPE [small encoders|true encoders]`
 """
 
 import ctypes
