@@ -1,7 +1,7 @@
 """PEFT's LoRA layers with a shorter forward pass, the same to the last bit: saving, merging, disabling are PEFT's own.
 
 PEFT multiplies a projection's whole output by a scale that is usually 1, and autograd its gradient again; it casts the
-input to float32, which autocast casts back. On a small denoiser that is 5 % of a step (docs/performance.md).
+input to float32, which autocast casts back. On a small denoiser that is 2 to 5 % of a step (docs/performance.md).
 """
 
 import math
