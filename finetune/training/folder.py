@@ -24,7 +24,7 @@ from finetune.machine import has_gpu
 from finetune.pages import training_data
 from finetune.pages.report import Wording
 from finetune.pages.writer import ReportWriter
-from finetune.planning import footprint
+from finetune.planning.counts import kept_footprints
 from finetune.planning.names import exported_name
 from finetune.planning.plan import Plan
 from finetune.planning.public import public_recipe
@@ -128,7 +128,7 @@ class RunFolder:
 
     def _make_room(self, plan: Plan, resume: bool) -> None:
         remove_leftovers(self.path)
-        needed = disk_bytes(plan, footprint.component_footprints(plan))
+        needed = disk_bytes(plan, kept_footprints(plan))
         writing.reserve(self.path, max(0, needed - _bytes_there(self.path)))
         if not resume:
             _remove_traces(self.path)
