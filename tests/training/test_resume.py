@@ -111,8 +111,8 @@ def live(loaded: Loaded, folder: Path, name: str, resume: bool, death: Death | N
     """One life of a run: until its death, if it has one."""
     shown: dict[int, list[object]] = {}
 
-    def watched(batches: Batches, step: int, ranks: Ranks) -> StepBatches:
-        share = whole(batches, step, ranks)
+    def watched(batches: Batches, step: int, ranks: Ranks, even: bool = False) -> StepBatches:
+        share = whole(batches, step, ranks, even)
         shown[step + 1] = [(batch.names, batch.captions, batch.t.tolist()) for batch, _ in share.pairs]
         return share
 
