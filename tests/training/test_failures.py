@@ -192,7 +192,7 @@ def test_too_little_memory_exits_3_with_what_to_turn(
     elif where == "accumulate":
         monkeypatch.setattr(trainer, "accumulate", lambda *_: short_of())
     else:
-        monkeypatch.setattr(Batches, "step", lambda b, k, r: short_of() if k == 2 else whole(b, k, r))
+        monkeypatch.setattr(Batches, "step", lambda b, k, *rest: short_of() if k == 2 else whole(b, k, *rest))
     with pytest.raises(MemoryShortage, match="memory") as stopped:
         train(loaded, out)
     assert stopped.value.exit_code == 3
