@@ -137,7 +137,11 @@ def how_the_model_is_set_up(place: Place, sets: list[str]) -> object:
 def where_latents_are_kept(place: Place, sets: list[str]) -> object:
     shutil.rmtree(place.root / "kept", ignore_errors=True)
     place.begin(place.plan([*sets, FEW]))
-    return sorted(p.name for p in (place.root / "kept").rglob("*.safetensors"))
+    return sorted(p.name for p in (place.root / "kept").rglob("*") if p.is_file())
+
+
+def whether_two_ranks_spread_the_weights(place: Place, sets: list[str]) -> object:
+    return is_spread(place.plan(sets), 2)
 
 
 def what_two_steps_make_of_the_weights(place: Place, sets: list[str]) -> object:
@@ -308,6 +312,7 @@ CASES = {
     "train.gradient_checkpointing": Case("train.gradient_checkpointing=true", how_the_model_is_set_up),
     "train.ema": Case("train.ema=0.9", what_the_running_mean_is),
     "train.compile": Case("train.compile=true", how_the_model_is_set_up),
+    "train.shard": Case("train.shard=on", whether_two_ranks_spread_the_weights),
     "train.checkpoint_every": Case("train.checkpoint_every=1", what_happens_in_the_loop),
     "train.keep_last": Case("train.keep_last=1", what_happens_in_the_loop, ("train.checkpoint_every=1",)),
     "train.patience": Case("train.patience=2", after_how_many_bad_steps_it_stops),
