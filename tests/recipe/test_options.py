@@ -26,6 +26,7 @@ from finetune.files import layouts
 from finetune.planning import footprint
 from finetune.planning import plan as planning
 from finetune.planning.plan import Plan
+from finetune.planning.spread import is_spread
 from finetune.proof import export
 from finetune.reporting import trackers
 from finetune.training import batches, begin, finish, learnt, pick, preflight
