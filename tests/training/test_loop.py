@@ -21,7 +21,7 @@ from finetune.evaluation import effect as evaluate
 from finetune.families.base import components
 from finetune.ranks import Ranks
 from finetune.training import loop as trainer
-from finetune.training.batches import Batch, Batches
+from finetune.training.batches import Batches, StepBatches
 
 
 @pytest.fixture(scope="module")
@@ -68,15 +68,15 @@ def test_the_loss_falls_on_one_picture(sd15: Path, tmp_path: Path) -> None:
 
 
 class Poisoned(Batches):
-    """Latents that are not finite at some steps (batch and accumulate 1)."""
+    """Latents that are not finite at some steps."""
 
     bad: frozenset[int] = frozenset()
-    made = -1
 
-    def train(self, micro: object) -> Batch:
-        self.made += 1
-        batch = super().train(micro)  # type: ignore[arg-type]
-        return batch._replace(latents=batch.latents * float("nan")) if self.made in self.bad else batch
+    def _share(self, step: int, ranks: Ranks, even: bool) -> StepBatches:
+        share = super()._share(step, ranks, even)
+        if step not in self.bad:
+            return share
+        return share._replace(pairs=[(b._replace(latents=b.latents * float("nan")), p) for b, p in share.pairs])
 
 
 def poisoned(b: Bench, *bad: int) -> Bench:
