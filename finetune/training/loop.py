@@ -89,9 +89,9 @@ def train(
         share = batches.step(state.step, device.ranks, device.shards)
         with attention_backend(share), device.ranks.answered() if device.shards else nullcontext():
             numbers = accumulate(state, share, config, device, asked)
-        clipped = device.accelerator.clip_grad_norm_(state.parameters, config.optimizer.clip_norm or math.inf)
-        # all that the host wants to know of a step, in one message: a GPU is waited for once
-        loss, prior_loss, stop, norm = torch.cat([numbers, whole(clipped).reshape(1)]).tolist()
+            clipped = device.accelerator.clip_grad_norm_(state.parameters, config.optimizer.clip_norm or math.inf)
+            # all that the host wants to know of a step, in one message: a GPU is waited for once
+            loss, prior_loss, stop, norm = torch.cat([numbers, whole(clipped).reshape(1)]).tolist()
         finite = math.isfinite(loss + prior_loss)
         taken = _apply(state, finite, norm)
         state.step += 1
