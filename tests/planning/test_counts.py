@@ -73,7 +73,7 @@ def test_what_does_not_leaves_them(tmp_path, counted):
 
 def test_a_family_of_another_package_is_counted_each_time(tmp_path, counted, monkeypatch):
     plan = planned(tmp_path / "data")
-    monkeypatch.delitem(FAMILIES, "sd")
+    monkeypatch.setattr("finetune.families.FAMILIES", {n: where for n, where in FAMILIES.items() if n != "sd"})
     monkeypatch.setattr("finetune.families.registry", lambda: {"sd": "finetune.families.sd:StableDiffusion"})
     asked(plan), asked(plan)
     assert len(counted) == 4
