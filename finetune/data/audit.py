@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from finetune import reading
 from finetune.choices import CaptionsFrom
 from finetune.data import caption_checks, caption_files, captions, decode, examine, folder
+from finetune.data.attributes import NO_ATTRIBUTES, Attributes
 from finetune.data.caption_files import CaptionSource
 from finetune.data.captions import CaptionNote, Coverage, FinalCaptions
 from finetune.data.colours import WHITE, Colour
@@ -117,7 +118,7 @@ def auditing(path: Path, words: CaptionWords, rules: Rules) -> Generator[Event, 
         final = captions.final_captions(names, found_captions, words)
     else:
         final = captions.compose(names, found_captions, words)
-    used = _examples(root, examined, names, final, words)
+    used = _examples(root, examined, names, final, found_captions.attributes, words)
     described = card or DatasetCard()
     return Audit(
         root=root,
@@ -151,15 +152,21 @@ def _words_of(path: Path, card: DatasetCard, asked: CaptionWords) -> CaptionWord
 
 
 def _examples(
-    root: Path, examined: Examined, names: Sequence[str], final: FinalCaptions, words: CaptionWords
-) -> tuple[Example, ...]:
+    root: Path, examined: Examined, names: Sequence[str], final: FinalCaptions, attributes: Mapping[str, Attributes],
+    words: CaptionWords,
+) -> tuple[Example, ...]:  # fmt: skip
     used = []
     for name in names:
         caption, origin = final.captions[name], final.origins[name]
         said = () if origin == "written" else wordings(caption, origin, words)
         shown = said if len(said) > 1 else ()
         size = examined.infos[name].size
-        used.append(Example(root / name, name, caption, examined.digests[name], size, origin=origin, wordings=shown))
+        used.append(
+            Example(
+                root / name, name, caption, examined.digests[name], size,
+                origin=origin, wordings=shown, attributes=attributes.get(name, NO_ATTRIBUTES),
+            )
+        )  # fmt: skip
     return tuple(used)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, cast, get_args
 
 from finetune import reading
+from finetune.data.attributes import Attributes, read_attributes
 from finetune.data.folder import Rejected
 from finetune.data.wording import CaptionOrigin
 from finetune.errors import DataError
@@ -35,6 +36,8 @@ class FoundCaptions(NamedTuple):
     problems: list[str]
     origins: dict[str, CaptionOrigin]
     """Image -> who wrote its caption, where a table says so in its column `caption_by`."""
+    attributes: dict[str, Attributes]
+    """Image -> what else is known of it, where something is."""
 
 
 def find_captions(root: Path, names: Sequence[str]) -> FoundCaptions:
@@ -56,7 +59,7 @@ def _read_sidecars(root: Path, sidecars: Sequence[str], pictures: Sequence[str])
     owners: dict[str, list[str]] = {}
     for picture in pictures if sidecars else ():
         owners.setdefault(posixpath.splitext(picture)[0], []).append(picture)
-    captions = FoundCaptions("sidecars" if sidecars else "none", {}, set(), [], [], {})
+    captions = FoundCaptions("sidecars" if sidecars else "none", {}, set(), [], [], {}, {})
     sidecar_of: dict[str, str] = {}
     for sidecar in sidecars:
         stem = posixpath.splitext(sidecar)[0]
@@ -76,21 +79,23 @@ def _read_sidecars(root: Path, sidecars: Sequence[str], pictures: Sequence[str])
 
 def _read_tables(root: Path, tables: Sequence[str], pictures: Sequence[str]) -> FoundCaptions:
     source: CaptionSource = "metadata.csv" if tables and tables[0].endswith(".csv") else "metadata.jsonl"
-    captions = FoundCaptions(source if tables else "none", {}, set(tables), [], [], {})
+    captions = FoundCaptions(source if tables else "none", {}, set(tables), [], [], {}, {})
     by_name = {_composed(p): p for p in pictures}  # a Mac writes names decomposed
     homes = [posixpath.dirname(t) for t in tables]
     if len(set(homes)) < len(homes):
         captions.problems.append(f"two sources of captions: {tables[0]} and {tables[1]}; keep one")
     for table in tables:
         nowhere, home = [], table.removesuffix(posixpath.basename(table))
-        for where, file_name, caption, origin in _rows(root, table, captions.problems):
+        for where, file_name, caption, origin, attributes in _rows(root, table, captions.problems):
             picture = by_name.get(_composed(home + file_name)) or by_name.get(_composed(_path(home, file_name)))
             if picture is None:
                 nowhere.append(f"{file_name!r} ({where})")
             elif captions.texts.setdefault(picture, caption) != caption:
                 captions.problems.append(f"{table} {where}: {file_name} has a second, different caption")
-            elif origin is not None:
-                captions.origins[picture] = origin
+            else:
+                if origin is not None:
+                    captions.origins[picture] = origin
+                captions.attributes[picture] = attributes
         if nowhere:
             captions.problems.append(f"{table} names {len(nowhere)} files that are not there: {first_three(nowhere)}")
     return captions
@@ -110,6 +115,7 @@ class _Row(NamedTuple):
     file_name: str
     caption: str
     origin: CaptionOrigin | None
+    attributes: Attributes
 
 
 def _rows(root: Path, table: str, problems: list[str]) -> Iterator[_Row]:
@@ -126,7 +132,12 @@ def _rows(root: Path, table: str, problems: list[str]) -> Iterator[_Row]:
         else:
             by = cells.get("caption_by")
             origin = cast(CaptionOrigin, by) if by in _ORIGINS else None
-            yield _Row(where, file_name, str(captions[0]) if captions else "", origin)
+            try:
+                attributes = read_attributes(cells)
+            except ValueError as e:
+                problems.append(f"{table} {where}: {e}")
+                continue
+            yield _Row(where, file_name, str(captions[0]) if captions else "", origin, attributes)
 
 
 def _json_rows(table: str, text: str, problems: list[str]) -> Iterator[tuple[str, Mapping[str, object]]]:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from finetune import __version__
 from finetune.data import captions
+from finetune.data.attributes import NO_ATTRIBUTES, Attributes, cells_of
 from finetune.data.buckets import Size
 from finetune.data.caption_files import CaptionSource
 from finetune.data.captions import Coverage
@@ -38,6 +39,7 @@ class Example(NamedTuple):
     origin: CaptionOrigin = "written"
     wordings: tuple[str, ...] = ()
     """The wordings that training shows by turns, the caption among them; empty where there is only the caption."""
+    attributes: Attributes = NO_ATTRIBUTES
 
 
 class DatasetCard(BaseModel):
@@ -97,10 +99,18 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the sorted (digest, captions, controls...): the same images and captions, wherever they lie."""
-        pairs = sorted((e.digest, e.caption, *e.wordings, *(c.digest for c in e.controls)) for e in self.examples)
+        """SHA-256 over the sorted (digest, captions, controls, attributes): the same images and captions, wherever they
+        lie."""
+        pairs = sorted(
+            (e.digest, e.caption, *e.wordings, *(c.digest for c in e.controls), *_told(e.attributes))
+            for e in self.examples
+        )
         return hashlib.sha256(json.dumps(pairs, ensure_ascii=False).encode()).hexdigest()
 
     @property
     def coverage(self) -> Coverage:
         return captions.coverage([e.caption for e in self.examples], self.trigger)
+
+
+def _told(attributes: Attributes) -> list[str]:
+    return [json.dumps(cells, ensure_ascii=False)] if (cells := cells_of(attributes)) else []

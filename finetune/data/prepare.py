@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 from finetune import reading, writing
 from finetune.choices import CaptionsFrom
 from finetune.data import captions, costs, decode, folder
+from finetune.data.attributes import cells_of
 from finetune.data.audit import Audit, auditing, complaint
 from finetune.data.caption_files import TABLE
 from finetune.data.colours import WHITE, Colour, colour_name
@@ -151,7 +152,8 @@ def _fill_folder(
     with closing(in_order(write, report.used, pixels, worker_count())) as pictures:
         for example, one in zip(report.used, pictures, strict=True):
             written.append(one)
-            rows.append({"file_name": one.name, "text": example.caption, "caption_by": example.origin})
+            cells = {"file_name": one.name, "text": example.caption, "caption_by": example.origin}
+            rows.append(cells | cells_of(example.attributes))
             if long and len(rows) % SAID_EVERY == 0:
                 yield Advanced(len(rows))
     if all(row["caption_by"] == "written" for row in rows):
