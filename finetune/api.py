@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from finetune import reading
-from finetune.choices import CaptionsFrom, Dtype, Layout, Precision, ReaderName
+from finetune.choices import CaptionLines, CaptionsFrom, Dtype, Layout, Precision, ReaderName
 from finetune.shortage import out_of_memory
 from finetune.silence import silence
 
@@ -57,8 +57,10 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> "Recipe":
 
 def prepare(
     source: Path | str, out: Path | str, *, trigger: str | None = None, class_word: str | None = None,
-    kind: "DatasetKind" = "", template: str | None = None, license: str = "", source_note: str = "",
-    background: "Colour" = (255, 255, 255), captions_from: CaptionsFrom = "auto", allow_uncaptioned: bool = False,
+    kind: "DatasetKind" = "", template: str | None = None, license: str = "", author: str = "",
+    require_license: Sequence[str] = (), source_note: str = "", background: "Colour" = (255, 255, 255),
+    captions_from: CaptionsFrom = "auto", allow_uncaptioned: bool = False, caption_lines: CaptionLines = "each",
+    captions_of: Path | str | None = None,
 ) -> "Dataset":  # fmt: skip
     """Make a dataset at `out` from a folder of photos, which is only read: upright, RGB, each with its final caption.
 
@@ -66,7 +68,11 @@ def prepare(
     kind: "product" or "style"; a class word alone says product. captions_from: captions that nobody wrote come, "auto",
     from file names that are words, else from varied templates; "filename": from names only; "none": from templates.
     template: the one caption instead; allow_uncaptioned: although others have one, or a style is not described.
-    license, source_note: recorded in the dataset. background: RGB in 0..255 behind transparent pixels. What was left
+    license, author: of pictures that have none of their own, in a table's columns or a `.license` file beside them;
+    require_license: pictures of other licences are rejected, SPDX identifiers, or `CC-BY-*` for any version of one.
+    caption_lines: of a caption file, "each" a caption, shown by turns, or "joined" to one. captions_of: a dataset
+    prepared before, whose captions by a person or a model are taken for pictures that are the same.
+    source_note: recorded in the dataset. background: RGB in 0..255 behind transparent pixels. What was left
     out, and why, is in the result's `card.rejected`.
 
     Raises:
@@ -78,8 +84,9 @@ def prepare(
     with _call():
         return preparing.prepare(
             Path(source), Path(out), trigger=trigger, class_word=class_word, kind=kind, template=template,
-            license=license, source_note=source_note, background=background, captions_from=captions_from,
-            allow_uncaptioned=allow_uncaptioned,
+            license=license, author=author, require_license=require_license, source_note=source_note,
+            background=background, captions_from=captions_from, allow_uncaptioned=allow_uncaptioned,
+            caption_lines=caption_lines, captions_of=None if captions_of is None else Path(captions_of),
         )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from finetune.choices import CaptionsFrom, Kind
+from finetune.choices import CaptionLines, CaptionsFrom, Kind
 from finetune.cli.options import AsJson, Output, Quiet, number
 from finetune.errors import DataError, RunError
 from finetune.recipe import Data
@@ -46,6 +46,33 @@ AllowUncaptioned = Annotated[
     bool,
     typer.Option("--allow-uncaptioned", help="Give the template to images without a caption, and to all of a style."),
 ]
+CaptionLinesOption = Annotated[
+    CaptionLines,
+    typer.Option(
+        "--caption-lines", help="What the lines of a caption file are: captions shown by turns, or one caption, joined."
+    ),
+]
+License = Annotated[
+    str, typer.Option(help="Licence of images that have none of their own (column, .license file), as SPDX names it.")
+]
+Author = Annotated[str, typer.Option(help="Author of images that have none of their own.")]
+RequireLicense = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--require-license",
+        metavar="SPDX,...",
+        help="Use images of these licences only and reject the others: CC0-1.0,CC-BY-* (any version). Training keeps "
+        "to it.",
+    ),
+]
+CaptionsOf = Annotated[
+    Path | None,
+    typer.Option(
+        "--captions-of",
+        metavar="DATASET",
+        help="Take captions that a person or a model wrote in a dataset prepared before, for images that are the same.",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -60,13 +87,17 @@ def prepare(
     class_word: ClassWord = None,
     kind: KindOption = None,
     template: Template = None,
-    license: Annotated[str, typer.Option(help="Licence of the images, recorded in the dataset.")] = "",
+    license: License = "",
+    author: Author = "",
+    require_license: RequireLicense = None,
     source_note: Annotated[str, typer.Option("--source", help="Origin of the images, recorded in the dataset.")] = "",
     background: Annotated[
         str, typer.Option(help="Colour behind transparent pixels: white, black or #rrggbb.")
     ] = "white",
     captions_from: CaptionsFromOption = "auto",
     allow_uncaptioned: AllowUncaptioned = False,
+    caption_lines: CaptionLinesOption = "each",
+    captions_of: CaptionsOf = None,
     caption_with: Annotated[
         str,
         typer.Option(
@@ -98,10 +129,14 @@ def prepare(
         kind=kind or "",
         template=template,
         license=license,
+        author=author,
+        require_license=require_license or (),
         source_note=source_note,
         background=_colour(background),
         captions_from=captions_from,
         allow_uncaptioned=allow_uncaptioned,
+        caption_lines=caption_lines,
+        captions_of=captions_of,
         captioned_next=bool(caption_with),
     )
     made = watched(work, Console(highlight=False), output)
@@ -123,6 +158,7 @@ def check(
     template: Template = None,
     kind: KindOption = None,
     captions_from: CaptionsFromOption = "auto",
+    caption_lines: CaptionLinesOption = "each",
     base: Annotated[
         str | None, typer.Option(help="Base model to check against: counts caption tokens and fits the sizes.")
     ] = None,
@@ -162,10 +198,13 @@ def check(
 
     if html:
         _refuse_target(html, path)
-    words = clean_words(trigger, class_word, template, kind or "", captions_from, allow_uncaptioned)
+    words = clean_words(trigger, class_word, template, kind or "", captions_from, allow_uncaptioned, caption_lines)
     output = Output(as_json, quiet)
     found = watched(auditing(path, words, Rules()), Console(highlight=False), output)
-    found = replace(found, problems=tuple(wording.flags(problem, ctx.command) for problem in found.problems))
+    notes = tuple(note._replace(text=wording.flags(note.text, ctx.command)) for note in found.notes)
+    found = replace(
+        found, problems=tuple(wording.flags(problem, ctx.command) for problem in found.problems), notes=notes
+    )
     view = preview(found, base, resolution, max_aspect)
     if output.details:
         data_view.show_audit(found, view, every_row)

@@ -12,6 +12,7 @@ from finetune.data.audit import Audit, next_step
 from finetune.data.captions import CaptionNote
 from finetune.data.example import Dataset, Example
 from finetune.data.folder import Rejected
+from finetune.data.provenance import LicenceSum, in_words
 from finetune.data.wording import CaptionOrigin
 from finetune.errors import Action
 from finetune.planning.preview import Preview, Previewed, by_text, trained_sizes
@@ -30,8 +31,10 @@ def audit_json(found: Audit, view: Preview) -> dict[str, object]:
         "prepared": found.prepared,
         "caption_source": found.caption_source,
         "origins": found.origins,
+        "several_captions": sum(len(e.captions) > 1 for e in found.used),
         "trigger": {"trigger": found.card.trigger, "with": found.coverage.having, "of": found.coverage.of},
         "class_word": found.card.class_word,
+        "licenses": licenses_json(found.licenses),
         "resolution": view.resolution,
         "stride": view.stride,
         "problems": list(found.problems),
@@ -53,6 +56,8 @@ def _row_json(row: Previewed) -> dict[str, object]:
         "file": example.name,
         "caption": example.caption,
         "caption_by": example.origin,
+        "license": example.attributes.license,
+        "author": example.attributes.author,
         "wordings": list(example.wordings or (example.caption,)),
         "width": example.size.width,
         "height": example.size.height,
@@ -62,6 +67,10 @@ def _row_json(row: Previewed) -> dict[str, object]:
         "tokens": row.tokens,
         "truncated": row.truncated,
     }
+
+
+def licenses_json(found: Sequence[LicenceSum]) -> list[dict[str, object]]:
+    return [one._asdict() | {"authors": list(one.authors)} for one in found]
 
 
 def prepared_json(made: Dataset) -> dict[str, object]:
@@ -74,6 +83,7 @@ def prepared_json(made: Dataset) -> dict[str, object]:
         "changes": card.changes,
         "captions": {origin: len(some) for origin, some in _by_origin(made.examples).items()},
         "trigger": {"trigger": made.trigger, "with": made.coverage.having, "of": made.coverage.of},
+        "licenses": licenses_json(made.licenses),
         "fingerprint": made.fingerprint,
     }
 
@@ -99,6 +109,15 @@ def show_audit(found: Audit, view: Preview, every_row: bool = False) -> None:
     if found.card.trigger:
         having, of = found.coverage
         console.print(f"trigger {escape(repr(found.card.trigger))} in {having} of {of} captions")
+    _show_licenses(console, found.licenses, found.used)
+
+
+def _show_licenses(console: Console, found: Sequence[LicenceSum], examples: Sequence[Example]) -> None:
+    """Whose the pictures are, where anything is known of it."""
+    if said := in_words(found):
+        console.print(f"licences: {escape(said)}", soft_wrap=True)
+    if filed := sum(bool(e.attributes.consent) for e in examples):
+        console.print(f"consent is noted for {filed} of {len(examples)} pictures")
 
 
 def _show_summary(console: Console, view: Preview) -> None:
@@ -134,6 +153,8 @@ def _image_table(view: Preview, rows: Sequence[Previewed]) -> Table:
     for row in rows:
         example, bucket, loss, _ = row.placed
         caption = escape(example.caption) or "[dim](empty)[/dim]"
+        if (more := len(example.captions) - 1) > 0:
+            caption += f" [dim](and {more} more caption{'s' * (more > 1)})[/dim]"
         if example.origin == "model":
             caption += " [dim](by a model)[/dim]"
         if row.truncated:
@@ -174,6 +195,9 @@ def show_prepared(made: Dataset) -> None:
         console.print(
             f"captions {_ORIGINS[origin]}: {len(some)}, such as {escape(repr(some[0].caption))}", soft_wrap=True
         )
+    if several := sum(len(e.captions) > 1 for e in made.examples):
+        console.print(f"several captions, shown by turns: {several} {'image' if several == 1 else 'images'}")
+    _show_licenses(console, made.licenses, made.examples)
     if card.kind:
         console.print(f"the images show a {card.kind}")
 

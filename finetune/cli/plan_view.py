@@ -7,10 +7,11 @@ from rich.console import Console
 from rich.table import Table
 
 from finetune import recipe
+from finetune.data.caption_edits import TagEdits
 from finetune.doctor import device_memory, host_memory
 from finetune.planning.candidates import candidate_bytes, candidate_count
 from finetune.planning.footprint import ComponentFootprint, encoder_bytes
-from finetune.planning.host import HostNeeds, host_needs
+from finetune.planning.host import HostNeeds, cache_needed, encoded_captions, host_needs
 from finetune.planning.leftovers import leftovers
 from finetune.planning.plan import Plan
 from finetune.planning.room import cache_folder, disk_bytes, free_disk
@@ -47,6 +48,8 @@ def answers(
         told["prior"] = "every training image also without the trigger, where the base's own prediction is kept"
     if plan.held_out:
         told["held out"] = f"{len(plan.held_out)} images are never trained on and measure the loss"
+    if said := _captions(plan):
+        told["captions"] = said
     if padded := _padded(plan):
         told["padded"] = padded
     told["files"] = _files(plan, components)
@@ -110,6 +113,22 @@ def _trained(plan: Plan, components: list[ComponentFootprint]) -> str:
         return f"all weights of {names}: {count:,} parameters"
     scale = f"alpha / rank = {config.alpha:g} / {config.rank} = {config.alpha / config.rank:g}"
     return f"{_METHODS.get(config.method, config.method)} in {names}: {count:,} parameters; scaled by {scale}"
+
+
+def _captions(plan: Plan) -> str:
+    """How captions vary, and what that costs; empty where each picture has one."""
+    edits, trained = TagEdits.of(plan.recipe.data), [placed.example for placed in plan.train.placed]
+    several = sum(len(e.captions) > 1 for e in trained)
+    said = [f"{several} of {len(trained)} images have several, shown by turns"] if several else []
+    if edits.active:
+        how = ["tags shuffled"] * edits.shuffle + [f"{edits.dropout:.0%} of tags left out"] * (edits.dropout > 0)
+        said.append(f"{' and '.join(how)}, in at most {edits.variants} texts of each image")
+    if not said:
+        return ""
+    texts, size = len(encoded_captions(plan)), cache_needed(plan).texts
+    said.append(f"{texts:,} different texts are encoded, {_size(size)} of the cache" if texts else
+                "text encoders are trained, and read them anew each time")  # fmt: skip
+    return "; ".join(said)
 
 
 def _files(plan: Plan, components: list[ComponentFootprint]) -> str:
@@ -185,6 +204,10 @@ def as_json(
         "disk_bytes": disk_bytes(plan, components),
         "cache": host.cache._asdict() | {
             "root": str(cache_folder(plan)), "disk": host.cache.disk, "free_bytes": free_disk(cache_folder(plan))
+        },
+        "captions": {
+            "texts": len(encoded_captions(plan)), "bytes": host.cache.texts,
+            "several": sum(len(p.example.captions) > 1 for p in plan.train.placed),
         },
         "host": {"bytes": host.memory, "free_bytes": host_memory()},
         "example": leftovers(plan),

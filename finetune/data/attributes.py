@@ -29,6 +29,13 @@ class Attributes(NamedTuple):
 
 NO_ATTRIBUTES = Attributes()
 TEXTS = ("license", "author", "source", "consent")
+OTHER_NAMES = {
+    "license": ("licence", "license_name", "license_url"),
+    "author": ("artist", "creator", "photographer"),
+    "source": ("source_url",),
+    "consent": ("model_release",),
+}
+"""A column -> what it is called elsewhere, where it is not there."""
 
 
 def read_attributes(cells: Mapping[str, object]) -> Attributes:
@@ -46,7 +53,7 @@ def read_attributes(cells: Mapping[str, object]) -> Attributes:
         raise ValueError("`split` must be train or validation")
     told: dict[str, str] = {}
     for name in (*TEXTS, "mask_file_name"):
-        value = cells.get(name)
+        value = next((cell for key in (name, *OTHER_NAMES.get(name, ())) if (cell := cells.get(key)) is not None), None)
         if not isinstance(value, str | None):
             raise ValueError(f"`{name}` must be a text")
         told[name] = (value or "").strip()

@@ -13,16 +13,27 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from finetune import reading
-from finetune.choices import CaptionsFrom
-from finetune.data import caption_checks, caption_files, captions, decode, examine, folder
+from finetune.choices import CaptionLines, CaptionsFrom
+from finetune.data import (
+    caption_checks,
+    caption_files,
+    captions,
+    carried_captions,
+    decode,
+    examine,
+    folder,
+    licence_files,
+)
 from finetune.data.attributes import NO_ATTRIBUTES, Attributes
-from finetune.data.caption_files import CaptionSource
+from finetune.data.caption_files import CaptionSource, FoundCaptions
 from finetune.data.captions import CaptionNote, Coverage, FinalCaptions
 from finetune.data.colours import WHITE, Colour
 from finetune.data.decode import ImageInfo
 from finetune.data.examine import Examined
 from finetune.data.example import CARD, DatasetCard, Example
 from finetune.data.folder import MAX_ASPECT, MIN_SIDE_PX, Rejected, Rules
+from finetune.data.licences import Rights
+from finetune.data.provenance import Cleared, LicenceSum, clear_licences, sums
 from finetune.data.wording import CaptionOrigin, CaptionWords, DatasetKind, wordings
 from finetune.errors import Action, DataError, action
 from finetune.events import Event, unheard
@@ -54,6 +65,8 @@ class Audit:
     """The file facts of each used image, by name."""
     card: DatasetCard
     prepared: bool
+    pixels: Mapping[str, str]
+    """The digest of each used image's pixels, by name, where they were read."""
 
     @property
     def seen(self) -> int:
@@ -66,7 +79,17 @@ class Audit:
 
     @property
     def coverage(self) -> Coverage:
-        return captions.coverage([e.caption for e in self.used], self.card.trigger)
+        return captions.coverage([caption for e in self.used for caption in e.captions], self.card.trigger)
+
+    @property
+    def licensed(self) -> bool:
+        """Something is known of whose the pictures are."""
+        return any(one.license or one.authors for one in self.licenses)
+
+    @property
+    def licenses(self) -> tuple[LicenceSum, ...]:
+        """Pictures by licence."""
+        return sums((e.attributes for e in self.used), Rights(self.card.license, self.card.author))
 
 
 def audit(
@@ -78,6 +101,7 @@ def audit(
     kind: DatasetKind = "",
     captions_from: CaptionsFrom = "auto",
     allow_uncaptioned: bool = False,
+    caption_lines: CaptionLines = "each",
     min_side_px: int = MIN_SIDE_PX,
     max_aspect: float = MAX_ASPECT,
     background: Colour = WHITE,
@@ -87,7 +111,7 @@ def audit(
     Raises:
         DataError: there is no such folder, or its dataset.toml is broken or contradicts the trigger or class word.
     """
-    words = captions.clean_words(trigger, class_word, template, kind, captions_from, allow_uncaptioned)
+    words = captions.clean_words(trigger, class_word, template, kind, captions_from, allow_uncaptioned, caption_lines)
     return audit_folder(path, words, Rules(min_side_px, max_aspect, background))
 
 
@@ -104,12 +128,18 @@ def auditing(path: Path, words: CaptionWords, rules: Rules) -> Generator[Event, 
     if card is not None:
         words = _words_of(path, card, words)
     tree = folder.walk(root)
-    found_captions = caption_files.find_captions(root, [name for name in tree.files if name != CARD])
+    rights = _rights(rules.rights, card)
+    found_captions = _find(root, [name for name in tree.files if name != CARD])
     caption_carriers = found_captions.files | {r.file for r in found_captions.orphans} | {CARD}
     images = [name for name in tree.files if name not in caption_carriers]
     examined = yield from examine.examine(root, images, tree, rules)
-    rejected = sorted([*tree.rejected, *found_captions.orphans, *examined.rejected])
-    names = list(examined.infos)
+    cleared = clear_licences(
+        list(examined.infos), found_captions.attributes, rights, bool(card and card.require_license)
+    )
+    refused = {r.file for r in cleared.refused}
+    rejected = sorted([*tree.rejected, *found_captions.orphans, *examined.rejected, *cleared.refused])
+    names = [name for name in examined.infos if name not in refused]
+    found_captions, carried = yield from _carried(rules, names, examined, found_captions, words, cleared)
     if tree.links:
         names.sort(key=folder.natural)
     ignored, files = tuple(tree.ignored), len(tree.files) + len(tree.ignored) + len(tree.rejected)
@@ -129,6 +159,8 @@ def auditing(path: Path, words: CaptionWords, rules: Rules) -> Generator[Event, 
         rejected=tuple(rejected),
         notes=(
             *_changes(names, examined.infos, rules.background),
+            *cleared.notes,
+            *carried,
             *final.notes,
             *(CaptionNote("", text) for text in caption_checks.remarks(used, words)),
         ),
@@ -140,7 +172,37 @@ def auditing(path: Path, words: CaptionWords, rules: Rules) -> Generator[Event, 
             update={"trigger": words.trigger, "class_word": words.class_word, "kind": words.shown or described.kind}
         ),
         prepared=prepared,
+        pixels=examined.pixels,
     )
+
+
+def _find(root: Path, names: Sequence[str]) -> FoundCaptions:
+    """What files say of pictures: captions and licences."""
+    licences = licence_files.find_licences(root, names)
+    rest = [name for name in names if not name.lower().endswith(licence_files.SIDECAR)]
+    return licences.beside(caption_files.find_captions(root, rest))
+
+
+def _rights(asked: Rights, card: DatasetCard | None) -> Rights:
+    """What is asked of licences, and holds for pictures without one: now, else when the dataset was prepared."""
+    if card is None:
+        return asked
+    return Rights(asked.license or card.license, asked.author or card.author, asked.required or card.require_license)
+
+
+def _carried(
+    rules: Rules, names: Sequence[str], examined: Examined, found: FoundCaptions, words: CaptionWords, cleared: Cleared
+) -> Generator[Event, None, tuple[FoundCaptions, list[CaptionNote]]]:
+    """The captions with what licences were cleared, and with those of an earlier dataset."""
+    found = found._replace(attributes=cleared.attributes)
+    if rules.captions_of is None:
+        return found, []
+    report = yield from auditing(rules.captions_of, CaptionWords(allow_uncaptioned=True), Rules())
+    if report.problems:
+        raise DataError(*complaint(rules.captions_of, report))
+    before = CaptionWords(report.card.trigger, report.card.class_word)
+    earlier = carried_captions.Earlier(rules.captions_of, report.used, report.pixels, before)
+    return carried_captions.carry_over(earlier, names, examined.digests, examined.pixels, found, words)
 
 
 def _words_of(path: Path, card: DatasetCard, asked: CaptionWords) -> CaptionWords:
@@ -160,11 +222,12 @@ def _examples(
         caption, origin = final.captions[name], final.origins[name]
         said = () if origin == "written" else wordings(caption, origin, words)
         shown = said if len(said) > 1 else ()
-        size = examined.infos[name].size
+        size, more = examined.infos[name].size, final.more.get(name, ())
+        shown = tuple(dict.fromkeys((*(shown or (caption,)), *more))) if more else shown
         used.append(
             Example(
                 root / name, name, caption, examined.digests[name], size,
-                origin=origin, wordings=shown, attributes=attributes.get(name, NO_ATTRIBUTES),
+                origin=origin, wordings=shown, attributes=attributes.get(name, NO_ATTRIBUTES)._replace(captions=more),
             )
         )  # fmt: skip
     return tuple(used)

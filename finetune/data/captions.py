@@ -3,12 +3,14 @@
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
-from finetune.choices import CaptionsFrom
-from finetune.data import wording
+from finetune.choices import CaptionLines, CaptionsFrom
+from finetune.data import caption_choices, wording
 from finetune.data.caption_files import TABLE, CaptionSource, FoundCaptions, first_three
 from finetune.data.prompts import includes, whole_word
+from finetune.data.wildcards import wildcard_fault, write_out
 from finetune.data.wording import CaptionOrigin, CaptionWords, DatasetKind
 from finetune.errors import DataError
 from finetune.recipe.placeholders import prompt_fault
@@ -36,6 +38,8 @@ class FinalCaptions(NamedTuple):
     source: CaptionSource
     notes: list[CaptionNote]
     problems: list[str]
+    more: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    """Picture -> its further captions, shown by turns with the first."""
     wordless: bool = False
     """One of the problems is that there are neither captions nor words to write them with."""
 
@@ -85,7 +89,7 @@ def coverage(captions: Sequence[str], trigger: str | None) -> Coverage:
 
 def clean_words(
     trigger: str | None, class_word: str | None, template: str | None, kind: DatasetKind = "",
-    captions_from: CaptionsFrom = "auto", allow_uncaptioned: bool = False,
+    captions_from: CaptionsFrom = "auto", allow_uncaptioned: bool = False, caption_lines: CaptionLines = "each",
 ) -> CaptionWords:  # fmt: skip
     """The words with tidy spaces.
 
@@ -100,8 +104,11 @@ def clean_words(
         raise DataError(
             f"unknown placeholder {{{min(unknown)}}} in the template", "use {trigger} and {class_word} only"
         )
-    if template and (fault := prompt_fault(template)):
-        raise DataError(f"the template {template!r}: {fault.problem}", fault.remedy)
+    if template and (wrong := wildcard_fault(template)):
+        raise DataError(f"the template {template!r}: {wrong}", "write {one|another}, or a word alone")
+    for one in write_out(template or ""):
+        if fault := prompt_fault(one):
+            raise DataError(f"the template {template!r}: {fault.problem}", fault.remedy)
     given = {"trigger": trigger, "class_word": class_word}
     empty = [name for name, word in given.items() if not word and f"{{{name}}}" in (template or "")]
     if empty:
@@ -110,7 +117,7 @@ def clean_words(
             f"give `{empty[0]}`, or leave it out of the template",
         )
     tidy = [word and " ".join(word.split()) for word in (trigger, class_word, template)]
-    return CaptionWords(tidy[0], tidy[1], tidy[2], kind, captions_from, allow_uncaptioned)
+    return CaptionWords(tidy[0], tidy[1], tidy[2], kind, captions_from, allow_uncaptioned, caption_lines)
 
 
 # --- what captions become -------------------------------------------------------------------------------------------
@@ -122,7 +129,8 @@ _IN_A_RECIPE = "keys of [data] in a recipe"
 def compose(names: Sequence[str], found: FoundCaptions, words: CaptionWords) -> FinalCaptions:
     """Captions of a raw folder: one line each, where there is none from the file's name or by the template, the trigger
     in all."""
-    written = {n: " ".join(found.texts.get(n, "").split()) for n in names}
+    choices = caption_choices.read_choices(names, found, words)
+    written = {n: choices.first(n) for n in names}
     lacking = [n for n in names if not written[n]]
     subjects = _subjects(lacking, words)
     origins: dict[str, CaptionOrigin] = {
@@ -137,15 +145,24 @@ def compose(names: Sequence[str], found: FoundCaptions, words: CaptionWords) -> 
         else stand_in
         for n in names
     }
+    more = _more({n: [with_trigger(one, words) for one in choices.texts[n][1:]] for n in names}, final)
     problems = [] if words.allow_uncaptioned else _lack(names, lacking, found, words, subjects)
+    problems += choices.problems
     problems += _alike(final, words)
-    if not words.trigger and (braces := [n for n in names if "{trigger}" in written[n]]):
+    if not words.trigger and (braces := [n for n in names if "{trigger}" in " ".join(choices.texts[n])]):
         problems.append(
             f"captions contain {{trigger}}, but no `trigger` is declared ({_IN_A_RECIPE}): {first_three(braces)}"
         )
     wordless = words.none and len(subjects) < len(lacking) and not found.files and not words.allow_uncaptioned
-    notes = _caption_notes(written, found, final, words) + _origin_notes(final, origins)
-    return FinalCaptions(final, origins, _source(found, origins, words), notes, problems, wordless)
+    notes = [CaptionNote(*one) for one in choices.remarks] + _caption_notes(choices.texts, final, more, words)
+    notes += _origin_notes(final, origins)
+    return FinalCaptions(final, origins, _source(found, origins, words), notes, problems, more, wordless)
+
+
+def _more(texts: Mapping[str, Sequence[str]], final: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """Picture -> its further captions, each once, without the first."""
+    rest = {n: tuple(one for one in dict.fromkeys(some) if one and one != final[n]) for n, some in texts.items()}
+    return {n: some for n, some in rest.items() if some}
 
 
 def with_trigger(caption: str, words: CaptionWords) -> str:
@@ -229,28 +246,29 @@ def _origin_notes(final: Mapping[str, str], origins: Mapping[str, CaptionOrigin]
 
 
 def _caption_notes(
-    written: Mapping[str, str], captions: FoundCaptions, final: Mapping[str, str], words: CaptionWords
-) -> list[CaptionNote]:
+    written: Mapping[str, Sequence[str]], final: Mapping[str, str], more: Mapping[str, Sequence[str]],
+    words: CaptionWords,
+) -> list[CaptionNote]:  # fmt: skip
     notes = []
     for name in written:
-        lines = [line for line in captions.texts.get(name, "").split("\n") if line.strip()]
-        if len(lines) > 1:
-            notes.append(CaptionNote(name, f"the {len(lines)} lines of the caption are joined into one"))
-        if words.trigger and len(whole_word(words.trigger).findall(final[name])) > 1:
+        several = [len(whole_word(words.trigger or "").findall(one)) > 1 for one in (final[name], *more.get(name, ()))]
+        if words.trigger and any(several):
             notes.append(CaptionNote(name, f"the caption has the trigger {words.trigger!r} more than once"))
-    own = [n for n, caption in written.items() if caption]
-    given = [n for n in own if words.trigger and not whole_word(words.trigger).search(written[n])]
+    own = [caption for some in written.values() for caption in some]
+    given = [caption for caption in own if words.trigger and not whole_word(words.trigger).search(caption)]
     if given:
         notes.append(CaptionNote("", f"the trigger {words.trigger!r} was added to {len(given)} of {len(own)} captions"))
-    if words.template and len(own) == len(written) > 0:
+    if words.template and written and all(written.values()):
         notes.append(CaptionNote("", "the template is not used: every image has its caption"))
     return notes
 
 
 def final_captions(names: Sequence[str], captions: FoundCaptions, words: CaptionWords) -> FinalCaptions:
     """The captions of a prepared folder, which are final as they are."""
-    final = {n: " ".join(captions.texts.get(n, "").split()) for n in names}
-    notes, problems = [], []
+    choices = caption_choices.read_choices(names, captions, words)
+    final = {n: choices.first(n) for n in names}
+    more = _more({n: choices.texts[n][1:] for n in names}, final)
+    notes, problems = list[CaptionNote](), list(choices.problems)
     if strays := [n for n in names if n not in captions.texts]:
         problems.append(f"{len(strays)} images are not in {TABLE}: {first_three(strays)}; add rows, or remove them")
     empty = [n for n in names if n in captions.texts and not final[n]]
@@ -264,6 +282,11 @@ def final_captions(names: Sequence[str], captions: FoundCaptions, words: Caption
         )
     else:
         notes = [CaptionNote(n, f"the caption lacks the trigger {words.trigger!r}") for n in lacking]
+        bare = [
+            n for n, some in more.items() if words.trigger and not all(mentions(one, words.trigger) for one in some)
+        ]
+        notes += [CaptionNote(n, f"one of its further captions lacks the trigger {words.trigger!r}") for n in bare]
     problems += _alike(final, words)
     origins = {n: captions.origins.get(n, "written") for n in names}
-    return FinalCaptions(final, origins, captions.source, notes + _origin_notes(final, origins), problems)
+    notes += [CaptionNote(*one) for one in choices.remarks]
+    return FinalCaptions(final, origins, captions.source, notes + _origin_notes(final, origins), problems, more)

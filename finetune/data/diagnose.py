@@ -32,6 +32,8 @@ Reason = Literal[
     "image bomb",
     "link",
     "caption without image",
+    "licence",
+    "licence without image",
     "unreadable",
     "changed",
 ]

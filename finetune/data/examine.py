@@ -26,6 +26,8 @@ class Examined(NamedTuple):
     infos: dict[str, ImageInfo]
     digests: dict[str, str]
     rejected: list[Rejected]
+    pixels: dict[str, str]
+    """Digests of what is decoded, where it was."""
 
 
 def examine(root: Path, names: Sequence[str], tree: Tree, rules: Rules) -> Generator[Event, None, Examined]:
@@ -33,13 +35,15 @@ def examine(root: Path, names: Sequence[str], tree: Tree, rules: Rules) -> Gener
     same bytes only the first is used; of files that are decoded, and that a prepared dataset would hold as the same
     PNG, as well."""
     known = yield from _known(root, names, tree, rules)
-    examined, twins = Examined({}, {}, []), _Twins({}, {}, {})
+    examined, twins = Examined({}, {}, [], {}), _Twins({}, {}, {})
     for name in names:
         found = known[name]
         if isinstance(found, Seen):
             fault = _shape_fault(name, found.info.size, rules) or twins.fault(name, found)
             if fault is None:
                 examined.infos[name], examined.digests[name] = found.info, found.digest
+                if found.pixels:
+                    examined.pixels[name] = found.pixels
                 continue
             found = fault
         examined.rejected.append(found)

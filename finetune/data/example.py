@@ -15,6 +15,8 @@ from finetune.data.buckets import Size
 from finetune.data.caption_files import CaptionSource
 from finetune.data.captions import Coverage
 from finetune.data.folder import Rejected
+from finetune.data.licences import Rights
+from finetune.data.provenance import LicenceSum, sums
 from finetune.data.wording import CaptionOrigin, CaptionWords, DatasetKind
 
 CARD = "dataset.toml"
@@ -41,6 +43,11 @@ class Example(NamedTuple):
     """The wordings that training shows by turns, the caption among them; empty where there is only the caption."""
     attributes: Attributes = NO_ATTRIBUTES
 
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """All that it has of its own; wordings of these may be shown as well."""
+        return (self.caption, *self.attributes.captions)
+
 
 class DatasetCard(BaseModel):
     """dataset.toml: what a prepared dataset is, and what preparing it left out or changed."""
@@ -53,6 +60,13 @@ class DatasetCard(BaseModel):
     class_word: str | None = None
     kind: DatasetKind = ""
     license: str = ""
+    """Of the pictures that have none of their own."""
+    author: str = ""
+    """The same."""
+    require_license: tuple[str, ...] = ()
+    """Licences that were asked for: every picture has one of them, in its own row."""
+    licenses: dict[str, int] = {}
+    """Pictures by licence, "" for none, when it was prepared."""
     source: str = ""
     background: str = "white"
     template: str | None = None
@@ -98,6 +112,16 @@ class Dataset:
         return self.card.license
 
     @property
+    def licenses(self) -> tuple[LicenceSum, ...]:
+        """Pictures by licence."""
+        return sums((e.attributes for e in self.examples), self.rights)
+
+    @property
+    def rights(self) -> Rights:
+        card = self.card
+        return Rights(card.license, card.author, card.require_license)
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 over the sorted (digest, captions, controls, attributes): the same images and captions, wherever they
         lie."""
@@ -109,7 +133,7 @@ class Dataset:
 
     @property
     def coverage(self) -> Coverage:
-        return captions.coverage([e.caption for e in self.examples], self.trigger)
+        return captions.coverage([caption for e in self.examples for caption in e.captions], self.trigger)
 
 
 def _told(attributes: Attributes) -> list[str]:

@@ -11,6 +11,7 @@ from finetune import reading
 from finetune import resources as shipped
 from finetune.data.colours import WHITE, Colour
 from finetune.data.diagnose import Reason
+from finetune.data.licences import Rights
 from finetune.data.record import file_stamp, stamped_bytes
 from finetune.errors import DataError
 
@@ -35,6 +36,9 @@ class Rules(NamedTuple):
     max_aspect: float = MAX_ASPECT
     background: Colour = WHITE
     decode: bool = True
+    rights: Rights = Rights()
+    captions_of: Path | None = None
+    """A prepared dataset whose captions are taken for the pictures that it has, too."""
 
 
 class Tree(NamedTuple):

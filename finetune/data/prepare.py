@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from finetune import reading, writing
-from finetune.choices import CaptionsFrom
+from finetune.choices import CaptionLines, CaptionsFrom
 from finetune.data import captions, costs, decode, folder
 from finetune.data.attributes import cells_of
 from finetune.data.audit import Audit, auditing, complaint
@@ -26,6 +26,7 @@ from finetune.data.diagnose import SUFFIXES
 from finetune.data.examine import MANY
 from finetune.data.example import CARD, Dataset, DatasetCard, Example
 from finetune.data.folder import MAX_ASPECT, MIN_SIDE_PX, Rules
+from finetune.data.provenance import read_rights
 from finetune.data.record import Record, Seen, file_stamp
 from finetune.data.wording import CaptionWords, DatasetKind
 from finetune.data.workers import in_order, worker_count
@@ -57,10 +58,14 @@ def preparing(
     kind: DatasetKind = "",
     template: str | None = None,
     license: str = "",
+    author: str = "",
+    require_license: Sequence[str] = (),
     source_note: str = "",
     background: Colour = WHITE,
     captions_from: CaptionsFrom = "auto",
     allow_uncaptioned: bool = False,
+    caption_lines: CaptionLines = "each",
+    captions_of: Path | None = None,
     captioned_next: bool = False,
     min_side_px: int = MIN_SIDE_PX,
     max_aspect: float = MAX_ASPECT,
@@ -78,9 +83,11 @@ def preparing(
     _refuse_out(folder.locate_images(source), out)
     writing.try_folder(out)
     words = captions.clean_words(
-        trigger, class_word, template, kind, captions_from, allow_uncaptioned or captioned_next
+        trigger, class_word, template, kind, captions_from, allow_uncaptioned or captioned_next, caption_lines
     )
-    report = yield from auditing(source, words, Rules(min_side_px, max_aspect, background))
+    rights = read_rights(license, author, require_license)
+    rules = Rules(min_side_px, max_aspect, background, rights=rights, captions_of=captions_of)
+    report = yield from auditing(source, words, rules)
     if report.problems:
         raise DataError(*complaint(source, report))
     card = report.card.model_copy(
@@ -88,7 +95,9 @@ def preparing(
             "kind": kind or report.card.kind,
             "template": words.template or report.card.template,
             "allow_uncaptioned": allow_uncaptioned or report.card.allow_uncaptioned,
-            "license": license or report.card.license,
+            "license": rights.license or report.card.license,
+            "author": rights.author or report.card.author,
+            "require_license": rights.required or report.card.require_license,
             "source": source_note or report.card.source,
             "background": colour_name(background),
         }
@@ -164,6 +173,7 @@ def _fill_folder(
             "captions": report.caption_source,
             "images": len(report.used),
             "seen": report.seen,
+            "licenses": {one.license: one.pictures for one in report.licenses} if report.licensed else {},
             "changes": dict(Counter(note.text for note in report.notes if note.file)),
             "rejected": report.rejected[:MOST_LISTED],
         }

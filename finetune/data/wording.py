@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 from finetune import choices
 from finetune.data.prompts import expand, whole_word, with_article
+from finetune.data.wildcards import write_out
 
 DatasetKind = choices.Kind | Literal[""]
 CaptionOrigin = Literal["written", "filename", "model", "template"]
@@ -48,6 +49,7 @@ class CaptionWords(NamedTuple):
     kind: DatasetKind = ""
     captions_from: choices.CaptionsFrom = "auto"
     allow_uncaptioned: bool = False
+    caption_lines: choices.CaptionLines = "each"
 
     @property
     def shown(self) -> DatasetKind:
@@ -61,14 +63,15 @@ class CaptionWords(NamedTuple):
 
 
 def templates(words: CaptionWords) -> tuple[str, ...]:
-    """Filled templates for a picture that nobody captioned, the usual one first; a person's own is the only one.
+    """Filled templates for a picture that nobody captioned, the usual one first; a person's own is the only one, with
+    its wildcards written out.
 
     `("a photo of sks mug", "a sks mug", ...)`; `("an image, sks style", ...)`; `()` without any word.
     """
     if words.none:
         return ()
     if words.template:
-        return (expand(words.template, words.trigger, words.class_word),)
+        return tuple(expand(one, words.trigger, words.class_word) for one in write_out(words.template))
     if not words.trigger:
         return (f"a photo of {with_article(words.class_word or '')}", with_article(words.class_word or ""))
     some: tuple[str, ...] = PRODUCT_TEMPLATES if words.class_word else TRIGGER_TEMPLATES

@@ -57,6 +57,9 @@ class About:
     dataset_fingerprint: str = ""
     dataset_images: int = 0
     dataset_license: str = ""
+    """of the training pictures, in words: how many under which licence, and their authors"""
+    dataset_credits: str = ""
+    """a line for each author whose licence asks to be named"""
     parent: str = ""
     """fingerprint of the adapter it went on from"""
 
@@ -76,11 +79,17 @@ class About:
         """The same with texts as they may be published: one line each, none without a bound, no path in them. For
         texts of other files; a run's own were cleaned, and noted, when it was planned."""
         cleaned: dict[str, Any] = {name: public(getattr(self, name)).text for name in _SHORT_TEXTS}
-        return replace(self, **cleaned, recipe=self.recipe if _publishable(self.recipe) else "")
+        recipe = self.recipe if _publishable(self.recipe) else ""
+        return replace(self, **cleaned, recipe=recipe, dataset_credits=_lines(self.dataset_credits))
+
+
+def _lines(text: str) -> str:
+    """The same of a text with a line for each."""
+    return "\n".join(public(line).text for line in text[:MOST_RECIPE_BYTES].split("\n"))
 
 
 _SHORT_TEXTS = ("title", "trigger", "class_word", "license", "description", "base", "dataset_license")
-_WORDS_OF_THE_USER = (*_SHORT_TEXTS, "recipe")
+_WORDS_OF_THE_USER = (*_SHORT_TEXTS, "dataset_credits", "recipe")
 _RECIPE = "finetune.recipe"
 
 

@@ -54,6 +54,8 @@ REMEDIES: dict[Reason, str] = {
     "image bomb": "Save it smaller.",
     "link": "Copy the file itself into the folder.",
     "caption without image": "Put the picture back beside it, or remove the caption file.",
+    "licence": "Ask for the licence that you need, or use another picture.",
+    "licence without image": "Put the picture back beside it, or remove the licence file.",
     "unreadable": "Rename the file, or give yourself the right to read it.",
     "changed": "Check again, and leave the picture as it is meanwhile.",
 }

@@ -13,6 +13,7 @@ from finetune.data.dataset import Placed, assign_buckets, read_dataset
 from finetune.data.example import Dataset, Example
 from finetune.errors import Action, DataError, action
 from finetune.pages.dataset import AUTHORS, cropped
+from finetune.planning.public import licenses_in_words
 from finetune.recipe.resolved import ResolvedData
 from finetune.reporting.history import History
 from finetune.resources import data_path
@@ -65,7 +66,7 @@ def training_data(history: History) -> TrainingData | None:
     number = len(found.examples)
     origins = [f"{n} {AUTHORS[one]}" for one, n in Counter(e.origin for e in found.examples).most_common()]
     return TrainingData(
-        str(path), "", number, shown, number - len(shown), origins, found.license, found.source,
+        str(path), "", number, shown, number - len(shown), origins, licenses_in_words(found), found.source,
         found.trigger or "", found.class_word or "", crop, flip,
     )  # fmt: skip
 

@@ -1,11 +1,12 @@
 """What a run takes of this computer's memory and of the cache's disk, known before it starts."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from finetune import families
 from finetune.data.buckets import Bucket
+from finetune.data.caption_edits import TagEdits, shown_captions
 from finetune.data.captions import without_trigger
 from finetune.encoding.sizes import CacheBytes, cache_bytes, crops_shown
 from finetune.machine import has_gpu
@@ -44,7 +45,7 @@ def cache_needed(plan: Plan) -> CacheBytes:
     for pool in (plan.train, *([plan.prior] if plan.prior else [])):
         images.update(_crops(plan, pool))
     images.update(Counter(placed.bucket for placed in plan.held_out))
-    captions = set(_captions(plan)) if frozen else set[str]()
+    captions = encoded_captions(plan)
     itemsize = 4 if recipe.train.precision == "fp32" else 2
     counted: dict[Bucket, float] = dict(images)
     return cache_bytes(plan.facts, counted, captions, itemsize, max(1, len(frozen)))
@@ -53,8 +54,7 @@ def cache_needed(plan: Plan) -> CacheBytes:
 def _crops(plan: Plan, pool: Pool) -> dict[Bucket, int]:
     """Bucket -> encoded pictures, all crops and control pictures counted."""
     data, schedule = plan.recipe.data, pool.schedule
-    epochs = -(-plan.micros // plan.train.schedule.micros_per_epoch)  # looks are encoded to the end of the last one
-    shown = epochs * plan.train.schedule.micros_per_epoch * schedule.batch / schedule.images
+    shown = _epochs(plan) * plan.train.schedule.micros_per_epoch * schedule.batch / schedule.images
     each = crops_shown(data.crop == "random", data.flip, shown)
     pictures = Counter[Bucket]()
     for placed in pool.placed:
@@ -62,12 +62,28 @@ def _crops(plan: Plan, pool: Pool) -> dict[Bucket, int]:
     return {bucket: round(each * count) for bucket, count in pictures.items()}
 
 
-def _captions(plan: Plan) -> Iterator[str]:
-    data, own = plan.recipe.data, plan.recipe.prior.mode == "own_prediction"
-    pools = (plan.train.placed, plan.held_out, plan.prior.placed if plan.prior else ())
-    for placed in (one for pool in pools for one in pool):
-        for caption in placed.example.wordings or (placed.example.caption,):
-            yield caption
-            if own:
-                yield without_trigger(caption, data.trigger, data.class_word)
-    yield from ("", *plan.recipe.sample.prompts, plan.recipe.sample.negative)
+def encoded_captions(plan: Plan) -> set[str]:
+    """All texts that training shows, is judged by, or draws samples of; none where every text encoder is trained."""
+    if set(families.family_class(plan.facts.family).encoders) <= set(plan.recipe.adapter.components):
+        return set()
+    data, shown = plan.recipe.data, set[str]()
+    for pool in (plan.train, *([plan.prior] if plan.prior else [])):
+        shown |= _shown(plan, pool)
+    if plan.recipe.prior.mode == "own_prediction":
+        shown |= {without_trigger(caption, data.trigger, data.class_word) for caption in shown}
+    judged = {placed.example.caption for placed in (*plan.train.placed, *plan.held_out)}
+    return shown | judged | {"", *plan.recipe.sample.prompts, plan.recipe.sample.negative}
+
+
+def _shown(plan: Plan, pool: Pool) -> set[str]:
+    edits, seed = TagEdits.of(plan.recipe.data), plan.recipe.train.seed
+    if not edits.active:
+        return {caption for p in pool.placed for caption in p.example.wordings or (p.example.caption,)}
+    visits = pool.schedule.visits(_epochs(plan) * plan.train.schedule.micros_per_epoch)
+    each = (shown_captions(placed.example, edits, seed, visits[n]) for n, placed in enumerate(pool.placed))
+    return {caption for captions in each for caption in captions}
+
+
+def _epochs(plan: Plan) -> int:
+    """Looks are encoded to the end of the last one."""
+    return -(-plan.micros // plan.train.schedule.micros_per_epoch)

@@ -10,6 +10,7 @@ from finetune import families, recipe
 from finetune import resources as shipped
 from finetune.data import caption_checks, dataset
 from finetune.data.buckets import Bucket, plan_buckets
+from finetune.data.caption_edits import TagEdits, without_effect
 from finetune.data.captions import clean_words
 from finetune.data.dataset import Placed
 from finetune.data.example import Dataset
@@ -105,6 +106,7 @@ def resolving(loaded: Loaded, world: int = 1) -> Generator[Event, None, Plan]:
         *unsaid(wanted, facts),
         *caption_checks.remarks(data.examples, data.words),
         *uncaptioned(wanted, data),
+        *filter(None, [without_effect([p.example for p in training], TagEdits.of(resolved.data))]),
         *reader_notices(families.family_class(facts.family), wanted.adapter),
         *prompts,
         *left_out(resolved, data),

@@ -8,6 +8,8 @@ from finetune.data.buckets import Bucket
 from finetune.data.captions import clean_words, mentions, without_trigger
 from finetune.data.dataset import Placed
 from finetune.data.example import Dataset, Example
+from finetune.data.licences import allows
+from finetune.data.provenance import settled
 from finetune.diffusion import chance as draws
 from finetune.errors import DataError, RecipeError
 from finetune.events import Event
@@ -95,11 +97,28 @@ def _class_examples(prior: ClassImages, data: Dataset) -> Generator[Event, None,
             f"prior.path: captions of class images hold the trigger {data.trigger!r}: {', '.join(named[:3])}",
             "a prior shows the class without the subject: take the trigger out there",
         )
+    refused = unlicensed(classes, data.card.require_license)
+    if refused:
+        asked = ", ".join(data.card.require_license)
+        raise DataError(
+            f"prior.path: {len(refused)} class images have none of the licences that data.path asks for ({asked}): "
+            f"{', '.join(refused[:3])}",
+            "prepare the class images with the same `require_license`",
+        )
     known = {e.digest for e in data.examples}
     twins = [f"prior/{e.name}" for e in classes.examples if e.digest in known]
     if twins:
         raise DataError(f"prior.path holds images of the dataset itself: {', '.join(twins[:3])}", "remove them there")
-    return [e._replace(name=f"prior/{e.name}", role="prior") for e in classes.examples]
+    return [
+        e._replace(name=f"prior/{e.name}", role="prior", attributes=settled(e.attributes, classes.rights))
+        for e in classes.examples
+    ]
+
+
+def unlicensed(data: Dataset, required: Sequence[str]) -> list[str]:
+    """Names of pictures that have none of the licences; nobody where none is asked for."""
+    held = ((e.name, settled(e.attributes, data.rights).license) for e in data.examples)
+    return [name for name, licence in held if required and not allows(required, licence)]
 
 
 def run_length(wanted: Recipe, schedule: Schedule) -> tuple[int, int]:

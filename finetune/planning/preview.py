@@ -24,8 +24,9 @@ class Previewed(NamedTuple):
 
     placed: Placed
     tokens: int | None
+    """Of the longest of its captions."""
     truncated: str
-    """The end of the caption that the base does not read."""
+    """The end of that caption that the base does not read."""
 
     @property
     def notable(self) -> bool:
@@ -80,8 +81,15 @@ def preview(found: Audit, base: str | None, resolution: int | None, max_aspect: 
     px = resolution or (facts.resolution if facts else RESOLUTION_PX)
     stride = facts.stride if facts else usual_stride(px)
     placed = dataset.assign_buckets(found.used, plan_buckets(px * px, stride, max_aspect))
-    counts = [counter.lost(p.example.caption) if counter else (None, "") for p in placed]
+    counts = [_longest(counter, p.example.wordings or (p.example.caption,)) for p in placed]
     return Preview(base, px, stride, [Previewed(p, *count) for p, count in zip(placed, counts, strict=True)])
+
+
+def _longest(counter: families.TokenCounter | None, captions: Sequence[str]) -> tuple[int | None, str]:
+    """(tokens, what is lost) of the caption with the most tokens."""
+    if counter is None:
+        return None, ""
+    return max((counter.lost(caption) for caption in captions), key=lambda found: found[0])
 
 
 def by_text(notes: Iterable[CaptionNote]) -> dict[str, list[str]]:

@@ -4,12 +4,14 @@ Texts are cleaned here once, and what was left out of them is known before anyth
 read them as they were written.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from finetune import recipe
 from finetune import resources as shipped
-from finetune.data.example import Dataset
+from finetune.data.example import Dataset, Example
+from finetune.data.licences import Rights
+from finetune.data.provenance import bounded, credit_lines, in_words, sums
 from finetune.recipe.resolved import ResolvedRecipe
 from finetune.reporting.public import MOST_RECIPE_BYTES, public
 
@@ -44,10 +46,25 @@ def left_out(resolved: ResolvedRecipe, data: Dataset) -> Iterator[str]:
             named = f"{key}, item {number}" if isinstance(found, tuple) else key
             if isinstance(text, str) and (removed := public(text).removed):
                 yield f"{named}: {removed} will be left out of {where}"
-    if removed := public(data.license).removed:
+    if removed := public(licenses_in_words(data)).removed:
         yield f"the dataset's licence: {removed} will be left out of {where}"
     if not told_recipe(resolved, data):
         yield f"the recipe is longer than {MOST_RECIPE_BYTES >> 10} KiB, and is left out of the adapter file"
+
+
+def licenses_in_words(data: Dataset, classes: Sequence[Example] = ()) -> str:
+    """What the pictures may be used for: of each licence how many, with their authors; of one for all, that one. So of
+    class images."""
+    found, beside = data.licenses, in_words(sums((e.attributes for e in classes), Rights()))
+    one = len(found) == 1 and not found[0].authors and not any(e.attributes.license for e in data.examples)
+    own = data.license if one else in_words(found)
+    return "; ".join(filter(None, [own, f"class images: {beside}" if beside else ""]))
+
+
+def credits_of(data: Dataset, classes: Sequence[Example] = ()) -> str:
+    """A line for each author whose licence asks to be named; as many as a file's header has room for."""
+    lines = credit_lines((e.attributes for e in data.examples), data.rights)
+    return bounded([*lines, *credit_lines((e.attributes for e in classes), Rights())])
 
 
 def _cleaned(value: object) -> Any:

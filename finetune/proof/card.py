@@ -1,6 +1,7 @@
 """An adapter's model card, for people and for the Hugging Face hub: what it is, pictures, prompts, who reads it."""
 
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -103,10 +104,19 @@ def _body(name: str, about: About, wanted: Sequence[str], examples: Sequence[Pro
         ("Base", about.base or about.line),
         ("Trigger", f"`{about.activation}`" if about.trigger else ""),
         ("Trained", f"{about.steps} steps on {about.dataset_images} images" if about.steps else ""),
-        ("Images' licence", about.dataset_license),
+        ("Images' licence", _text(about.dataset_license)),
         ("About", about.description),
     ]
     lines += [*(f"- {what}: {told}" for what, told in facts if told), ""]
+    if about.dataset_credits:
+        lines += [
+            "## Credits",
+            "",
+            "It was trained on:",
+            "",
+            *(f"- {_text(one)}" for one in about.dataset_credits.split("\n")),
+        ]
+        lines += [""]
     if examples:
         lines += ["## Prompts", "", *(f"- `{one.prompt}`" for one in examples), ""]
     if {"universal", "diffusers"} & {*wanted}:
@@ -118,6 +128,11 @@ def _body(name: str, about: About, wanted: Sequence[str], examples: Sequence[Pro
         ]
         lines += _code(file, about, examples)
     return [*lines, "`peft/` is the lossless master, from which finetune exports any other layout.", ""]
+
+
+def _text(line: str) -> str:
+    """As it is read: names in a dataset make no links and no markup."""
+    return re.sub(r"([\\`\[<])", r"\\\1", line)
 
 
 def _code(file: str, about: About, examples: Sequence[PromptExample]) -> list[str]:

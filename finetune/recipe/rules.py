@@ -25,13 +25,15 @@ def conflicts(raw: dict[str, Any]) -> list[str]:
 
 def idle(raw: dict[str, Any]) -> list[tuple[str, str]]:
     """(key, why) of every written setting that changes nothing because of another one."""
-    adapter, validation, sample, evaluate = _tables(raw, "adapter", "validation", "sample", "evaluate")
+    data, adapter, validation, sample, evaluate = _tables(raw, "data", "adapter", "validation", "sample", "evaluate")
     full = adapter.get("method") == "full"
     components, guidance = adapter.get("components", ["denoiser"]), sample.get("guidance", 2)
     known = isinstance(components, list) and components and set(map(str, components)) <= set(get_args(ComponentName))
     no_denoiser = known and "denoiser" not in components
     no_text = known and not any(str(one).startswith("text_encoder") for one in components)
+    edited = data.get("shuffle_tags", False) is not False or data.get("tag_dropout", 0) != 0
     rules = [
+        (not edited, ("data.keep_tags", "data.caption_variants"), "without data.shuffle_tags or data.tag_dropout"),
         (full, ("train.base_bits",), 'with adapter.method = "full", which trains the weights themselves'),
         (full, ("export.layouts",), 'with adapter.method = "full", whose product is a pipeline'),
         (no_denoiser, ("adapter.targets",), "without the denoiser in adapter.components"),

@@ -59,6 +59,19 @@ class Data(Table):
     caption_dropout: Share = 0.05
     """Share of visits at which the caption is replaced by an empty one, so that classifier-free guidance keeps working.
     Usual: 0.05 to 0.1; 0 turns it off."""
+    shuffle_tags: bool = False
+    """Shows the tags of a caption (its parts between commas) in another order at each visit, so that their order is not
+    learnt. For captions that are lists of tags, not for sentences. The tag with the trigger keeps its place."""
+    keep_tags: Count = 0
+    """How many of the first tags of a caption `shuffle_tags` and `tag_dropout` leave as they are, beside the one with
+    the trigger. Usual: 0 to 3."""
+    tag_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the tags of a caption that is left out, drawn anew at each visit, so that no tag is needed for what is
+    learnt. The tag with the trigger always stays. Usual: 0 to 0.2."""
+    caption_variants: Annotated[int, Field(ge=1, le=1000)] = 16
+    """Different texts that `shuffle_tags` and `tag_dropout` make of a picture's captions, at most: each is encoded and
+    kept once, and each visit shows one of them. More vary more, and take more time before training and more of the
+    cache's disk."""
     allow_uncaptioned: bool = False
     """Gives images without a caption the default one ("a photo of TRIGGER CLASS_WORD") although other images have
     captions of their own. Without it such a mixture is an error, as it is mostly an oversight."""

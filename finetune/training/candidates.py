@@ -10,7 +10,7 @@ from finetune.events import Candidate, Event, Warned
 from finetune.files import layouts
 from finetune.files.metadata import About
 from finetune.planning.names import exported_name
-from finetune.planning.public import public_recipe, told_recipe
+from finetune.planning.public import credits_of, licenses_in_words, public_recipe, told_recipe
 from finetune.proof import export
 from finetune.references import CANDIDATES
 from finetune.reporting.public import public
@@ -51,13 +51,14 @@ def name_of(run: Run) -> str:
 def about_run(run: Run, step: int) -> About:
     """What a file of this step says of itself; no path of this machine."""
     plan, data, identity = run.plan, run.plan.data, run.folder.identity
-    told = public_recipe(plan.recipe, data)
+    told, classes = public_recipe(plan.recipe, data), [p.example for p in plan.prior.placed] if plan.prior else []
     return About.of(
         plan.facts, told.data.resolution, base=told.base, base_fingerprint=identity["base"],
         trigger=told.data.trigger or "", class_word=told.data.class_word or "", kind=data.kind,
         title=told.export.title or name_of(run), license=told.export.license, recipe=told_recipe(plan.recipe, data),
         steps=step, dataset_fingerprint=data.fingerprint, dataset_images=len(plan.train.placed),
-        dataset_license=public(data.license).text, parent=identity.get("start", ""),
+        dataset_license=public(licenses_in_words(data, classes)).text, dataset_credits=credits_of(data, classes),
+        parent=identity.get("start", ""),
     )  # fmt: skip
 
 

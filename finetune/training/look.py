@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import NamedTuple
 
+from finetune.data.caption_edits import TagEdits, shown_caption
 from finetune.data.captions import without_trigger
 from finetune.data.dataset import Placed
 from finetune.data.example import Example
-from finetune.diffusion.chance import Draw, choice, draw
+from finetune.diffusion.chance import Draw, draw
 from finetune.encoding.images import CENTER, PLACES, STRAIGHT, Crop, Wanted
 from finetune.families.base import Prompt, as_prompts
 from finetune.planning.plan import Plan
@@ -31,8 +32,8 @@ class Look(NamedTuple):
 
 
 def look(plan: Plan, placed: Placed, visit: int) -> Look:
-    """The visit-th look at a sample, from 0. What must be encoded is listed by this, too: a new choice (another
-    caption, shuffled tags) is made here, by `chance.choice`, and `varied` says when; nowhere else."""
+    """The visit-th look at a sample, from 0. What must be encoded is listed by this, too: a new choice is made here, by
+    `chance.choice` (of captions by `caption_edits`), and `varied` says when; nowhere else."""
     data = plan.recipe.data
     return _look(
         plan, placed, visit, draw(plan.recipe.train.seed, placed.example.name, visit, data.caption_dropout, data.flip)
@@ -41,21 +42,17 @@ def look(plan: Plan, placed: Placed, visit: int) -> Look:
 
 def varied(plan: Plan, example: Example) -> bool:
     """Whether chance decides what a look shows, but for a caption that is dropped."""
-    return plan.recipe.data.crop == "random" or plan.recipe.data.flip or len(example.wordings) > 1
+    data = plan.recipe.data
+    return data.crop == "random" or data.flip or len(example.wordings) > 1 or TagEdits.of(data).active
 
 
 def _look(plan: Plan, placed: Placed, visit: int, chance: Draw) -> Look:
     data, example = plan.recipe.data, placed.example
     place = int(chance.place * len(PLACES)) if data.crop == "random" else CENTER
-    prompt = Prompt.of(example, "" if chance.drop_caption else _wording(plan.recipe.train.seed, example, visit))
+    caption = "" if chance.drop_caption else shown_caption(example, TagEdits.of(data), plan.recipe.train.seed, visit)
+    prompt = Prompt.of(example, caption)
     crop = Crop(place, chance.flip)
     return Look(placed, STRAIGHT if crop == STRAIGHT else crop, prompt, _preserved(plan, prompt), chance)
-
-
-def _wording(seed: int, example: Example, visit: int) -> str:
-    """One of the wordings of a caption that no person wrote, drawn for the visit."""
-    some = example.wordings or (example.caption,)
-    return some[0] if len(some) == 1 else choice(seed, example.name, visit, "wording").choice(some)
 
 
 def looks(plan: Plan) -> Iterator[Look]:

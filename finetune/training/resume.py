@@ -149,9 +149,15 @@ def refuse_another_batch(out: Path, before: str, schedule: Schedule) -> None:
     )
 
 
+def _with_defaults(saved: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
+    """What a run was, with the keys that the version which began it did not have: it did as they do by default."""
+    usual = compared(Recipe.model_validate({"base": "pocket", "data": {"path": "."}}))
+    return {key: value for key, value in usual.items() if key in now} | dict(saved)
+
+
 def refuse_changes(out: Path, saved: Mapping[str, str], now: Mapping[str, str]) -> None:
     """Raises RunError where a run was another one."""
-    if changed := differences(saved, now):
+    if changed := differences(_with_defaults(saved, now) if saved else saved, now):
         raise RunError(
             f"{out} cannot be resumed: it was another run\n  " + "\n  ".join(changed),
             "go on with its own recipe",

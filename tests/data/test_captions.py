@@ -40,11 +40,12 @@ def test_sidecars_are_read_whatever_their_encoding_marks(suffix: str, photos: Pa
     assert found.caption_source == "sidecars" and found.captions == 4 and found.seen == 4
 
 
-def test_lines_of_a_caption_are_joined_and_noted(photos: Path) -> None:
+def test_lines_of_a_caption_file_are_joined_where_that_is_asked_for_and_noted(photos: Path) -> None:
     for i in range(4):
         (photos / f"{i}.txt").write_bytes(b"a mug\r\non a table\r\n")
-    assert captions(photos) == ["a mug on a table"] * 4
-    assert "the 2 lines of the caption are joined into one" in {n.text for n in audit(photos).notes}
+    found = audit(photos, caption_lines="joined")
+    assert [e.caption for e in found.used] == ["a mug on a table"] * 4 and not found.used[0].wordings
+    assert "the 2 lines of the caption are joined into one" in {n.text for n in found.notes}
 
 
 @pytest.mark.parametrize("column", ["text", "caption"])
@@ -266,7 +267,12 @@ def test_a_trigger_written_twice_is_noted(photos: Path) -> None:
         ({"class_word": ""}, "the class word is blank", "write a word, or leave the class word out"),
         ({"template": "\t"}, "the template is blank", "write a word, or leave the template out"),
         ({"template": "a {subject}"}, "unknown placeholder {subject}", "use {trigger} and {class_word} only"),
-        ({"template": "a {red|blue} mug"}, "{red|blue} is a wildcard", 'write each prompt: "a red mug", "a blue mug"'),
+        (
+            {"template": "a {2$$red|blue} mug"},
+            "{2$$... is a wildcard with a number",
+            "write {one|another}, or a word alone",
+        ),
+        ({"template": "a {red|blue mug"}, "{red| is half a wildcard", "write {one|another}, or a word alone"),
     ],
 )
 def test_blank_words_and_unknown_placeholders_are_refused_with_what_to_write(

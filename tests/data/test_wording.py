@@ -15,6 +15,7 @@ from finetune.data.prepare import prepare
 from finetune.data.prompts import expand, with_article
 from finetune.data.wording import CaptionWords, templates, wordings, words_of
 from finetune.errors import DataError
+from finetune.recipe import Data
 from finetune.training.look import look
 
 
@@ -171,7 +172,7 @@ def test_wordings_take_turns_by_seed_sample_and_visit(tmp_path):
     examples = dataset.read_dataset(root, trigger="sks", class_word="mug").examples
     recipe = SimpleNamespace(
         train=SimpleNamespace(seed=0), prior=SimpleNamespace(mode="off"),
-        data=SimpleNamespace(caption_dropout=0.0, flip=False, crop="center"),
+        data=Data(path=root, caption_dropout=0.0),
     )  # fmt: skip
 
     def shown(seed: int, sample: int) -> list[str]:
