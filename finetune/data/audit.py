@@ -82,11 +82,6 @@ class Audit:
         return captions.coverage([caption for e in self.used for caption in e.captions], self.card.trigger)
 
     @property
-    def licensed(self) -> bool:
-        """Something is known of whose the pictures are."""
-        return any(one.license or one.authors for one in self.licenses)
-
-    @property
     def licenses(self) -> tuple[LicenceSum, ...]:
         """Pictures by licence."""
         return sums((e.attributes for e in self.used), Rights(self.card.license, self.card.author))

@@ -26,7 +26,8 @@ from finetune.data.diagnose import SUFFIXES
 from finetune.data.examine import MANY
 from finetune.data.example import CARD, Dataset, DatasetCard, Example
 from finetune.data.folder import MAX_ASPECT, MIN_SIDE_PX, Rules
-from finetune.data.provenance import read_rights
+from finetune.data.licences import Rights
+from finetune.data.provenance import counted, read_rights, sums
 from finetune.data.record import Record, Seen, file_stamp
 from finetune.data.wording import CaptionWords, DatasetKind
 from finetune.data.workers import in_order, worker_count
@@ -173,7 +174,7 @@ def _fill_folder(
             "captions": report.caption_source,
             "images": len(report.used),
             "seen": report.seen,
-            "licenses": {one.license: one.pictures for one in report.licenses} if report.licensed else {},
+            "licenses": counted(sums((e.attributes for e in report.used), Rights(card.license, card.author))),
             "changes": dict(Counter(note.text for note in report.notes if note.file)),
             "rejected": report.rejected[:MOST_LISTED],
         }

@@ -120,9 +120,14 @@ def sums(attributes: Iterable[Attributes], rights: Rights) -> tuple[LicenceSum, 
     return tuple(LicenceSum(licence, number, tuple(authors.get(licence, ()))) for licence, number in ordered)
 
 
+def counted(found: Sequence[LicenceSum]) -> dict[str, int]:
+    """Licence -> pictures; nothing where nothing is known."""
+    return {one.license: one.pictures for one in found} if any(one.license or one.authors for one in found) else {}
+
+
 def in_words(found: Sequence[LicenceSum]) -> str:
     """`12 pictures CC-BY-4.0 (Ada, Bob), 3 Proprietary, 1 without a licence`; "" where nothing is known."""
-    if not any(one.license or one.authors for one in found):
+    if not counted(found):
         return ""
     parts = []
     for number, one in enumerate(found):

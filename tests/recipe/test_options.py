@@ -59,9 +59,10 @@ class Place:
         tensors = layouts.universal({place: Lora(torch.ones(2, inside), torch.ones(out, 2), 0.1)}, torch.float32, "sd")
         weights.write_tensors(tensors, root / "start.safetensors", {})
         images = {"a.png": (64, 64), "b.png": (128, 64), "c.png": (64, 150)}
-        for folder in ("photos", "half"):
+        for folder in ("photos", "half", "tagged"):
             for i, (name, size) in enumerate(images.items()):
                 text = None if folder == "half" and i else f"photo {i} of a mug"
+                text = f"mug {i}, red, round, table, morning" if folder == "tagged" else text
                 self._image(root / folder / name, size, i, text)
         self._image(root / "mugs" / "d.png", (80, 80), 5, None)
         self._image(root / "cups" / "e.png", (80, 80), 6, None)
@@ -254,6 +255,7 @@ IMAGES = ("prior.mode=images", "prior.path=ROOT/mugs", "data.class_word=mug")
 JUDGED = (f"evaluate.judge={shipped.EYES}",)
 STOPPED = (*JUDGED, "evaluate.every=1", "evaluate.stop=auto")
 PICKED = (*JUDGED, "evaluate.every=1", "evaluate.pick=best")
+TAGS = ("data.path=ROOT/tagged", "data.caption_dropout=0")
 CASES = {
     "name": Case("name=other", what_is_written),
     "base": Case("base=ROOT/other"),
@@ -265,6 +267,10 @@ CASES = {
     "data.crop": Case("data.crop=random"),
     "data.flip": Case("data.flip=true"),
     "data.caption_dropout": Case("data.caption_dropout=0.9"),
+    "data.shuffle_tags": Case("data.shuffle_tags=true", beside=TAGS),
+    "data.keep_tags": Case("data.keep_tags=2", beside=(*TAGS, "data.shuffle_tags=true")),
+    "data.tag_dropout": Case("data.tag_dropout=0.5", beside=TAGS),
+    "data.caption_variants": Case("data.caption_variants=1", beside=(*TAGS, "data.shuffle_tags=true")),
     "data.allow_uncaptioned": Case(
         "data.allow_uncaptioned=true", what_is_planned, ("data.path=ROOT/half", "data.class_word=mug")
     ),
