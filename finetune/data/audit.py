@@ -65,6 +65,8 @@ class Audit:
     """The file facts of each used image, by name."""
     card: DatasetCard
     prepared: bool
+    provenance: tuple[CaptionNote, ...]
+    """Those of the notes that are on licences, and on captions of an earlier dataset."""
     pixels: Mapping[str, str]
     """The digest of each used image's pixels, by name, where they were read."""
 
@@ -143,6 +145,7 @@ def auditing(path: Path, words: CaptionWords, rules: Rules) -> Generator[Event, 
         final = captions.final_captions(names, found_captions, words)
     else:
         final = captions.compose(names, found_captions, words)
+    provenance = (*cleared.notes, *carried)
     used = _examples(root, examined, names, final, found_captions.attributes, words)
     described = card or DatasetCard()
     return Audit(
@@ -154,8 +157,7 @@ def auditing(path: Path, words: CaptionWords, rules: Rules) -> Generator[Event, 
         rejected=tuple(rejected),
         notes=(
             *_changes(names, examined.infos, rules.background),
-            *cleared.notes,
-            *carried,
+            *provenance,
             *final.notes,
             *(CaptionNote("", text) for text in caption_checks.remarks(used, words)),
         ),
@@ -167,6 +169,7 @@ def auditing(path: Path, words: CaptionWords, rules: Rules) -> Generator[Event, 
             update={"trigger": words.trigger, "class_word": words.class_word, "kind": words.shown or described.kind}
         ),
         prepared=prepared,
+        provenance=provenance,
         pixels=examined.pixels,
     )
 

@@ -60,7 +60,7 @@ def _written(
 ) -> Iterator[str]:  # fmt: skip
     """The captions as they were written, each on one line."""
     lines = [tidy for line in found.texts.get(name, "").split("\n") if (tidy := " ".join(line.split()))]
-    if len(lines) > 1 and found.source == "sidecars" and words.caption_lines == "each":
+    if len(lines) > 1 and "sidecars" in found.source and words.caption_lines == "each":
         remark = f"the {len(lines)} lines of its caption file are {len(lines)} captions, shown by turns"
         if any(map(_goes_on, lines, lines[1:])):
             remark += "; they read like one text: `caption_lines` joined makes one caption of it"

@@ -32,7 +32,7 @@ from finetune.data.record import Record, Seen, file_stamp
 from finetune.data.wording import CaptionWords, DatasetKind
 from finetune.data.workers import in_order, worker_count
 from finetune.errors import DataError, RunError
-from finetune.events import Advanced, Event, Stage, quietly
+from finetune.events import Advanced, Event, Note, Stage, quietly
 from finetune.saving import flush_files, is_leftover, remove_leftovers, write_bytes
 
 SAID_EVERY = 100
@@ -91,6 +91,7 @@ def preparing(
     report = yield from auditing(source, words, rules)
     if report.problems:
         raise DataError(*complaint(source, report))
+    yield from (Note(note.text) for note in report.provenance)
     card = report.card.model_copy(
         update={
             "kind": kind or report.card.kind,

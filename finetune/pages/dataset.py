@@ -19,6 +19,8 @@ from finetune.data.captions import mentions
 from finetune.data.dataset import Placed
 from finetune.data.decode import open_rgb
 from finetune.data.diagnose import Reason, Unusable
+from finetune.data.licences import shown_licence
+from finetune.data.provenance import in_words, public_author
 from finetune.data.wording import CaptionOrigin
 from finetune.errors import RunError
 from finetune.pages.html import inlined, render
@@ -188,6 +190,7 @@ def dataset_page(found: Audit, preview: Preview, step: NextStep) -> DatasetPage:
         flags=_flag_counts(rows), sizes=trained_sizes(preview), lines=LINES, remedies=REMEDIES, authors=AUTHORS,
         looked_at=sum(not _LOOK_AT.isdisjoint(row.flags) for row in rows), shown_text=shown_text, plain_text=plain_text,
         worth_saying=WORTH_SAYING, Markup=Markup, origins=_origins(found),
+        licences=in_words(found.licenses),
     )  # fmt: skip
     return DatasetPage(text, len(cards), len(rows))
 
@@ -222,7 +225,7 @@ def _flags(seen: Previewed, trigger: str | None, notes: Sequence[str]) -> Iterat
     example = seen.placed.example
     present = {
         "empty": not example.caption,
-        "bare": bool(trigger and example.caption and not mentions(example.caption, trigger)),
+        "bare": bool(trigger and example.caption and not all(mentions(one, trigger) for one in example.captions)),
         "lost": bool(seen.truncated),
         "cut": seen.placed.crop_loss > WORTH_SAYING,
         "enlarged": seen.placed.enlargement >= SEEN_ENLARGED,
@@ -256,6 +259,7 @@ def _card(row: _Row, trigger: str | None) -> Markup:
             "dataset_card.html", row=row, placed=row.seen.placed, picture=picture, whole=whole, authors=AUTHORS,
             name=shown_text(example.name), caption=shown_text(example.caption, trigger), open_from=_OPEN_FROM,
             wordings=[shown_text(one, trigger) for one in example.wordings], shown_text=shown_text,
+            licence=shown_licence(example.attributes.license), author=public_author(example.attributes.author),
             lost=shown_text(row.seen.truncated, longest=_LOST_SHOWN),
         )
     )  # fmt: skip
