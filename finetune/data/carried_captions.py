@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from finetune.data.attributes import NO_ATTRIBUTES
+from finetune.data.caption_choices import read_choices
 from finetune.data.caption_files import FoundCaptions, first_three
-from finetune.data.captions import CaptionNote, mentions, without_trigger
+from finetune.data.captions import CaptionNote, with_trigger, without_trigger
 from finetune.data.example import Example
 from finetune.data.wording import CaptionOrigin, CaptionWords
 
@@ -35,7 +36,7 @@ def carry_over(
 ) -> Carried:  # fmt: skip
     """The captions of these pictures with those that a person or a model gave them in an earlier dataset in their
     place. A picture is the same where its bytes are, or the pixels that a prepared dataset holds of it."""
-    known = _by_content(earlier)
+    known, sources = _by_content(earlier), read_choices(names, found, words)
     texts, origins, attributes = dict(found.texts), dict(found.origins), dict(found.attributes)
     taken, replaced, matched = list[str](), list[str](), set[str]()
     for name in names:
@@ -47,7 +48,8 @@ def carry_over(
             continue
         captions = [_renamed(one, earlier.words, words) for one in example.captions]
         here = attributes.get(name, NO_ATTRIBUTES)
-        if texts.get(name, "").strip() and _differs(texts[name], captions[0], words):
+        own = [with_trigger(one, words) for one in sources.texts[name]]
+        if own and own != list(dict.fromkeys(with_trigger(one, words) for one in captions)):
             replaced.append(name)
         taken.append(name)
         texts[name], origins[name] = captions[0], example.origin
@@ -81,10 +83,3 @@ def _renamed(caption: str, before: CaptionWords, words: CaptionWords) -> str:
     if before.trigger and before.trigger != words.trigger:
         return without_trigger(caption, before.trigger, before.class_word) or caption
     return caption
-
-
-def _differs(text: str, caption: str, words: CaptionWords) -> bool:
-    """Whether a source's caption, before the trigger was put in, is another than an earlier one."""
-    bare = (without_trigger(" ".join(one.split()), words.trigger, words.class_word) for one in (text, caption))
-    before, after = (" ".join(one.replace("{trigger}", "").split()).strip(" ,") for one in bare)
-    return before != after and not (mentions(caption, words.trigger) and after.startswith(before))
