@@ -84,6 +84,8 @@ def clear_licences(names: Sequence[str], known: Mapping[str, Attributes], rights
             held, author = held or usual, author or rights.author
         if wanted and not allows(wanted, held):
             cleared.refused.append(Rejected(name, "licence", _refusal(held, wanted)))
+        if asks_credit(held or usual) and not (author or rights.author):
+            said.setdefault("its licence asks that the author is named, who is not recorded", []).append(name)
         if (held, author) != (attributes.license, attributes.author):
             cleared.attributes[name] = attributes._replace(license=held, author=author)
     cleared.notes.extend(CaptionNote("", f"{remark}: {first_three(some)}") for remark, some in said.items())

@@ -44,6 +44,9 @@ def test_a_licence_lies_beside_its_picture_with_or_without_its_ending(tmp_path: 
     }  # fmt: skip
     assert report.seen == 4 and report.captions == 6 and not report.rejected and not report.problems
     assert "the licence 'CC0' is read as CC0-1.0: 1.png" in [note.text for note in report.notes]
+    (root / "2.license").write_text("CC BY 4.0")
+    nameless = "its licence asks that the author is named, who is not recorded: 2.png"
+    assert nameless in [note.text for note in audit(root, **WORDS).notes]
 
 
 def test_columns_say_it_too_also_under_other_names_and_what_contradicts_them_is_a_problem(tmp_path: Path) -> None:
