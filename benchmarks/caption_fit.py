@@ -65,7 +65,7 @@ def _permuted(placed: Sequence[Placed], seed: int) -> list[Placed]:
 def _rivals(placed: Sequence[Placed]) -> list[list[list[effect.Judged]]]:
     """As the run asks, at all levels: image, prompt (its own first), level."""
     return [
-        [[one._replace(level=level) for level in LEVELS[0]] for one in said]
+        [[prompt[0]._replace(level=level) for level in LEVELS[0]] for prompt in said]
         for said in effect.rivals_of(placed)
     ]  # fmt: skip
 

@@ -29,8 +29,8 @@ NO_EFFECT = 1e-6
 
 TRIED_IMAGES, TRIED_CAPTIONS = 12, 5
 """how many images are asked about, and against how many wrong captions each"""
-FIT_LEVEL = 0.5
-"""where on the noise path: alone it tells captions from mixed-up ones as well as four levels (docs/log.md)"""
+FIT_LEVELS = (0.5, 0.7)
+"""where on the noise path: they tell captions from mixed-up ones as well as four levels do (docs/log.md)"""
 LITTLE_GAIN = 0.02
 """share of the base's loss on the training images below which training has hardly begun"""
 
@@ -114,7 +114,7 @@ def measure_effect(
     """
     tried = [placed[i] for i in draws.permutation(len(placed), "learnt")[:TRIED_IMAGES]]
     own, rivals = _at_every_level(tried, [Prompt.of(p.example) for p in tried]), rivals_of(placed)
-    asked = [*own, *(one for said in rivals for one in said)]
+    asked = [*own, *(one for said in rivals for prompt in said for one in prompt)]
     shown, shape = [Prompt.of(p.example) for p in placed], tuple(next(iter(latents.values())).mean.shape)
     output = output_change(shown, shape, captions, autocast, px)
     with adapters.disabled(captions.family.parts.loaded()):
@@ -136,7 +136,7 @@ def _losses(asked: Sequence[Judged], errors: Errors) -> Losses:
     return Losses(sum(bands.values()) / len(bands), bands)
 
 
-def rivals_of(placed: Sequence[Placed]) -> list[list[Judged]]:
+def rivals_of(placed: Sequence[Placed]) -> list[list[list[Judged]]]:
     """For each image tried: its own caption, then a few of the others', at the same noise; nothing without two
     captions."""
     said = list({(prompt := Prompt.of(p.example)).key: prompt for p in placed}.values())
@@ -147,16 +147,16 @@ def rivals_of(placed: Sequence[Placed]) -> list[list[Judged]]:
         own = Prompt.of(placed[i].example)
         order = draws.permutation(len(said), "others", i)
         another = [said[n] for n in order if said[n].key != own.key][:TRIED_CAPTIONS]
-        found.append([Judged(placed[i], prompt, FIT_LEVEL) for prompt in [own, *another]])
+        found.append([[Judged(placed[i], prompt, level) for level in FIT_LEVELS] for prompt in [own, *another]])
     return found
 
 
-def _fit(rivals: list[list[Judged]], errors: Errors) -> CaptionFit | None:
+def _fit(rivals: list[list[list[Judged]]], errors: Errors) -> CaptionFit | None:
     """Each image's own caption against the others'; None without two captions."""
     if not rivals:
         return None
-    found = [[errors[one.key] for one in said] for said in rivals]
-    return CaptionFit(sum(min(one) == one[0] for one in found) / len(found), 1 / len(rivals[0]))
+    sums = [[sum(errors[one.key] for one in prompt) for prompt in said] for said in rivals]
+    return CaptionFit(sum(min(one) == one[0] for one in sums) / len(sums), 1 / len(rivals[0]))
 
 
 def relative_change(norms: Iterable[tuple[float, float]]) -> float:
