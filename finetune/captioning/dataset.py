@@ -14,6 +14,7 @@ from finetune.data.caption_files import TABLE, first_three
 from finetune.data.captions import with_trigger
 from finetune.data.example import CARD, Example
 from finetune.data.folder import Rules, walk
+from finetune.data.licence_files import SIDECAR
 from finetune.data.prepare import write_card
 from finetune.data.wording import CaptionOrigin, CaptionWords
 from finetune.errors import DataError, Interrupted
@@ -101,7 +102,8 @@ def _captions(
 
 def _refuse_other_sources(path: Path, report: Audit) -> None:
     """New captions go into one metadata.jsonl in the folder itself: beside other sources they would be a conflict."""
-    found = caption_files.find_captions(report.root, [name for name in walk(report.root).files if name != CARD])
+    names = [name for name in walk(report.root).files if name != CARD and not name.lower().endswith(SIDECAR)]
+    found = caption_files.find_captions(report.root, names)
     if found.problems:
         raise DataError(f"{path}: " + "; ".join(found.problems), "correct this first, then caption it")
     others = sorted(found.files - {TABLE})
