@@ -11,7 +11,7 @@ from finetune.data.caption_edits import TagEdits
 from finetune.doctor import device_memory, host_memory
 from finetune.planning.candidates import candidate_bytes, candidate_count
 from finetune.planning.footprint import ComponentFootprint, encoder_bytes
-from finetune.planning.host import HostNeeds, cache_needed, encoded_captions, host_needs
+from finetune.planning.host import HostNeeds, host_needs
 from finetune.planning.leftovers import leftovers
 from finetune.planning.plan import Plan
 from finetune.planning.room import cache_folder, disk_bytes, free_disk
@@ -48,13 +48,13 @@ def answers(
         told["prior"] = "every training image also without the trigger, where the base's own prediction is kept"
     if plan.held_out:
         told["held out"] = f"{len(plan.held_out)} images are never trained on and measure the loss"
-    if said := _captions(plan):
-        told["captions"] = said
     if padded := _padded(plan):
         told["padded"] = padded
     told["files"] = _files(plan, components)
     needed = needed_bytes(plan, components, measured, activations)
     host = host_needs(plan, components, needed)
+    if said := _captions(plan, host):
+        told["captions"] = said
     told["host"] = _host(host)
     told["disk"] = _disk(plan, disk_bytes(plan, components), host)
     if rest := leftovers(plan):
@@ -115,7 +115,7 @@ def _trained(plan: Plan, components: list[ComponentFootprint]) -> str:
     return f"{_METHODS.get(config.method, config.method)} in {names}: {count:,} parameters; scaled by {scale}"
 
 
-def _captions(plan: Plan) -> str:
+def _captions(plan: Plan, host: HostNeeds) -> str:
     """How captions vary, and what that costs; empty where each picture has one."""
     edits, trained = TagEdits.of(plan.recipe.data), [placed.example for placed in plan.train.placed]
     several = sum(len(e.captions) > 1 for e in trained)
@@ -125,7 +125,7 @@ def _captions(plan: Plan) -> str:
         said.append(f"{' and '.join(how)}, in at most {edits.variants} texts of each image")
     if not said:
         return ""
-    texts, size = len(encoded_captions(plan)), cache_needed(plan).texts
+    texts, size = host.captions, host.cache.texts
     said.append(f"{texts:,} different texts are encoded, {_size(size)} of the cache" if texts else
                 "text encoders are trained, and read them anew each time")  # fmt: skip
     return "; ".join(said)
@@ -206,7 +206,7 @@ def as_json(
             "root": str(cache_folder(plan)), "disk": host.cache.disk, "free_bytes": free_disk(cache_folder(plan))
         },
         "captions": {
-            "texts": len(encoded_captions(plan)), "bytes": host.cache.texts,
+            "texts": host.captions, "bytes": host.cache.texts,
             "several": sum(len(p.example.captions) > 1 for p in plan.train.placed),
         },
         "host": {"bytes": host.memory, "free_bytes": host_memory()},

@@ -7,6 +7,7 @@ visit one of a few variants of the picture's captions, and each variant is a fun
 import random
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from finetune.data.captions import mentions
@@ -90,8 +91,13 @@ def shown_captions(example: Example, edits: TagEdits, seed: int, visits: int) ->
 
 def variant(example: Example, edits: TagEdits, seed: int, number: int) -> str:
     """The number-th variant of the picture's captions, which take turns."""
-    some = _captions(example)
-    return edited(some[number % len(some)], edits, choice(seed, example.name, number, "tags"))
+    return _variant(example.name, _captions(example), edits, seed, number)
+
+
+@lru_cache(4096)
+def _variant(name: str, captions: tuple[str, ...], edits: TagEdits, seed: int, number: int) -> str:
+    """Kept, as looks are listed picture by picture, and each variant is shown many times."""
+    return edited(captions[number % len(captions)], edits, choice(seed, name, number, "tags"))
 
 
 def variant_count(example: Example, edits: TagEdits) -> int:

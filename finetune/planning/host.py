@@ -1,7 +1,7 @@
 """What a run takes of this computer's memory and of the cache's disk, known before it starts."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from finetune import families
@@ -26,26 +26,29 @@ class HostNeeds(NamedTuple):
     memory: int
     """of this computer, by each process of the run"""
     cache: CacheBytes
+    captions: int = 0
+    """different texts that are encoded"""
 
 
 def host_needs(plan: Plan, components: Sequence[ComponentFootprint], device_bytes: int) -> HostNeeds:
     """device_bytes: what is needed where the run computes; without a GPU that is this computer."""
-    cache = cache_needed(plan)
+    captions = encoded_captions(plan)
+    cache = cache_needed(plan, captions)
     pictures = len(plan.train.placed) + len(plan.held_out) + (len(plan.prior.placed) if plan.prior else 0)
     loaded = max([sum(c.weight_bytes for c in components), *encoder_bytes(plan).values()])
     memory = PROGRAM_BYTES + PICTURE_BYTES * pictures + cache.memory + (loaded if has_gpu() else device_bytes)
-    return HostNeeds(memory, cache)
+    return HostNeeds(memory, cache, len(captions))
 
 
-def cache_needed(plan: Plan) -> CacheBytes:
-    """Encoded images and captions, as if none were there yet."""
+def cache_needed(plan: Plan, captions: Collection[str] | None = None) -> CacheBytes:
+    """Encoded images and captions, as if none were there yet. captions: `encoded_captions`, where they are known."""
     family, recipe = families.family_class(plan.facts.family), plan.recipe
     frozen = [encoder for encoder in family.encoders if encoder not in recipe.adapter.components]
     images = Counter[Bucket]()
     for pool in (plan.train, *([plan.prior] if plan.prior else [])):
         images.update(_crops(plan, pool))
     images.update(Counter(placed.bucket for placed in plan.held_out))
-    captions = encoded_captions(plan)
+    captions = encoded_captions(plan) if captions is None else captions
     itemsize = 4 if recipe.train.precision == "fp32" else 2
     counted: dict[Bucket, float] = dict(images)
     return cache_bytes(plan.facts, counted, captions, itemsize, max(1, len(frozen)))

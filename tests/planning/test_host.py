@@ -60,7 +60,7 @@ def test_more_pictures_take_more_memory_and_the_cache_does_not(
     plan = settled("pocket", photos(tmp_path / "photos"), data__trigger="sks")
     rows = component_footprints(plan)
     held = CacheBytes(10**12, 10**12, 5000)
-    monkeypatch.setattr(host, "cache_needed", lambda _: held)
+    monkeypatch.setattr(host, "cache_needed", lambda *_: held)
     found = host_needs(plan, rows, device_bytes=7000)
     assert found.memory == host.PROGRAM_BYTES + 5 * PICTURE_BYTES + 5000 + 7000 and found.cache == held
     monkeypatch.setattr(host, "has_gpu", lambda: True)
