@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from finetune import reading
-from finetune.choices import CaptionsFrom, Dtype, Layout, Precision, ReaderName
+from finetune.choices import CaptionsFrom, Dtype, FolderNames, Layout, Precision, ReaderName
 from finetune.shortage import out_of_memory
 from finetune.silence import silence
 
@@ -59,12 +59,15 @@ def prepare(
     source: Path | str, out: Path | str, *, trigger: str | None = None, class_word: str | None = None,
     kind: "DatasetKind" = "", template: str | None = None, license: str = "", source_note: str = "",
     background: "Colour" = (255, 255, 255), captions_from: CaptionsFrom = "auto", allow_uncaptioned: bool = False,
+    folder_names: FolderNames = "auto",
 ) -> "Dataset":  # fmt: skip
     """Make a dataset at `out` from a folder of photos, which is only read: upright, RGB, each with its final caption.
 
     trigger: a rare word that will stand for the product or style. class_word: what it is, in one common word.
     kind: "product" or "style"; a class word alone says product. captions_from: captions that nobody wrote come, "auto",
-    from file names that are words, else from varied templates; "filename": from names only; "none": from templates.
+    from file names that are words, else from varied templates; "filename": from names only; "description": from what
+    the pictures' own files say (EXIF, IPTC, XMP, PNG text); "none": from templates. folder_names: what `10_sks mug`
+    says as a folder's name, "repeats" as kohya means it (weight and caption), "plain" nothing, "auto" by the name.
     template: the one caption instead; allow_uncaptioned: although others have one, or a style is not described.
     license, source_note: recorded in the dataset. background: RGB in 0..255 behind transparent pixels. What was left
     out, and why, is in the result's `card.rejected`.
@@ -79,7 +82,7 @@ def prepare(
         return preparing.prepare(
             Path(source), Path(out), trigger=trigger, class_word=class_word, kind=kind, template=template,
             license=license, source_note=source_note, background=background, captions_from=captions_from,
-            allow_uncaptioned=allow_uncaptioned,
+            allow_uncaptioned=allow_uncaptioned, folder_names=folder_names,
         )  # fmt: skip
 
 

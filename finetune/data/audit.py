@@ -13,8 +13,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from finetune import reading
-from finetune.choices import CaptionsFrom
-from finetune.data import caption_checks, caption_files, captions, decode, examine, folder
+from finetune.choices import CaptionsFrom, FolderNames
+from finetune.data import caption_checks, caption_files, captions, conventions, decode, examine, folder
 from finetune.data.attributes import NO_ATTRIBUTES, Attributes
 from finetune.data.caption_files import CaptionSource
 from finetune.data.captions import CaptionNote, Coverage, FinalCaptions
@@ -54,6 +54,8 @@ class Audit:
     """The file facts of each used image, by name."""
     card: DatasetCard
     prepared: bool
+    understood: tuple[str, ...] = ()
+    """What was made of files and folders that are as other trainers have them; among the notes, too."""
 
     @property
     def seen(self) -> int:
@@ -81,6 +83,7 @@ def audit(
     min_side_px: int = MIN_SIDE_PX,
     max_aspect: float = MAX_ASPECT,
     background: Colour = WHITE,
+    folder_names: FolderNames = "auto",
 ) -> Audit:
     """Accounts for every file of the folder, decodes every image in full and writes every final caption.
 
@@ -88,7 +91,7 @@ def audit(
         DataError: there is no such folder, or its dataset.toml is broken or contradicts the trigger or class word.
     """
     words = captions.clean_words(trigger, class_word, template, kind, captions_from, allow_uncaptioned)
-    return audit_folder(path, words, Rules(min_side_px, max_aspect, background))
+    return audit_folder(path, words, Rules(min_side_px, max_aspect, background, folder_names=folder_names))
 
 
 def audit_folder(path: Path, words: CaptionWords, rules: Rules) -> Audit:
@@ -115,8 +118,11 @@ def auditing(path: Path, words: CaptionWords, rules: Rules) -> Generator[Event, 
     ignored, files = tuple(tree.ignored), len(tree.files) + len(tree.ignored) + len(tree.rejected)
     del tree, images, caption_carriers  # of very many files they take more than what follows
     if prepared:
+        read = conventions.of_prepared(found_captions)
         final = captions.final_captions(names, found_captions, words)
     else:
+        read = conventions.of_raw(root, names, found_captions, words, rules)
+        found_captions = read.captions
         final = captions.compose(names, found_captions, words)
     used = _examples(root, examined, names, final, found_captions.attributes, words)
     described = card or DatasetCard()
@@ -129,10 +135,11 @@ def auditing(path: Path, words: CaptionWords, rules: Rules) -> Generator[Event, 
         rejected=tuple(rejected),
         notes=(
             *_changes(names, examined.infos, rules.background),
+            *(CaptionNote("", text) for text in (*read.notes, *read.facts)),
             *final.notes,
             *(CaptionNote("", text) for text in caption_checks.remarks(used, words)),
         ),
-        problems=(*_emptiness(path, names, rejected), *found_captions.problems, *final.problems),
+        problems=(*_emptiness(path, names, rejected), *found_captions.problems, *read.problems, *final.problems),
         wordless=final.wordless,
         caption_source=final.source,
         infos=examined.infos,
@@ -140,6 +147,7 @@ def auditing(path: Path, words: CaptionWords, rules: Rules) -> Generator[Event, 
             update={"trigger": words.trigger, "class_word": words.class_word, "kind": words.shown or described.kind}
         ),
         prepared=prepared,
+        understood=read.notes,
     )
 
 

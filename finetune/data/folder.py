@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from finetune import reading
 from finetune import resources as shipped
+from finetune.choices import FolderNames
 from finetune.data.colours import WHITE, Colour
 from finetune.data.diagnose import Reason
 from finetune.data.record import file_stamp, stamped_bytes
@@ -35,6 +36,8 @@ class Rules(NamedTuple):
     max_aspect: float = MAX_ASPECT
     background: Colour = WHITE
     decode: bool = True
+    folder_names: FolderNames = "auto"
+    """What a folder's name such as `10_sks mug` says."""
 
 
 class Tree(NamedTuple):

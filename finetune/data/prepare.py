@@ -10,11 +10,12 @@ import unicodedata
 from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from finetune import reading, writing
-from finetune.choices import CaptionsFrom
+from finetune.choices import CaptionsFrom, FolderNames
 from finetune.data import captions, costs, decode, folder
 from finetune.data.attributes import cells_of
 from finetune.data.audit import Audit, auditing, complaint
@@ -62,6 +63,7 @@ def preparing(
     captions_from: CaptionsFrom = "auto",
     allow_uncaptioned: bool = False,
     captioned_next: bool = False,
+    folder_names: FolderNames = "auto",
     min_side_px: int = MIN_SIDE_PX,
     max_aspect: float = MAX_ASPECT,
 ) -> Generator[Event, None, Dataset]:
@@ -80,7 +82,7 @@ def preparing(
     words = captions.clean_words(
         trigger, class_word, template, kind, captions_from, allow_uncaptioned or captioned_next
     )
-    report = yield from auditing(source, words, Rules(min_side_px, max_aspect, background))
+    report = yield from auditing(source, words, Rules(min_side_px, max_aspect, background, folder_names=folder_names))
     if report.problems:
         raise DataError(*complaint(source, report))
     card = report.card.model_copy(
@@ -94,7 +96,8 @@ def preparing(
         }
     )
     yield from _write(report, card, out, background)
-    return (yield from reading_dataset(out, CaptionWords(allow_uncaptioned=captioned_next)))
+    made = yield from reading_dataset(out, CaptionWords(allow_uncaptioned=captioned_next))
+    return replace(made, understood=report.understood)
 
 
 prepare = quietly(preparing)
