@@ -130,9 +130,9 @@ class _Listed:
         rows = read_rows(root, table, faults)
         columns = find_columns([row.cells for row in rows], lambda v: self._find(home, v) is not None)
         reserved = is_reserved(table)
-        if isinstance(columns, Unclear) or not (reserved or self._about_pictures(home, rows, columns)):
+        if isinstance(columns, Unclear) or not (reserved or self._is_of_use(home, rows, columns)):
             if reserved:
-                self.tables[table] = True
+                self.tables[table] = False
                 problem = columns.problem if isinstance(columns, Unclear) else ""
                 self.problems += faults or [f"{table}: {problem if rows else _EMPTY}"]
             elif isinstance(columns, Unclear) and (columns.captions or "no column is known" in columns.problem):
@@ -155,7 +155,10 @@ class _Listed:
     def _find(self, home: str, written: str) -> str | None:
         return self._pictures.find(home, written) or self._pictures.find_anywhere(written)
 
-    def _about_pictures(self, home: str, rows: Sequence[TableRow], columns: Columns) -> bool:
+    def _is_of_use(self, home: str, rows: Sequence[TableRow], columns: Columns) -> bool:
+        """It says something of a picture that is there."""
+        if not columns.useful:
+            return False
         named = (row.cells.get(columns.file) for row in rows)
         return any(isinstance(name, str) and self._find(home, name) for name in named)
 

@@ -35,6 +35,12 @@ class Columns(NamedTuple):
     """One; or `text` and `caption` both, which must then say the same."""
     unread: tuple[str, ...] = ()
     """Other columns that may be captions."""
+    useful: bool = True
+    """It has captions, or something else that is known of pictures."""
+
+
+KNOWN = frozenset(("weight", "split", "mask_file_name", "license", "author", "source", "consent"))
+"""Columns that make a table of pictures useful without captions"""
 
 
 class Unclear(NamedTuple):
@@ -54,13 +60,15 @@ def find_columns(rows: Sequence[Row], is_picture: Callable[[str], bool]) -> Colu
     further = [n for n in names if _plain(n) in OTHER_CAPTION_COLUMNS and n != file and _has_texts(n, some)]
     if not file:
         return Unclear(f"no column names the pictures: {_there(names)}; {WANTED_FILES}", bool(exact or further))
+    if "." in file and is_picture(file):
+        return Unclear(f"the first line must name the columns, as file_name and text; {_there(names)}", True)
     if exact:
         return Columns(file, exact, tuple(n for n in further if n not in exact and _plain(n) not in OTHERS))
     if not further:
         like = [n for n in names if n != file and _plain(n) not in OTHERS and _has_texts(n, some, _SENTENCE)]
         if like:
             return Unclear(f"no column is known to hold captions: {_there(names)}; {WANTED_CAPTIONS}", True)
-        return Columns(file, ())
+        return Columns(file, (), useful=any(_plain(n) in KNOWN for n in names))
     known = [n for n in further if _plain(n) not in ("tags", "tag_string", "title")] or further
     if len(known) > 1:
         return Unclear(
@@ -80,7 +88,10 @@ def _file_column(names: Sequence[str], rows: Sequence[Row], is_picture: Callable
     known = sorted((n for n in names if _plain(n) in FILE_COLUMNS), key=lambda n: FILE_COLUMNS.index(_plain(n)))
     if known and _plain(known[0]) == FILE_COLUMNS[0]:
         return known[0]
-    counts = {n: sum(isinstance(v := row.get(n), str) and is_picture(v) for row in rows) for n in known or names}
+    counts = {
+        n: sum(isinstance(v := row.get(n), str) and (n in known or "." in v) and is_picture(v) for row in rows)
+        for n in known or names
+    }
     best = max(counts, key=lambda n: counts[n], default="")
     if best and counts[best]:
         return best
