@@ -7,7 +7,7 @@ that belong to an image, the metadata tables and dataset.toml; `ignored` are hid
 import posixpath
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -48,7 +48,7 @@ class Audit:
     problems: tuple[str, ...]
     """Sentences, each about something that makes the whole dataset unusable."""
     wordless: bool
-    """One of the problems is that there are neither captions nor words to write them with."""
+    """One of the problems is that words are not declared which captions need."""
     caption_source: CaptionSource
     infos: Mapping[str, ImageInfo]
     """The file facts of each used image, by name."""
@@ -56,6 +56,8 @@ class Audit:
     prepared: bool
     understood: tuple[str, ...] = ()
     """What was made of files and folders that are as other trainers have them; among the notes, too."""
+    asked: Mapping[str, object] = field(default_factory=dict)
+    """The options that the same call has again; of a prepared dataset none."""
 
     @property
     def seen(self) -> int:
@@ -148,7 +150,15 @@ def auditing(path: Path, words: CaptionWords, rules: Rules) -> Generator[Event, 
         ),
         prepared=prepared,
         understood=read.notes,
+        asked={} if prepared else _asked(words, rules),
     )
+
+
+def _asked(words: CaptionWords, rules: Rules) -> dict[str, object]:
+    """What is not as it is without a word."""
+    usual: dict[str, object] = {"captions_from": "auto", "folder_names": "auto"}
+    given = {**words._asdict(), "folder_names": rules.folder_names}
+    return {name: value for name, value in given.items() if value and value != usual.get(name)}
 
 
 def _words_of(path: Path, card: DatasetCard, asked: CaptionWords) -> CaptionWords:
@@ -237,11 +247,12 @@ def complaint(path: Path, report: Audit) -> tuple[str, str, Action]:
 def next_step(path: Path, report: Audit) -> tuple[str, Action]:
     """What to do about an audit that does not pass, for whoever checks, prepares or trains."""
     if not report.problems:
-        return "remove these files, or prepare a dataset without them", action("prepare", source=path, out="DIR")
-    words = {} if report.prepared else {"trigger": report.card.trigger, "class_word": report.card.class_word}
+        step = action("prepare", source=path, out="DIR", **report.asked)
+        return "remove these files, or prepare a dataset without them", step
+    words = dict(report.asked)
     if len(report.problems) + len(report.rejected) > 1:
         return "correct each problem above, then check again", action("check", path=path, **words)
     if report.wordless:
-        words = {name: word or example for (name, word), example in zip(words.items(), ("sks", "mug"), strict=True)}
+        words = {"trigger": "sks", "class_word": "mug"} | words
         return "check again with your own words (keys of [data] in a recipe)", action("check", path=path, **words)
     return "correct this problem, then check again", action("check", path=path, **words)

@@ -37,7 +37,7 @@ class FinalCaptions(NamedTuple):
     notes: list[CaptionNote]
     problems: list[str]
     wordless: bool = False
-    """One of the problems is that there are neither captions nor words to write them with."""
+    """One of the problems is that words are not declared which captions need."""
 
 
 # --- the trigger ----------------------------------------------------------------------------------------------------
@@ -134,12 +134,13 @@ def compose(names: Sequence[str], found: FoundCaptions, words: CaptionWords) -> 
     origins |= {n: found.origins[n] for n in names if written[n] and n in found.origins}
     problems = [] if words.allow_uncaptioned else _lack(names, lacking, found, words, subjects)
     problems += _alike(final, words)
-    if not words.trigger and (braces := [n for n in names if "{trigger}" in written[n]]):
+    braces = [] if words.trigger else [n for n in names if "{trigger}" in written[n]]
+    if braces:
         problems.append(
             f"captions contain {{trigger}}, but no `trigger` is declared ({_IN_A_RECIPE}): {first_three(braces)}"
         )
-    captioned = found.source != "none"
-    wordless = words.none and len(subjects) < len(lacking) and not captioned and not words.allow_uncaptioned
+    mute = found.source == "none" and len(subjects) < len(lacking) and not words.allow_uncaptioned
+    wordless = bool(braces) or (mute and (words.none or _is_nameless(words)))
     notes = _caption_notes(written, found, final, words) + _origin_notes(final, origins)
     return FinalCaptions(final, origins, _source(found, origins, words), notes, problems, wordless)
 
@@ -211,12 +212,17 @@ def _lack(
             "there are no captions, and no words to write them with; declare `trigger` and `class_word` "
             f"({_IN_A_RECIPE}), or {allow} trains on empty captions"
         ]
-    if not (words.shown or words.template or words.class_word or words.none):
+    if _is_nameless(words):
         return [
             f"there are no captions, and nothing says what {words.trigger!r} is; give the "
             "`class_word` of a product, such as mug, or the `kind` style"
         ]
     return []
+
+
+def _is_nameless(words: CaptionWords) -> bool:
+    """Nothing says what the trigger is."""
+    return not (words.shown or words.template or words.class_word or words.none)
 
 
 def _alike(final: Mapping[str, str], words: CaptionWords) -> list[str]:

@@ -67,6 +67,6 @@ def _described(root: Path, names: Sequence[str], found: FoundCaptions) -> str:
         return ""
     name, text = next(iter(said.items()))
     return (
-        f"pictures without captions describe themselves, {name}: {text[:80]!r}; `captions_from` description takes such "
-        "descriptions for captions"
+        f"pictures without captions describe themselves, {name}: {text[:80]!r}; prepare with "
+        "`captions_from` description takes them for captions"
     )

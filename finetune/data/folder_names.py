@@ -87,7 +87,7 @@ def _repeat_notes(counts: Mapping[str, int]) -> list[str]:
     each = [f"{folder} ({_repeats(folder)} times, {number} pictures)" for folder, number in counts.items()]
     return [
         "names of folders say how often their pictures are seen beside others, as kohya's repeats do: "
-        f"{_some(each)}; if they are mere names, give `folder_names` plain"
+        f"{_some(each)}; if they are mere names, check and prepare with `folder_names` plain"
     ]
 
 
@@ -101,7 +101,7 @@ def _name_notes(names_only: set[str], as_what: FolderNames) -> list[str]:
         ]
     return [
         f"numbers in names of folders are taken for names, not for kohya's repeats: {_some(sorted(names_only))}; if "
-        "they are repeats, give `folder_names` repeats"
+        "they are repeats, check and prepare with `folder_names` repeats"
     ]
 
 

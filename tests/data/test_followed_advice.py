@@ -12,13 +12,14 @@ from support.command import said
 from support.nasty_folder import encoded, picture
 
 WORDS = ("--trigger", "sks", "--class-word", "mug")
+OPTIONS = (*WORDS, "--folder-names", "plain", "--captions-from", "none", "--kind", "product")
 WRITTEN = [f"a mug, view {i}" for i in range(4)]
 
 
 class Folder(NamedTuple):
     """A folder that does not pass, and what a person does who reads what is printed; nothing: the command alone."""
 
-    made: Callable[[Path], None]
+    made: Callable[[Path], object]
     by_hand: Callable[[Path], object] | None = None
     words: tuple[str, ...] = WORDS
     captions: bool = True
@@ -98,6 +99,9 @@ def moved(root: Path) -> None:
 FOLDERS = {
     "no words": Folder(nothing, words=(), captions=False),
     "broken files": Folder(broken),
+    "broken files, no captions": Folder(lambda root: (root / "broken.jpg").write_bytes(b""), captions=False),
+    "options of its own": Folder(twice, lambda root: (root / "0.caption").unlink(),
+                                     OPTIONS),
     "no class word": Folder(nothing, words=("--trigger", "sks"), captions=False),
     "captions elsewhere": Folder(elsewhere, renamed(".txt", ".txt")),
     "another suffix": Folder(sidecars(".tags"), renamed(".tags", ".txt")),
@@ -145,6 +149,7 @@ def test_what_check_says_to_try_leaves_fewer_problems_and_the_captions(
     code, _, printed = said(capsys, "check", str(photos), *folder.words)
     command = tried(printed)
     assert code == 2 and "try: " in printed and command, printed
+    assert set(folder.words) <= set(command), "what was asked for is asked for again"
     if folder.by_hand:
         folder.by_hand(photos)
     out = tmp_path / "out"
@@ -171,7 +176,7 @@ def test_what_prepare_says_to_try_leads_to_a_dataset_with_the_captions(
     order = ("prepare", str(photos), "--out", str(out))
     code, _, printed = said(capsys, *order, *folder.words)
     if code == 0:  # what is rejected does not stop it
-        assert kind == "broken files" and checked(capsys, "check", out)[0] == 0
+        assert kind.startswith("broken files") and checked(capsys, "check", out)[0] == 0
         return
     command = tried(printed)
     assert code == 2 and "try: " in printed and not out.exists() and command[0] == "check", printed
