@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import NamedTuple, cast, get_args
 
 from finetune.data.attributes import NO_ATTRIBUTES, Attributes, read_attributes
-from finetune.data.columns import WANTED_CAPTIONS, WANTED_FILES, Columns, Unclear, find_columns
+from finetune.data.columns import WANTED_CAPTIONS, WANTED_FILES, TableColumns, Unclear, find_columns
 from finetune.data.folder import Rejected
 from finetune.data.sidecars import JSON, SIDECARS, Owners, Sidecars, read_sidecars, unknown_sidecars
 from finetune.data.tables import IMAGE_SUFFIXES, TABLE, TableRow, is_reserved, may_be_table, read_rows
-from finetune.data.texts import plain_text
+from finetune.data.texts import prose
 from finetune.data.wording import CaptionOrigin
 
 __all__ = ["TABLE", "CaptionSource", "FoundCaptions", "find_captions", "first_three"]
@@ -137,7 +137,7 @@ class _Listed:
                 self.problems += faults or [f"{table}: {problem if rows else _EMPTY}"]
             elif isinstance(columns, Unclear) and (columns.captions or "no column is known" in columns.problem):
                 self.unclear.append(f"{table} may hold captions, but {columns.problem}")
-            elif rows and isinstance(columns, Columns) and columns.captions:
+            elif rows and isinstance(columns, TableColumns) and columns.captions:
                 self.unclear.append(f"{table} may hold captions, but names no picture that is there: "
                                     f"{first_three([repr(r.cells.get(columns.file)) for r in rows])}")  # fmt: skip
             elif faults and not rows and may_be_table(table) and not table.lower().endswith(JSON):
@@ -155,14 +155,14 @@ class _Listed:
     def _find(self, home: str, written: str) -> str | None:
         return self._pictures.find(home, written) or self._pictures.find_anywhere(written)
 
-    def _is_of_use(self, home: str, rows: Sequence[TableRow], columns: Columns) -> bool:
+    def _is_of_use(self, home: str, rows: Sequence[TableRow], columns: TableColumns) -> bool:
         """It says something of a picture that is there."""
         if not columns.useful:
             return False
         named = (row.cells.get(columns.file) for row in rows)
         return any(isinstance(name, str) and self._find(home, name) for name in named)
 
-    def _take(self, table: str, home: str, rows: Sequence[TableRow], columns: Columns) -> None:
+    def _take(self, table: str, home: str, rows: Sequence[TableRow], columns: TableColumns) -> None:
         nowhere, by_base = [], []
         for row in _sound(table, rows, columns, self.problems):
             picture = self._pictures.find(home, row.file_name)
@@ -202,7 +202,7 @@ class _Row(NamedTuple):
     attributes: Attributes
 
 
-def _sound(table: str, rows: Sequence[TableRow], columns: Columns, problems: list[str]) -> Iterator[_Row]:
+def _sound(table: str, rows: Sequence[TableRow], columns: TableColumns, problems: list[str]) -> Iterator[_Row]:
     """The sound rows of a table; a wrong row is added to the problems."""
     for where, cells in rows:
         file_name, captions = cells.get(columns.file), [c for k in columns.captions if (c := cells.get(k))]
@@ -292,7 +292,7 @@ def _lost(orphans: Sequence[str], lacking: set[str]) -> list[str]:
 def _lists(root: Path, orphans: Sequence[str], lacking: set[str]) -> list[str]:
     """Text files that name the pictures line by line, and are no tables."""
     some = [posixpath.basename(name) for name in sorted(lacking)[:_LOOKED_FOR]]
-    found = [name for name in orphans if 2 * sum(one in plain_text(root / name) for one in some) >= len(some)]
+    found = [name for name in orphans if 2 * sum(one in prose(root / name) for one in some) >= len(some)]
     return [
         f"{name} names pictures that have no caption, and is no table that can be read: {WANTED_FILES}, and "
         f"{WANTED_CAPTIONS}, in the first line; or write each caption into a file of its own"
@@ -302,7 +302,7 @@ def _lists(root: Path, orphans: Sequence[str], lacking: set[str]) -> list[str]:
 
 def _is_table_in_disguise(root: Path, name: str, listed: _Listed) -> bool:
     """Whether a text file without a picture is a table, as the captions.txt of public datasets."""
-    if not name.lower().endswith(SIDECARS) or "\n" not in plain_text(root / name):
+    if not name.lower().endswith(SIDECARS) or "\n" not in prose(root / name):
         return False
     return listed.read(root, name)
 

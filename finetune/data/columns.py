@@ -24,10 +24,10 @@ OTHERS = frozenset((
 _SENTENCE = re.compile(r"[^\W\d_]{2,}[^\n]*\s[^\n]*[^\W\d_]{2,}")
 _LOOKED_AT = 1000
 """rows"""
-Row = Mapping[str, object]
+Cells = Mapping[str, object]
 
 
-class Columns(NamedTuple):
+class TableColumns(NamedTuple):
     """The columns of a table; empty where there is none."""
 
     file: str
@@ -39,8 +39,11 @@ class Columns(NamedTuple):
     """It has captions, or something else that is known of pictures."""
 
 
-KNOWN = frozenset(("weight", "split", "mask_file_name", "license", "author", "source", "consent"))
-"""Columns that make a table of pictures useful without captions"""
+USEFUL_COLUMNS = frozenset((
+    "weight", "split", "mask_file_name", "license", "licence", "license_name", "license_url", "author", "artist",
+    "creator", "photographer", "source", "source_url", "consent", "model_release",
+))  # fmt: skip
+"""TableColumns that make a table of pictures useful without captions"""
 
 
 class Unclear(NamedTuple):
@@ -51,7 +54,7 @@ class Unclear(NamedTuple):
     """some column looks like captions"""
 
 
-def find_columns(rows: Sequence[Row], is_picture: Callable[[str], bool]) -> Columns | Unclear:
+def find_columns(rows: Sequence[Cells], is_picture: Callable[[str], bool]) -> TableColumns | Unclear:
     """The columns with the files and the captions of a table."""
     names = list(dict.fromkeys(name for row in rows for name in row if isinstance(name, str)))
     some = rows[:: max(1, len(rows) // _LOOKED_AT)]
@@ -63,12 +66,12 @@ def find_columns(rows: Sequence[Row], is_picture: Callable[[str], bool]) -> Colu
     if "." in file and is_picture(file):
         return Unclear(f"the first line must name the columns, as file_name and text; {_there(names)}", True)
     if exact:
-        return Columns(file, exact, tuple(n for n in further if n not in exact and _plain(n) not in OTHERS))
+        return TableColumns(file, exact, tuple(n for n in further if n not in exact and _plain(n) not in OTHERS))
     if not further:
         like = [n for n in names if n != file and _plain(n) not in OTHERS and _has_texts(n, some, _SENTENCE)]
         if like:
             return Unclear(f"no column is known to hold captions: {_there(names)}; {WANTED_CAPTIONS}", True)
-        return Columns(file, (), useful=any(_plain(n) in KNOWN for n in names))
+        return TableColumns(file, (), useful=any(_plain(n) in USEFUL_COLUMNS for n in names))
     known = [n for n in further if _plain(n) not in ("tags", "tag_string", "title")] or further
     if len(known) > 1:
         return Unclear(
@@ -76,14 +79,14 @@ def find_columns(rows: Sequence[Row], is_picture: Callable[[str], bool]) -> Colu
             "leave the others out",
             True,
         )
-    return Columns(file, (known[0],), tuple(n for n in further if n != known[0]))
+    return TableColumns(file, (known[0],), tuple(n for n in further if n != known[0]))
 
 
 WANTED_FILES = f"wanted is one of the files' names ({', '.join(FILE_COLUMNS[:7])} ...)"
 WANTED_CAPTIONS = f"wanted is one of captions ({', '.join((*CAPTION_COLUMNS, *OTHER_CAPTION_COLUMNS[:3]))} ...)"
 
 
-def _file_column(names: Sequence[str], rows: Sequence[Row], is_picture: Callable[[str], bool]) -> str:
+def _file_column(names: Sequence[str], rows: Sequence[Cells], is_picture: Callable[[str], bool]) -> str:
     """By its name; of several, or where none is known, the one whose values are pictures of the folder."""
     known = sorted((n for n in names if _plain(n) in FILE_COLUMNS), key=lambda n: FILE_COLUMNS.index(_plain(n)))
     if known and _plain(known[0]) == FILE_COLUMNS[0]:
@@ -99,7 +102,7 @@ def _file_column(names: Sequence[str], rows: Sequence[Row], is_picture: Callable
     return sure[0] if sure else ""
 
 
-def _has_texts(name: str, rows: Iterable[Row], pattern: re.Pattern[str] | None = None) -> bool:
+def _has_texts(name: str, rows: Iterable[Cells], pattern: re.Pattern[str] | None = None) -> bool:
     """Whether a column has texts, in most rows where it is not empty."""
     values = [value for row in rows if (value := row.get(name)) not in (None, "")]
     fit = sum(

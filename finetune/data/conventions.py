@@ -68,5 +68,5 @@ def _described(root: Path, names: Sequence[str], found: FoundCaptions) -> str:
     name, text = next(iter(said.items()))
     return (
         f"pictures without captions describe themselves, {name}: {text[:80]!r}; prepare with "
-        "`captions_from` description takes them for captions"
+        "`captions_from` description to take them for captions"
     )

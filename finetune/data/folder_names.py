@@ -8,9 +8,9 @@ from typing import NamedTuple
 from finetune.choices import FolderNames
 from finetune.data.attributes import LARGEST_WEIGHT, NO_ATTRIBUTES, Attributes
 
-HELD_OUT = frozenset(("validation", "valid", "val", "dev", "eval", "evaluation"))
-TRAINED_ON = frozenset(("train", "training"))
-LAST = frozenset(("test", "testing"))
+HELD_OUT_FOLDERS = frozenset(("validation", "valid", "val", "dev", "eval", "evaluation"))
+TRAIN_FOLDERS = frozenset(("train", "training"))
+TEST_FOLDERS = frozenset(("test", "testing"))
 """Held out only beside a folder of pictures to train on: alone it may be any folder's name."""
 REGULARISATION = frozenset(("reg", "regs", "regularization", "regularisation", "reg_images", "regularization_images"))
 
@@ -108,11 +108,11 @@ def _name_notes(names_only: set[str], as_what: FolderNames) -> list[str]:
 def _held_out(paths: Mapping[str, Sequence[str]]) -> tuple[frozenset[str], list[str]]:
     """Pictures in a folder such as `validation`, and what is said of such folders."""
     folders = {part for path in paths.values() for part in path[1:]}
-    trained = any(part.lower() in TRAINED_ON for part in folders)
-    meant = {part for part in folders if part.lower() in HELD_OUT or (trained and part.lower() in LAST)}
+    trained = any(part.lower() in TRAIN_FOLDERS for part in folders)
+    meant = {part for part in folders if part.lower() in HELD_OUT_FOLDERS or (trained and part.lower() in TEST_FOLDERS)}
     found = frozenset(name for name, path in paths.items() if meant.intersection(path[1:]))
     if len(found) == len(paths) > 0 or not found:
-        alone = sorted(part for part in folders if part.lower() in HELD_OUT | LAST)
+        alone = sorted(part for part in folders if part.lower() in HELD_OUT_FOLDERS | TEST_FOLDERS)
         why = "nothing else would be left to train on" if found else "there is no folder train beside it"
         return frozenset(), [f"pictures in {_some(alone)} are trained on: {why}"] if alone else []
     note = f"{len(found)} of {len(paths)} pictures are held out of training, as they lie in {_some(sorted(meant))}"

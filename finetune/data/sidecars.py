@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from finetune import reading
 from finetune.data.columns import CAPTION_COLUMNS, OTHER_CAPTION_COLUMNS
-from finetune.data.texts import CAPTION_BYTES, plain_text, read_or_say, text_in
+from finetune.data.texts import CAPTION_BYTES, prose, read_or_say, text_in
 from finetune.errors import DataError
 
 SIDECARS = (".txt", ".caption")
@@ -76,7 +76,7 @@ def unknown_sidecars(root: Path, names: Iterable[str], owners: Owners, lacking: 
     """Files of text beside pictures that have no caption, under other suffixes than those that are read."""
     return [
         name for name in names
-        if name not in lacking and not lacking.isdisjoint(owners.of(name)) and plain_text(root / name)
+        if name not in lacking and not lacking.isdisjoint(owners.of(name)) and prose(root / name)
     ]  # fmt: skip
 
 

@@ -42,7 +42,7 @@ def read_or_say(root: Path, name: str, problems: list[str], most: int = reading.
     return ""
 
 
-def plain_text(file: Path) -> str:
+def prose(file: Path) -> str:
     """A small file that is text and no mark-up; empty: it is something else, or cannot be read."""
     try:
         text = text_in(file, most=CAPTION_BYTES).strip()
