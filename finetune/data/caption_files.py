@@ -15,10 +15,10 @@ from finetune.data.columns import WANTED_CAPTIONS, WANTED_FILES, TableColumns, U
 from finetune.data.folder import Rejected
 from finetune.data.sidecars import JSON, SIDECARS, Owners, Sidecars, read_sidecars, unknown_sidecars
 from finetune.data.tables import IMAGE_SUFFIXES, TABLE, TableRow, is_reserved, may_be_table, read_rows
-from finetune.data.texts import prose
+from finetune.data.texts import CAPTION_BYTES, prose
 from finetune.data.wording import CaptionOrigin
 
-__all__ = ["TABLE", "CaptionSource", "FoundCaptions", "find_captions", "first_three"]
+__all__ = ["CAPTION_BYTES", "TABLE", "CaptionSource", "FoundCaptions", "find_captions", "first_three"]
 
 CaptionSource = str
 """The table's name, sidecars, both of them, descriptions, folder names, file names, template or none"""

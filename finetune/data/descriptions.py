@@ -13,7 +13,6 @@ from finetune.data import costs
 from finetune.data.caption_files import FoundCaptions
 from finetune.data.decode import DECODER_ERRORS, IMAGE_FORMATS, SILENCE, contents
 from finetune.data.diagnose import Unusable
-from finetune.data.texts import CAPTION_BYTES
 
 DESCRIPTIONS = "descriptions"
 """The source of captions that pictures bring with them"""
@@ -26,8 +25,8 @@ _BY_CAMERAS = re.compile(
     r"samsung camera.*|dcim.*|default|untitled|created with.*|screenshot|exif_jpeg.*|jpeg|charset=.*|\W*|\d+)\s*",
     re.IGNORECASE | re.DOTALL,
 )
-_XMP = re.compile(r"<(dc:description|dc:title|photoshop:Headline)\b[^>]*>(.*?)</\1>", re.DOTALL)
-_ITEM = re.compile(r"<rdf:li\b[^>]*>(.*?)</rdf:li>", re.DOTALL)
+_LONGEST = 20_000
+"""characters of a description, which people keep to some hundred"""
 _GENERATED = re.compile(r"\n(?:Negative prompt:|Steps: \d+)")
 
 
@@ -80,7 +79,7 @@ def _tidy(said: Any) -> str:
         said = said.encode("latin-1").decode("utf-8")  # EXIF is ASCII by its standard, and UTF-8 in practice
     except UnicodeError:
         pass
-    text = " ".join(re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", " ", said[:CAPTION_BYTES]).split())
+    text = " ".join(re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", " ", said[:_LONGEST]).split())
     if "\ufffd" in text or text.startswith(("{", "<")) or _BY_CAMERAS.fullmatch(text):
         return ""
     return text
@@ -89,11 +88,16 @@ def _tidy(said: Any) -> str:
 def _xmp(image: Image.Image, exif: Image.Exif, tag: str) -> str:
     packet = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or exif.get(_XMP_TAG) or ""
     text = packet.decode("utf-8", "replace") if isinstance(packet, bytes) else str(packet)
-    for name, inside in _XMP.findall(text):
-        if name == tag:
-            item = _ITEM.search(inside)
-            return html.unescape(re.sub(r"<[^>]*>", " ", item[1] if item else inside))
-    return ""
+    inside = _between(text, tag)
+    return html.unescape(re.sub(r"<[^<>]*>", " ", _between(inside, "rdf:li") or inside))
+
+
+def _between(text: str, tag: str) -> str:
+    """What the first element of that name holds; empty: there is none."""
+    start = text.find(f"<{tag}")
+    opened = text.find(">", start)
+    end = text.find(f"</{tag}>", opened)
+    return text[opened + 1 : min(end, opened + 1 + _LONGEST)] if 0 <= start < opened < end else ""
 
 
 def _iptc(image: ImageFile.ImageFile) -> Any:

@@ -17,6 +17,7 @@ TABLE = "metadata.jsonl"
 RESERVED = (TABLE, "metadata.csv", "metadata.parquet", "metadata.json", "metadata.tsv")
 """Names that say what the file is for: such a table must be understood."""
 TABLE_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".json")
+MOST_ROWS = 5_000_000
 DELIMITERS = (",", ";", "\t", "|")
 IMAGE_SUFFIXES = frozenset(suffix for known in SUFFIXES.values() for suffix in known)
 _CAPTIONED = frozenset((*CAPTION_COLUMNS, "tags", "prompt"))
@@ -136,6 +137,9 @@ def _parquet_rows(root: Path, table: str, problems: list[str]) -> list[TableRow]
     try:
         content = reading.read_bytes(root / table, DataError)
         found = pyarrow.parquet.ParquetFile(io.BytesIO(content))
+        if found.metadata.num_rows > MOST_ROWS:
+            problems.append(f"{table} has {found.metadata.num_rows:,} rows, and at most {MOST_ROWS:,} are read")
+            return []
         names = [field.name for field in found.schema_arrow if not _holds_pictures(field.type)]
         rows: Sequence[Mapping[str, object]] = found.read(columns=names).to_pylist()
     except DataError as e:

@@ -67,12 +67,12 @@ _SWARM = (
 )
 TELLTALES = (
     _telltale(
-        r"<(?:lora|lyco|lokr|loha|hypernet):[^>]*>",
+        r"<(?:lora|lyco|lokr|loha|hypernet):[^<>]*>",
         f"is how web UIs load an adapter{_UNREAD}",
         "leave it out: adapters are given as files",
         re.I,
     ),
-    _telltale(r"(?<!\w)__[\w/*-]+?__(?!\w)", f"is a wildcard of other programs{_UNREAD}", _EACH, choice=True),
+    _telltale(r"(?<!\w)__[\w/*-]{1,80}?__(?!\w)", f"is a wildcard of other programs{_UNREAD}", _EACH, choice=True),
     _telltale(
         rf"<(?:{_SWARM})(?:\[[^\]]*\])?:[^<>]*>",
         f"is an instruction to SwarmUI{_UNREAD}",
@@ -89,7 +89,7 @@ TELLTALES = (
     ),
     _telltale(r"\)\.(?:blend|swap|and|or)\(", f"is compel's arithmetic of prompts{_UNREAD}", "write one plain prompt"),
     _telltale(
-        r"(?<!\S)-?\d*\.?\d+::[^:]+::|(?<=[^\W\d])::\s?-?\d[\d.]*(?=\s|,|$)",
+        r"(?<!\S)-?(?:\d{1,4}(?:\.\d{1,4})?|\.\d{1,4})::[^:]{1,300}::|(?<=[^\W\d])::\s?-?\d[\d.]*(?=\s|,|$)",
         f"weighs words as NovelAI and Midjourney do{_UNREAD}",
         "write the words without colons and number",
     ),
@@ -142,7 +142,7 @@ TELLTALES = (
         "is what web UIs write into a picture beside the prompt",
         "keep the prompt alone",
     ),
-    _telltale(r"^\s*//.*|/\*.*?\*/", f"is a comment of ComfyUI's{_UNREAD}", "leave it out", re.S),
+    _telltale(r"^\s*//.*|/\*.{0,300}?\*/", f"is a comment of ComfyUI's{_UNREAD}", "leave it out", re.S),
     Telltale(
         OPTION,
         "is an option of other programs, and no part of a prompt",
