@@ -278,13 +278,22 @@ def _unknown(names: Sequence[str], owners: Owners) -> list[str]:
     ]
 
 
-def _lost(orphans: Sequence[str], lacking: set[str]) -> list[str]:
+_ABOUT_ALL = frozenset(
+    "readme license licence notes note credits copyright copying todo changelog url urls links prompt prompts multiply "
+    "classes requirements index info about contact description".split()
+)
+"""What texts are called that are about a folder, not about a picture"""
+
+
+def _lost(texts: Sequence[str], lacking: set[str]) -> list[str]:
     """Captions whose picture is not beside them, while pictures have none: as many as would be missed."""
+    stems = {name: posixpath.splitext(posixpath.basename(name))[0].lower() for name in texts}
+    orphans = [name for name in texts if stems[name] not in _ABOUT_ALL]
     if len(orphans) < _MANY_ORPHANS or 2 * len(orphans) < len(lacking):
         return []
     example = sorted(lacking)[0]
     return [
-        f"{len(orphans)} caption files lie beside no picture, and {len(lacking)} pictures have no caption: found is "
+        f"{len(orphans)} caption files lie beside no picture, while pictures have no caption ({len(lacking)}): found is "
         f"{first_three(orphans)}; wanted is {posixpath.splitext(example)[0]}.txt for {example}; move or rename them"
     ]
 
