@@ -293,7 +293,7 @@ def _lost(texts: Sequence[str], lacking: set[str]) -> list[str]:
         return []
     example = sorted(lacking)[0]
     return [
-        f"{len(orphans)} caption files lie beside no picture, while pictures have no caption ({len(lacking)}): found is "
+        f"{len(orphans)} caption files lie beside no picture, while pictures have none ({len(lacking)}): found is "
         f"{first_three(orphans)}; wanted is {posixpath.splitext(example)[0]}.txt for {example}; move or rename them"
     ]
 
