@@ -2,7 +2,7 @@
 
 Tell-tales, by program, from their documentation: AUTOMATIC1111 and Forge (weights, prompt editing, BREAK, AND, adapters
 in angle brackets, pasted generation data), ComfyUI (embedding:NAME, comments), SwarmUI (<random:...>), InvokeAI and
-compel ((word)1.3, .blend()), NovelAI (1.5::word::), Midjourney (--ar, ::2), dynamic prompts (__x__, {a|b}, ${x=y}),
+compel ((word)1.3, .blend()), NovelAI (1.5::word::), Midjourney (ar, ::2), dynamic prompts (__x__, {a|b}, ${x=y}),
 kohya (prompt options, |||, ;;;), ai-toolkit ([trigger], [name]), textual inversion templates ([filewords]), OneTrainer
 (<embedding>), taggers (escaped brackets).
 """
