@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from finetune import reading
-from finetune.choices import CaptionLines, CaptionsFrom, Dtype, Layout, Precision, ReaderName
+from finetune.choices import CaptionLines, CaptionsFrom, Dtype, FolderNames, Layout, Precision, ReaderName
 from finetune.shortage import out_of_memory
 from finetune.silence import silence
 
@@ -60,13 +60,15 @@ def prepare(
     kind: "DatasetKind" = "", template: str | None = None, license: str = "", author: str = "",
     require_license: Sequence[str] = (), source_note: str = "", background: "Colour" = (255, 255, 255),
     captions_from: CaptionsFrom = "auto", allow_uncaptioned: bool = False, caption_lines: CaptionLines = "each",
-    captions_of: Path | str | None = None,
+    captions_of: Path | str | None = None, folder_names: FolderNames = "auto",
 ) -> "Dataset":  # fmt: skip
     """Make a dataset at `out` from a folder of photos, which is only read: upright, RGB, each with its final caption.
 
     trigger: a rare word that will stand for the product or style. class_word: what it is, in one common word.
     kind: "product" or "style"; a class word alone says product. captions_from: captions that nobody wrote come, "auto",
-    from file names that are words, else from varied templates; "filename": from names only; "none": from templates.
+    from file names that are words, else from varied templates; "filename": from names only; "description": from what
+    the pictures' own files say (EXIF, IPTC, XMP, PNG text); "none": from templates. folder_names: what `10_sks mug`
+    says as a folder's name, "repeats" as kohya means it (weight and caption), "plain" nothing, "auto" by the name.
     template: the one caption instead; allow_uncaptioned: although others have one, or a style is not described.
     license, author: of pictures that have none of their own, in a table's columns or a `.license` file beside them;
     require_license: pictures of other licences are rejected, SPDX identifiers, or `CC-BY-*` for any version of one.
@@ -87,6 +89,7 @@ def prepare(
             license=license, author=author, require_license=require_license, source_note=source_note,
             background=background, captions_from=captions_from, allow_uncaptioned=allow_uncaptioned,
             caption_lines=caption_lines, captions_of=None if captions_of is None else Path(captions_of),
+            folder_names=folder_names,
         )  # fmt: skip
 
 

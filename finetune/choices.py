@@ -4,10 +4,14 @@ from typing import Literal
 
 Kind = Literal["product", "style"]
 """What a dataset shows."""
-CaptionsFrom = Literal["auto", "filename", "none"]
-"""Where captions that nobody wrote come from. auto: from file names that are words, else from varied templates."""
 CaptionLines = Literal["each", "joined"]
 """What the lines of a picture's caption file are: a caption each, shown by turns, or one caption."""
+CaptionsFrom = Literal["auto", "filename", "description", "none"]
+"""Where captions come from that stand in no caption file. auto: from file names that are words, else from varied
+templates; description: from what the picture's own file says (EXIF, IPTC, XMP, PNG text)."""
+FolderNames = Literal["auto", "repeats", "plain"]
+"""What a folder's name such as `10_sks mug` says. repeats: kohya's number of repeats, and a caption; plain: nothing;
+auto: repeats, unless the number looks like part of a name (2024_holiday, 01_front)."""
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 """Compute precision. auto: bf16 or fp16 on a GPU, fp32 on a CPU."""
 Dtype = Literal["float32", "float16", "bfloat16"]

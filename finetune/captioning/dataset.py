@@ -78,7 +78,11 @@ def caption_dataset(
 
 
 def _is_open(example: Example, again: bool) -> bool:
-    return not example.caption or example.origin == "template" or (again and example.origin in ("filename", "model"))
+    return (
+        not example.caption
+        or example.origin in ("template", "folder")
+        or (again and example.origin in ("filename", "model"))
+    )
 
 
 def _captions(

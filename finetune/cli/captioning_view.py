@@ -53,6 +53,7 @@ def _show(done: Captioned, console: Console) -> None:
     names = {
         "written": "a person's",
         "filename": "made of file names",
+        "folder": "made of folder names",
         "model": "a model's",
         "template": "the template",
     }

@@ -29,7 +29,7 @@ def compare(
             show_default="the verdict's",
         ),
     ] = None,
-    prompts: Annotated[Path | None, typer.Option(help="Text file with one prompt a line.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="File with one prompt a line, as for `finetune sample`.")] = None,
     seed: Annotated[int, number("sample.seed", help="First seed of prompts that you name.")] = 0,
     count: Annotated[int, number("count", help="Seeds for each prompt that you name.")] = 1,
     base: Annotated[str, typer.Option(help="Base model to try them on.", show_default="the one that they name")] = "",
@@ -44,12 +44,13 @@ def compare(
     Writes one page and one sheet, with a row for the base and one for each adapter and weight, and says which to take.
     The same command goes on where it was stopped; pictures that are there are not generated again.
     """
-    from finetune.cli import comparing_view, sampling_view
+    from finetune.cli import comparing_view
     from finetune.evaluation.compare import ComparisonRequest
 
-    named = [*(prompt or ()), *(one.text for one in sampling_view.prompts_of(prompts))] if prompts else prompt or ()
+    named = comparing_view.prompts_of(prompt or (), prompts)
+    texts = tuple(line.prompt.text for line in named.lines)
     wanted = ComparisonRequest(
-        tuple(adapters), comparing_view.weights_of(weights), comparing_view.steps_of(steps), tuple(named), seed, count,
+        tuple(adapters), comparing_view.weights_of(weights), comparing_view.steps_of(steps), texts, seed, count,
         base, str(data or ""), str(judge or ""),
     )  # fmt: skip
-    comparing_view.compare(wanted, out, Output(as_json, quiet))
+    comparing_view.compare(wanted, out, Output(as_json, quiet), named.notes)

@@ -1,11 +1,13 @@
 """A comparison on the screen. Imports torch."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
 
+from finetune.cli import sampling_view
 from finetune.cli.options import Output
 from finetune.cli.watching import watched
 from finetune.cli.wording import worded_here
@@ -14,11 +16,15 @@ from finetune.evaluation.compare import Comparison, ComparisonRequest, as_json
 from finetune.evaluation.compare import compare as events_of
 from finetune.pages.comparison import PICTURES, begun, claim, write_comparison
 from finetune.reporting.markup import escape
+from finetune.sampling.prompt_file import PromptFile
+from finetune.sampling.request import AS_ALL
 
 
-def compare(wanted: ComparisonRequest, out: Path, output: Output) -> None:
-    """With a progress bar; the page's path last."""
+def compare(wanted: ComparisonRequest, out: Path, output: Output, notes: Sequence[str] = ()) -> None:
+    """With a progress bar; the page's path last. notes: what is said beforehand."""
     console = Console(highlight=False)
+    for note in notes if output.details else ():
+        console.print(escape(note), soft_wrap=True)
     claim(out, wanted)
     found = watched(begun(events_of(wanted, out / PICTURES), wanted, out), console, output)
     page = write_comparison(found, wanted, out, worded_here)
@@ -26,6 +32,18 @@ def compare(wanted: ComparisonRequest, out: Path, output: Output) -> None:
     if output.details:
         _show(found, console)
     output.result(str(page))
+
+
+def prompts_of(prompts: Iterable[str], file: Path | None) -> PromptFile:
+    """As of `sample`, without options: pictures that are compared are made alike. Raises InputError: one has some."""
+    found = sampling_view.prompts_of(prompts, file)
+    for line in found.lines:
+        if line.options._replace(where="") != AS_ALL:
+            raise InputError(
+                f"{line.prompt.where} has options of its own, and pictures that are compared are made alike",
+                "leave them out; `seed` and `count` are for all prompts",
+            )
+    return found
 
 
 def weights_of(text: str) -> tuple[float, ...]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from finetune.choices import CaptionLines, CaptionsFrom, Kind
+from finetune.choices import CaptionLines, CaptionsFrom, FolderNames, Kind
 from finetune.cli.options import AsJson, Output, Quiet, number
 from finetune.errors import DataError, RunError
 from finetune.recipe import Data
@@ -38,8 +38,18 @@ CaptionsFromOption = Annotated[
     CaptionsFrom,
     typer.Option(
         "--captions-from",
-        help="Captions that nobody wrote come from file names that are words (bell.png: 'a bell, sks style'), else "
-        "from the template.",
+        "--caption-from",
+        help="Captions that are in no file of captions come from file names that are words (bell.png: 'a bell, sks "
+        "style'), from descriptions in the pictures (EXIF, IPTC, XMP, PNG text), else from the template.",
+    ),
+]
+FolderNamesOption = Annotated[
+    FolderNames,
+    typer.Option(
+        "--folder-names",
+        help="What '10_sks mug' says as a folder's name: kohya's repeats, which weigh its pictures, and a caption for "
+        "those without one; or nothing (plain).",
+        show_default="repeats, unless the number looks like part of a name",
     ),
 ]
 AllowUncaptioned = Annotated[
@@ -81,6 +91,7 @@ def register(app: typer.Typer) -> None:
 
 
 def prepare(
+    ctx: typer.Context,
     source: Annotated[Path, typer.Argument(help="Your folder of images. Nothing in it is changed.")],
     out: Annotated[Path, typer.Option(help="Folder for the dataset; it must be new or empty.")],
     trigger: Trigger = None,
@@ -95,6 +106,7 @@ def prepare(
         str, typer.Option(help="Colour behind transparent pixels: white, black or #rrggbb.")
     ] = "white",
     captions_from: CaptionsFromOption = "auto",
+    folder_names: FolderNamesOption = "auto",
     allow_uncaptioned: AllowUncaptioned = False,
     caption_lines: CaptionLinesOption = "each",
     captions_of: CaptionsOf = None,
@@ -116,7 +128,7 @@ def prepare(
     """
     from rich.console import Console
 
-    from finetune.cli import data_view
+    from finetune.cli import data_view, wording
     from finetune.cli.watching import watched
     from finetune.data.prepare import preparing
 
@@ -138,15 +150,17 @@ def prepare(
         caption_lines=caption_lines,
         captions_of=captions_of,
         captioned_next=bool(caption_with),
+        folder_names=folder_names,
     )
     made = watched(work, Console(highlight=False), output)
     if caption_with:
         from finetune.cli import captioning_view
 
         made = captioning_view.caption_prepared(made, caption_with, output)
+    understood = tuple(wording.flags(text, ctx.command) for text in made.understood)
     if output.details:
-        data_view.show_prepared(made)
-    output.json(data_view.prepared_json(made))
+        data_view.show_prepared(made, understood)
+    output.json(data_view.prepared_json(made) | {"notes": understood})
     output.result(f"wrote {out}: {len(made.examples)} images" + ("" if quiet else f"   next: finetune check {out}"))
 
 
@@ -159,6 +173,7 @@ def check(
     kind: KindOption = None,
     captions_from: CaptionsFromOption = "auto",
     caption_lines: CaptionLinesOption = "each",
+    folder_names: FolderNamesOption = "auto",
     base: Annotated[
         str | None, typer.Option(help="Base model to check against: counts caption tokens and fits the sizes.")
     ] = None,
@@ -200,10 +215,11 @@ def check(
         _refuse_target(html, path)
     words = clean_words(trigger, class_word, template, kind or "", captions_from, allow_uncaptioned, caption_lines)
     output = Output(as_json, quiet)
-    found = watched(auditing(path, words, Rules()), Console(highlight=False), output)
-    notes = tuple(note._replace(text=wording.flags(note.text, ctx.command)) for note in found.notes)
+    found = watched(auditing(path, words, Rules(folder_names=folder_names)), Console(highlight=False), output)
     found = replace(
-        found, problems=tuple(wording.flags(problem, ctx.command) for problem in found.problems), notes=notes
+        found,
+        problems=tuple(wording.flags(problem, ctx.command) for problem in found.problems),
+        notes=tuple(note._replace(text=wording.flags(note.text, ctx.command)) for note in found.notes),
     )
     view = preview(found, base, resolution, max_aspect)
     if output.details:

@@ -185,8 +185,10 @@ def _show_notes(console: Console, notes: Iterable[CaptionNote]) -> None:
         console.print(f"[yellow]note[/yellow]     {len(grouped) - LINES} more")
 
 
-def show_prepared(made: Dataset) -> None:
+def show_prepared(made: Dataset, understood: Sequence[str] = ()) -> None:
+    """understood: what was made of files and folders of other trainers."""
     console, card = Console(highlight=False), made.card
+    _show_notes(console, [CaptionNote("", text) for text in understood])
     _show_rejected(console, card.rejected, card.seen - len(made.examples))
     for change, count in card.changes.items():
         console.print(f"[yellow]changed[/yellow]  {escape(change)}: {count} {'image' if count == 1 else 'images'}")
@@ -203,7 +205,7 @@ def show_prepared(made: Dataset) -> None:
 
 
 _ORIGINS: dict[CaptionOrigin, str] = {
-    "written": "as written", "filename": "from file names", "model": "by a model",
+    "written": "as written", "filename": "from file names", "folder": "from folder names", "model": "by a model",
     "template": "from the template, in varied wording",
 }  # fmt: skip
 

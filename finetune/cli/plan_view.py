@@ -47,7 +47,7 @@ def answers(
     if config.prior.mode == "own_prediction":
         told["prior"] = "every training image also without the trigger, where the base's own prediction is kept"
     if plan.held_out:
-        told["held out"] = f"{len(plan.held_out)} images are never trained on and measure the loss"
+        told["held out"] = f"{len(plan.held_out)} images are never trained on and measure the loss{_split(plan)}"
     if padded := _padded(plan):
         told["padded"] = padded
     told["files"] = _files(plan, components)
@@ -269,6 +269,15 @@ def _toml(found: object) -> str:
     if isinstance(found, dict):
         return "{" + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in found.items()) + "}"
     return json.dumps(found, ensure_ascii=False)
+
+
+def _split(plan: Plan) -> str:
+    """Which of the images that are held out the dataset names itself."""
+    declared = sum(p.example.attributes.held_out for p in plan.held_out)
+    drawn = len(plan.held_out) - declared
+    if not declared:
+        return ""
+    return f" (the dataset's own{f', and {drawn} by chance to reach validation.count' if drawn else ''})"
 
 
 def _padded(plan: Plan) -> str:

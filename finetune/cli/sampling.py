@@ -37,7 +37,13 @@ def sample(
         list[str] | None,
         typer.Option(help="What to show, such as 'a {trigger} {class_word} on a beach'. May be repeated."),
     ] = None,
-    prompts: Annotated[Path | None, typer.Option(help="Text file with one prompt a line.")] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with one prompt a line, each with its own options: a red mug --negative blurry --size 512x768 "
+            "--seed 7 --steps 30 --guidance 5, or as kohya's --n --w --h --d --s --l. Or JSON, or TOML."
+        ),
+    ] = None,
     adapter: Annotated[
         list[str] | None,
         typer.Option(help="Adapter as FILE or FILE:weight, such as mug.safetensors:0.8 or RUN@500. May be repeated."),
@@ -90,12 +96,11 @@ def sample(
     from finetune.cli import sampling_view
     from finetune.sampling.request import AdapterWeight, SampleSet, SessionOptions
 
-    named = [(f"--prompt {n}", text) for n, text in enumerate(prompt or (), 1)]
-    named += sampling_view.prompts_of(prompts) if prompts else ()
+    found = sampling_view.prompts_of(prompt or (), prompts)
     wanted = SampleSet(
-        [text for _, text in named], negative, seed, count, steps, guidance, sampling_view.size(size),
-        trigger, class_word, [where for where, _ in named],
+        [line.prompt.text for line in found.lines], negative, seed, count, steps, guidance, sampling_view.size(size),
+        trigger, class_word, [line.prompt.where for line in found.lines], [line.options for line in found.lines],
     )  # fmt: skip
     options = SessionOptions(precision, base_bits, text_encoder_bits, scheduler, not no_safety_checker, merged)
     adapters = [AdapterWeight.of(text) for text in adapter or ()]
-    sampling_view.sample(base, wanted, out, adapters, options, Output(as_json, quiet))
+    sampling_view.sample(base, wanted, out, adapters, options, Output(as_json, quiet), found.notes)

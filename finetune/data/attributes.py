@@ -28,6 +28,8 @@ class Attributes(NamedTuple):
 
 
 NO_ATTRIBUTES = Attributes()
+TRAINED, HELD_OUT_SPLITS = ("train", "training"), ("validation", "valid", "val", "dev", "eval", "test")
+"""What a column `split` may say"""
 TEXTS = ("license", "author", "source", "consent")
 OTHER_NAMES = {
     "license": ("licence", "license_name", "license_url"),
@@ -49,7 +51,7 @@ def read_attributes(cells: Mapping[str, object]) -> Attributes:
         captions = []
     if not isinstance(captions, list) or not all(isinstance(c, str) for c in captions):
         raise ValueError("`captions` must be a list of texts")
-    if split not in (None, "", "train", "validation"):
+    if split not in (None, "", *TRAINED, *HELD_OUT_SPLITS):
         raise ValueError("`split` must be train or validation")
     told: dict[str, str] = {}
     for name in (*TEXTS, "mask_file_name"):
@@ -58,7 +60,7 @@ def read_attributes(cells: Mapping[str, object]) -> Attributes:
             raise ValueError(f"`{name}` must be a text")
         told[name] = (value or "").strip()
     mask = told.pop("mask_file_name")
-    return Attributes(tuple(captions), _weight(weight), split == "validation", mask, **told)
+    return Attributes(tuple(captions), _weight(weight), split in HELD_OUT_SPLITS, mask, **told)
 
 
 def cells_of(attributes: Attributes) -> dict[str, object]:

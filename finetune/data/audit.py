@@ -7,18 +7,19 @@ that belong to an image, the metadata tables and dataset.toml; `ignored` are hid
 import posixpath
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from finetune import reading
-from finetune.choices import CaptionLines, CaptionsFrom
+from finetune.choices import CaptionLines, CaptionsFrom, FolderNames
 from finetune.data import (
     caption_checks,
     caption_files,
     captions,
     carried_captions,
+    conventions,
     decode,
     examine,
     folder,
@@ -59,7 +60,7 @@ class Audit:
     problems: tuple[str, ...]
     """Sentences, each about something that makes the whole dataset unusable."""
     wordless: bool
-    """One of the problems is that there are neither captions nor words to write them with."""
+    """One of the problems is that words are not declared which captions need."""
     caption_source: CaptionSource
     infos: Mapping[str, ImageInfo]
     """The file facts of each used image, by name."""
@@ -69,6 +70,10 @@ class Audit:
     """Those of the notes that are on licences, and on captions of an earlier dataset."""
     pixels: Mapping[str, str]
     """The digest of each used image's pixels, by name, where they were read."""
+    understood: tuple[str, ...] = ()
+    """What was made of files and folders that are as other trainers have them; among the notes, too."""
+    asked: Mapping[str, object] = field(default_factory=dict)
+    """The options that the same call has again; of a prepared dataset none."""
 
     @property
     def seen(self) -> int:
@@ -102,6 +107,7 @@ def audit(
     min_side_px: int = MIN_SIDE_PX,
     max_aspect: float = MAX_ASPECT,
     background: Colour = WHITE,
+    folder_names: FolderNames = "auto",
 ) -> Audit:
     """Accounts for every file of the folder, decodes every image in full and writes every final caption.
 
@@ -109,7 +115,7 @@ def audit(
         DataError: there is no such folder, or its dataset.toml is broken or contradicts the trigger or class word.
     """
     words = captions.clean_words(trigger, class_word, template, kind, captions_from, allow_uncaptioned, caption_lines)
-    return audit_folder(path, words, Rules(min_side_px, max_aspect, background))
+    return audit_folder(path, words, Rules(min_side_px, max_aspect, background, folder_names=folder_names))
 
 
 def audit_folder(path: Path, words: CaptionWords, rules: Rules) -> Audit:
@@ -142,8 +148,11 @@ def auditing(path: Path, words: CaptionWords, rules: Rules) -> Generator[Event, 
     ignored, files = tuple(tree.ignored), len(tree.files) + len(tree.ignored) + len(tree.rejected)
     del tree, images, caption_carriers  # of very many files they take more than what follows
     if prepared:
+        read = conventions.of_prepared(found_captions)
         final = captions.final_captions(names, found_captions, words)
     else:
+        read = conventions.of_raw(root, names, found_captions, words, rules)
+        found_captions = read.captions
         final = captions.compose(names, found_captions, words)
     provenance = (*cleared.notes, *carried)
     used = _examples(root, examined, names, final, found_captions.attributes, words)
@@ -158,10 +167,11 @@ def auditing(path: Path, words: CaptionWords, rules: Rules) -> Generator[Event, 
         notes=(
             *_changes(names, examined.infos, rules.background),
             *provenance,
+            *(CaptionNote("", text) for text in (*read.notes, *read.facts)),
             *final.notes,
             *(CaptionNote("", text) for text in caption_checks.remarks(used, words)),
         ),
-        problems=(*_emptiness(path, names, rejected), *found_captions.problems, *final.problems),
+        problems=(*_emptiness(path, names, rejected), *found_captions.problems, *read.problems, *final.problems),
         wordless=final.wordless,
         caption_source=final.source,
         infos=examined.infos,
@@ -171,6 +181,8 @@ def auditing(path: Path, words: CaptionWords, rules: Rules) -> Generator[Event, 
         prepared=prepared,
         provenance=provenance,
         pixels=examined.pixels,
+        understood=read.notes,
+        asked={} if prepared else _asked(words, rules),
     )
 
 
@@ -201,6 +213,13 @@ def _carried(
     before = CaptionWords(report.card.trigger, report.card.class_word)
     earlier = carried_captions.Earlier(rules.captions_of, report.used, report.pixels, before)
     return carried_captions.carry_over(earlier, names, examined.digests, examined.pixels, found, words)
+
+
+def _asked(words: CaptionWords, rules: Rules) -> dict[str, object]:
+    """What is not as it is without a word."""
+    usual: dict[str, object] = {"captions_from": "auto", "folder_names": "auto", "caption_lines": "each"}
+    given = {**words._asdict(), "folder_names": rules.folder_names}
+    return {name: value for name, value in given.items() if value and value != usual.get(name)}
 
 
 def _words_of(path: Path, card: DatasetCard, asked: CaptionWords) -> CaptionWords:
@@ -290,11 +309,12 @@ def complaint(path: Path, report: Audit) -> tuple[str, str, Action]:
 def next_step(path: Path, report: Audit) -> tuple[str, Action]:
     """What to do about an audit that does not pass, for whoever checks, prepares or trains."""
     if not report.problems:
-        return "remove these files, or prepare a dataset without them", action("prepare", source=path, out="DIR")
-    words = {} if report.prepared else {"trigger": report.card.trigger, "class_word": report.card.class_word}
+        step = action("prepare", source=path, out="DIR", **report.asked)
+        return "remove these files, or prepare a dataset without them", step
+    words = dict(report.asked)
     if len(report.problems) + len(report.rejected) > 1:
         return "correct each problem above, then check again", action("check", path=path, **words)
     if report.wordless:
-        words = {name: word or example for (name, word), example in zip(words.items(), ("sks", "mug"), strict=True)}
+        words = {"trigger": "sks", "class_word": "mug"} | words
         return "check again with your own words (keys of [data] in a recipe)", action("check", path=path, **words)
     return "correct this problem, then check again", action("check", path=path, **words)

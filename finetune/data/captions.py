@@ -41,7 +41,7 @@ class FinalCaptions(NamedTuple):
     more: Mapping[str, tuple[str, ...]] = MappingProxyType({})
     """Picture -> its further captions, shown by turns with the first."""
     wordless: bool = False
-    """One of the problems is that there are neither captions nor words to write them with."""
+    """One of the problems is that words are not declared which captions need."""
 
 
 # --- the trigger ----------------------------------------------------------------------------------------------------
@@ -132,28 +132,25 @@ def compose(names: Sequence[str], found: FoundCaptions, words: CaptionWords) -> 
     choices = caption_choices.read_choices(names, found, words)
     written = {n: choices.first(n) for n in names}
     lacking = [n for n in names if not written[n]]
+    folders = _of_folders(lacking, found, words)
+    lacking = [n for n in lacking if n not in folders]
     subjects = _subjects(lacking, words)
-    origins: dict[str, CaptionOrigin] = {
-        n: found.origins.get(n, "written") if written[n] else "filename" if n in subjects else "template" for n in names
-    }
     stand_in = next(iter(wording.templates(words)), "")
-    final = {
-        n: with_trigger(wording.from_filename(subjects[n], words), words)
-        if n in subjects
-        else with_trigger(written[n], words)
-        if written[n]
-        else stand_in
-        for n in names
-    }
+    final, origins = dict[str, str](), dict[str, CaptionOrigin]()
+    for n in names:
+        origins[n], final[n] = _caption(n, written, folders, subjects, words) or ("template", stand_in)
+    origins |= {n: found.origins[n] for n in names if written[n] and n in found.origins}
     more = _more({n: [with_trigger(one, words) for one in choices.texts[n][1:]] for n in names}, final)
     problems = [] if words.allow_uncaptioned else _lack(names, lacking, found, words, subjects)
     problems += choices.problems
     problems += _alike(final, words)
-    if not words.trigger and (braces := [n for n in names if "{trigger}" in " ".join(choices.texts[n])]):
+    braces = [] if words.trigger else [n for n in names if "{trigger}" in " ".join(choices.texts[n])]
+    if braces:
         problems.append(
             f"captions contain {{trigger}}, but no `trigger` is declared ({_IN_A_RECIPE}): {first_three(braces)}"
         )
-    wordless = words.none and len(subjects) < len(lacking) and not found.files and not words.allow_uncaptioned
+    mute = found.source == "none" and len(subjects) < len(lacking) and not words.allow_uncaptioned
+    wordless = bool(braces) or (mute and (words.none or _is_nameless(words)))
     notes = [CaptionNote(*one) for one in choices.remarks] + _caption_notes(choices.texts, final, more, words)
     notes += _origin_notes(final, origins)
     return FinalCaptions(final, origins, _source(found, origins, words), notes, problems, more, wordless)
@@ -165,6 +162,24 @@ def _more(texts: Mapping[str, Sequence[str]], final: Mapping[str, str]) -> dict[
     return {n: some for n, some in rest.items() if some}
 
 
+def _caption(
+    name: str, written: Mapping[str, str], folders: Mapping[str, str], subjects: Mapping[str, str], words: CaptionWords
+) -> tuple[CaptionOrigin, str] | None:
+    """Who says what of a picture; None: nobody anything."""
+    if written[name]:
+        return "written", with_trigger(written[name], words)
+    if name in folders:
+        return "folder", with_trigger(folders[name], words)
+    return ("filename", with_trigger(wording.from_filename(subjects[name], words), words)) if name in subjects else None
+
+
+def _of_folders(lacking: Sequence[str], found: FoundCaptions, words: CaptionWords) -> dict[str, str]:
+    """What names of folders say of pictures that nobody captioned, unless other captions were asked for."""
+    if words.captions_from in ("none", "filename") or words.template:
+        return {}
+    return {n: found.stand_ins[n] for n in lacking if n in found.stand_ins}
+
+
 def with_trigger(caption: str, words: CaptionWords) -> str:
     """The caption with the trigger in it: of a style as `..., sks style`, else as `inject` puts it."""
     if words.shown != "style" or not words.trigger or not caption or "{trigger}" in caption:
@@ -174,7 +189,7 @@ def with_trigger(caption: str, words: CaptionWords) -> str:
 
 def _subjects(lacking: Sequence[str], words: CaptionWords) -> dict[str, str]:
     """What file names say, by picture; under `auto` nothing, unless most of them say something and not all the same."""
-    if words.captions_from == "none" or words.template:
+    if words.captions_from in ("none", "description") or words.template:
         return {}
     said = {n: subject for n in lacking if (subject := wording.words_of(n)) and subject != words.class_word}
     if words.captions_from == "auto" and (2 * len(said) < len(lacking) or len(set(said.values())) < min(len(said), 2)):
@@ -186,7 +201,10 @@ def _source(found: FoundCaptions, origins: Mapping[str, CaptionOrigin], words: C
     by = Counter(origins.values())
     if found.source != "none" and (by["written"] or by["model"]):
         return found.source
-    return "file names" if by["filename"] else "none" if words.none else "template"
+    return next((source for source, origin in _BY_NAME.items() if by[origin]), "none" if words.none else "template")
+
+
+_BY_NAME: dict[CaptionSource, CaptionOrigin] = {"folder names": "folder", "file names": "filename"}
 
 
 def _lack(
@@ -204,19 +222,24 @@ def _lack(
             f"{len(lacking)} of {len(names)} images have no caption: {first_three(lacking)}; write them, or {allow} "
             "gives them the template"
         ]
-    if found.files:
+    if found.source != "none":
         return [f"{found.source}: every caption is empty; write captions, or remove the files to use the template"]
     if words.none and mute:
         return [
             "there are no captions, and no words to write them with; declare `trigger` and `class_word` "
             f"({_IN_A_RECIPE}), or {allow} trains on empty captions"
         ]
-    if not (words.shown or words.template or words.class_word or words.none):
+    if _is_nameless(words):
         return [
             f"there are no captions, and nothing says what {words.trigger!r} is; give the "
             "`class_word` of a product, such as mug, or the `kind` style"
         ]
     return []
+
+
+def _is_nameless(words: CaptionWords) -> bool:
+    """Nothing says what the trigger is."""
+    return not (words.shown or words.template or words.class_word or words.none)
 
 
 def _alike(final: Mapping[str, str], words: CaptionWords) -> list[str]:
@@ -239,6 +262,10 @@ def _origin_notes(final: Mapping[str, str], origins: Mapping[str, CaptionOrigin]
             CaptionNote("", f"{len(named)} of {len(final)} captions are made of file names, such as "
                             f"{named[0].rpartition('/')[2]} -> {final[named[0]]!r}")
         )  # fmt: skip
+    folders = [n for n, origin in origins.items() if origin == "folder"]
+    if folders:
+        notes.append(CaptionNote("", f"{len(folders)} of {len(final)} captions are the name of the folder, such as "
+                                 f"{folders[0]} -> {final[folders[0]]!r}"))  # fmt: skip
     filled = [n for n, origin in origins.items() if origin == "template" and final[n]]
     if filled:
         notes.append(CaptionNote("", f"{len(filled)} of {len(final)} captions are the template, in varied wording"))
@@ -255,7 +282,7 @@ def _caption_notes(
         if words.trigger and any(several):
             notes.append(CaptionNote(name, f"the caption has the trigger {words.trigger!r} more than once"))
     own = [caption for some in written.values() for caption in some]
-    given = [caption for caption in own if words.trigger and not whole_word(words.trigger).search(caption)]
+    given = [c for c in own if words.trigger and "{trigger}" not in c and not whole_word(words.trigger).search(c)]
     if given:
         notes.append(CaptionNote("", f"the trigger {words.trigger!r} was added to {len(given)} of {len(own)} captions"))
     if words.template and written and all(written.values()):

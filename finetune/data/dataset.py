@@ -51,7 +51,8 @@ def reading_dataset(path: Path, words: CaptionWords) -> Generator[Event, None, D
     report = yield from auditing(path, words, Rules(decode=not prepared))
     if report.problems or report.rejected:
         raise DataError(*complaint(path, report))
-    return Dataset(report.root, report.used, report.card.trigger, report.card.class_word, report.card, prepared)
+    return Dataset(report.root, report.used, report.card.trigger, report.card.class_word, report.card, prepared,
+                   report.understood)  # fmt: skip
 
 
 def assign_buckets(examples: Sequence[Example], buckets: Sequence[Bucket]) -> list[Placed]:

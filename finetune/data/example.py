@@ -91,6 +91,8 @@ class Dataset:
     class_word: str | None
     card: DatasetCard
     prepared: bool
+    understood: tuple[str, ...] = ()
+    """What was made of files and folders that are as other trainers have them, a sentence each."""
 
     @property
     def words(self) -> CaptionWords:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from finetune import reading
 from finetune import resources as shipped
+from finetune.choices import FolderNames
 from finetune.data.colours import WHITE, Colour
 from finetune.data.diagnose import Reason
 from finetune.data.licences import Rights
@@ -39,6 +40,8 @@ class Rules(NamedTuple):
     rights: Rights = Rights()
     captions_of: Path | None = None
     """A prepared dataset whose captions are taken for the pictures that it has, too."""
+    folder_names: FolderNames = "auto"
+    """What a folder's name such as `10_sks mug` says."""
 
 
 class Tree(NamedTuple):

@@ -10,11 +10,12 @@ import unicodedata
 from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from finetune import reading, writing
-from finetune.choices import CaptionLines, CaptionsFrom
+from finetune.choices import CaptionLines, CaptionsFrom, FolderNames
 from finetune.data import captions, costs, decode, folder
 from finetune.data.attributes import cells_of
 from finetune.data.audit import Audit, auditing, complaint
@@ -68,6 +69,7 @@ def preparing(
     caption_lines: CaptionLines = "each",
     captions_of: Path | None = None,
     captioned_next: bool = False,
+    folder_names: FolderNames = "auto",
     min_side_px: int = MIN_SIDE_PX,
     max_aspect: float = MAX_ASPECT,
 ) -> Generator[Event, None, Dataset]:
@@ -87,7 +89,9 @@ def preparing(
         trigger, class_word, template, kind, captions_from, allow_uncaptioned or captioned_next, caption_lines
     )
     rights = read_rights(license, author, require_license)
-    rules = Rules(min_side_px, max_aspect, background, rights=rights, captions_of=captions_of)
+    rules = Rules(
+        min_side_px, max_aspect, background, rights=rights, captions_of=captions_of, folder_names=folder_names
+    )
     report = yield from auditing(source, words, rules)
     if report.problems:
         raise DataError(*complaint(source, report))
@@ -105,7 +109,8 @@ def preparing(
         }
     )
     yield from _write(report, card, out, background)
-    return (yield from reading_dataset(out, CaptionWords(allow_uncaptioned=captioned_next)))
+    made = yield from reading_dataset(out, CaptionWords(allow_uncaptioned=captioned_next))
+    return replace(made, understood=report.understood)
 
 
 prepare = quietly(preparing)

@@ -13,8 +13,8 @@ from finetune.data.prompts import expand, whole_word, with_article
 from finetune.data.wildcards import write_out
 
 DatasetKind = choices.Kind | Literal[""]
-CaptionOrigin = Literal["written", "filename", "model", "template"]
-"""Who wrote a caption: a person, the name of the file, a captioning model, or nobody."""
+CaptionOrigin = Literal["written", "filename", "model", "template", "folder"]
+"""Who wrote a caption: a person, the name of the file, a captioning model, nobody, or the name of the folder."""
 
 PRODUCT_TEMPLATES = (
     "a photo of {trigger} {class_word}", "a {trigger} {class_word}", "{trigger} {class_word}",
@@ -88,6 +88,11 @@ def wordings(caption: str, origin: CaptionOrigin, words: CaptionWords) -> tuple[
         return some if caption in some else (caption,)
     if origin == "written" or words.template:
         return (caption,)
+    if origin == "folder":
+        names = {*(words.trigger or "").lower().split(), *(words.class_word or "").lower().split()}
+        if words.shown and names.issuperset(caption.lower().split()):
+            return tuple(dict.fromkeys((caption, *templates(words))))
+        return (caption, f"a photo of {caption}") if words.shown != "style" else (caption,)
     if words.shown == "style":
         return tuple(dict.fromkeys((caption, re.sub(r"^an? ", "", caption))))
     return (caption, f"a photo of {caption}")

@@ -202,6 +202,12 @@ class TokenCounter(NamedTuple):
     overhead: int
     """tokens of the limit that are not the caption's: start and end, or a whole form around it"""
 
+    def same(self, one: str, other: str) -> bool:
+        """Whether two words are the same tokens, as `TOK` and `tok` are where case is folded."""
+        encode = self.tokenizer
+        first, second = (encode(word, add_special_tokens=False)["input_ids"] for word in (one, other))  # type: ignore[operator]
+        return bool(first == second)
+
     def lost(self, caption: str) -> tuple[int, str]:
         """(tokens with all around them, the text that does not fit: "" when all does)."""
         encode = self.tokenizer  # a transformers tokenizer; typed loosely, as its package is untyped

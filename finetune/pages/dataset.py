@@ -35,8 +35,8 @@ _CARD_PX = 160
 WORTH_SAYING = 0.03
 """the share of a picture that may be cut off without a word about it"""
 AUTHORS: dict[CaptionOrigin, str] = {
-    "written": "by a person", "filename": "from the file name", "model": "by a captioning model",
-    "template": "from the template",
+    "written": "by a person", "filename": "from the file name", "folder": "from the folder's name",
+    "model": "by a captioning model", "template": "from the template",
 }  # fmt: skip
 _PIXEL_ART_PX = 96
 """Pictures up to this size are enlarged by whole pixels, which is what is trained on."""
@@ -70,6 +70,7 @@ FLAGS = {
     "enlarged": "enlarged",
     "noted": "with a remark",
     "filename": "caption from the file name",
+    "folder": "caption from the folder's name",
     "model": "caption by a model",
     "template": "caption from the template",
 }

@@ -23,6 +23,7 @@ from finetune.planning.prompts import prompt_notices, unlike_captions
 from finetune.planning.public import left_out
 from finetune.planning.readers import reader_notices
 from finetune.planning.resolve import check_compatible, check_kept, resolve, resolve_prediction
+from finetune.planning.trigger_case import case_notice
 from finetune.recipe import Loaded, Recipe, bounds
 from finetune.recipe.resolved import ResolvedRecipe
 
@@ -107,6 +108,8 @@ def resolving(loaded: Loaded, world: int = 1) -> Generator[Event, None, Plan]:
         *caption_checks.remarks(data.examples, data.words),
         *uncaptioned(wanted, data),
         *filter(None, [without_effect([p.example for p in training], TagEdits.of(resolved.data))]),
+        *data.understood,
+        *wrong_case(wanted, data),
         *reader_notices(families.family_class(facts.family), wanted.adapter),
         *prompts,
         *left_out(resolved, data),
@@ -134,9 +137,18 @@ def unsaid(wanted: Recipe, facts: BaseInfo) -> tuple[str, ...]:
     )
 
 
+def wrong_case(wanted: Recipe, data: Dataset) -> tuple[str, ...]:
+    """What captions with the trigger in another case are to this base."""
+    captions = [e.caption for e in data.examples]
+    if not case_notice(captions, data.trigger, None):
+        return ()  # the tokenizer is loaded only where it is asked
+    notice = case_notice(captions, data.trigger, families.tokenizer(wanted.base).same)
+    return (notice,) if notice else ()
+
+
 def uncaptioned(wanted: Recipe, data: Dataset) -> tuple[str, ...]:
     """What captions would bring to pictures that have only the template."""
-    if not all(e.origin == "template" for e in data.examples):
+    if not all(e.origin in ("template", "folder") for e in data.examples):
         return ()
     vocabulary = "pocket" if shipped.is_pocket(wanted.base) else "YOURS.toml"
     step = action("caption", path=shipped.data_path(wanted.data.path), vocabulary=vocabulary)

@@ -15,7 +15,7 @@ from finetune.errors import DataError, RecipeError
 from finetune.events import Event
 from finetune.planning.prompts import filled
 from finetune.planning.schedule import Schedule, by_bucket
-from finetune.recipe import ClassImages, OwnPrediction, Recipe
+from finetune.recipe import ClassImages, OwnPrediction, Recipe, Validation
 from finetune.recipe.tables import MOST_STEPS
 
 DEFAULT_STEPS = 1000
@@ -29,10 +29,11 @@ class Pool(NamedTuple):
 
 
 def hold_out(placed: list[Placed], wanted: Recipe) -> tuple[list[Placed], list[Placed]]:
-    """(trained on, held out), by chance that the seed decides.
+    """(trained on, held out): the images that the dataset itself holds out, and where these are fewer than
+    `validation.count`, others by chance that the seed decides.
 
     Raises:
-        DataError: nothing is left to train on.
+        DataError: nothing is left to train on. RecipeError: nothing is held out, and validation.every is set.
     """
     count = wanted.validation.count
     if count >= len(placed):
@@ -40,8 +41,26 @@ def hold_out(placed: list[Placed], wanted: Recipe) -> tuple[list[Placed], list[P
             f"validation.count = {count} leaves nothing to train on: the dataset has {len(placed)} images",
             f"at most {len(placed) - 1}",
         )
-    chosen = set(draws.permutation(len(placed), wanted.train.seed, "held out")[:count])
+    if not count and wanted.validation.every != Validation().every and not any(map(_is_declared, placed)):
+        raise RecipeError(
+            "validation.every: has no effect with validation.count = 0, as the dataset holds out no images itself",
+            "set validation.count, or leave validation.every out",
+        )
+    declared = [i for i, p in enumerate(placed) if _is_declared(p)]
+    if len(declared) == len(placed) > 0:
+        raise DataError(
+            f"the dataset holds out all of its {len(placed)} images: nothing is left to train on",
+            "take `split` out of some rows of its metadata, or prepare it from other folders than validation",
+        )
+    others = [i for i, p in enumerate(placed) if not _is_declared(p)]
+    drawn = draws.permutation(len(others), wanted.train.seed, "held out")[: max(0, count - len(declared))]
+    chosen = {*declared, *(others[i] for i in drawn)}
     return [p for i, p in enumerate(placed) if i not in chosen], [p for i, p in enumerate(placed) if i in chosen]
+
+
+def _is_declared(placed: Placed) -> bool:
+    """The dataset itself holds it out."""
+    return placed.example.attributes.held_out
 
 
 def make_pool(placed: list[Placed], wanted: Recipe, world: int) -> Pool:

@@ -10,6 +10,7 @@ from finetune.data.audit import Audit
 from finetune.data.buckets import Bucket, plan_buckets, usual_stride
 from finetune.data.captions import CaptionNote
 from finetune.data.dataset import Placed
+from finetune.planning.trigger_case import case_notice
 from finetune.recipe import bounds
 
 RESOLUTION_PX = 512
@@ -41,6 +42,8 @@ class Preview:
     resolution: int
     stride: int
     rows: Sequence[Previewed]
+    trigger_case: str = ""
+    """A sentence on captions that have the trigger in another case."""
 
     @property
     def notes(self) -> list[CaptionNote]:
@@ -54,7 +57,8 @@ class Preview:
             for r in self.rows
             if r.truncated
         ]
-        return scaled + lost
+        case = [CaptionNote("", self.trigger_case)] if self.trigger_case else []
+        return scaled + lost + case
 
 
 class TrainedSize(NamedTuple):
@@ -82,7 +86,9 @@ def preview(found: Audit, base: str | None, resolution: int | None, max_aspect: 
     stride = facts.stride if facts else usual_stride(px)
     placed = dataset.assign_buckets(found.used, plan_buckets(px * px, stride, max_aspect))
     counts = [_longest(counter, p.example.wordings or (p.example.caption,)) for p in placed]
-    return Preview(base, px, stride, [Previewed(p, *count) for p, count in zip(placed, counts, strict=True)])
+    rows = [Previewed(p, *count) for p, count in zip(placed, counts, strict=True)]
+    case = case_notice([e.caption for e in found.used], found.card.trigger, counter.same if counter else None)
+    return Preview(base, px, stride, rows, case)
 
 
 def _longest(counter: families.TokenCounter | None, captions: Sequence[str]) -> tuple[int | None, str]:

@@ -15,7 +15,7 @@ from finetune.errors import Action, RecipeError, action
 from finetune.recipe import rules
 from finetune.recipe.compose import parsed, whole_text
 from finetune.recipe.explain import sentences
-from finetune.recipe.schema import AnyOptimizer, Recipe
+from finetune.recipe.schema import AnyOptimizer, Recipe, Validation
 from finetune.recipe.tables import Tagged, written
 
 R = TypeVar("R", bound=Recipe)
@@ -148,6 +148,8 @@ def dumps(recipe: Recipe) -> str:
     for key, _ in rules.idle(tables):
         table, _, name = key.partition(".")
         del tables[table][name]
+    if recipe.validation == Validation():
+        del tables["validation"]["every"]
     if not tables["adapter"].get("ranks"):
         tables["adapter"].pop("ranks", None)
     if recipe.train.epochs is not None:

@@ -4,6 +4,8 @@ import difflib
 import re
 from typing import NamedTuple
 
+from finetune.recipe.foreign_syntax import TRANSLATIONS, telltales
+
 PLACEHOLDERS = ("trigger", "class_word")
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -32,9 +34,11 @@ def prompt_fault(prompt: str) -> PromptFault | None:
     stray = re.search(r"[{}]", without_placeholders(prompt))
     if stray:
         return PromptFault(f"a stray {stray[0]}", "write braces around trigger and class_word only")
-    for pattern, what, remedy in _FOREIGN:
-        if foreign := re.search(pattern, prompt):
-            return PromptFault(f"{foreign[0].strip()} {what}", remedy)
+    for one, written in telltales(prompt):
+        return PromptFault(f"{written} {one.what}", one.remedy)
+    for meaning in TRANSLATIONS:
+        if hit := meaning.pattern.search(prompt):
+            return PromptFault(f"{hit[0]} is {meaning.who}", f"write {meaning.pattern.sub(meaning.ours, hit[0])}")
     return None
 
 
@@ -47,18 +51,6 @@ def checked_prompt(prompt: str) -> str:
 
 def without_placeholders(prompt: str) -> str:
     return re.sub(rf"\{{({'|'.join(PLACEHOLDERS)})\}}", "", prompt)
-
-
-_FOREIGN = (
-    (r"<(lora|lyco|lokr|loha|hypernet):[^>]*>", "is how web UIs load an adapter: it is not read here",
-     "leave it out: adapters are given as files"),
-    (r"(?<!\w)__[\w/*-]+?__(?!\w)", "is a wildcard of other programs: it is not read here",
-     "write a prompt for each choice"),
-    (r"\([^()]*:\s*\d*\.\d+\s*\)", "weighs words as web UIs do: it is not read here",
-     "write the words without brackets and number"),
-    (r"(?<!\S)--[a-z]{1,2}(?!\S)", "is an option of other programs, and no part of a prompt",
-     "leave it out: size, seed and the negative prompt have options of their own"),
-)  # fmt: skip
 
 
 def _wildcard(prompt: str, found: str, inside: str) -> PromptFault:

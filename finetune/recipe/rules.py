@@ -25,7 +25,7 @@ def conflicts(raw: dict[str, Any]) -> list[str]:
 
 def idle(raw: dict[str, Any]) -> list[tuple[str, str]]:
     """(key, why) of every written setting that changes nothing because of another one."""
-    data, adapter, validation, sample, evaluate = _tables(raw, "data", "adapter", "validation", "sample", "evaluate")
+    data, adapter, sample, evaluate = _tables(raw, "data", "adapter", "sample", "evaluate")
     full = adapter.get("method") == "full"
     components, guidance = adapter.get("components", ["denoiser"]), sample.get("guidance", 2)
     known = isinstance(components, list) and components and set(map(str, components)) <= set(get_args(ComponentName))
@@ -42,7 +42,6 @@ def idle(raw: dict[str, Any]) -> list[tuple[str, str]]:
             ("adapter.text_encoder_targets", "optimizer.text_encoder_learning_rate"),
             "without a text encoder in adapter.components",
         ),
-        (validation.get("count", 0) == 0, ("validation.every",), "with validation.count = 0"),
         (full, ("evaluate.every",), 'with adapter.method = "full", whose steps are not kept as files'),
         (evaluate.get("count") == 0, ("evaluate.every", "evaluate.prompts", "evaluate.judge"),
          "with evaluate.count = 0"),

@@ -307,8 +307,9 @@ class Train(Table):
 
 class Validation(Table):
     count: Count = 0
-    """How many images are held out of training to measure the validation loss, which shows overfitting. Usual: 0 for
-    few images, a tenth of a larger dataset."""
+    """How many images are held out of training to measure the validation loss, which shows overfitting. Those that the
+    dataset holds out itself (a folder `validation`, a column `split`) are always held out and count; others are drawn
+    until there are so many. Usual: 0 for few images, a tenth of a larger dataset."""
     every: Positive = 100
     """Steps between validation losses. Each image gets the same noise and timesteps every time, so they compare."""
 

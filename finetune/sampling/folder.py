@@ -14,7 +14,7 @@ from finetune.errors import InputError, RunError
 from finetune.events import Note, Warned
 from finetune.sampling.grid import grid
 from finetune.sampling.png import write_png
-from finetune.sampling.request import USUAL, AdapterWeight, SampleRequest, SampleSet, SessionOptions
+from finetune.sampling.request import STEPS, USUAL, AdapterWeight, SampleRequest, SampleSet, SessionOptions
 from finetune.sampling.session import Session, check_options
 from finetune.sampling.words import AdapterInUse, adapters_in_use, stacked, word_notices, written_out
 from finetune.shortage import GENERATING, out_of_memory
@@ -53,17 +53,17 @@ def sample(
     yield from (Note(text) for text in [stacked(used)] if text)
     yield from (Warned(text) for text in word_notices(wanted, base, info, used))
     with out_of_memory("while the base is opened", GENERATING):
-        session = Session.open(base, [*wanted.prompts, wanted.negative], adapters, options, info)
+        session = Session.open(base, [*wanted.prompts, *wanted.negatives], adapters, options, info)
     triggers = ", ".join(f"{adapter.file.name}: {adapter.trigger}" for adapter in used if adapter.trigger)
     facts, shown = {**session.made_with, "triggers": triggers}, {}
     pictures = session.generate_many([request for row in rows for request in row])
-    for row in rows:
+    for number, row in enumerate(rows):
         for n, request in enumerate(row):
             with out_of_memory("while pictures are generated", GENERATING):
                 picture = next(pictures)
             path = out / _name(n, request)
             _write(picture.image, path, {**request.described(), **facts, "blanked": "yes" if picture.blocked else ""})
-            shown[n, row[0].seed] = picture.image
+            shown[n, wanted.seed + number] = picture.image
             yield Written(path, picture.blocked)
     _write(_sheet(wanted, shown, used, base), out / GRID, {"prompt": " | ".join(wanted.prompts), **facts})
     yield Written(out / GRID, False)
@@ -76,12 +76,15 @@ def _sheet(
     as columns go on in further bands."""
     prompts, seeds = list(enumerate(wanted.prompts)), sorted({seed for _, seed in pictures})
     title = " and ".join(f"{one.file.name} at weight {one.weight:g}" for one in used) or "The base model alone"
-    details = f"base model: {shipped.public_name(base)}; {wanted.steps} denoising steps"
+    own = [one for one in wanted.options if one.seed is not None or one.steps is not None]
+    many = "each prompt with its own seed and steps" if own else f"{wanted.steps or STEPS} denoising steps"
+    details = f"base model: {shipped.public_name(base)}; {many}"
+    named = {seed: f"picture {n}" if own else f"seed {seed}" for n, seed in enumerate(seeds, 1)}
     if len(prompts) >= len(seeds):
-        rows = [(f"seed {seed}", [pictures[n, seed] for n, _ in prompts]) for seed in seeds]
+        rows = [(named[seed], [pictures[n, seed] for n, _ in prompts]) for seed in seeds]
         return grid(rows, wanted.prompts, title, details)
     rows = [(prompt, [pictures[n, seed] for seed in seeds]) for n, prompt in prompts]
-    return grid(rows, [f"seed {seed}" for seed in seeds], title, details)
+    return grid(rows, list(named.values()), title, details)
 
 
 def _name(number: int, request: SampleRequest) -> str:

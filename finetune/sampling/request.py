@@ -34,6 +34,24 @@ class SampleRequest(NamedTuple):
         return {k: str(v) for k, v in self._asdict().items()}
 
 
+class PromptOptions(NamedTuple):
+    """What one prompt asks for instead of what is asked for all; None: the same as all."""
+
+    negative: str | None = None
+    seed: int | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    cfg: float | None = None
+    """Of classifier-free guidance, as kohya has it beside the guidance that some bases are told."""
+    width: int | None = None
+    height: int | None = None
+    where: str = ""
+    """Where it was written."""
+
+
+AS_ALL = PromptOptions()
+
+
 @dataclass(frozen=True)
 class SampleSet:
     """Every prompt at `count` seeds in a row; steps, guidance and size (width, height in px) are the base's or the
@@ -53,6 +71,17 @@ class SampleSet:
     trigger: str | None = None
     class_word: str | None = None
     sources: Sequence[str] = ()
+    options: Sequence[PromptOptions] = ()
+    """What each prompt asks for by itself; empty: none does."""
+
+    def options_of(self, number: int) -> PromptOptions:
+        return self.options[number] if self.options else AS_ALL
+
+    @property
+    def negatives(self) -> list[str]:
+        """Every negative prompt of the set."""
+        own = [one.negative for one in self.options if one.negative is not None]
+        return list(dict.fromkeys([self.negative, *own]))
 
     def check_numbers(self) -> None:
         """Raises InputError: a number that a recipe may not have, or that many pictures together."""
@@ -73,30 +102,61 @@ class SampleSet:
             InputError: a number is out of bounds or fits neither base nor scheduler; a negative prompt has no effect.
         """
         self.check_numbers()
-        steps = self.steps or (few.steps if few else STEPS)
+        return [
+            [self._request(number, row, base, few) for number in range(len(self.prompts))] for row in range(self.count)
+        ]
+
+    def _request(self, number: int, row: int, base: "BaseInfo", few: "FewSteps | None") -> SampleRequest:
+        """Of a prompt by its number, the picture in that row."""
+        own = self.options_of(number)
+        place = f"{own.where}: " if own != AS_ALL else ""
+        steps = own.steps or self.steps or (few.steps if few else STEPS)
         if few and steps > few.most:
-            raise InputError(f"`steps` {steps}: this `scheduler` takes at most {few.most}", f"usual are {few.steps}")
+            raise InputError(
+                f"{place}`steps` {steps}: this `scheduler` takes at most {few.most}", f"usual are {few.steps}"
+            )
         width, height = self.size or (base.resolution, base.resolution)
+        width, height = own.width or width, own.height or height
         if min(width, height) < base.stride or width % 8 or height % 8:
             raise InputError(
-                f"`size` {width}x{height} does not fit this base",
+                f"{place}`size` {width}x{height} does not fit this base",
                 f"width and height must be multiples of 8 px, at least {base.stride}",
             )
         if steps > base.noise_levels:
             raise InputError(
-                f"`steps` {steps}: this base was trained at {base.noise_levels} noise levels, and can be denoised "
+                f"{place}`steps` {steps}: this base was trained at {base.noise_levels} noise levels, and is denoised "
                 "in no more steps",
                 "20 to 50 are usual",
             )
-        usual = few.guidance if few else base.guidance
-        guidance = usual if self.guidance is None else self.guidance
-        if self.negative and (guidance <= 1 or base.guided):
+        guidance = self._guidance(own, base, few)
+        negative = self.negative if own.negative is None else own.negative
+        if negative and (guidance <= 1 or base.guided):
             why = "this base reads none" if base.guided else "it needs a `guidance` above 1"
-            raise InputError(f"`negative` has no effect: {why}", "leave it out")
-        return [
-            [SampleRequest(p, seed, self.negative, steps, guidance, width, height) for p in self.prompts]
-            for seed in range(self.seed, self.seed + self.count)
-        ]
+            raise InputError(f"{place}`negative` has no effect: {why}", "leave it out")
+        seed = self.seed if own.seed is None else own.seed
+        bounds.check("sample.seed", seed + row, "seed")
+        return SampleRequest(self.prompts[number], seed + row, negative, steps, guidance, width, height)
+
+    def _guidance(self, own: PromptOptions, base: "BaseInfo", few: "FewSteps | None") -> float:
+        """kohya's two guidances are one for a base that is told none, and for one that is told its guidance the other
+        must be off."""
+        usual = few.guidance if few else base.guidance
+        for_all = usual if self.guidance is None else self.guidance
+        if own.cfg is None:
+            return for_all if own.guidance is None else own.guidance
+        if base.guided and own.cfg > 1:
+            raise InputError(
+                f"{own.where}: classifier-free guidance ({own.cfg:g}) is not used on this base, which is told one",
+                "write `guidance` instead",
+            )
+        if base.guided:
+            return for_all if own.guidance is None else own.guidance
+        if own.guidance not in (None, own.cfg):
+            raise InputError(
+                f"{own.where}: two different guidances, {own.cfg:g} and {own.guidance:g}, and this base takes one",
+                "keep one of them",
+            )
+        return own.cfg
 
 
 class AdapterWeight(NamedTuple):

@@ -60,7 +60,12 @@ def written_out(wanted: SampleSet, adapters: Sequence[AdapterInUse]) -> SampleSe
             raise InputError(f"the {WORD_NAMES[name]} {said!r}: {fault.problem}", fault.remedy)
     prompts = [_filled(prompt, wanted, adapters) for prompt in named_prompts(wanted)]
     negative = _filled(NamedPrompt(NEGATIVE, wanted.negative), wanted, adapters)
-    return replace(wanted, prompts=prompts, negative=negative)
+    options = [
+        one if one.negative is None
+        else one._replace(negative=_filled(NamedPrompt(f"{one.where}, {NEGATIVE}", one.negative), wanted, adapters))
+        for one in wanted.options
+    ]  # fmt: skip
+    return replace(wanted, prompts=prompts, negative=negative, options=options)
 
 
 def named_prompts(wanted: SampleSet) -> list[NamedPrompt]:
@@ -90,7 +95,9 @@ def word_notices(wanted: SampleSet, base: str, info: BaseInfo, adapters: Sequenc
     for trigger, of in triggers.items():
         if all_lack(wanted.prompts, trigger):
             yield f"no prompt has the trigger {trigger!r}{of}, so what it stands for may not show; write it into one"
-    yield from too_long(base, info, [*named_prompts(wanted), NamedPrompt(NEGATIVE, wanted.negative)])
+    negatives = [NamedPrompt(NEGATIVE, wanted.negative)]
+    negatives += [NamedPrompt(f"{one.where}, {NEGATIVE}", one.negative) for one in wanted.options if one.negative]
+    yield from too_long(base, info, [*named_prompts(wanted), *negatives])
 
 
 def _filled(prompt: NamedPrompt, wanted: SampleSet, adapters: Sequence[AdapterInUse]) -> str:

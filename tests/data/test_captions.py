@@ -11,7 +11,6 @@ from support.nasty_folder import write_jsonl
 from finetune import recipe
 from finetune.data import dataset
 from finetune.data.audit import audit
-from finetune.data.caption_files import TABLES
 from finetune.data.captions import inject, without_trigger
 from finetune.data.prompts import expand
 from finetune.data.wording import CaptionWords, templates
@@ -109,17 +108,17 @@ def test_an_empty_caption_is_a_missing_one(blank: bytes, photos: Path) -> None:
 
 def test_two_sources_of_captions_are_an_error_naming_both(photos: Path) -> None:
     write_jsonl(photos / "metadata.jsonl", {f"{i}.jpg": "a mug" for i in range(4)})
-    (photos / "0.txt").write_text("a mug")
-    with pytest.raises(DataError, match=r"metadata\.jsonl and 0\.txt"):
+    (photos / "0.txt").write_text("another mug")
+    with pytest.raises(DataError, match=r"metadata\.jsonl and 0\.txt; keep one \(they differ on 0\.jpg\)"):
         dataset.read_dataset(photos)
     (photos / "0.txt").unlink()
-    (photos / "metadata.csv").write_text("file_name,text\n0.jpg,a mug\n")
-    with pytest.raises(DataError, match="two sources of captions"):
+    (photos / "metadata.csv").write_text("file_name,text\n0.jpg,another mug\n")
+    with pytest.raises(DataError, match=r"two sources of captions: metadata\.csv and metadata\.jsonl; keep one"):
         dataset.read_dataset(photos)
-    for table in TABLES:
+    for table in ("metadata.csv", "metadata.jsonl"):
         (photos / table).unlink()
     (photos / "0.txt").write_text("a mug")
-    (photos / "0.caption").write_text("a mug")
+    (photos / "0.caption").write_text("another mug")
     with pytest.raises(DataError, match=r"two captions for 0\.jpg"):
         dataset.read_dataset(photos, allow_uncaptioned=True)
 

@@ -231,9 +231,9 @@ NASTY = {
         [("adapter.targets: has no effect without the denoiser",)],
     ),
     "more settings without effect": Nasty(
-        SOUND + '[validation]\nevery = 5\n[sample]\nguidance = 1\nnegative = "blurry"',
+        SOUND + '[evaluate]\npatience = 5\n[sample]\nguidance = 1\nnegative = "blurry"',
         [
-            ("validation.every: has no effect with validation.count = 0",),
+            ("evaluate.patience: has no effect without evaluate.stop",),
             ("sample.negative: has no effect with sample.guidance at 1 or less",),
         ],
     ),

@@ -182,8 +182,8 @@ def test_a_warning_stands_on_the_screen_and_in_json_and_not_in_quiet(tiny, files
     ("text", "words"),
     [
         ("a cup\n\na {red|blue} mug\n", ("line 3", "{red|blue} is a wildcard")),
-        ("a cup\n# a remark\n", ("line 2", "begins with #")),
-        ("a cup --n blurry\n", ("line 1", "--n is an option")),
+        ("a cup\n#a remark\n", ("line 2", "begins with #")),
+        ("a cup --ss euler\n", ("line 1", "--ss is no option")),
         ("a cup\na {class_word}\n", ("line 2", "no adapter to name a class word", "--class-word")),
         ("\n \n", ("has no prompt",)),
     ],

@@ -1,0 +1,121 @@
+"""Which columns of a table name pictures, and which hold their captions: by their names and by what is in them."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+FILE_COLUMNS = (
+    "file_name", "filename", "file", "file_path", "filepath", "path", "image", "image_path", "image_file",
+    "image_file_name", "image_filename", "image_name", "img", "img_path", "img_name", "picture", "photo", "media_path",
+    "target_image", "target", "key", "name", "id", "image_id",
+)  # fmt: skip
+CAPTION_COLUMNS = ("text", "caption")
+"""The hub's own names: beside them other columns are no captions"""
+OTHER_CAPTION_COLUMNS = (
+    "prompt", "description", "captions", "caption_text", "text_prompt", "image_caption", "image_description",
+    "img_caption", "blip_caption", "long_caption", "detailed_caption", "alt_text", "alt", "sentence", "comment",
+    "instruction", "tags", "tag_string", "title",
+)  # fmt: skip
+OTHERS = frozenset((
+    "captions", "weight", "split", "mask_file_name", "license", "author", "source", "consent", "caption_by", "width",
+    "height", "label", "url", "sha256", "md5", "hash", "caption_short", "train_resolution",
+))  # fmt: skip
+"""What is known to be no caption"""
+_SENTENCE = re.compile(r"[^\W\d_]{2,}[^\n]*\s[^\n]*[^\W\d_]{2,}")
+_LOOKED_AT = 1000
+"""rows"""
+Cells = Mapping[str, object]
+
+
+class TableColumns(NamedTuple):
+    """The columns of a table; empty where there is none."""
+
+    file: str
+    captions: tuple[str, ...]
+    """One; or `text` and `caption` both, which must then say the same."""
+    unread: tuple[str, ...] = ()
+    """Other columns that may be captions."""
+    useful: bool = True
+    """It has captions, or something else that is known of pictures."""
+
+
+USEFUL_COLUMNS = frozenset((
+    "weight", "split", "mask_file_name", "license", "licence", "license_name", "license_url", "author", "artist",
+    "creator", "photographer", "source", "source_url", "consent", "model_release",
+))  # fmt: skip
+"""TableColumns that make a table of pictures useful without captions"""
+
+
+class Unclear(NamedTuple):
+    """Why it cannot be told which columns they are."""
+
+    problem: str
+    captions: bool
+    """some column looks like captions"""
+
+
+def find_columns(rows: Sequence[Cells], is_picture: Callable[[str], bool]) -> TableColumns | Unclear:
+    """The columns with the files and the captions of a table."""
+    names = list(dict.fromkeys(name for row in rows for name in row if isinstance(name, str)))
+    some = rows[:: max(1, len(rows) // _LOOKED_AT)]
+    file = _file_column(names, some, is_picture)
+    exact = tuple(n for wanted in CAPTION_COLUMNS for n in names if _plain(n) == wanted and n != file)
+    further = [n for n in names if _plain(n) in OTHER_CAPTION_COLUMNS and n != file and _has_texts(n, some)]
+    if not file:
+        return Unclear(f"no column names the pictures: {_there(names)}; {WANTED_FILES}", bool(exact or further))
+    if "." in file and is_picture(file):
+        return Unclear(f"the first line must name the columns, as file_name and text; {_there(names)}", True)
+    if exact:
+        return TableColumns(file, exact, tuple(n for n in further if n not in exact and _plain(n) not in OTHERS))
+    if not further:
+        like = [n for n in names if n != file and _plain(n) not in OTHERS and _has_texts(n, some, _SENTENCE)]
+        if like:
+            return Unclear(f"no column is known to hold captions: {_there(names)}; {WANTED_CAPTIONS}", True)
+        return TableColumns(file, (), useful=any(_plain(n) in USEFUL_COLUMNS for n in names))
+    known = [n for n in further if _plain(n) not in ("tags", "tag_string", "title")] or further
+    if len(known) > 1:
+        return Unclear(
+            f"several columns may be the captions: {', '.join(known)}; name the right one `text` or `caption`, or "
+            "leave the others out",
+            True,
+        )
+    return TableColumns(file, (known[0],), tuple(n for n in further if n != known[0]))
+
+
+WANTED_FILES = f"wanted is one of the files' names ({', '.join(FILE_COLUMNS[:7])} ...)"
+WANTED_CAPTIONS = f"wanted is one of captions ({', '.join((*CAPTION_COLUMNS, *OTHER_CAPTION_COLUMNS[:3]))} ...)"
+
+
+def _file_column(names: Sequence[str], rows: Sequence[Cells], is_picture: Callable[[str], bool]) -> str:
+    """By its name; of several, or where none is known, the one whose values are pictures of the folder."""
+    known = sorted((n for n in names if _plain(n) in FILE_COLUMNS), key=lambda n: FILE_COLUMNS.index(_plain(n)))
+    if known and _plain(known[0]) == FILE_COLUMNS[0]:
+        return known[0]
+    counts = {
+        n: sum(isinstance(v := row.get(n), str) and (n in known or "." in v) and is_picture(v) for row in rows)
+        for n in known or names
+    }
+    best = max(counts, key=lambda n: counts[n], default="")
+    if best and counts[best]:
+        return best
+    sure = [n for n in known if _plain(n) not in ("key", "name", "id", "image_id", "target")]
+    return sure[0] if sure else ""
+
+
+def _has_texts(name: str, rows: Iterable[Cells], pattern: re.Pattern[str] | None = None) -> bool:
+    """Whether a column has texts, in most rows where it is not empty."""
+    values = [value for row in rows if (value := row.get(name)) not in (None, "")]
+    fit = sum(
+        isinstance(value, str | list) and (pattern is None or bool(pattern.search(str(value)))) for value in values
+    )
+    return 2 * fit > len(values) > 0
+
+
+def _plain(name: str) -> str:
+    """Of `File Name` and `file-name` file_name."""
+    return re.sub(r"[\s-]+", "_", name.strip().lower())
+
+
+def _there(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name[:40]) for name in names[:8])
+    return f"its columns are {shown}{' ...' if len(names) > 8 else ''}" if names else "it has no columns"
