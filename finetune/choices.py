@@ -6,6 +6,8 @@ Kind = Literal["product", "style"]
 """What a dataset shows."""
 CaptionsFrom = Literal["auto", "filename", "none"]
 """Where captions that nobody wrote come from. auto: from file names that are words, else from varied templates."""
+MaskFrom = Literal["files", "alpha"]
+"""Where masks come from: mask files beside the images alone, or the transparency of images too."""
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 """Compute precision. auto: bf16 or fp16 on a GPU, fp32 on a CPU."""
 Dtype = Literal["float32", "float16", "bfloat16"]

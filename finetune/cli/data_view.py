@@ -26,6 +26,8 @@ def audit_json(found: Audit, view: Preview) -> dict[str, object]:
         "used": len(found.used),
         "files": found.files,
         "caption_files": found.captions,
+        "mask_files": found.masks,
+        "masked": found.masked,
         "ignored": list(found.ignored),
         "prepared": found.prepared,
         "caption_source": found.caption_source,
@@ -61,6 +63,7 @@ def _row_json(row: Previewed) -> dict[str, object]:
         "enlargement": round(enlargement, 3),
         "tokens": row.tokens,
         "truncated": row.truncated,
+        "mask": example.mask.path.name if example.mask else None,
     }
 
 
@@ -72,6 +75,7 @@ def prepared_json(made: Dataset) -> dict[str, object]:
         "used": len(made.examples),
         "rejected": [r._asdict() for r in card.rejected],
         "changes": card.changes,
+        "masked": made.masked,
         "captions": {origin: len(some) for origin, some in _by_origin(made.examples).items()},
         "trigger": {"trigger": made.trigger, "with": made.coverage.having, "of": made.coverage.of},
         "fingerprint": made.fingerprint,
@@ -96,9 +100,20 @@ def show_audit(found: Audit, view: Preview, every_row: bool = False) -> None:
     for problem in found.problems:
         console.print(f"[red]problem[/red]  {escape(problem)}", soft_wrap=True)
     console.print(f"[dim]captions: {_caption_line(found)}{_ignored_line(found)}[/dim]", soft_wrap=True)
+    if found.masked:
+        console.print(f"masks: {found.masked} of {len(found.used)} images have one; only what is white in it is learnt")
     if found.card.trigger:
         having, of = found.coverage
         console.print(f"trigger {escape(repr(found.card.trigger))} in {having} of {of} captions")
+
+
+def identity_line(found: Audit) -> str:
+    """Every file accounted for."""
+    told = f"seen {found.seen} = used {len(found.used)} + rejected {len(found.rejected)}"
+    if not found.masks:
+        return told
+    rest = {"captions": found.captions, "masks": found.masks, "ignored": len(found.ignored)}
+    return f"{told}; files {found.files} = seen {found.seen}" + "".join(f" + {name} {n}" for name, n in rest.items())
 
 
 def _show_summary(console: Console, view: Preview) -> None:
@@ -170,6 +185,8 @@ def show_prepared(made: Dataset) -> None:
     for change, count in card.changes.items():
         console.print(f"[yellow]changed[/yellow]  {escape(change)}: {count} {'image' if count == 1 else 'images'}")
     console.print(f"seen {card.seen} = used {len(made.examples)} + rejected {card.seen - len(made.examples)}")
+    if made.masked:
+        console.print(f"masks: {made.masked} of {len(made.examples)} images have one")
     for origin, some in _by_origin(made.examples).items():
         console.print(
             f"captions {_ORIGINS[origin]}: {len(some)}, such as {escape(repr(some[0].caption))}", soft_wrap=True

@@ -1,7 +1,8 @@
 """The audit of a dataset folder: every file accounted for, every image with its final caption.
 
-The identity, by counting: files = seen + captions + ignored, and seen = used + rejected. `captions` are the sidecars
-that belong to an image, the metadata tables and dataset.toml; `ignored` are hidden and system files, each named.
+The identity, by counting: files = seen + captions + masks + ignored, and seen = used + rejected. `captions` are the
+sidecars that belong to an image, the metadata tables and dataset.toml; `ignored` are hidden and system files, each
+named.
 """
 
 import posixpath
@@ -19,10 +20,12 @@ from finetune.data.attributes import NO_ATTRIBUTES, Attributes
 from finetune.data.caption_files import CaptionSource
 from finetune.data.captions import CaptionNote, Coverage, FinalCaptions
 from finetune.data.colours import WHITE, Colour
+from finetune.data.companions import companions_in
 from finetune.data.decode import ImageInfo
 from finetune.data.examine import Examined
 from finetune.data.example import CARD, DatasetCard, Example
 from finetune.data.folder import MAX_ASPECT, MIN_SIDE_PX, Rejected, Rules
+from finetune.data.masks import look_at_masks
 from finetune.data.wording import CaptionOrigin, CaptionWords, DatasetKind, wordings
 from finetune.errors import Action, DataError, action
 from finetune.events import Event, unheard
@@ -54,10 +57,17 @@ class Audit:
     """The file facts of each used image, by name."""
     card: DatasetCard
     prepared: bool
+    masks: int = 0
+    """The number of files that are masks of images."""
 
     @property
     def seen(self) -> int:
-        return self.files - self.captions - len(self.ignored)
+        return self.files - self.captions - self.masks - len(self.ignored)
+
+    @property
+    def masked(self) -> int:
+        """How many images have a mask."""
+        return sum(e.mask is not None for e in self.used)
 
     @property
     def origins(self) -> dict[CaptionOrigin, int]:
@@ -107,8 +117,13 @@ def auditing(path: Path, words: CaptionWords, rules: Rules) -> Generator[Event, 
     found_captions = caption_files.find_captions(root, [name for name in tree.files if name != CARD])
     caption_carriers = found_captions.files | {r.file for r in found_captions.orphans} | {CARD}
     images = [name for name in tree.files if name not in caption_carriers]
+    beside = companions_in(root, images, found_captions, prepared)
+    if accompanying := beside.files:
+        images = [name for name in images if name not in accompanying]
     examined = yield from examine.examine(root, images, tree, rules)
-    rejected = sorted([*tree.rejected, *found_captions.orphans, *examined.rejected])
+    beside = beside.of(examined.infos)
+    masks = yield from look_at_masks(root, beside.masks, examined.infos, tree, rules)
+    rejected = sorted([*tree.rejected, *found_captions.orphans, *examined.rejected, *beside.rejected])
     names = list(examined.infos)
     if tree.links:
         names.sort(key=folder.natural)
@@ -119,6 +134,8 @@ def auditing(path: Path, words: CaptionWords, rules: Rules) -> Generator[Event, 
     else:
         final = captions.compose(names, found_captions, words)
     used = _examples(root, examined, names, final, found_captions.attributes, words)
+    if masks.masks:
+        used = tuple(e._replace(mask=masks.masks.get(e.name)) for e in used)
     described = card or DatasetCard()
     return Audit(
         root=root,
@@ -129,10 +146,18 @@ def auditing(path: Path, words: CaptionWords, rules: Rules) -> Generator[Event, 
         rejected=tuple(rejected),
         notes=(
             *_changes(names, examined.infos, rules.background),
+            *beside.notes,
+            *masks.notes,
             *final.notes,
             *(CaptionNote("", text) for text in caption_checks.remarks(used, words)),
         ),
-        problems=(*_emptiness(path, names, rejected), *found_captions.problems, *final.problems),
+        problems=(
+            *_emptiness(path, names, rejected),
+            *found_captions.problems,
+            *beside.problems,
+            *masks.problems,
+            *final.problems,
+        ),
         wordless=final.wordless,
         caption_source=final.source,
         infos=examined.infos,
@@ -140,6 +165,7 @@ def auditing(path: Path, words: CaptionWords, rules: Rules) -> Generator[Event, 
             update={"trigger": words.trigger, "class_word": words.class_word, "kind": words.shown or described.kind}
         ),
         prepared=prepared,
+        masks=beside.mask_files,
     )
 
 

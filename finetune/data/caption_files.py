@@ -95,7 +95,8 @@ def _read_tables(root: Path, tables: Sequence[str], pictures: Sequence[str]) -> 
             else:
                 if origin is not None:
                     captions.origins[picture] = origin
-                captions.attributes[picture] = attributes
+                where_it_is = _path(home, attributes.mask) if attributes.mask else ""
+                captions.attributes[picture] = attributes._replace(mask=where_it_is)
         if nowhere:
             captions.problems.append(f"{table} names {len(nowhere)} files that are not there: {first_three(nowhere)}")
     return captions

@@ -32,6 +32,8 @@ Reason = Literal[
     "image bomb",
     "link",
     "caption without image",
+    "mask without picture",
+    "control picture",
     "unreadable",
     "changed",
 ]
