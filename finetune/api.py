@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from finetune import reading
-from finetune.choices import CaptionsFrom, Dtype, Layout, Precision, ReaderName
+from finetune.choices import CaptionsFrom, Dtype, Layout, MaskFrom, Precision, ReaderName
 from finetune.shortage import out_of_memory
 from finetune.silence import silence
 
@@ -59,6 +59,7 @@ def prepare(
     source: Path | str, out: Path | str, *, trigger: str | None = None, class_word: str | None = None,
     kind: "DatasetKind" = "", template: str | None = None, license: str = "", source_note: str = "",
     background: "Colour" = (255, 255, 255), captions_from: CaptionsFrom = "auto", allow_uncaptioned: bool = False,
+    mask_from: MaskFrom = "files",
 ) -> "Dataset":  # fmt: skip
     """Make a dataset at `out` from a folder of photos, which is only read: upright, RGB, each with its final caption.
 
@@ -66,8 +67,9 @@ def prepare(
     kind: "product" or "style"; a class word alone says product. captions_from: captions that nobody wrote come, "auto",
     from file names that are words, else from varied templates; "filename": from names only; "none": from templates.
     template: the one caption instead; allow_uncaptioned: although others have one, or a style is not described.
-    license, source_note: recorded in the dataset. background: RGB in 0..255 behind transparent pixels. What was left
-    out, and why, is in the result's `card.rejected`.
+    license, source_note: recorded in the dataset. background: RGB in 0..255 behind transparent pixels. mask_from:
+    "alpha" makes masks of transparency, beside those that have files. What was left out, and why, is in
+    the result's `card.rejected`.
 
     Raises:
         DataError: the source has problems, or `out` is not empty or lies inside the source.
@@ -79,7 +81,7 @@ def prepare(
         return preparing.prepare(
             Path(source), Path(out), trigger=trigger, class_word=class_word, kind=kind, template=template,
             license=license, source_note=source_note, background=background, captions_from=captions_from,
-            allow_uncaptioned=allow_uncaptioned,
+            allow_uncaptioned=allow_uncaptioned, mask_from=mask_from,
         )  # fmt: skip
 
 

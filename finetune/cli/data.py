@@ -67,8 +67,11 @@ def prepare(
     ] = "white",
     mask_from: Annotated[
         MaskFrom,
-        typer.Option("--mask-from", help="Where masks come from: mask files beside the images (NAME-mask.png, "
-                     "NAME-masklabel.png, masks/NAME.png), or transparency as well."),
+        typer.Option(
+            "--mask-from",
+            help="Where masks come from: mask files beside the images (NAME-mask.png, "
+            "NAME-masklabel.png, masks/NAME.png), or transparency as well.",
+        ),
     ] = "files",
     captions_from: CaptionsFromOption = "auto",
     allow_uncaptioned: AllowUncaptioned = False,

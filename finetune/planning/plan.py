@@ -105,6 +105,7 @@ def resolving(loaded: Loaded, world: int = 1) -> Generator[Event, None, Plan]:
         *unsaid(wanted, facts),
         *caption_checks.remarks(data.examples, data.words),
         *uncaptioned(wanted, data),
+        *mask_notices(wanted, data),
         *reader_notices(families.family_class(facts.family), wanted.adapter),
         *prompts,
         *left_out(resolved, data),
@@ -130,6 +131,13 @@ def unsaid(wanted: Recipe, facts: BaseInfo) -> tuple[str, ...]:
         f"{wanted.base} does not say whether it predicts epsilon or v: a forward pass is asked when it is loaded; "
         "objective.prediction in the recipe says it for sure",
     )
+
+
+def mask_notices(wanted: Recipe, data: Dataset) -> tuple[str, ...]:
+    """A setting that does nothing."""
+    if "mask_outside" in wanted.data.model_fields_set and not data.masked:
+        return ("data.mask_outside has no effect: no image of the dataset has a mask",)
+    return ()
 
 
 def uncaptioned(wanted: Recipe, data: Dataset) -> tuple[str, ...]:

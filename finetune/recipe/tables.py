@@ -4,7 +4,7 @@ import difflib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic.fields import FieldInfo
@@ -22,6 +22,7 @@ DenoisingSteps = Annotated[int, Field(ge=1, le=10_000)]
 Pixels = Annotated[int, Field(ge=16, le=8192)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Outside = Annotated[float, Field(ge=0, le=1)] | Literal["own_prediction"]
 Rate = Annotated[float, Field(ge=0, le=10_000)]
 Guidance = Annotated[float, Field(ge=0, le=100)]
 """beyond it pictures are noise, then not finite; people use up to 20"""

@@ -13,7 +13,7 @@ from finetune.machine import meet
 from finetune.planning import plan as planning
 from finetune.planning.plan import Plan
 from finetune.planning.schedule import Schedule, batch_in_words
-from finetune.recipe import Loaded, Recipe
+from finetune.recipe import Data, Loaded, Recipe
 from finetune.references import CHECKPOINTS
 from finetune.reporting.history import RECIPE_FILE, RECORD
 from finetune.training.stop import resuming
@@ -132,6 +132,8 @@ def resolving_resumed(loaded: Loaded, out: Path, world: int) -> Generator[Event,
 def begun_as(identity: Mapping[str, str]) -> dict[str, str]:
     """The identity of a run, also of one that an earlier version began on one rank."""
     found = dict(identity)
+    if found:
+        found.setdefault("data.mask_outside", str(Data.model_fields["mask_outside"].default))  # there were no masks
     accumulate, batch = found.pop("train.accumulate", ""), found.get("train.batch", "")
     return {A_STEP: str(int(batch) * int(accumulate)), **found} if batch and accumulate else found
 
