@@ -125,6 +125,26 @@ def _content(root: Path, name: str) -> str | None:
     return None if least >= WHITE_FROM else ""
 
 
+def size_of(image: Path) -> Size:
+    """Of an image, upright. Raises Unusable."""
+    return decode.read_info(image, decode=False).size
+
+
+def read_grey(path: Path, size: Size) -> Image.Image:
+    """A mask file for an image of that size, in mode L and that size.
+
+    Raises:
+        Unusable: it is no mask for it; says why.
+    """
+    fault = _content(path.parent, path.name)
+    if fault and "black everywhere" not in fault:
+        raise Unusable(path, "not an image", fault)
+    grey = decode.open_rgb(path).convert("L")
+    if not _alike(Size(grey.width, grey.height), size):
+        raise Unusable(path, "not an image", f"has {grey.width} x {grey.height} px, another shape than its picture")
+    return grey
+
+
 def is_grey(path: Path) -> bool:
     """Whether a file may be a mask, or cannot be told by its pixels."""
     try:

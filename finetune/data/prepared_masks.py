@@ -52,12 +52,7 @@ def write_mask(mask: MaskFile, root: Path, image: str, taken: set[str]) -> Writt
     Raises:
         DataError: an image is wholly transparent.
     """
-    stem = posixpath.splitext(image.removeprefix("images/"))[0]
-    name, count = f"{FOLDER}/{stem}.png", 1
-    while name.casefold() in taken:
-        count += 1
-        name = f"{FOLDER}/{stem}-{count}.png"
-    taken.add(name.casefold())
+    name = mask_name(image, taken)
     grey = _pixels(mask)
     content = mask_png(grey)
     path = root / name
@@ -65,6 +60,17 @@ def write_mask(mask: MaskFile, root: Path, image: str, taken: set[str]) -> Writt
     path.write_bytes(content)
     info = ImageInfo("PNG", "L", Size(grey.width, grey.height), 1, False, 8, False)
     return WrittenMask(path, name, Seen(hashlib.sha256(content).hexdigest(), info, "", False))
+
+
+def mask_name(image: str, taken: set[str]) -> str:
+    """Where the mask of a prepared image is written. taken: names of masks so far, in lower case."""
+    stem = posixpath.splitext(image.removeprefix("images/"))[0]
+    name, count = f"{FOLDER}/{stem}.png", 1
+    while name.casefold() in taken:
+        count += 1
+        name = f"{FOLDER}/{stem}-{count}.png"
+    taken.add(name.casefold())
+    return name
 
 
 def _pixels(mask: MaskFile) -> Image.Image:
