@@ -160,16 +160,14 @@ class _Index:
 
     def __init__(self, names: Sequence[str], companions: Collection[str]) -> None:
         self._by_stem: dict[str, list[str]] = {}
-        self._folders: dict[str, list[str]] = {}
+        self._folders: dict[str, dict[str, None]] = {}
         for name in names:
             if name not in companions:
                 self._by_stem.setdefault(posixpath.splitext(name)[0], []).append(name)
-        for folder in {posixpath.dirname(name) for name in names}:
+        for folder in sorted({posixpath.dirname(name) for name in names}):
             while folder:
                 parent = posixpath.dirname(folder)
-                siblings = self._folders.setdefault(parent, [])
-                if folder not in siblings:
-                    siblings.append(folder)
+                self._folders.setdefault(parent, {})[folder] = None
                 folder = parent
 
     def claim(self, name: str) -> _Claim | None:
@@ -195,7 +193,7 @@ class _Index:
         if part == "control":
             stems.append(_NUMBERED.sub("", stem))
         bare = _LAST_WORD.sub("", own)
-        siblings = [s for s in self._folders.get(parent, []) if s != folder and _part_of(posixpath.basename(s)) is None]
+        siblings = [s for s in self._folders.get(parent, ()) if s != folder and _part_of(posixpath.basename(s)) is None]
         same = [s for s in siblings if posixpath.basename(s) == bare]
         for places in (same, [parent], siblings):
             yield [posixpath.join(place, one) for place in places for one in stems]

@@ -26,7 +26,9 @@ class MaskerChoice(NamedTuple):
         bounds.check("timeout_s", self.timeout_s, "timeout")
         if bool(self.with_model) == bool(self.command):
             many = "`with_model` and `command`: one masker too many" if self.command else "no masker"
-            raise InputError(f"{many}: give one of `with_model` and `command`", "`with_model` background needs no model")
+            raise InputError(
+                f"{many}: give one of `with_model` and `command`", "`with_model` background needs no model"
+            )
         if self.prompt and self.with_model in ("", BACKGROUND):
             raise InputError("a prompt belongs to a model", "leave out `prompt`, or give `with_model`")
 
