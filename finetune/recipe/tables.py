@@ -22,7 +22,6 @@ DenoisingSteps = Annotated[int, Field(ge=1, le=10_000)]
 Pixels = Annotated[int, Field(ge=16, le=8192)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-Outside = Annotated[float, Field(ge=0, le=1)] | Literal["own_prediction"]
 Rate = Annotated[float, Field(ge=0, le=10_000)]
 Guidance = Annotated[float, Field(ge=0, le=100)]
 """beyond it pictures are noise, then not finite; people use up to 20"""
@@ -59,8 +58,16 @@ def _distinct(several: tuple[_T, ...]) -> tuple[_T, ...]:
     return several
 
 
+def _outside(written: object) -> object:
+    share = isinstance(written, int | float) and not isinstance(written, bool)
+    if written != "own_prediction" and not (share and 0 <= float(str(written)) <= 1):
+        raise ValueError(f'needs a share from 0 to 1, or "own_prediction", got {shown(written)}')
+    return float(str(written)) if share else written
+
+
 WrittenPath = Annotated[Path, Loose, BeforeValidator(_path)]
 Patterns = Annotated[str | tuple[str, ...], BeforeValidator(_patterns)]
+Outside = Annotated[float | Literal["own_prediction"], BeforeValidator(_outside)]
 Distinct = AfterValidator(_distinct)
 
 

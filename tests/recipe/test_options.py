@@ -63,6 +63,10 @@ class Place:
             for i, (name, size) in enumerate(images.items()):
                 text = None if folder == "half" and i else f"photo {i} of a mug"
                 self._image(root / folder / name, size, i, text)
+        for name, size in images.items():
+            self._image(root / "masked" / name, size, 7, f"a mug {name}")
+            (root / "masked" / "masks").mkdir(exist_ok=True)
+            Image.linear_gradient("L").resize(size).save(root / "masked" / "masks" / name)
         self._image(root / "mugs" / "d.png", (80, 80), 5, None)
         self._image(root / "cups" / "e.png", (80, 80), 6, None)
 
@@ -265,6 +269,7 @@ CASES = {
     "data.crop": Case("data.crop=random"),
     "data.flip": Case("data.flip=true"),
     "data.caption_dropout": Case("data.caption_dropout=0.9"),
+    "data.mask_outside": Case("data.mask_outside=0.5", beside=("data.path=ROOT/masked",)),
     "data.allow_uncaptioned": Case(
         "data.allow_uncaptioned=true", what_is_planned, ("data.path=ROOT/half", "data.class_word=mug")
     ),
