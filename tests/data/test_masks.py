@@ -158,6 +158,17 @@ def test_a_prepared_dataset_keeps_masks_and_a_mask_is_part_of_what_it_is(tmp_pat
     assert twice.fingerprint == plain.fingerprint
 
 
+def test_datasets_gives_the_mask_beside_the_image(tmp_path: Path) -> None:
+    import datasets
+
+    prepare(folder(tmp_path / "raw", GOOD), tmp_path / "out", **WORDS)
+    rows = datasets.load_dataset(
+        "imagefolder", data_dir=str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache")
+    )
+    assert len(rows) == 2 and {"image", "text", "mask"} <= set(rows.column_names)
+    assert [row["mask"] and row["mask"].tobytes() for row in rows] == [GOOD.tobytes(), None]
+
+
 def test_pictures_of_one_name_keep_a_mask_each(tmp_path: Path) -> None:
     root = tmp_path / "raw"
     folder(root, GOOD)

@@ -23,6 +23,7 @@ from finetune.evaluation.held_out import held_out_scores
 from finetune.events import Validated, Warned
 from finetune.families.base import read
 from finetune.planning import plan as planning
+from finetune.planning.host import cache_needed
 from finetune.ranks import Ranks
 from finetune.training import loop as trainer
 from finetune.training.objective import objective
@@ -236,7 +237,13 @@ def test_masks_are_averaged_once_and_kept_small(sd15: Path, data: Path, tmp_path
     names = [(f"{n:02d}.png", STRAIGHT) for n in (0, 1, 2, 4, 5)]
     assert sorted(first.batches.masks.cells) == sorted(names)
     assert_close(dict(again.batches.masks.cells), dict(first.batches.masks.cells), rtol=0, atol=0)
-    assert sum(f.stat().st_size for f in (tmp_path / "cache/v3/mask").rglob("*") if f.is_file()) < 20_000
+    kept = sum(f.stat().st_size for f in (tmp_path / "cache/v3/mask").rglob("*") if f.is_file())
+    changes = {"data__resolution": 128, "data__max_aspect": 4.0}
+    planned = [
+        cache_needed(planning.resolve_plan(short(data, str(sd15), **changes, data__mask_outside=share)))
+        for share in (0.0, 1.0)
+    ]
+    assert planned[0].images - planned[1].images == pytest.approx(kept, rel=0.15)
 
 
 # -- judging ----------------------------------------------------------------------------------------------------------
