@@ -106,7 +106,8 @@ def _masks(
 
 
 def _written(root: Path, example: Example, grey: Image.Image, taken: set[str]) -> str:
-    name = example.attributes.mask or mask_name(example.name, taken)
+    own = example.mask and example.mask.path.relative_to(root).as_posix()
+    name = own or mask_name(example.name, taken)
     file = root / name
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

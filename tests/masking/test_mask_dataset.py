@@ -93,6 +93,18 @@ def test_again_makes_those_that_this_command_made_and_never_a_persons(dataset: P
     assert greys == {77, 200} and read_dataset(dataset).masked == 5
 
 
+def test_masks_that_the_table_does_not_name_yet_are_found_and_made_again_in_their_place(dataset: Path) -> None:
+    """As after a call that was killed."""
+    mask(dataset, Maker())
+    rows = [json.loads(line) for line in (dataset / "metadata.jsonl").read_text().splitlines()]
+    told = [{k: v for k, v in row.items() if k != "mask_file_name"} for row in rows]
+    (dataset / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in told))
+    assert read_dataset(dataset).masked == 5
+    mask(dataset, Maker(), again=True)
+    assert sorted(p.name for p in (dataset / "masks").iterdir()) == [f"{i}.png" for i in range(5)]
+    assert not audit(dataset).problems and read_dataset(dataset).masked == 5
+
+
 def test_what_is_no_mask_is_refused_by_name_and_counted(dataset: Path) -> None:
     maker = Maker(Image.new("L", SIZE), half(), Image.new("L", SIZE, 255), MadeMask(None, "it died"))
     events = list(mask_dataset(dataset, lambda _: maker))
