@@ -20,8 +20,8 @@ from finetune.data.captions import CaptionNote
 from finetune.data.folder import Rejected
 from finetune.data.masks import is_grey
 
-Part = Literal["mask", "control"]
-ENDINGS: dict[str, Part] = {
+Companion = Literal["mask", "control"]
+ENDINGS: dict[str, Companion] = {
     "-masklabel": "mask", "_masklabel": "mask", "-mask": "mask", "_mask": "mask", ".mask": "mask",
     "-condlabel": "control", "_condlabel": "control", "-control": "control", "_control": "control",
     "-conditioning": "control", "_conditioning": "control", "-depth": "control", "_depth": "control",
@@ -29,7 +29,7 @@ ENDINGS: dict[str, Part] = {
 """of a file's stem, in any case"""
 SURE = ("-masklabel", "_masklabel", "-condlabel", "_condlabel")
 """endings that no subject's picture has"""
-FOLDER_WORDS: dict[str, Part] = {
+FOLDER_WORDS: dict[str, Companion] = {
     "mask": "mask", "masks": "mask", "masklabel": "mask", "masklabels": "mask",
     "control": "control", "controls": "control", "conditioning": "control", "cond": "control",
     "condlabel": "control", "condlabels": "control",
@@ -73,7 +73,7 @@ class Companions(NamedTuple):
 
 
 class _Claim(NamedTuple):
-    part: Part
+    part: Companion
     sure: bool
     owners: list[str]
 
@@ -184,7 +184,7 @@ class _Index:
         owners = self._of(*self._beside(folder, stem[len(folder) + 1 :], part))
         return _Claim(part, False, owners)
 
-    def _beside(self, folder: str, stem: str, part: Part) -> Iterator[list[str]]:
+    def _beside(self, folder: str, stem: str, part: Companion) -> Iterator[list[str]]:
         """The stems of pictures that a file in this folder may accompany, the likeliest first."""
         parent, own = posixpath.dirname(folder), posixpath.basename(folder)
         stems = [stem]
@@ -216,7 +216,7 @@ def _ending(stem: str) -> str:
 
 
 @cache
-def _folder_of(folder: str) -> tuple[str, Part] | None:
+def _folder_of(folder: str) -> tuple[str, Companion] | None:
     """The outermost folder on this path whose pictures accompany others."""
     parts = folder.split("/") if folder else []
     for depth, part in enumerate(parts, 1):
@@ -225,7 +225,7 @@ def _folder_of(folder: str) -> tuple[str, Part] | None:
     return None
 
 
-def _part_of(folder: str) -> Part | None:
+def _part_of(folder: str) -> Companion | None:
     words = re.split(r"[-_.]", folder.lower())
     return next((FOLDER_WORDS[word] for word in (words[-1], words[0]) if word in FOLDER_WORDS), None)
 

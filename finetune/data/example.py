@@ -28,7 +28,7 @@ class MaskFile(NamedTuple):
     """The SHA-256 of the file's bytes."""
     size: Size
     """The size of the upright mask."""
-    turned: int = 1
+    orientation: int = 1
     """The EXIF orientation of its image, where the mask was drawn before that was applied; 1: none."""
     alpha: bool = False
     """It is the transparency of an image, which has no file of its own until it is prepared."""
@@ -134,5 +134,5 @@ class Dataset:
 def _told(example: Example) -> list[str]:
     cells = cells_of(example.attributes._replace(mask=""))
     if example.mask:
-        cells["mask"] = [example.mask.digest, example.mask.turned]
+        cells["mask"] = [example.mask.digest, example.mask.orientation]
     return [json.dumps(cells, ensure_ascii=False)] if cells else []

@@ -177,7 +177,7 @@ def open_mask(mask: MaskFile) -> Image.Image:
     Raises:
         Unusable: it is not the file that was looked at before.
     """
-    return decode.upright(decode.open_rgb(mask.path, digest=mask.digest).convert("L"), mask.turned)
+    return decode.upright(decode.open_rgb(mask.path, digest=mask.digest).convert("L"), mask.orientation)
 
 
 def mask_cells(

@@ -19,7 +19,7 @@ from finetune.data.masks import fault_of, open_mask
 from finetune.data.record import Seen
 from finetune.errors import DataError
 
-FOLDER = "masks"
+MASKS_FOLDER = "masks"
 MAKER = "Software"
 """the PNG text that says who made a mask, where a person did not"""
 
@@ -65,10 +65,10 @@ def write_mask(mask: MaskFile, root: Path, image: str, taken: set[str]) -> Writt
 def mask_name(image: str, taken: set[str]) -> str:
     """Where the mask of a prepared image is written. taken: names of masks so far, in lower case."""
     stem = posixpath.splitext(image.removeprefix("images/"))[0]
-    name, count = f"{FOLDER}/{stem}.png", 1
+    name, count = f"{MASKS_FOLDER}/{stem}.png", 1
     while name.casefold() in taken:
         count += 1
-        name = f"{FOLDER}/{stem}-{count}.png"
+        name = f"{MASKS_FOLDER}/{stem}-{count}.png"
     taken.add(name.casefold())
     return name
 

@@ -81,7 +81,9 @@ def _averaged(facts: BaseInfo, want: Wanted, large: Lock) -> Tensor:
 def _key(facts: BaseInfo, want: Wanted) -> bytes:
     mask = want.example.mask
     assert mask is not None
-    return entry_key("mask", mask.digest, mask.turned, want.example.size, want.bucket, want.crop, _shape(facts, want))
+    return entry_key(
+        "mask", mask.digest, mask.orientation, want.example.size, want.bucket, want.crop, _shape(facts, want)
+    )
 
 
 def _shape(facts: BaseInfo, want: Wanted) -> tuple[int, int]:

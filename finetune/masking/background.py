@@ -10,7 +10,7 @@ from PIL import Image
 from finetune.data import decode
 from finetune.masking.masker import MadeMask
 
-SIDE_PX = 384
+LOOKED_PX = 384
 """the longer side at which a picture is looked at"""
 NEAR = 30.0
 """how far a colour of the background may be from the usual one at the border, of 441 from black to white"""
@@ -29,13 +29,13 @@ class Background:
         """It needs nothing."""
 
     def __call__(self, files: Sequence[Path]) -> list[MadeMask]:
-        return [subject_of(decode.open_rgb(file)) for file in files]
+        return [cut_out(decode.open_rgb(file)) for file in files]
 
 
-def subject_of(picture: Image.Image) -> MadeMask:
+def cut_out(picture: Image.Image) -> MadeMask:
     """The mask of what is not background, in the picture's size."""
     seen = picture.copy()
-    seen.thumbnail((SIDE_PX, SIDE_PX), Image.Resampling.BOX)
+    seen.thumbnail((LOOKED_PX, LOOKED_PX), Image.Resampling.BOX)
     pixels = np.asarray(seen, np.float32)
     edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     near = np.linalg.norm(pixels - np.median(edge, axis=0), axis=2) <= NEAR

@@ -14,14 +14,14 @@ from finetune.data.audit import auditing
 from finetune.data.caption_files import TABLE
 from finetune.data.example import Example
 from finetune.data.folder import Rules
-from finetune.data.prepared_masks import FOLDER, MAKER, mask_name, mask_png
+from finetune.data.prepared_masks import MAKER, MASKS_FOLDER, mask_name, mask_png
 from finetune.data.wording import CaptionWords
 from finetune.errors import DataError, Interrupted, RunError, action
 from finetune.events import Advanced, Event, Stage, Warned
 from finetune.masking.masker import Masker, screened_mask
 from finetune.saving import write_bytes
 
-PROGRAM = "finetune mask"
+PROGRAM = "masked by finetune"
 """as the masks that are made here are signed"""
 
 
@@ -67,7 +67,7 @@ def mask_dataset(
     wanted = [e for e in report.used if e.mask is None or (again and _is_ours(e.mask.path))]
     kept = len(report.used) - len(wanted)
     if not wanted:
-        return Masked(report.root / FOLDER, {}, kept, ())
+        return Masked(report.root / MASKS_FOLDER, {}, kept, ())
     writing.try_folder(report.root, (TABLE,), hint=writing.FREE_IT)
     asked = masker(report.card.class_word)
     asked.check()
@@ -79,7 +79,7 @@ def mask_dataset(
         )
     if refused:
         yield Warned(f"{len(refused)} of {len(wanted)} pictures got no mask, and are learnt whole: {_counted(refused)}")
-    return Masked(report.root / FOLDER, made, kept, tuple(refused))
+    return Masked(report.root / MASKS_FOLDER, made, kept, tuple(refused))
 
 
 def _masks(

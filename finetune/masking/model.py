@@ -16,7 +16,7 @@ from finetune.errors import BaseError, DataError
 from finetune.machine import current_device
 from finetune.masking.masker import MadeMask
 
-KINDS = {"clipseg": ("CLIPSegForImageSegmentation", "CLIPSegProcessor"), "sam": ("SamModel", "SamProcessor")}
+MODEL_CLASSES = {"clipseg": ("CLIPSegForImageSegmentation", "CLIPSegProcessor"), "sam": ("SamModel", "SamProcessor")}
 """model type -> its classes"""
 LIKELY = 0.4
 """CLIPSeg's probability from which a pixel is taken for what was named; it is seldom sure"""
@@ -41,7 +41,7 @@ class MaskModel:
         self.type, self.named = _type_of(folder), named
         if self.type == "clipseg" and not named:
             raise DataError("CLIPSeg must be told what to look for", "give `prompt`; the class word is taken else")
-        network, processor = KINDS[self.type]
+        network, processor = MODEL_CLASSES[self.type]
         self.processor: Any = loaded_part(processor, folder, hint=_AGAIN)
         self.model: Any = _loaded(folder, network)
 
@@ -92,7 +92,7 @@ def _loaded(folder: Path, network: str) -> Any:
 
 def _type_of(folder: Path) -> str:
     found = reading.read_json(folder / "config.json", BaseError, _AGAIN, finite=False).get("model_type")
-    if found not in KINDS:
+    if found not in MODEL_CLASSES:
         raise BaseError(f"{folder} is no model that masks are made with here: its type is {found}", _AGAIN)
     refuse_pickled(folder)
     return str(found)

@@ -5,8 +5,7 @@ from pathlib import Path
 import masks
 import numpy as np
 import pytest
-from learns import Measures
-from masks import Trial
+from masks import Looked, Trial
 from PIL import Image
 
 from finetune.data.audit import audit
@@ -26,11 +25,16 @@ def test_each_picture_is_drawn_with_its_mask_on_one_background(tmp_path: Path) -
     assert len(grounds) == 1
 
 
-@pytest.mark.parametrize(("plain", "masked", "held"), [(0.5, 0.9, [True, True]), (0.7, 0.9, [False, True])])
-def test_the_bar_of_the_background_can_be_missed(plain: float, masked: float, held: list[bool]) -> None:
-    found = {Trial("handbag", "no masks", seed): Measures(fidelity=1.0, prompt=plain) for seed in (0, 1)}
-    found |= {Trial("handbag", "masked", seed): Measures(fidelity=0.97, prompt=masked) for seed in (0, 1)}
-    assert [one for _, one in masks.bars("handbag", found)] == held
-    less = {trial: measures._replace(fidelity=0.9) for trial, measures in found.items() if trial.way == "masked"}
-    assert not masks.bars("handbag", found | less)[1][1]
+GOOD = Looked(product=0.97, asked=0.9, unasked=0.1)
+PLAIN = Looked(product=1.0, asked=0.5, unasked=0.8)
+
+
+@pytest.mark.parametrize(
+    ("missed", "changed"), [(0, {"asked": 0.7}), (1, {"unasked": 0.6}), (2, {"product": 0.9}), (None, {})]
+)
+def test_each_bar_can_be_missed(missed: int | None, changed: dict[str, float]) -> None:
+    found = {Trial("handbag", "no masks", seed): PLAIN for seed in (0, 1)}
+    found |= {Trial("handbag", "masked", seed): GOOD._replace(**changed) for seed in (0, 1)}
+    held = [one for _, one in masks.bars("handbag", found)]
+    assert held == [number != missed for number in range(3)]
     assert masks.bars("lamp", found) == []

@@ -12,7 +12,7 @@ from support import maskers
 from support.nasty_folder import picture
 
 from finetune.errors import BaseError, DataError, InputError
-from finetune.masking.background import Background, subject_of
+from finetune.masking.background import Background, cut_out
 from finetune.masking.choice import MaskerChoice
 from finetune.masking.masker import MadeMask, screened_mask
 from finetune.masking.model import MaskModel
@@ -49,18 +49,18 @@ def overlap(found: MadeMask, own: np.ndarray) -> float:
 @pytest.mark.parametrize("ground", [(255, 255, 255), (20, 20, 20), (150, 150, 150), (70, 120, 225)])
 def test_a_product_on_one_colour_is_cut_out_with_all_that_it_encloses(ground: tuple[int, int, int]) -> None:
     shown, own = product(ground)
-    found = subject_of(shown)
+    found = cut_out(shown)
     assert found.grey is not None and found.grey.size == shown.size and found.grey.mode == "L"
     assert overlap(found, own) > 0.97
-    assert overlap(subject_of(shown.filter(ImageFilter.GaussianBlur(1))), own) > 0.95
+    assert overlap(cut_out(shown.filter(ImageFilter.GaussianBlur(1))), own) > 0.95
     noise = np.random.default_rng(0).normal(0, 5, (200, 300, 3))
     noisy = Image.fromarray(np.clip(np.asarray(shown) + noise, 0, 255).astype(np.uint8))
-    assert overlap(subject_of(noisy), own) > 0.95
+    assert overlap(cut_out(noisy), own) > 0.95
 
 
 def test_a_product_that_touches_the_border_is_cut_out_too() -> None:
     shown, _ = product((255, 255, 255))
-    assert overlap(subject_of(shown.crop((0, 0, 300, 120))), _cropped()) > 0.95
+    assert overlap(cut_out(shown.crop((0, 0, 300, 120))), _cropped()) > 0.95
 
 
 def _cropped() -> np.ndarray:
@@ -68,10 +68,10 @@ def _cropped() -> np.ndarray:
 
 
 def test_a_background_of_many_colours_is_refused() -> None:
-    assert subject_of(picture(1, (96, 64))).problem == "the background is not of one colour"
+    assert cut_out(picture(1, (96, 64))).problem == "the background is not of one colour"
     ramp = Image.linear_gradient("L").convert("RGB")
-    assert subject_of(ramp).problem == "the background is not of one colour"
-    assert screened_mask(subject_of(Image.new("RGB", (64, 64), "gray"))).problem.startswith("empty")
+    assert cut_out(ramp).problem == "the background is not of one colour"
+    assert screened_mask(cut_out(Image.new("RGB", (64, 64), "gray"))).problem.startswith("empty")
 
 
 # --- programs --------------------------------------------------------------------------------------------------------
