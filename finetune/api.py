@@ -120,25 +120,13 @@ def mask(
     path: Path | str, *, with_model: Path | str = "", command: str = "", prompt: str = "", timeout_s: float = 120,
     again: bool = False,
 ) -> "Masked":  # fmt: skip
-    """Mask the pictures of a prepared dataset that have no mask: only what is white in one is learnt.
-
-    with_model: a CLIPSeg or SAM model, by folder or hub id, or "background", which cuts out a background of one colour;
-    prompt: what CLIPSeg looks for, if not the dataset's class word. command: a program instead, "CMD {image} {mask}",
-    that writes a mask within timeout_s seconds. again: pictures that were masked by this call, too; a person's mask is
-    never changed. Masks are written as they are made; the result has those of this call, and `refused` has the
-    pictures that got none.
-
-    Raises:
-        InputError: the dataset or the masker cannot be used, or none of the answers is a mask.
-    """
+    """Mask the pictures of a prepared dataset that have no mask, with_model: CLIPSeg (prompt: what it looks for, if not
+    the class word) or SAM, by folder or hub id, or "background" (of one colour); or by a command, "CMD {image} {mask}",
+    within timeout_s seconds. again: those that were masked here, too. Raises InputError: none of it made a mask."""
     with _call():
-        from finetune.events import unheard
-        from finetune.masking.choice import MaskerChoice
-        from finetune.masking.dataset import mask_dataset
+        from finetune.masking.choice import MaskerChoice, mask_quietly
 
-        choice = MaskerChoice(str(with_model), command, prompt, timeout_s)
-        choice.check()
-        return unheard(mask_dataset(Path(path), choice.make, again))
+        return mask_quietly(Path(path), MaskerChoice(str(with_model), command, prompt, timeout_s).checked(), again)
 
 
 def plan(recipe: "Recipe | Path | str", gpus: int = 1) -> "Plan":

@@ -15,9 +15,8 @@ SHOWN = 5
 
 def mask(path: Path, choice: MaskerChoice, again: bool, output: Output) -> None:
     """Mask with a progress bar, or quietly; say what was written and where."""
-    choice.check()
     console = Console(highlight=False)
-    done = watched(mask_dataset(path, choice.make, again), console, output)
+    done = watched(mask_dataset(path, choice.checked(), again), console, output)
     if output.details:
         for one in done.refused[:SHOWN]:
             console.print(f"[yellow]no mask[/yellow]  {escape(f'{one.file}: {one.reason}')}", soft_wrap=True)

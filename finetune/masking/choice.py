@@ -1,10 +1,12 @@
 """Which masker is asked for, as the caller says it, and the masker made of it."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from finetune.captioning.program import TIMEOUT_S
 from finetune.errors import InputError
 from finetune.masking.background import Background
+from finetune.masking.dataset import mask_quietly as mask_quietly
 from finetune.masking.masker import Masker
 from finetune.masking.model import MaskModel
 from finetune.masking.program import MaskProgram
@@ -31,6 +33,11 @@ class MaskerChoice(NamedTuple):
             )
         if self.prompt and self.with_model in ("", BACKGROUND):
             raise InputError("a prompt belongs to a model", "leave out `prompt`, or give `with_model`")
+
+    def checked(self) -> Callable[[str | None], Masker]:
+        """`make`, when it can be. Raises InputError: as `check`."""
+        self.check()
+        return self.make
 
     def make(self, class_word: str | None) -> Masker:
         """class_word: of the dataset, which is looked for where nothing else is said.

@@ -17,7 +17,7 @@ from finetune.data.folder import Rules
 from finetune.data.prepared_masks import MAKER, MASKS_FOLDER, mask_name, mask_png
 from finetune.data.wording import CaptionWords
 from finetune.errors import DataError, Interrupted, RunError, action
-from finetune.events import Advanced, Event, Stage, Warned
+from finetune.events import Advanced, Event, Stage, Warned, quietly
 from finetune.masking.masker import Masker, screened_mask
 from finetune.saving import write_bytes
 
@@ -80,6 +80,9 @@ def mask_dataset(
     if refused:
         yield Warned(f"{len(refused)} of {len(wanted)} pictures got no mask, and are learnt whole: {_counted(refused)}")
     return Masked(report.root / MASKS_FOLDER, made, kept, tuple(refused))
+
+
+mask_quietly = quietly(mask_dataset)
 
 
 def _masks(

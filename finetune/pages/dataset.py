@@ -54,6 +54,8 @@ REMEDIES: dict[Reason, str] = {
     "image bomb": "Save it smaller.",
     "link": "Copy the file itself into the folder.",
     "caption without image": "Put the picture back beside it, or remove the caption file.",
+    "mask without picture": "Put the picture back beside it, or rename it, if it is a picture of its own.",
+    "control picture": "Move it elsewhere: it is not trained on.",
     "unreadable": "Rename the file, or give yourself the right to read it.",
     "changed": "Check again, and leave the picture as it is meanwhile.",
 }
