@@ -134,8 +134,8 @@ def unsaid(wanted: Recipe, facts: BaseInfo) -> tuple[str, ...]:
 
 
 def mask_notices(wanted: Recipe, data: Dataset) -> tuple[str, ...]:
-    """A setting that does nothing."""
-    if "mask_outside" in wanted.data.model_fields_set and not data.masked:
+    """A setting that does nothing; 0 is written into every run's own recipe."""
+    if wanted.data.mask_outside and not data.masked:
         return ("data.mask_outside has no effect: no image of the dataset has a mask",)
     return ()
 
