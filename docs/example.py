@@ -8,6 +8,7 @@ from finetune.resources import EXAMPLES
 
 dataset = finetune.prepare(EXAMPLES / "product" / "images", "mug", trigger="sks", class_word="cup", kind="product")
 finetune.caption("mug", vocabulary="pocket")  # nobody wrote any: "a sks cup on a yellow background" is seen
+finetune.mask("mug", with_model="background")  # white where the cup is: only that is learnt
 
 # %% A recipe: from a file, from a shipped one by its name, or built here.
 recipe = finetune.Recipe(

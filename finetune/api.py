@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from finetune import reading
-from finetune.choices import CaptionLines, CaptionsFrom, Dtype, FolderNames, Layout, Precision, ReaderName
+from finetune.choices import CaptionLines, CaptionsFrom, Dtype, FolderNames, Layout, MaskFrom, Precision, ReaderName
 from finetune.shortage import out_of_memory
 from finetune.silence import silence
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from finetune.evaluation.compare import Comparison
     from finetune.events import Evaluated, Event
     from finetune.files.inspection import Inspection
+    from finetune.masking.dataset import Masked
     from finetune.planning.plan import Plan
     from finetune.proof.verify import Report
     from finetune.recipe import Loaded, Recipe
@@ -60,7 +61,7 @@ def prepare(
     kind: "DatasetKind" = "", template: str | None = None, license: str = "", author: str = "",
     require_license: Sequence[str] = (), source_note: str = "", background: "Colour" = (255, 255, 255),
     captions_from: CaptionsFrom = "auto", allow_uncaptioned: bool = False, caption_lines: CaptionLines = "each",
-    captions_of: Path | str | None = None, folder_names: FolderNames = "auto",
+    captions_of: Path | str | None = None, folder_names: FolderNames = "auto", mask_from: MaskFrom = "files",
 ) -> "Dataset":  # fmt: skip
     """Make a dataset at `out` from a folder of photos, which is only read: upright, RGB, each with its final caption.
 
@@ -73,9 +74,9 @@ def prepare(
     license, author: of pictures that have none of their own, in a table's columns or a `.license` file beside them;
     require_license: pictures of other licences are rejected, SPDX identifiers, or `CC-BY-*` for any version of one.
     caption_lines: of a caption file, "each" a caption, shown by turns, or "joined" to one. captions_of: a dataset
-    prepared before, whose captions by a person or a model are taken for pictures that are the same.
-    source_note: recorded in the dataset. background: RGB in 0..255 behind transparent pixels. What was left
-    out, and why, is in the result's `card.rejected`.
+    prepared before, whose captions by a person or a model are taken for pictures that are the same. mask_from:
+    "alpha" makes masks of transparency, beside those that have files. source_note: recorded in the dataset.
+    background: RGB in 0..255 behind transparent pixels. What was left out, and why, is in the result's `card.rejected`.
 
     Raises:
         DataError: the source has problems, or `out` is not empty or lies inside the source.
@@ -89,7 +90,7 @@ def prepare(
             license=license, author=author, require_license=require_license, source_note=source_note,
             background=background, captions_from=captions_from, allow_uncaptioned=allow_uncaptioned,
             caption_lines=caption_lines, captions_of=None if captions_of is None else Path(captions_of),
-            folder_names=folder_names,
+            folder_names=folder_names, mask_from=mask_from,
         )  # fmt: skip
 
 
@@ -121,6 +122,19 @@ def caption(
         choice.check()
         words = clean_words(trigger, class_word, None, kind, captions_from)
         return unheard(caption_dataset(Path(path), words, choice.make, again))
+
+
+def mask(
+    path: Path | str, *, with_model: Path | str = "", command: str = "", prompt: str = "", timeout_s: float = 120,
+    again: bool = False,
+) -> "Masked":  # fmt: skip
+    """Mask the pictures of a prepared dataset that have no mask, with_model: CLIPSeg (prompt: what it looks for, if not
+    the class word) or SAM, by folder or hub id, or "background" (of one colour); or by a command, "CMD {image} {mask}",
+    within timeout_s seconds. again: those that were masked here, too. Raises InputError: none of it made a mask."""
+    with _call():
+        from finetune.masking.choice import MaskerChoice, mask_quietly
+
+        return mask_quietly(Path(path), MaskerChoice(str(with_model), command, prompt, timeout_s).checked(), again)
 
 
 def plan(recipe: "Recipe | Path | str", gpus: int = 1) -> "Plan":

@@ -12,6 +12,8 @@ templates; description: from what the picture's own file says (EXIF, IPTC, XMP, 
 FolderNames = Literal["auto", "repeats", "plain"]
 """What a folder's name such as `10_sks mug` says. repeats: kohya's number of repeats, and a caption; plain: nothing;
 auto: repeats, unless the number looks like part of a name (2024_holiday, 01_front)."""
+MaskFrom = Literal["files", "alpha"]
+"""Where masks come from: mask files beside the images alone, or the transparency of images too."""
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 """Compute precision. auto: bf16 or fp16 on a GPU, fp32 on a CPU."""
 Dtype = Literal["float32", "float16", "bfloat16"]

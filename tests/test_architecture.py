@@ -16,14 +16,14 @@ FLOORS = (
     "errors", "choices", "reading", "unchanged", "saving", "writing", "events", "reporting", "finetune", "resources",
     "caches", "known", "later", "silence", "shortage", "ranks", "machine", "tensors", "references", "recipe",
     "diffusion", "data", "families", "adapters", "optimizers", "encoding", "planning", "files", "proof", "sampling",
-    "evaluation", "captioning", "pages", "training", "doctor", "api", "cli", "__main__",
+    "evaluation", "captioning", "masking", "pages", "training", "doctor", "api", "cli", "__main__",
 )  # fmt: skip
 """folders and the few files beside them, from the ground up: each may import from those before it, and within itself"""
 IMPORTERS = {
     "peft": ("adapters.attach", "adapters.layers"),
     "bitsandbytes": ("optimizers", "families.quantised"),
     "diffusers": ("families.",),
-    "transformers": ("families.", "evaluation.similarity", "captioning."),
+    "transformers": ("families.", "evaluation.similarity", "captioning.", "masking."),
     "accelerate": ("machine", "ranks", "families.", "reporting.trackers"),
     "huggingface_hub": ("families",),
     "rich": ("reporting.", "cli."),
@@ -35,6 +35,9 @@ IMPORTERS = {
         "data.costs",
         "data.decode",
         "data.descriptions",
+        "data.masks",
+        "data.prepared_masks",
+        "masking.",
         "evaluation.",
         "sampling.",
         "captioning.views",

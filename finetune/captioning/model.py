@@ -117,7 +117,7 @@ def without_prompt(tokens: Tensor, prompt: Tensor | None) -> Tensor:
     return tokens[:, length:] if torch.equal(tokens[:, :length], prompt) else tokens
 
 
-def located(model: str) -> Path:
+def located(model: str, hint: str = _AGAIN) -> Path:
     """The folder of a model; a hub id (`org/name`, or `org/name@revision`) is fetched or found in the hub's cache.
 
     Raises:
@@ -126,7 +126,7 @@ def located(model: str) -> Path:
     if reading.is_dir(Path(model)):
         return Path(model)
     if not re.fullmatch(r"\w[\w.-]*/[\w.-]+(@[\w./-]+)?", model):
-        raise BaseError(f"there is no folder {model}", _AGAIN)
+        raise BaseError(f"there is no folder {model}", hint)
     return Path(fetch_from_hub(model, FILES))
 
 
@@ -138,19 +138,24 @@ def _type_of(folder: Path) -> str:
     found = reading.read_json(file, BaseError, _AGAIN, finite=False).get("model_type")
     if found not in CAPTIONERS:
         raise BaseError(f"{folder} is no model that captions pictures: its type is {found}", _AGAIN)
+    refuse_pickled(folder)
+    return str(found)
+
+
+def refuse_pickled(folder: Path) -> None:
+    """Raises BaseError: a model's folder has no weights, or only such as could run code."""
     if not any(folder.glob("*.safetensors")):
         pickled = next((p.name for p in sorted(folder.iterdir()) if p.suffix in (".bin", ".pt", ".pth")), "")
         why = f"pickled weights only ({pickled}), which can run code when opened: refused" if pickled else "no weights"
         raise BaseError(f"{folder} holds {why}", "take the safetensors version of this model")
-    return str(found)
 
 
 def _processor(folder: Path, kind: str) -> Any:
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES as PROCESSORS
 
     if kind not in PROCESSORS:
-        return _Pair(_from_pretrained("AutoImageProcessor", folder), _from_pretrained("AutoTokenizer", folder))
-    return _from_pretrained(PROCESSORS[kind], folder, without_films=find_spec("torchvision") is None)
+        return _Pair(loaded_part("AutoImageProcessor", folder), loaded_part("AutoTokenizer", folder))
+    return loaded_part(PROCESSORS[kind], folder, without_films=find_spec("torchvision") is None)
 
 
 class _Pair:
@@ -168,7 +173,7 @@ def _model(folder: Path) -> Any:
     device = current_device()
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     with torch.random.fork_rng(devices=[]):
-        model, info = _from_pretrained(
+        model, info = loaded_part(
             "AutoModelForImageTextToText", folder, dtype=dtype, use_safetensors=True, output_loading_info=True
         )
     if missing := sorted(info["missing_keys"]):
@@ -176,7 +181,12 @@ def _model(folder: Path) -> Any:
     return model.to(device).eval()
 
 
-def _from_pretrained(name: str, folder: Path, without_films: bool = False, **options: Any) -> Any:
+def loaded_part(name: str, folder: Path, without_films: bool = False, hint: str = _AGAIN, **options: Any) -> Any:
+    """What a class of transformers, by name, makes of a model's folder; none of the model's own code is run.
+
+    Raises:
+        BaseError: it cannot be loaded.
+    """
     import transformers
 
     try:
@@ -186,7 +196,7 @@ def _from_pretrained(name: str, folder: Path, without_films: bool = False, **opt
             return loaded.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False, **options)
     except (RuntimeError, ValueError, OSError, KeyError, TypeError, AttributeError, ImportError) as e:
         reason = next(iter(str(e).strip().splitlines()), type(e).__name__)
-        raise BaseError(f"{folder} cannot be loaded as a {name}: {reason}", _AGAIN) from e
+        raise BaseError(f"{folder} cannot be loaded as a {name}: {reason}", hint) from e
 
 
 def _without_films(processor: Any) -> Any:

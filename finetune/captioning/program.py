@@ -24,33 +24,52 @@ class Program:
         """Raises:
         DataError: no `{image}` in it, or quotes that do not close.
         """
-        try:
-            self.words = shlex.split(command)
-        except ValueError as e:
-            raise DataError(f"the command {command!r} cannot be read: {e}", "close its quotes") from e
-        if not any(IMAGE in word for word in self.words):
-            raise DataError(f"the command {command!r} has no {IMAGE}", f"write {IMAGE} where the file's path belongs")
-        self.timeout_s = timeout_s
+        self.words, self.timeout_s = command_words(command, IMAGE), timeout_s
 
     def check(self, files: Sequence[Path]) -> None:
-        if shutil.which(self.words[0]) is None:
-            raise DataError(f"there is no program {self.words[0]!r}", "check its name, or give its whole path")
+        refuse_absent(self.words)
 
     def __call__(self, files: Sequence[Path]) -> list[Answer]:
         return [self._of(file) for file in files]
 
     def _of(self, file: Path) -> Answer:
-        called = [word.replace(IMAGE, str(real_path(file))) for word in self.words]
-        try:
-            done = subprocess.run(
-                called, capture_output=True, encoding="utf-8", errors="replace", timeout=self.timeout_s, check=False,
-                stdin=subprocess.DEVNULL,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            return Answer("", f"the program took longer than {self.timeout_s:g} s")
-        except OSError as e:
-            return Answer("", f"the program cannot be run: {e.strerror}")
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-            return Answer("", f"the program ended with exit code {done.returncode}: {last}")
-        return Answer(done.stdout)
+        return said_by([word.replace(IMAGE, str(real_path(file))) for word in self.words], self.timeout_s)
+
+
+def command_words(command: str, *places: str) -> list[str]:
+    """A command as a program and its arguments.
+
+    Raises:
+        DataError: one of the places is not in it, or quotes do not close.
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError as e:
+        raise DataError(f"the command {command!r} cannot be read: {e}", "close its quotes") from e
+    for place in places:
+        if not any(place in word for word in words):
+            raise DataError(f"the command {command!r} has no {place}", f"write {place} where the file's path belongs")
+    return words
+
+
+def refuse_absent(words: Sequence[str]) -> None:
+    """Raises DataError: there is no such program."""
+    if shutil.which(words[0]) is None:
+        raise DataError(f"there is no program {words[0]!r}", "check its name, or give its whole path")
+
+
+def said_by(words: Sequence[str], timeout_s: float) -> Answer:
+    """What a program prints, or why that is nothing."""
+    try:
+        done = subprocess.run(
+            words, capture_output=True, encoding="utf-8", errors="replace", timeout=timeout_s, check=False,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return Answer("", f"the program took longer than {timeout_s:g} s")
+    except OSError as e:
+        return Answer("", f"the program cannot be run: {e.strerror}")
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        return Answer("", f"the program ended with exit code {done.returncode}: {last}")
+    return Answer(done.stdout)

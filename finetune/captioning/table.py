@@ -23,18 +23,27 @@ class CaptionTable:
         self._by_name = {_key(str(row["file_name"])): row for row in self.rows}
 
     def put(self, captions: Mapping[str, str]) -> None:
-        """These captions, marked as a model's, by picture; the file is replaced whole or stays.
+        """These captions, marked as a model's, by picture, as `put_cells`.
 
         Raises:
             RunError: it cannot be written.
         """
-        for name, caption in captions.items():
+        for name in captions:
+            self._by_name.get(_key(name), {}).pop("caption", None)
+        self.put_cells({name: {"text": caption, "caption_by": "model"} for name, caption in captions.items()})
+
+    def put_cells(self, cells: Mapping[str, Mapping[str, object]]) -> None:
+        """These columns, by picture; the file is replaced whole or stays.
+
+        Raises:
+            RunError: it cannot be written.
+        """
+        for name, some in cells.items():
             row = self._by_name.get(_key(name))
             if row is None:
                 row = self._by_name[_key(name)] = {"file_name": name}
                 self.rows.append(row)
-            row.pop("caption", None)
-            row.update(text=caption, caption_by="model")
+            row.update(some)
         try:
             write_bytes("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in self.rows).encode(), self.path)
         except OSError as e:

@@ -15,7 +15,19 @@ import typer
 from typer.core import TyperGroup
 
 from finetune import __version__
-from finetune.cli import captioning, comparing, data, evaluation, files, report, sampling, status, system, training
+from finetune.cli import (
+    captioning,
+    comparing,
+    data,
+    evaluation,
+    files,
+    masking,
+    report,
+    sampling,
+    status,
+    system,
+    training,
+)
 from finetune.cli.options import ARGUMENTS
 from finetune.cli.streams import guarded
 from finetune.cli.wording import otherwise, worded
@@ -77,7 +89,7 @@ def program(
     """
 
 
-for part in (system, data, captioning, training, report, status, files, evaluation, comparing, sampling):
+for part in (system, data, captioning, masking, training, report, status, files, evaluation, comparing, sampling):
     part.register(app)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from finetune.choices import CaptionLines, CaptionsFrom, FolderNames, Kind
+from finetune.choices import CaptionLines, CaptionsFrom, FolderNames, Kind, MaskFrom
 from finetune.cli.options import AsJson, Output, Quiet, number
 from finetune.errors import DataError, RunError
 from finetune.recipe import Data
@@ -105,6 +105,14 @@ def prepare(
     background: Annotated[
         str, typer.Option(help="Colour behind transparent pixels: white, black or #rrggbb.")
     ] = "white",
+    mask_from: Annotated[
+        MaskFrom,
+        typer.Option(
+            "--mask-from",
+            help="Where masks come from: mask files beside the images (NAME-mask.png, "
+            "NAME-masklabel.png, masks/NAME.png), or transparency as well.",
+        ),
+    ] = "files",
     captions_from: CaptionsFromOption = "auto",
     folder_names: FolderNamesOption = "auto",
     allow_uncaptioned: AllowUncaptioned = False,
@@ -145,6 +153,7 @@ def prepare(
         require_license=require_license or (),
         source_note=source_note,
         background=_colour(background),
+        mask_from=mask_from,
         captions_from=captions_from,
         allow_uncaptioned=allow_uncaptioned,
         caption_lines=caption_lines,
@@ -229,7 +238,7 @@ def check(
         shown = _write_page(html, found, view, _next_step(error, path, ctx))
     told = data_view.audit_json(found, view) | ({"page": str(html)} if html else {})
     output.json_rows(told, data_view.audit_rows(found, view))
-    output.result(f"seen {found.seen} = used {len(found.used)} + rejected {len(found.rejected)}")
+    output.result(data_view.identity_line(found))
     if html:
         output.result(f"wrote {html}: {shown} as they will be cropped; open it in a browser")
     if error:

@@ -27,6 +27,8 @@ def audit_json(found: Audit, view: Preview) -> dict[str, object]:
         "used": len(found.used),
         "files": found.files,
         "caption_files": found.captions,
+        "mask_files": found.masks,
+        "masked": found.masked,
         "ignored": list(found.ignored),
         "prepared": found.prepared,
         "caption_source": found.caption_source,
@@ -66,6 +68,7 @@ def _row_json(row: Previewed) -> dict[str, object]:
         "enlargement": round(enlargement, 3),
         "tokens": row.tokens,
         "truncated": row.truncated,
+        "mask": example.mask.path.name if example.mask else None,
     }
 
 
@@ -81,6 +84,7 @@ def prepared_json(made: Dataset) -> dict[str, object]:
         "used": len(made.examples),
         "rejected": [r._asdict() for r in card.rejected],
         "changes": card.changes,
+        "masked": made.masked,
         "captions": {origin: len(some) for origin, some in _by_origin(made.examples).items()},
         "trigger": {"trigger": made.trigger, "with": made.coverage.having, "of": made.coverage.of},
         "licenses": licenses_json(made.licenses),
@@ -106,6 +110,8 @@ def show_audit(found: Audit, view: Preview, every_row: bool = False) -> None:
     for problem in found.problems:
         console.print(f"[red]problem[/red]  {escape(problem)}", soft_wrap=True)
     console.print(f"[dim]captions: {_caption_line(found)}{_ignored_line(found)}[/dim]", soft_wrap=True)
+    if found.masked:
+        console.print(f"masks: {found.masked} of {len(found.used)} images have one; only what is white in it is learnt")
     if found.card.trigger:
         having, of = found.coverage
         console.print(f"trigger {escape(repr(found.card.trigger))} in {having} of {of} captions")
@@ -118,6 +124,15 @@ def _show_licenses(console: Console, found: Sequence[LicenceSum], examples: Sequ
         console.print(f"licences: {escape(said)}", soft_wrap=True)
     if filed := sum(bool(e.attributes.consent) for e in examples):
         console.print(f"consent is noted for {filed} of {len(examples)} pictures")
+
+
+def identity_line(found: Audit) -> str:
+    """Every file accounted for."""
+    told = f"seen {found.seen} = used {len(found.used)} + rejected {len(found.rejected)}"
+    if not found.masks:
+        return told
+    rest = {"captions": found.captions, "masks": found.masks, "ignored": len(found.ignored)}
+    return f"{told}; files {found.files} = seen {found.seen}" + "".join(f" + {name} {n}" for name, n in rest.items())
 
 
 def _show_summary(console: Console, view: Preview) -> None:
@@ -193,6 +208,8 @@ def show_prepared(made: Dataset, understood: Sequence[str] = ()) -> None:
     for change, count in card.changes.items():
         console.print(f"[yellow]changed[/yellow]  {escape(change)}: {count} {'image' if count == 1 else 'images'}")
     console.print(f"seen {card.seen} = used {len(made.examples)} + rejected {card.seen - len(made.examples)}")
+    if made.masked:
+        console.print(f"masks: {made.masked} of {len(made.examples)} images have one")
     for origin, some in _by_origin(made.examples).items():
         console.print(
             f"captions {_ORIGINS[origin]}: {len(some)}, such as {escape(repr(some[0].caption))}", soft_wrap=True

@@ -13,6 +13,7 @@ from finetune.planning.candidates import candidate_bytes, candidate_count
 from finetune.planning.footprint import ComponentFootprint, encoder_bytes
 from finetune.planning.host import HostNeeds, host_needs
 from finetune.planning.leftovers import leftovers
+from finetune.planning.masks import masked_count, masks_answer
 from finetune.planning.plan import Plan
 from finetune.planning.room import cache_folder, disk_bytes, free_disk
 from finetune.planning.spread import gathered_bytes, held_bytes, is_spread
@@ -48,6 +49,8 @@ def answers(
         told["prior"] = "every training image also without the trigger, where the base's own prediction is kept"
     if plan.held_out:
         told["held out"] = f"{len(plan.held_out)} images are never trained on and measure the loss{_split(plan)}"
+    if masked := masks_answer(plan):
+        told["masks"] = masked
     if padded := _padded(plan):
         told["padded"] = padded
     told["files"] = _files(plan, components)
@@ -196,6 +199,7 @@ def as_json(
             "epochs": plan.micros / plan.train.schedule.micros_per_epoch,
         },
         "notices": list(plan.notices),
+        "masked": masked_count(plan),
         "held_out": [p.example.name for p in plan.held_out],
         "prior_images": plan.prior.schedule.images if plan.prior else 0,
         "buckets": [row._asdict() | {"bucket": f"{row.bucket.width}x{row.bucket.height}"} for row in plan.buckets()],

@@ -1,7 +1,8 @@
 """The audit of a dataset folder: every file accounted for, every image with its final caption.
 
-The identity, by counting: files = seen + captions + ignored, and seen = used + rejected. `captions` are the sidecars
-that belong to an image, the metadata tables and dataset.toml; `ignored` are hidden and system files, each named.
+The identity, by counting: files = seen + captions + masks + ignored, and seen = used + rejected. `captions` are the
+sidecars that belong to an image, the metadata tables and dataset.toml; `ignored` are hidden and system files, each
+named.
 """
 
 import posixpath
@@ -29,11 +30,13 @@ from finetune.data.attributes import NO_ATTRIBUTES, Attributes
 from finetune.data.caption_files import CaptionSource, FoundCaptions
 from finetune.data.captions import CaptionNote, Coverage, FinalCaptions
 from finetune.data.colours import WHITE, Colour
+from finetune.data.companions import companions_in
 from finetune.data.decode import ImageInfo
 from finetune.data.examine import Examined
 from finetune.data.example import CARD, DatasetCard, Example
 from finetune.data.folder import MAX_ASPECT, MIN_SIDE_PX, Rejected, Rules
 from finetune.data.licences import Rights
+from finetune.data.masks import look_at_masks
 from finetune.data.provenance import Cleared, LicenceSum, clear_licences, sums
 from finetune.data.wording import CaptionOrigin, CaptionWords, DatasetKind, wordings
 from finetune.errors import Action, DataError, action
@@ -74,10 +77,17 @@ class Audit:
     """What was made of files and folders that are as other trainers have them; among the notes, too."""
     asked: Mapping[str, object] = field(default_factory=dict)
     """The options that the same call has again; of a prepared dataset none."""
+    masks: int = 0
+    """The number of files that are masks of images."""
 
     @property
     def seen(self) -> int:
-        return self.files - self.captions - len(self.ignored)
+        return self.files - self.captions - self.masks - len(self.ignored)
+
+    @property
+    def masked(self) -> int:
+        """How many images have a mask."""
+        return sum(e.mask is not None for e in self.used)
 
     @property
     def origins(self) -> dict[CaptionOrigin, int]:
@@ -135,12 +145,17 @@ def auditing(path: Path, words: CaptionWords, rules: Rules) -> Generator[Event, 
     found_captions = _find(root, [name for name in tree.files if name != CARD])
     caption_carriers = found_captions.files | {r.file for r in found_captions.orphans} | {CARD}
     images = [name for name in tree.files if name not in caption_carriers]
+    beside = companions_in(root, images, found_captions, prepared)
+    if accompanying := beside.files:
+        images = [name for name in images if name not in accompanying]
     examined = yield from examine.examine(root, images, tree, rules)
+    beside = beside.of(examined.infos)
+    masks = yield from look_at_masks(root, beside.masks, examined.infos, tree, rules)
     cleared = clear_licences(
         list(examined.infos), found_captions.attributes, rights, bool(card and card.require_license)
     )
     refused = {r.file for r in cleared.refused}
-    rejected = sorted([*tree.rejected, *found_captions.orphans, *examined.rejected, *cleared.refused])
+    rejected = sorted([*tree.rejected, *found_captions.orphans, *examined.rejected, *beside.rejected, *cleared.refused])
     names = [name for name in examined.infos if name not in refused]
     found_captions, carried = yield from _carried(rules, names, examined, found_captions, words, cleared)
     if tree.links:
@@ -156,6 +171,8 @@ def auditing(path: Path, words: CaptionWords, rules: Rules) -> Generator[Event, 
         final = captions.compose(names, found_captions, words)
     provenance = (*cleared.notes, *carried)
     used = _examples(root, examined, names, final, found_captions.attributes, words)
+    if masks.masks:
+        used = tuple(e._replace(mask=masks.masks.get(e.name)) for e in used)
     described = card or DatasetCard()
     return Audit(
         root=root,
@@ -168,10 +185,19 @@ def auditing(path: Path, words: CaptionWords, rules: Rules) -> Generator[Event, 
             *_changes(names, examined.infos, rules.background),
             *provenance,
             *(CaptionNote("", text) for text in (*read.notes, *read.facts)),
+            *beside.notes,
+            *masks.notes,
             *final.notes,
             *(CaptionNote("", text) for text in caption_checks.remarks(used, words)),
         ),
-        problems=(*_emptiness(path, names, rejected), *found_captions.problems, *read.problems, *final.problems),
+        problems=(
+            *_emptiness(path, names, rejected),
+            *found_captions.problems,
+            *beside.problems,
+            *masks.problems,
+            *read.problems,
+            *final.problems,
+        ),
         wordless=final.wordless,
         caption_source=final.source,
         infos=examined.infos,
@@ -183,6 +209,7 @@ def auditing(path: Path, words: CaptionWords, rules: Rules) -> Generator[Event, 
         pixels=examined.pixels,
         understood=read.notes,
         asked={} if prepared else _asked(words, rules),
+        masks=beside.mask_files,
     )
 
 

@@ -84,18 +84,23 @@ def enlargement(size: Size, bucket: Bucket) -> float:
     return max(bucket.width / size.width, bucket.height / size.height)
 
 
+def window(size: Size, bucket: Bucket, place: float = 0.5) -> tuple[float, float, float, float]:
+    """(left, top, right, bottom) of the part of an image that `fit` keeps, in its own pixels."""
+    width, height = float(size.width), float(size.height)
+    if size.width * bucket.height > bucket.width * size.height:
+        width = size.height * bucket.width / bucket.height
+    else:
+        height = size.width * bucket.height / bucket.width
+    left, top = (size.width - width) * place, (size.height - height) * place
+    return left, top, min(left + width, size.width), min(top + height, size.height)
+
+
 def fit(image: Image.Image, bucket: Bucket, place: float = 0.5, flip: bool = False) -> Image.Image:
     """The image scaled to cover the bucket, never distorted, cut to it, then mirrored.
 
     `place` in [0, 1] is where along the one cropped axis the window lies: 0 touches left or top, 1 right or bottom.
     """
-    width, height = float(image.width), float(image.height)
-    if image.width * bucket.height > bucket.width * image.height:
-        width = image.height * bucket.width / bucket.height
-    else:
-        height = image.width * bucket.height / bucket.width
-    left, top = (image.width - width) * place, (image.height - height) * place
-    box = (left, top, min(left + width, image.width), min(top + height, image.height))
+    box = window(Size(image.width, image.height), bucket, place)
     scaled = image.resize(bucket, Image.Resampling.LANCZOS, box=box)  # one step, so no side is rounded before the cut
     return scaled.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else scaled
 

@@ -178,7 +178,8 @@ class _Listed:
             if row.origin is not None:
                 self.origins[picture] = row.origin
             if row.attributes != NO_ATTRIBUTES or picture not in self.attributes:
-                self.attributes[picture] = row.attributes
+                mask = _path(home, row.attributes.mask) if row.attributes.mask else ""
+                self.attributes[picture] = row.attributes._replace(mask=mask)
         if nowhere:
             self.problems.append(f"{table} names {len(nowhere)} files that are not there: {first_three(nowhere)}")
         if by_base:

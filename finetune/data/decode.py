@@ -99,7 +99,20 @@ def decoded(path: Path, data: bytes, background: Colour = WHITE) -> Image.Image:
         with costs.PICTURES.taken(costs.share(image)):
             image.load()
             _refuse_deep(path, image)
-            return colours.flattened(_upright(image, _orientation(image)), background)
+            return colours.flattened(upright(image, _orientation(image)), background)
+
+
+def alpha(path: Path, data: bytes) -> Image.Image:
+    """How opaque each pixel of the upright image is, in mode L.
+
+    Raises:
+        Unusable: as `decoded`.
+    """
+    with _decoding(path, data):
+        image, info = _opened(path, data)
+        with costs.PICTURES.taken(costs.share(image)):
+            image.load()
+            return upright(image.convert("RGBA").getchannel("A"), info.orientation)
 
 
 def read_info(path: Path, decode: bool = True) -> ImageInfo:
@@ -127,7 +140,7 @@ def inspect_pixels(path: Path, data: bytes, background: Colour) -> tuple[ImageIn
             info = _loaded(path, image, info, data)
             if needs_no_change(info) and info.format != "PNG":
                 return info, ""
-            return info, colours.pixels_digest(_upright(image, info.orientation), background)
+            return info, colours.pixels_digest(upright(image, info.orientation), background)
 
 
 def notes(info: ImageInfo, suffix: str, background: Colour = WHITE) -> list[str]:
@@ -268,7 +281,8 @@ _TURNS = {
 }
 
 
-def _upright(image: Image.Image, orientation: int) -> Image.Image:
+def upright(image: Image.Image, orientation: int) -> Image.Image:
+    """As a viewer shows a picture of this EXIF orientation."""
     return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 

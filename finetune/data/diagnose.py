@@ -34,6 +34,8 @@ Reason = Literal[
     "caption without image",
     "licence",
     "licence without image",
+    "mask without picture",
+    "control picture",
     "unreadable",
     "changed",
 ]

@@ -34,7 +34,7 @@ def examine(root: Path, names: Sequence[str], tree: Tree, rules: Rules) -> Gener
     """Looks at each file, in order; of one that was seen before and is unchanged, only at the record. Of files with the
     same bytes only the first is used; of files that are decoded, and that a prepared dataset would hold as the same
     PNG, as well."""
-    known = yield from _known(root, names, tree, rules)
+    known = yield from seen_files(root, names, tree, rules)
     examined, twins = Examined({}, {}, [], {}), _Twins({}, {}, {})
     for name in names:
         found = known[name]
@@ -50,7 +50,7 @@ def examine(root: Path, names: Sequence[str], tree: Tree, rules: Rules) -> Gener
     return examined
 
 
-def _known(
+def seen_files(
     root: Path, names: Sequence[str], tree: Tree, rules: Rules
 ) -> Generator[Event, None, dict[str, Seen | Rejected]]:
     """What each file is, from the record of earlier commands, or found out now, and kept for later ones."""

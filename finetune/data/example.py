@@ -22,6 +22,20 @@ from finetune.data.wording import CaptionOrigin, CaptionWords, DatasetKind
 CARD = "dataset.toml"
 
 
+class MaskFile(NamedTuple):
+    """A grey picture that says what of an image is learnt: white is, black is not."""
+
+    path: Path
+    digest: str
+    """The SHA-256 of the file's bytes."""
+    size: Size
+    """The size of the upright mask."""
+    orientation: int = 1
+    """The EXIF orientation of its image, where the mask was drawn before that was applied; 1: none."""
+    alpha: bool = False
+    """It is the transparency of an image, which has no file of its own until it is prepared."""
+
+
 class Example(NamedTuple):
     """One image to train on."""
 
@@ -42,6 +56,7 @@ class Example(NamedTuple):
     wordings: tuple[str, ...] = ()
     """The wordings that training shows by turns, the caption among them; empty where there is only the caption."""
     attributes: Attributes = NO_ATTRIBUTES
+    mask: MaskFile | None = None
 
     @property
     def captions(self) -> tuple[str, ...]:
@@ -125,18 +140,25 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the sorted (digest, captions, controls, attributes): the same images and captions, wherever they
-        lie."""
+        """SHA-256 over the sorted (digest, captions, controls, attributes, mask): the same images, captions and masks,
+        wherever they lie."""
         pairs = sorted(
-            (e.digest, e.caption, *e.wordings, *(c.digest for c in e.controls), *_told(e.attributes))
-            for e in self.examples
+            (e.digest, e.caption, *e.wordings, *(c.digest for c in e.controls), *_told(e)) for e in self.examples
         )
         return hashlib.sha256(json.dumps(pairs, ensure_ascii=False).encode()).hexdigest()
+
+    @property
+    def masked(self) -> int:
+        """How many images have a mask."""
+        return sum(e.mask is not None for e in self.examples)
 
     @property
     def coverage(self) -> Coverage:
         return captions.coverage([caption for e in self.examples for caption in e.captions], self.trigger)
 
 
-def _told(attributes: Attributes) -> list[str]:
-    return [json.dumps(cells, ensure_ascii=False)] if (cells := cells_of(attributes)) else []
+def _told(example: Example) -> list[str]:
+    cells = cells_of(example.attributes._replace(mask=""))
+    if example.mask:
+        cells["mask"] = [example.mask.digest, example.mask.orientation]
+    return [json.dumps(cells, ensure_ascii=False)] if cells else []

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from finetune import reading, writing
-from finetune.choices import CaptionLines, CaptionsFrom, FolderNames
+from finetune.choices import CaptionLines, CaptionsFrom, FolderNames, MaskFrom
 from finetune.data import captions, costs, decode, folder
 from finetune.data.attributes import cells_of
 from finetune.data.audit import Audit, auditing, complaint
@@ -28,6 +28,7 @@ from finetune.data.examine import MANY
 from finetune.data.example import CARD, Dataset, DatasetCard, Example
 from finetune.data.folder import MAX_ASPECT, MIN_SIDE_PX, Rules
 from finetune.data.licences import Rights
+from finetune.data.prepared_masks import with_alpha, write_mask
 from finetune.data.provenance import counted, read_rights, sums
 from finetune.data.record import Record, Seen, file_stamp
 from finetune.data.wording import CaptionWords, DatasetKind
@@ -70,12 +71,14 @@ def preparing(
     captions_of: Path | None = None,
     captioned_next: bool = False,
     folder_names: FolderNames = "auto",
+    mask_from: MaskFrom = "files",
     min_side_px: int = MIN_SIDE_PX,
     max_aspect: float = MAX_ASPECT,
 ) -> Generator[Event, None, Dataset]:
     """Writes an imagefolder with final captions and dataset.toml to `out`, in full or not at all; tells how far it is.
 
-    Images that need no change are copied byte for byte, others written as PNG. The source is only read.
+    Images that need no change are copied byte for byte, others written as PNG. The source is only read. Masks are
+    written upright as grey PNGs, those of transparent images too with mask_from = "alpha".
     The card of the result lists the rejected files. captioned_next: a model captions the result next, so that lacking
     captions are no problem yet; whoever reads it later finds them, should they still be lacking.
 
@@ -93,6 +96,8 @@ def preparing(
         min_side_px, max_aspect, background, rights=rights, captions_of=captions_of, folder_names=folder_names
     )
     report = yield from auditing(source, words, rules)
+    if mask_from == "alpha":
+        report = with_alpha(report)
     if report.problems:
         raise DataError(*complaint(source, report))
     yield from (Note(note.text) for note in report.provenance)
@@ -164,12 +169,17 @@ def _fill_folder(
 
     if long := len(report.used) >= MANY:
         yield Stage("writing images", len(report.used))
-    rows, written = [], []
+    rows, written, taken = [], [], set[str]()
     with closing(in_order(write, report.used, pixels, worker_count())) as pictures:
         for example, one in zip(report.used, pictures, strict=True):
             written.append(one)
+            attributes = example.attributes._replace(mask="")
+            if example.mask:
+                mask = write_mask(example.mask, root, one.name, taken)
+                written.append(_Written(mask.name, file_stamp(mask.path.stat()), mask.seen))
+                attributes = attributes._replace(mask=mask.name)
             cells = {"file_name": one.name, "text": example.caption, "caption_by": example.origin}
-            rows.append(cells | cells_of(example.attributes))
+            rows.append(cells | cells_of(attributes))
             if long and len(rows) % SAID_EVERY == 0:
                 yield Advanced(len(rows))
     if all(row["caption_by"] == "written" for row in rows):

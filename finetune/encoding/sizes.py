@@ -47,6 +47,20 @@ def image_bytes(facts: BaseInfo, bucket: Bucket) -> int:
     return 8 * numbers + _overhead({"logvar": shape, "mean": shape}, 4)
 
 
+def mask_bytes(facts: BaseInfo, bucket: Bucket) -> int:
+    """One picture's mask, cut in one way: a number in float32 for each cell of its latents."""
+    shape = facts.latent_shape(*bucket)[-2:]
+    return 4 * math.prod(shape) + _overhead({"mask": shape}, 4)
+
+
+def with_masks(cache: CacheBytes, facts: BaseInfo, masked: Mapping[Bucket, float]) -> CacheBytes:
+    """The same with the masks of pictures. masked: bucket -> encoded pictures that have one."""
+    size, many = sum(mask_bytes(facts, bucket) * many for bucket, many in masked.items()), sum(masked.values())
+    return cache._replace(
+        images=cache.images + round(size), memory=cache.memory + (round(_held(size, many, 1)) if many else 0)
+    )
+
+
 def text_bytes(facts: BaseInfo, tokens: int, itemsize: int, encoders: int = 1) -> int:
     """One caption, by all text encoders of a base.
 

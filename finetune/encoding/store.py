@@ -23,7 +23,7 @@ STORE_FORMAT = 3
 """of the files"""
 KEYS = "2"
 """how keys are made: as they were when each entry had a file of its own, so that these are found"""
-KINDS = ("image", "text")
+KINDS = ("image", "text", "mask")
 _VERSION_FOLDER, _KEY_FOLDER = re.compile(r"v\d+"), re.compile("[0-9a-f]{2}")
 _ENTRY = re.compile(r"([0-9a-f]{64})\.safetensors|\.([0-9a-f]{64})\.safetensors\..*\.part")
 

@@ -13,8 +13,9 @@ from finetune.data.buckets import size_conditioning
 from finetune.data.dataset import Placed
 from finetune.data.example import Example
 from finetune.diffusion import chance as draws
-from finetune.diffusion.loss import squared_error
+from finetune.diffusion.loss import masked_error, squared_error
 from finetune.encoding.images import STRAIGHT, Crop
+from finetune.encoding.masks import NO_MASKS, Masks
 from finetune.encoding.text import Captions
 from finetune.events import CaptionFit, TrainingEffect
 from finetune.families.base import Conditioning, Moments, Prompt, Text, as_prompts, evaluation_mode
@@ -90,7 +91,7 @@ def warnings(effect: TrainingEffect) -> list[str]:
 
 def losses(
     placed: Sequence[Placed], latents: Latents, captions: Captions, autocast: Autocast, shown: Sequence[str] = (),
-    px: int = AT_ONCE_PX, ranks: Ranks = ALONE,
+    px: int = AT_ONCE_PX, ranks: Ranks = ALONE, masks: Masks = NO_MASKS,
 ) -> Losses:  # fmt: skip
     """Mean squared error at fixed levels and at noise that belongs to each image: the same whenever it is asked.
 
@@ -100,13 +101,13 @@ def losses(
     shown = shown or [p.example.caption for p in placed]
     prompts = [Prompt.of(p.example, c) for p, c in zip(placed, shown, strict=True)]
     asked = _at_every_level(placed, prompts)
-    own = errors(ranks.share(asked), latents, captions, autocast, px)
+    own = errors(ranks.share(asked), latents, captions, autocast, px, masks)
     return _losses(asked, {key: error for found in ranks.gathered(own) for key, error in found.items()})
 
 
 def measure_effect(
     moved: dict[str, float], placed: Sequence[Placed], latents: Latents, captions: Captions, autocast: Autocast,
-    px: int = AT_ONCE_PX,
+    px: int = AT_ONCE_PX, masks: Masks = NO_MASKS,
 ) -> TrainingEffect:  # fmt: skip
     """On the first images of a fixed shuffle, adapter off and on.
 
@@ -118,8 +119,8 @@ def measure_effect(
     shown, shape = [Prompt.of(p.example) for p in placed], tuple(next(iter(latents.values())).mean.shape)
     output = output_change(shown, shape, captions, autocast, px)
     with adapters.disabled(captions.family.parts.loaded()):
-        base = errors(asked, latents, captions, autocast, px)
-    adapted = errors(asked, latents, captions, autocast, px)
+        base = errors(asked, latents, captions, autocast, px, masks)
+    adapted = errors(asked, latents, captions, autocast, px, masks)
     before, after = (_losses(own, found).mean for found in (base, adapted))
     return TrainingEffect(before, after, _fit(rivals, base), _fit(rivals, adapted), moved, output)
 
@@ -199,13 +200,15 @@ def output_change(
 
 
 @torch.no_grad()
-def errors(asked: Sequence[Judged], latents: Latents, captions: Captions, autocast: Autocast, px: int) -> Errors:
-    """Mean squared error of each prediction, at noise that belongs to its image and level: each is made once, in
-    batches of up to so many px, and is the same up to rounding whatever else is asked."""
+def errors(
+    asked: Sequence[Judged], latents: Latents, captions: Captions, autocast: Autocast, px: int, masks: Masks = NO_MASKS
+) -> Errors:
+    """Mean squared error of each prediction where its image's mask is, at noise that belongs to its image and level:
+    each is made once, in batches of up to so many px, and is the same up to rounding whatever else is asked."""
     found: dict[tuple[str, str, float], float] = {}
     with evaluation_mode(captions.family), autocast():
         for batch in _batches({one.key: one for one in asked}.values(), px):
-            made = _errors(batch, latents, captions).tolist()
+            made = _errors(batch, latents, captions, masks).tolist()
             found.update(zip((one.key for one in batch), made, strict=True))
     return found
 
@@ -219,7 +222,7 @@ def _batches(asked: Iterable[Judged], px: int) -> Iterator[list[Judged]]:
             yield batch
 
 
-def _errors(batch: Sequence[Judged], latents: Latents, captions: Captions) -> Tensor:
+def _errors(batch: Sequence[Judged], latents: Latents, captions: Captions, masks: Masks) -> Tensor:
     """(b,), float32."""
     family, device = captions.family, captions.device
     t = _at(captions, [one.level for one in batch])
@@ -229,7 +232,11 @@ def _errors(batch: Sequence[Judged], latents: Latents, captions: Captions) -> Te
     size = torch.tensor([size_conditioning(one.placed.example.size, one.placed.bucket) for one in batch]).to(device)
     given = Conditioning(_read(captions, [one.prompt for one in batch]), size, tuple(control))
     output = family.predict(family.process.add_noise(x0, noise, t), t, given)
-    return squared_error(output, family.process.target(x0, noise, t))
+    mask = masks.stacked([(one.placed.example.name, STRAIGHT) for one in batch], x0.shape)
+    target = family.process.target(x0, noise, t)
+    return (
+        squared_error(output, target) if mask is None else masked_error(output, target, mask.to(device), masks.outside)
+    )
 
 
 def _read(captions: Captions, prompts: Sequence[Prompt]) -> Text:

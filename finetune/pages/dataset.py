@@ -58,6 +58,8 @@ REMEDIES: dict[Reason, str] = {
     "caption without image": "Put the picture back beside it, or remove the caption file.",
     "licence": "Ask for the licence that you need, or use another picture.",
     "licence without image": "Put the picture back beside it, or remove the licence file.",
+    "mask without picture": "Put the picture back beside it, or rename it, if it is a picture of its own.",
+    "control picture": "Move it elsewhere: it is not trained on.",
     "unreadable": "Rename the file, or give yourself the right to read it.",
     "changed": "Check again, and leave the picture as it is meanwhile.",
 }

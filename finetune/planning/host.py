@@ -8,7 +8,7 @@ from finetune import families
 from finetune.data.buckets import Bucket
 from finetune.data.caption_edits import TagEdits, shown_captions
 from finetune.data.captions import without_trigger
-from finetune.encoding.sizes import CacheBytes, cache_bytes, crops_shown
+from finetune.encoding.sizes import CacheBytes, cache_bytes, crops_shown, with_masks
 from finetune.machine import has_gpu
 from finetune.planning.footprint import ComponentFootprint, encoder_bytes
 from finetune.planning.plan import Plan
@@ -51,18 +51,33 @@ def cache_needed(plan: Plan, captions: Collection[str] | None = None) -> CacheBy
     captions = encoded_captions(plan) if captions is None else captions
     itemsize = 4 if recipe.train.precision == "fp32" else 2
     counted: dict[Bucket, float] = dict(images)
-    return cache_bytes(plan.facts, counted, captions, itemsize, max(1, len(frozen)))
+    cache = cache_bytes(plan.facts, counted, captions, itemsize, max(1, len(frozen)))
+    return cache if recipe.data.mask_outside == 1 else with_masks(cache, plan.facts, _masked(plan))
+
+
+def _masked(plan: Plan) -> dict[Bucket, float]:
+    """Bucket -> encoded pictures that have a mask, all crops counted."""
+    masks = Counter(placed.bucket for placed in plan.held_out if placed.example.mask)
+    for pool in (plan.train, *([plan.prior] if plan.prior else [])):
+        each = _crops_each(plan, pool)
+        own = Counter(placed.bucket for placed in pool.placed if placed.example.mask)
+        masks.update({bucket: round(each * count) for bucket, count in own.items()})
+    return dict(masks)
 
 
 def _crops(plan: Plan, pool: Pool) -> dict[Bucket, int]:
     """Bucket -> encoded pictures, all crops and control pictures counted."""
-    data, schedule = plan.recipe.data, pool.schedule
-    shown = _epochs(plan) * plan.train.schedule.micros_per_epoch * schedule.batch / schedule.images
-    each = crops_shown(data.crop == "random", data.flip, shown)
-    pictures = Counter[Bucket]()
+    each, pictures = _crops_each(plan, pool), Counter[Bucket]()
     for placed in pool.placed:
         pictures[placed.bucket] += 1 + len(placed.example.controls)
     return {bucket: round(each * count) for bucket, count in pictures.items()}
+
+
+def _crops_each(plan: Plan, pool: Pool) -> float:
+    """In how many crops a picture is shown."""
+    data, schedule = plan.recipe.data, pool.schedule
+    shown = _epochs(plan) * plan.train.schedule.micros_per_epoch * schedule.batch / schedule.images
+    return crops_shown(data.crop == "random", data.flip, shown)
 
 
 def encoded_captions(plan: Plan) -> set[str]:

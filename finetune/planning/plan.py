@@ -110,6 +110,7 @@ def resolving(loaded: Loaded, world: int = 1) -> Generator[Event, None, Plan]:
         *filter(None, [without_effect([p.example for p in training], TagEdits.of(resolved.data))]),
         *data.understood,
         *wrong_case(wanted, data),
+        *mask_notices(wanted, data),
         *reader_notices(families.family_class(facts.family), wanted.adapter),
         *prompts,
         *left_out(resolved, data),
@@ -144,6 +145,13 @@ def wrong_case(wanted: Recipe, data: Dataset) -> tuple[str, ...]:
         return ()  # the tokenizer is loaded only where it is asked
     notice = case_notice(captions, data.trigger, families.tokenizer(wanted.base).same)
     return (notice,) if notice else ()
+
+
+def mask_notices(wanted: Recipe, data: Dataset) -> tuple[str, ...]:
+    """A setting that does nothing; 0 is written into every run's own recipe."""
+    if wanted.data.mask_outside and not data.masked:
+        return ("data.mask_outside has no effect: no image of the dataset has a mask",)
+    return ()
 
 
 def uncaptioned(wanted: Recipe, data: Dataset) -> tuple[str, ...]:

@@ -17,6 +17,10 @@ def conflicts(raw: dict[str, Any]) -> list[str]:
         found.append("train.steps and train.epochs decide the same thing: keep one")
     if prior.get("mode") == "own_prediction" and adapter.get("method") == "full":
         found.append('prior.mode: "own_prediction" needs an adapter that can be switched off, adapter.method = "lora"')
+    if _tables(raw, "data")[0].get("mask_outside") == "own_prediction" and adapter.get("method") == "full":
+        found.append(
+            'data.mask_outside: "own_prediction" needs an adapter that can be switched off, adapter.method = "lora"'
+        )
     layouts = _tables(raw, "export")[0].get("layouts")
     if adapter.get("method") == "dora" and isinstance(layouts, list) and "universal" in layouts:
         found.append('export.layouts: adapter.method = "dora" has no universal file; "diffusers" and "merged" hold it')

@@ -16,6 +16,7 @@ from finetune.recipe.tables import (
     Guidance,
     Loose,
     NonEmpty,
+    Outside,
     Patterns,
     PictureCount,
     Pixels,
@@ -72,6 +73,10 @@ class Data(Table):
     """Different texts that `shuffle_tags` and `tag_dropout` make of a picture's captions, at most: each is encoded and
     kept once, and each visit shows one of them. More vary more, and take more time before training and more of the
     cache's disk."""
+    mask_outside: Outside = 0.0
+    """What counts outside of the masks of images that have one: the share of the loss there, where 0 learns only what
+    is white in a mask and 1 is training without masks; or "own_prediction", which holds the base's own prediction there
+    and takes one more forward pass a step. Images without a mask are learnt whole."""
     allow_uncaptioned: bool = False
     """Gives images without a caption the default one ("a photo of TRIGGER CLASS_WORD") although other images have
     captions of their own. Without it such a mixture is an error, as it is mostly an oversight."""

@@ -4,7 +4,7 @@ import difflib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic.fields import FieldInfo
@@ -58,8 +58,16 @@ def _distinct(several: tuple[_T, ...]) -> tuple[_T, ...]:
     return several
 
 
+def _outside(written: object) -> object:
+    share = isinstance(written, int | float) and not isinstance(written, bool)
+    if written != "own_prediction" and not (share and 0 <= float(str(written)) <= 1):
+        raise ValueError(f'needs a share from 0 to 1, or "own_prediction", got {shown(written)}')
+    return float(str(written)) if share else written
+
+
 WrittenPath = Annotated[Path, Loose, BeforeValidator(_path)]
 Patterns = Annotated[str | tuple[str, ...], BeforeValidator(_patterns)]
+Outside = Annotated[float | Literal["own_prediction"], BeforeValidator(_outside)]
 Distinct = AfterValidator(_distinct)
 
 

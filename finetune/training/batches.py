@@ -10,6 +10,7 @@ from torch import Tensor
 
 from finetune.data.buckets import SizeConditioning, size_conditioning
 from finetune.encoding.images import PLACES, Crop
+from finetune.encoding.masks import NO_MASKS, Masks
 from finetune.encoding.text import Captions
 from finetune.families.base import Conditioning, Family, Moments, Prompt, Text
 from finetune.planning.plan import Plan
@@ -40,6 +41,8 @@ class Batch(NamedTuple):
     preserve_prompts: tuple[Prompt, ...]
     """without the trigger, for the base's own prediction; () when not asked for"""
     preserve_text: Mapping[str, Text]
+    mask: Tensor | None = None
+    """(b, h, w): the share of each cell of the latents that is learnt; None: all of every sample"""
 
     @property
     def captions(self) -> tuple[str, ...]:
@@ -52,6 +55,8 @@ class Batch(NamedTuple):
     def tensors(self) -> Iterator[Tensor]:
         """All that it holds."""
         yield from (self.latents, self.noise, self.t, self.size, *self.control)
+        if self.mask is not None:
+            yield self.mask
         for text in (*self.text.values(), *self.preserve_text.values()):
             yield from (part for part in text if part is not None)
 
@@ -76,10 +81,12 @@ class Batches:
     """Makes the batches of any step, in any order; of steps in a row, the next ones ahead."""
 
     def __init__(
-        self, plan: Plan, family: Family, latents: Mapping[tuple[str, Crop], Moments], texts: Captions
-    ) -> None:
+        self, plan: Plan, family: Family, latents: Mapping[tuple[str, Crop], Moments], texts: Captions,
+        masks: Masks = NO_MASKS,
+    ) -> None:  # fmt: skip
         self.plan, self.family, self.device = plan, family, texts.device
-        self.latents, self.texts = latents, texts
+        self.latents, self.texts, self.masks = latents, texts, masks
+        self._masked = [pool for pool in (plan.train, plan.prior) if pool and any(p.example.mask for p in pool.placed)]
         self._copies = Copies(self.device)
         self._ahead = dict[tuple[Ranks, bool], Ahead[StepBatches]]()
 
@@ -155,7 +162,12 @@ class Batches:
             text=self._encoded(shown),
             preserve_prompts=preserved,
             preserve_text=self._encoded(preserved) if preserved else {},
+            mask=self._mask(looks, shape) if pool in self._masked else None,
         )
+
+    def _mask(self, looks: Sequence[Look], shape: Sequence[int]) -> Tensor | None:
+        stacked = self.masks.stacked([(one.placed.example.name, one.crop) for one in looks], shape)
+        return None if stacked is None else self._copies(stacked)
 
     def _encoded(self, prompts: Sequence[Prompt]) -> dict[str, Text]:
         return {encoder: text.each(self._copies) for encoder, text in self.texts.stacked(prompts).items()}

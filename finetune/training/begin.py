@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +12,8 @@ from torch import nn
 from finetune import families, optimizers
 from finetune.adapters import attach as adapters
 from finetune.adapters.change import AdapterState
-from finetune.encoding.images import encode_images
+from finetune.encoding.images import Wanted, encode_images
+from finetune.encoding.masks import NO_MASKS, Masks, encode_masks
 from finetune.encoding.store import Store, default_root
 from finetune.encoding.text import Captions, encode_texts
 from finetune.errors import RecipeError, action
@@ -43,6 +44,7 @@ class Encoded(NamedTuple):
     latents: Latents
     batches: batches.Batches
     captions: Captions
+    masks: Masks = NO_MASKS
 
 
 @dataclass
@@ -121,6 +123,7 @@ def encode_dataset(plan: Plan, family: Family, device: Device) -> Generator[Even
     yield Stage("encoding images", len(pictures))
     family.parts.load("vae").to(device.device, "vae")
     latents = yield from _advancing(encode_images(store, family, pictures, device.device))
+    masks = yield from _masks(plan, store, family.facts, pictures)
     known = {}
     for encoder in frozen:
         yield Stage(f"encoding captions, {encoder}" if len(frozen) > 1 else "encoding captions", len(texts))
@@ -130,7 +133,20 @@ def encode_dataset(plan: Plan, family: Family, device: Device) -> Generator[Even
     family.parts.to(CPU, "vae")
     yield Note(f"cache: {store.hits} found, {store.misses} encoded, in {store.root}")
     captions = Captions(family, known, device.device)
-    return Encoded(latents, batches.Batches(plan, family, latents, captions), captions)
+    return Encoded(latents, batches.Batches(plan, family, latents, captions, masks), captions, masks)
+
+
+def _masks(
+    plan: Plan, store: Store, facts: BaseInfo, pictures: Sequence[Wanted]
+) -> Generator[Event, None, Masks]:  # fmt: skip
+    """Of the images that have one, where what is outside counts for less."""
+    outside = plan.recipe.data.mask_outside
+    masked = [] if outside == 1 else [one for one in pictures if one.example.mask]
+    if not masked:
+        return NO_MASKS
+    yield Stage("averaging masks", len(masked))
+    cells = yield from _advancing(encode_masks(store, facts, masked))
+    return Masks(cells, outside if isinstance(outside, float) else 0.0)
 
 
 def _advancing(done: Generator[int, None, Returned]) -> Generator[Advanced, None, Returned]:

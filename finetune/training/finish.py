@@ -51,7 +51,9 @@ def finish(run: Run) -> Events:
         effect = yield from judge_training(run)
         if run.plan.recipe.evaluate.count != 0:
             data, px = run.data, evaluate.at_once_px(run.plan)
-            held_out = held_out_scores(run.plan.held_out, data.latents, data.captions, run.device.autocast, px)
+            held_out = held_out_scores(
+                run.plan.held_out, data.latents, data.captions, run.device.autocast, px, data.masks
+            )
         live = adapters.read_changes(run.family.parts.loaded())
         adapters.check_read(run.state.trainable, live)
         trained = outputs_of(run)
@@ -82,8 +84,9 @@ def judge_training(run: Run) -> Generator[Event, None, TrainingEffect]:
     data, px = run.data, evaluate.at_once_px(run.plan)
     norms = adapters.movement(run.family.parts.loaded(), start_of(run.plan, run.family))
     effect = evaluate.measure_effect(
-        moved(norms), run.plan.train.placed, data.latents, data.captions, run.device.autocast, px
-    )
+        moved(norms), run.plan.train.placed, data.latents, data.captions, run.device.autocast, px,
+        data.masks,
+    )  # fmt: skip
     if effect.output < evaluate.NO_EFFECT:
         raise TrainError(
             f"training had no measurable effect: the prediction changed by {effect.output:.1e}",

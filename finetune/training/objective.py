@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.adapters import attach as adapters
-from finetune.diffusion.loss import squared_error
+from finetune.diffusion.loss import error_outside, masked_error, squared_error
 from finetune.families.base import Conditioning, Family, Text, read
 from finetune.families.blocks import block_names
 from finetune.recipe import Recipe
@@ -46,17 +46,32 @@ class RootModule(nn.Module):
 
 
 def objective(family: Family, batch: Batch, config: Recipe) -> tuple[Tensor, Tensor | None]:
-    """Per-sample losses (b,), float32, weighted by min-SNR; and those of the prior by own prediction, unweighted."""
+    """Per-sample losses (b,), float32, of what their masks show, weighted by min-SNR; and those of the prior by own
+    prediction, of whole samples and unweighted."""
     noisy = family.process.add_noise(batch.latents, batch.noise, batch.t)
     target = family.process.target(batch.latents, batch.noise, batch.t)
     if batch.preserve:
         output, kept = _beside_the_base(family, batch, noisy)
     else:
         output, kept = family.predict(noisy, batch.t, batch.given(read(family, batch.prompts, batch.text))), None
-    losses = squared_error(output, target)
+    losses = _masked(family, batch, config, noisy, output, target)
     if config.objective.min_snr is not None:
         losses = losses * family.process.min_snr(batch.t, config.objective.min_snr)
     return losses, kept
+
+
+def _masked(
+    family: Family, batch: Batch, config: Recipe, noisy: Tensor, output: Tensor, target: Tensor
+) -> Tensor:  # fmt: skip
+    """(b,): what is inside of a mask is learnt; what is outside counts less, or stays the base's own prediction."""
+    if batch.mask is None:
+        return squared_error(output, target)
+    outside = config.data.mask_outside
+    if outside != "own_prediction":
+        return masked_error(output, target, batch.mask, outside)
+    with torch.no_grad(), adapters.disabled(family.parts.loaded()):
+        own = family.predict(noisy, batch.t, batch.given(read(family, batch.prompts, batch.text)))
+    return masked_error(output, target, batch.mask) + error_outside(output, own, batch.mask)
 
 
 def _beside_the_base(family: Family, batch: Batch, noisy: Tensor) -> tuple[Tensor, Tensor]:

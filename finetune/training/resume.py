@@ -13,7 +13,7 @@ from finetune.machine import meet
 from finetune.planning import plan as planning
 from finetune.planning.plan import Plan
 from finetune.planning.schedule import Schedule, batch_in_words
-from finetune.recipe import Loaded, Recipe
+from finetune.recipe import Data, Loaded, Recipe
 from finetune.references import CHECKPOINTS
 from finetune.reporting.history import RECIPE_FILE, RECORD
 from finetune.training.stop import resuming
@@ -26,6 +26,8 @@ MAY_CHANGE = (
 ranks changes, so that a step has as many pictures as before"""
 A_STEP = "pictures a step"
 """of a run's identity: batch x accumulate x ranks, as its place in the data is counted in steps"""
+MASK_OUTSIDE = "data.mask_outside"
+"""which records of runs from before there were masks do not have"""
 _NOT_COMPARED = (
     "sample.",
     "evaluate.",
@@ -125,13 +127,16 @@ def resolving_resumed(loaded: Loaded, out: Path, world: int) -> Generator[Event,
     refuse_changes(out, {key: identity[key] for key in now if key in identity}, now if identity else {})
     if A_STEP in identity:
         refuse_another_batch(out, identity[A_STEP], plan.train.schedule)
-    changes = differences(before.get("settings", {}), settings(plan.recipe)) if "settings" in before else []
+    saved = {MASK_OUTSIDE: Data.model_fields["mask_outside"].default, **before.get("settings", {})}
+    changes = differences(saved, settings(plan.recipe)) if "settings" in before else []
     return dataclasses.replace(plan, notices=(*plan.notices, *(f"changed by this call: {said}" for said in changes)))
 
 
 def begun_as(identity: Mapping[str, str]) -> dict[str, str]:
     """The identity of a run, also of one that an earlier version began on one rank."""
     found = dict(identity)
+    if found:
+        found.setdefault(MASK_OUTSIDE, str(Data.model_fields["mask_outside"].default))
     accumulate, batch = found.pop("train.accumulate", ""), found.get("train.batch", "")
     return {A_STEP: str(int(batch) * int(accumulate)), **found} if batch and accumulate else found
 

@@ -299,7 +299,9 @@ def _observed(run: Run, step: int) -> Events:
     if plan.held_out and step % config.validation.every == 0:
         px = evaluate.at_once_px(plan)
         data, autocast = run.data, run.device.autocast
-        found = evaluate.losses(plan.held_out, data.latents, data.captions, autocast, px=px, ranks=ranks)
+        found = evaluate.losses(
+            plan.held_out, data.latents, data.captions, autocast, px=px, ranks=ranks, masks=data.masks
+        )
         yield Validated(step, found.mean, found.bands)
     if config.sample.every and step % config.sample.every == 0:
         drawn = _drawn(run)

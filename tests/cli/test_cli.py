@@ -50,9 +50,11 @@ COMMANDS = {
         "--folder-names",
         "--json",
         "--background",
+        "--mask-from",
         "--quiet",
     ),
     "caption": ("PATH", "--vocabulary", "--judge", "--command", "--timeout", "--kind", "--again", "--json", "--quiet"),
+    "mask": ("PATH", "--with", "--command", "--prompt", "--timeout", "--again", "--json", "--quiet"),
     "check": (
         "PATH",
         "--trigger",

@@ -64,6 +64,10 @@ class Place:
                 text = None if folder == "half" and i else f"photo {i} of a mug"
                 text = f"mug {i}, red, round, table, morning" if folder == "tagged" else text
                 self._image(root / folder / name, size, i, text)
+        for name, size in images.items():
+            self._image(root / "masked" / name, size, 7, f"a mug {name}")
+            (root / "masked" / "masks").mkdir(exist_ok=True)
+            Image.linear_gradient("L").resize(size).save(root / "masked" / "masks" / name)
         self._image(root / "mugs" / "d.png", (80, 80), 5, None)
         self._image(root / "cups" / "e.png", (80, 80), 6, None)
 
@@ -271,6 +275,7 @@ CASES = {
     "data.keep_tags": Case("data.keep_tags=2", beside=(*TAGS, "data.shuffle_tags=true")),
     "data.tag_dropout": Case("data.tag_dropout=0.5", beside=TAGS),
     "data.caption_variants": Case("data.caption_variants=1", beside=(*TAGS, "data.shuffle_tags=true")),
+    "data.mask_outside": Case("data.mask_outside=0.5", beside=("data.path=ROOT/masked",)),
     "data.allow_uncaptioned": Case(
         "data.allow_uncaptioned=true", what_is_planned, ("data.path=ROOT/half", "data.class_word=mug")
     ),

@@ -41,7 +41,7 @@ TASKS = (
 )  # fmt: skip
 
 
-def _bytes(special: Sequence[str], **more: Any) -> PreTrainedTokenizerFast:
+def byte_tokenizer(special: Sequence[str], **more: Any) -> PreTrainedTokenizerFast:
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     spelt = Tokenizer(models.BPE({token: n for n, token in enumerate([*letters, *special])}, []))
     spelt.pre_tokenizer, spelt.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
@@ -56,13 +56,15 @@ def blip(folder: Path) -> Path:
     vision = SMALL | {"image_size": 32, "patch_size": 16}
     config = BlipConfig(text_config=text, vision_config=vision, projection_dim=16, image_text_hidden_size=16)
     BlipForConditionalGeneration(config).save_pretrained(folder)
-    BlipProcessor(BlipImageProcessorPil(size={"height": 32, "width": 32}), _bytes(BASIC)).save_pretrained(folder)
+    BlipProcessor(BlipImageProcessorPil(size={"height": 32, "width": 32}), byte_tokenizer(BASIC)).save_pretrained(
+        folder
+    )
     return folder
 
 
 def qwen2_vl(folder: Path) -> Path:
     torch.manual_seed(0)
-    words = _bytes(QWEN)
+    words = byte_tokenizer(QWEN)
     image, film, start, end = words.convert_tokens_to_ids(list(QWEN[3:]))
     rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
     text = SMALL | {"vocab_size": len(words), "num_key_value_heads": 1, "rope_parameters": rope,
@@ -80,7 +82,7 @@ def qwen2_vl(folder: Path) -> Path:
 
 def florence2(folder: Path) -> Path:
     torch.manual_seed(0)
-    words = _bytes((*BASIC, "<image>"), extra_special_tokens={"image_token": "<image>"})
+    words = byte_tokenizer((*BASIC, "<image>"), extra_special_tokens={"image_token": "<image>"})
     text = {
         "model_type": "bart", "vocab_size": len(words), "d_model": 16, "encoder_layers": 1, "decoder_layers": 1,
         "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32,
@@ -110,5 +112,5 @@ def vit_gpt2(folder: Path) -> Path:
     config.decoder_start_token_id, config.pad_token_id, config.eos_token_id = BOS, PAD, EOS
     VisionEncoderDecoderModel(config).save_pretrained(folder)
     ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
-    _bytes(BASIC).save_pretrained(folder)
+    byte_tokenizer(BASIC).save_pretrained(folder)
     return folder

@@ -1,0 +1,93 @@
+"""Masks of a prepared dataset: grey PNGs of 8 bits under `masks/`, upright as their images are."""
+
+import hashlib
+import io
+import posixpath
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from finetune.data import decode
+from finetune.data.audit import Audit
+from finetune.data.buckets import Size
+from finetune.data.decode import ImageInfo
+from finetune.data.example import MaskFile
+from finetune.data.masks import fault_of, open_mask
+from finetune.data.record import Seen
+from finetune.errors import DataError
+
+MASKS_FOLDER = "masks"
+MAKER = "Software"
+"""the PNG text that says who made a mask, where a person did not"""
+
+
+class WrittenMask(NamedTuple):
+    path: Path
+    name: str
+    """The posix path relative to the dataset's root."""
+    seen: Seen
+
+
+def with_alpha(report: Audit) -> Audit:
+    """The audit with each transparent image as its own mask, of which its transparency is taken."""
+    clear = [e for e in report.used if report.infos[e.name].alpha]
+    problems = [
+        f"two masks for {e.name}: its transparency, and {e.mask.path.name}; keep one"
+        for e in clear
+        if e.mask is not None
+    ]
+    if not clear and report.used:
+        problems.append("masks were asked for from transparency, and no image is transparent; leave that out")
+    own = {e.name: MaskFile(e.path, e.digest, e.size, alpha=True) for e in clear}
+    used = tuple(e._replace(mask=own.get(e.name, e.mask)) for e in report.used)
+    return replace(report, used=used, problems=(*report.problems, *problems))
+
+
+def write_mask(mask: MaskFile, root: Path, image: str, taken: set[str]) -> WrittenMask:
+    """Written into the new dataset beside its image, given by its name there. taken: names of masks so far.
+
+    Raises:
+        DataError: an image is wholly transparent.
+    """
+    name = mask_name(image, taken)
+    grey = _pixels(mask)
+    content = mask_png(grey)
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    info = ImageInfo("PNG", "L", Size(grey.width, grey.height), 1, False, 8, False)
+    return WrittenMask(path, name, Seen(hashlib.sha256(content).hexdigest(), info, "", False))
+
+
+def mask_name(image: str, taken: set[str]) -> str:
+    """Where the mask of a prepared image is written. taken: names of masks so far, in lower case."""
+    stem = posixpath.splitext(image.removeprefix("images/"))[0]
+    name, count = f"{MASKS_FOLDER}/{stem}.png", 1
+    while name.casefold() in taken:
+        count += 1
+        name = f"{MASKS_FOLDER}/{stem}-{count}.png"
+    taken.add(name.casefold())
+    return name
+
+
+def _pixels(mask: MaskFile) -> Image.Image:
+    if not mask.alpha:
+        return open_mask(mask)
+    grey = decode.alpha(mask.path, decode.contents(mask.path, mask.digest))
+    if fault_of(grey) == "empty":
+        raise DataError(f"{mask.path.name} is wholly transparent: its mask would be empty", "remove it")
+    return grey
+
+
+def mask_png(grey: Image.Image, maker: str = "") -> bytes:
+    """A picture in mode L as PNG, lossless. maker: the program that made it, where no person did."""
+    told = PngInfo()
+    if maker:
+        told.add_text(MAKER, maker)
+    file = io.BytesIO()
+    plain = Image.frombytes("L", grey.size, grey.tobytes())
+    plain.save(file, "PNG", pnginfo=told)
+    return file.getvalue()
