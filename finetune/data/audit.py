@@ -20,7 +20,7 @@ from finetune.data.caption_files import CaptionSource
 from finetune.data.captions import CaptionNote, Coverage, FinalCaptions
 from finetune.data.colours import WHITE, Colour
 from finetune.data.decode import ImageInfo
-from finetune.data.examine import Examined
+from finetune.data.examine import Examined, Twins
 from finetune.data.example import CARD, DatasetCard, Example
 from finetune.data.folder import MAX_ASPECT, MIN_SIDE_PX, Rejected, Rules
 from finetune.data.wording import CaptionOrigin, CaptionWords, DatasetKind, wordings
@@ -96,8 +96,10 @@ def audit_folder(path: Path, words: CaptionWords, rules: Rules) -> Audit:
     return unheard(auditing(path, words, rules))
 
 
-def auditing(path: Path, words: CaptionWords, rules: Rules) -> Generator[Event, None, Audit]:
-    """`audit_folder`, telling how far it is where that takes long."""
+def auditing(
+    path: Path, words: CaptionWords, rules: Rules, twins: Twins | None = None
+) -> Generator[Event, None, Audit]:
+    """`audit_folder`, telling how far it is where that takes long. twins: what was seen before, in other folders."""
     root = folder.locate_images(path)
     card = _card(root)
     prepared = card is not None
@@ -107,7 +109,7 @@ def auditing(path: Path, words: CaptionWords, rules: Rules) -> Generator[Event, 
     found_captions = caption_files.find_captions(root, [name for name in tree.files if name != CARD])
     caption_carriers = found_captions.files | {r.file for r in found_captions.orphans} | {CARD}
     images = [name for name in tree.files if name not in caption_carriers]
-    examined = yield from examine.examine(root, images, tree, rules)
+    examined = yield from examine.examine(root, images, tree, rules, twins)
     rejected = sorted([*tree.rejected, *found_captions.orphans, *examined.rejected])
     names = list(examined.infos)
     if tree.links:

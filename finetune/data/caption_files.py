@@ -14,7 +14,9 @@ from finetune.data.folder import Rejected
 from finetune.data.wording import CaptionOrigin
 from finetune.errors import DataError
 
-CaptionSource = Literal["sidecars", "metadata.jsonl", "metadata.csv", "file names", "template", "none"]
+CaptionSource = Literal[
+    "sidecars", "metadata.jsonl", "metadata.csv", "file names", "template", "none", "several sources"
+]
 
 TABLE = "metadata.jsonl"
 TABLES = (TABLE, "metadata.csv")

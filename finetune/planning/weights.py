@@ -45,7 +45,7 @@ def repeats_of(weights: Sequence[float]) -> Repeats:
         said = f"every picture has the weight {different[0]:g}" if different else ""
         return Repeats((), () if different in ([], [1]) else (f"{said}, which is as none: weights compare pictures",))
     exact = {weight: Fraction(repr(weight)) for weight in different}
-    counts, notices = _whole(exact), ()
+    counts, notices = _whole(exact), tuple[str, ...]()
     if counts[different[0]] > SMALL:
         near = {weight: _simpler(one) for weight, one in exact.items()}
         counts, notices = _whole(near), _understood(exact, near)
