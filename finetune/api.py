@@ -58,9 +58,10 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> "Recipe":
 def prepare(
     source: "Path | str | Sequence[Path | str]", out: Path | str, *, trigger: str | None = None,
     class_word: str | None = None, kind: "DatasetKind" = "", template: str | None = None, license: str = "",
-    source_note: str = "", background: "Colour" = (255, 255, 255), captions_from: CaptionsFrom = "auto", allow_uncaptioned: bool = False,
-    split: str = "", subset: str = "", image_column: str = "", caption_column: str = "",
-    ignore_column: Sequence[str] = (), limit: int | None = None, where: Sequence[str] = (), link: bool = False,
+    source_note: str = "", background: "Colour" = (255, 255, 255), captions_from: CaptionsFrom = "auto",
+    allow_uncaptioned: bool = False, split: str = "", subset: str = "", image_column: str = "",
+    caption_column: str = "", ignore_column: Sequence[str] = (), limit: int | None = None, where: Sequence[str] = (),
+    link: bool = False,
 ) -> "Dataset":  # fmt: skip
     """Make a dataset at `out` from folders of photos, which are only read: upright, RGB, each with its final caption.
 

@@ -13,7 +13,7 @@ CAPTION_NAMES = (
 IMAGE_NAMES = ("image", "img", "picture", "photo", "pixel_values", "jpg", "png", "webp", "file_name", "image_path")
 KNOWN = ("captions", "weight", "split", "mask_file_name", "license", "author", "source", "consent", "caption_by")
 """columns that are kept under these names"""
-_SUFFIXES = (*(suffix for some in SUFFIXES.values() for suffix in some), ".heic", ".heif", ".jxl")
+_SUFFIXES = tuple(suffix for some in SUFFIXES.values() for suffix in some)
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF", b"\xff\x0a", b"\0\0\0\x0cJXL")
 
 Cells = Mapping[str, object]
@@ -94,7 +94,7 @@ def _caption_column(where: str, rows: Sequence[Cells], names: Sequence[str]) -> 
 
 def _is_picture(value: object) -> bool:
     if isinstance(value, Mapping):
-        return set(value) == {"bytes", "path"}
+        return bool(value) and set(value) <= {"bytes", "path"}
     if isinstance(value, bytes):
         return value.startswith(_MAGIC) or value[4:8] == b"ftyp"
     return isinstance(value, str) and value.lower().split("?")[0].endswith(_SUFFIXES)

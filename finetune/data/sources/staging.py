@@ -70,7 +70,7 @@ def staging(source: Source, selection: Selection, out: Path) -> Generator[Event,
     home = staging_folder(out) / _key(source, selection)
     try:
         home.mkdir(parents=True, exist_ok=True)
-        with _alone(home, out):
+        with _alone(home, out), _kept_if_begun(home):
             if source.kind == "archive":
                 return (yield from _archive(source, home))
             return (yield from _table(source, selection, home))
@@ -103,6 +103,18 @@ def _alone(home: Path, out: Path) -> Iterator[None]:
         except BlockingIOError as e:
             raise RunError(f"another process prepares {out} from the same source", "wait for it") from e
         yield
+
+
+@contextmanager
+def _kept_if_begun(home: Path) -> Iterator[None]:
+    """What cannot be gone on with is removed."""
+    try:
+        yield
+    finally:
+        if _done(home) is None and not _place(home).rows:
+            shutil.rmtree(home, ignore_errors=True)
+            with suppress(OSError):
+                home.parent.rmdir()
 
 
 def _done(home: Path) -> dict[str, object] | None:
@@ -222,7 +234,7 @@ def _read_rows(
         marked = time.monotonic()
         if limit is not None and place.kept >= limit:
             return place
-        for row in table.rows(place.position):
+        for row in table.rows(place.rows, place.position):
             told = _taken(place.rows, row, table, source, selection, home)
             place = place._replace(
                 rows=place.rows + 1,

@@ -7,6 +7,7 @@ it raise is of any class; here it becomes a sentence.
 import csv
 import glob
 import itertools
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,12 +19,11 @@ from finetune.data.sources.columns import Columns, choose_columns
 from finetune.data.sources.conditions import Condition
 from finetune.data.sources.kinds import FORMATS
 from finetune.data.sources.names import SAVED, Source
+from finetune.data.sources.parquet import ParquetRows, parquet_schema
 from finetune.errors import DataError, FinetuneError
 
 PEEKED = 8
 """rows that tell what the columns hold"""
-_BATCH = 16
-"""rows of a local parquet file at once: a row may be a large picture"""
 _SEPARATORS = ",;\t|"
 
 Row = Mapping[str, object]
@@ -66,8 +66,8 @@ class Table(NamedTuple):
     columns: Columns
     version: str
     """Of what is on the hub; a resumed table must be of the same."""
-    rows: Callable[[object], Iterator[Row]]
-    """From a position on; None: from the beginning."""
+    rows: Callable[[int, object], Iterator[Row]]
+    """From a row on, whose position is known; None: from the beginning."""
     position: Callable[[], object]
     """After the row that was given last: JSON."""
     splits: tuple[str, ...]
@@ -81,7 +81,7 @@ def open_table(source: Source, selection: Selection, aside: Path) -> Table:
         DataError: it cannot be read, or has no such subset, split or column.
     """
     where = source.written
-    with _worded(source, "cannot be read"):
+    with _worded(source, lambda: ""):
         streams, version = _streams(source, selection.subset, aside)
         split = _split(where, tuple(streams), selection.split)
         stream = streams[split]
@@ -100,11 +100,13 @@ def open_table(source: Source, selection: Selection, aside: Path) -> Table:
     needed = [name for name in first[0] if any(name in (w, w.partition(".")[0]) for w in wanted)]
     stream = stream.select_columns(needed)
 
-    def rows(position: object) -> Iterator[Row]:
-        with _worded(source, "cannot be read further"):
+    def rows(number: int, position: object) -> Iterator[Row]:
+        with _worded(source, lambda: f" after row {number - 1}" if number else ""):
             if position is not None:
                 stream.load_state_dict(position)
-            yield from stream
+            for row in stream:
+                number += 1
+                yield row
 
     return Table(where, columns, version, rows, stream.state_dict, tuple(streams), split)
 
@@ -127,6 +129,9 @@ def _streams(source: Source, subset: str, aside: Path) -> tuple[Mapping[str, Any
         saved = datasets.load_from_disk(str(source.path))
         named = saved if isinstance(saved, datasets.DatasetDict) else {str(saved.split or "train"): saved}
         return {name: one.to_iterable_dataset() for name, one in named.items()}, ""
+    if not source.hub and not subset and source.path.name.lower().endswith(".parquet") and reading.is_file(source.path):
+        features = datasets.Features.from_arrow_schema(parquet_schema(source.path))
+        return {"train": ParquetRows(source.path, _images(features))}, ""
     builder = _builder(source, subset, aside)
     return builder.as_streaming_dataset(), builder.hash if source.hub else ""
 
@@ -143,7 +148,7 @@ def _builder(source: Source, subset: str, aside: Path) -> Any:
     if subset:
         raise DataError(f"{source.written} is one table and has no subsets", "leave `subset` out")
     kind = next(FORMATS[end] for end in FORMATS if source.path.name.lower().endswith(end))
-    options = {"batch_size": _BATCH} if kind == "parquet" else _as_text(source.path) if kind == "csv" else {}
+    options = _as_text(source.path) if kind == "csv" else {}
     return load_dataset_builder(kind, data_files=[_literal(source.path, aside)], **own, **options)
 
 
@@ -187,20 +192,33 @@ def _split(where: str, there: Sequence[str], asked: str) -> str:
 
 def _undecoded(stream: Any) -> tuple[list[str], Any]:
     """(the columns that are declared as images, the rows with their images as bytes)."""
-    if not stream.features:
-        return [], stream
-    pictures = [name for name, feature in stream.features.items() if type(feature).__name__ == "Image"]
-    return pictures, stream.decode(False)
+    if isinstance(stream, ParquetRows):
+        return list(stream.pictures), stream
+    return (_images(stream.features), stream.decode(False)) if stream.features else ([], stream)
+
+
+def _images(features: Mapping[str, object]) -> list[str]:
+    return [name for name, feature in features.items() if type(feature).__name__ == "Image"]
 
 
 @contextmanager
-def _worded(source: Source, what: str) -> Iterator[None]:
+def _worded(source: Source, place: Callable[[], str]) -> Iterator[None]:
+    """place: where it was when it failed; empty: nothing was read."""
+    logger = logging.getLogger("huggingface_hub")  # tells of each try
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         yield
     except (FinetuneError, GeneratorExit, KeyboardInterrupt):
         raise
     except Exception as e:
-        raise DataError(f"{source.written} {what}: {_said(e)}", _next_step(source, e)) from e
+        what = f"{source.written} cannot be read{place()}: {_said(e)}"
+        if source.hub and not place():
+            what = f"there is no folder {source.written}, and as a data set of the hub it cannot be read: {_said(e)}"
+        kept = "; what was read is kept: the same call goes on from there" if place() else ""
+        raise DataError(what, _next_step(source, e) + kept) from e
+    finally:
+        logger.setLevel(level)
 
 
 def _said(error: Exception) -> str:
@@ -213,16 +231,15 @@ def _said(error: Exception) -> str:
 
 def _next_step(source: Source, error: Exception) -> str:
     names = {kind.__name__ for one in _chain(error) for kind in type(one).__mro__}
-    again = "what was read is kept: the same call goes on from there"
     if not source.hub:
-        return f"is the file whole? copy or download it again; {again}"
+        return "is the file whole? copy or download it again"
     if "Config name is missing" in str(error):
         return "name one by `subset`"
     if names & {"DatasetNotFoundError", "RepositoryNotFoundError", "GatedRepoError"} and not _is_offline():
         return "check its name, and that you are logged in, if it is private: hf auth login"
     if names & {"ConnectionError", "ConnectError", "OfflineModeIsEnabled", "ConnectTimeout", "ReadTimeout", "OSError"}:
-        return f"is there a network? connect, or download the data set elsewhere and give its folder; {again}"
-    return f"look at it on huggingface.co/datasets/{source.hub}; {again}"
+        return "is there a network? connect, or download the data set elsewhere and give its folder"
+    return f"look at it on huggingface.co/datasets/{source.hub}"
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
