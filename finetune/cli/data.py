@@ -10,6 +10,18 @@ import typer
 
 from finetune.choices import CaptionsFrom, Kind
 from finetune.cli.options import AsJson, Output, Quiet, number
+from finetune.cli.selecting import (
+    CaptionColumn,
+    IgnoreColumn,
+    ImageColumn,
+    Limit,
+    Link,
+    Sources,
+    Split,
+    Subset,
+    Where,
+    selection,
+)
 from finetune.errors import DataError, RunError
 from finetune.recipe import Data
 
@@ -54,13 +66,7 @@ def register(app: typer.Typer) -> None:
 
 
 def prepare(
-    source: Annotated[
-        list[str],
-        typer.Argument(
-            help="Folders of images, zip or tar archives, tables (parquet, arrow, JSON, CSV) or hub ids "
-            "(org/name@revision). SOURCE:2 shows its images twice as often. Nothing in them is changed.",
-        ),
-    ],
+    source: Sources,
     out: Annotated[Path, typer.Option(help="Folder for the dataset; it must be new or empty.")],
     trigger: Trigger = None,
     class_word: ClassWord = None,
@@ -73,27 +79,14 @@ def prepare(
     ] = "white",
     captions_from: CaptionsFromOption = "auto",
     allow_uncaptioned: AllowUncaptioned = False,
-    split: Annotated[str, typer.Option(help="Split of a table or hub data set.", show_default="train")] = "",
-    subset: Annotated[str, typer.Option(help="Subset (configuration) of a hub data set that has several.")] = "",
-    image_column: Annotated[
-        str, typer.Option(help="Column of the images.", show_default="the only one that holds images")
-    ] = "",
-    caption_column: Annotated[
-        str,
-        typer.Option(help="Column of the captions; none: there are none.", show_default="the only one that fits"),
-    ] = "",
-    ignore_column: Annotated[
-        list[str] | None, typer.Option(help="Column that is not kept, such as a weight in grams. Repeatable.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(help="Number of images that are taken of each table, at most.")] = None,
-    where: Annotated[
-        list[str] | None,
-        typer.Option(help="Condition on a table's rows: 'aesthetic > 5', 'lang == en'. Repeatable; all must hold."),
-    ] = None,
-    link: Annotated[
-        bool,
-        typer.Option("--link", help="Make hard links to images that need no change, instead of copies."),
-    ] = False,
+    split: Split = "",
+    subset: Subset = "",
+    image_column: ImageColumn = "",
+    caption_column: CaptionColumn = "",
+    ignore_column: IgnoreColumn = None,
+    limit: Limit = None,
+    where: Where = None,
+    link: Link = False,
     caption_with: Annotated[
         str,
         typer.Option(
@@ -105,7 +98,7 @@ def prepare(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make a dataset from folders of photos, archives, tables or data sets of the hub.
+    """Make a dataset from photos: folders, archives, tables, the hub.
 
     Photos are turned upright, converted to RGB and captioned. Every file is used, or rejected with its reason. If the
     captioner of --caption-with fails or is stopped, the dataset stays, and `finetune caption OUT` goes on. Archives and
@@ -116,8 +109,6 @@ def prepare(
     from finetune.cli import data_view
     from finetune.cli.watching import watched
     from finetune.data.prepare import preparing
-    from finetune.data.sources.conditions import condition
-    from finetune.data.sources.tables import Selection
 
     output = Output(as_json, quiet)
     work = preparing(
@@ -133,10 +124,9 @@ def prepare(
         captions_from=captions_from,
         allow_uncaptioned=allow_uncaptioned,
         captioned_next=bool(caption_with),
-        selection=Selection(split, subset, image_column, caption_column, tuple(ignore_column or ()), limit,
-                            tuple(map(condition, where or ()))),
+        selection=selection(split, subset, image_column, caption_column, ignore_column, limit, where),
         link=link,
-    )  # fmt: skip
+    )
     made = watched(work, Console(highlight=False), output)
     if caption_with:
         from finetune.cli import captioning_view

@@ -46,7 +46,7 @@ IMAGE_FORMATS = tuple(plugin.format for plugin in _PLUGINS)
 Ghostscript."""
 KEPT = ("JPEG", "MPO", "PNG", "WEBP")
 """Formats that every reader of a prepared dataset decodes alike."""
-DECODER = f"Pillow {PIL.__version__}{plugins.versions()}"
+DECODER = f"Pillow {PIL.__version__}{plugins.plugin_versions()}"
 DECODER_ERRORS = (
     OSError,
     ValueError,

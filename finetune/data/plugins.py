@@ -52,7 +52,7 @@ def _register(plugin: Plugin) -> bool:
     return True
 
 
-def versions() -> str:
+def plugin_versions() -> str:
     """Of what is installed: another version may decode a file otherwise."""
     found = []
     for plugin in (HEIF, JPEG_XL):

@@ -27,9 +27,9 @@ from finetune.data.examine import MANY
 from finetune.data.example import CARD, Dataset, DatasetCard, Example
 from finetune.data.folder import MAX_ASPECT, MIN_SIDE_PX, Rules
 from finetune.data.record import Record, Seen, file_stamp
-from finetune.data.sources.gather import Part, complaint_of, gathering
+from finetune.data.sources.gather import SourceFolder, complaint_of, gathering
 from finetune.data.sources.links import Linking
-from finetune.data.sources.names import Written, understood
+from finetune.data.sources.names import Named, understood
 from finetune.data.sources.staging import remove_staged, staging, staging_folder
 from finetune.data.sources.tables import ALL, Selection, refuse_unused
 from finetune.data.wording import CaptionWords, DatasetKind
@@ -54,7 +54,7 @@ class _Written(NamedTuple):
 
 
 def preparing(
-    source: Written | Sequence[Written],
+    source: Named | Sequence[Named],
     out: Path,
     *,
     trigger: str | None = None,
@@ -95,7 +95,7 @@ def preparing(
     )
     parts = []
     for one in sources:
-        parts.append(Part(one, (yield from staging(one, selection, out))))
+        parts.append(SourceFolder(one, (yield from staging(one, selection, out))))
     report = yield from gathering(parts, words, Rules(min_side_px, max_aspect, background))
     if report.problems:
         raise DataError(*complaint_of(parts, report))

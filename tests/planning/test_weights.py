@@ -13,7 +13,8 @@ from finetune.planning.schedule import Schedule, by_bucket
 from finetune.planning.weights import WeightShare, repeats_of, shares
 
 MIXED = [
-    ((1, 1, 5), (3,)), ((2, 3, 1, 1), (2, 2)), ((1, 4), (1, 1)), ((7, 2, 2, 9, 1), (5,)), ((3, 1, 1, 2, 5, 1), (1, 2, 3))
+    ((1, 1, 5), (3,)), ((2, 3, 1, 1), (2, 2)), ((1, 4), (1, 1)), ((7, 2, 2, 9, 1), (5,)),
+    ((3, 1, 1, 2, 5, 1), (1, 2, 3))
 ]  # fmt: skip
 """(repeats, sizes of buckets)"""
 

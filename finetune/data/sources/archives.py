@@ -158,11 +158,13 @@ def _unzip(whole: zipfile.ZipFile, entry: zipfile.ZipInfo, target: _Target) -> N
 
 def _tar_files(target: _Target) -> Iterator[None]:
     with opened(target.archive) as stream, _faults(target, stream):
+        stream.allow_header()
         with tarfile.TarFile(fileobj=cast(IO[bytes], stream)) as whole:
             while entry := _next(whole, stream):
                 _untar(whole, entry, target)
                 yield
             _check_end(target, stream)
+            _pass_over(stream, target)  # check sums come last
 
 
 def _next(whole: tarfile.TarFile, stream: Opened) -> tarfile.TarInfo | None:
@@ -189,7 +191,7 @@ def _untar(whole: tarfile.TarFile, entry: tarfile.TarInfo, target: _Target) -> N
         _pass_over(content, target)
 
 
-def _pass_over(content: IO[bytes], target: _Target) -> None:
+def _pass_over(content: IO[bytes] | Opened, target: _Target) -> None:
     """The next header is after it."""
     while chunk := content.read(_CHUNK):
         target.left -= len(chunk)

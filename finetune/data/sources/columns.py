@@ -27,7 +27,7 @@ class Columns(NamedTuple):
     """Others, whose names `read_attributes` knows."""
 
 
-def cell(row: Cells, column: str) -> object:
+def column_cell(row: Cells, column: str) -> object:
     """Of a column, or with `json.caption` of a column's own column. None: there is none."""
     if column in row:
         return row[column]
@@ -70,7 +70,7 @@ def choose_columns(
 
 
 def _image_column(where: str, rows: Sequence[Cells], pictures: Sequence[str], names: Sequence[str]) -> str:
-    fit = list(pictures) or [n for n in names if any(_is_picture(cell(row, n)) for row in rows)]
+    fit = list(pictures) or [n for n in names if any(_is_picture(column_cell(row, n)) for row in rows)]
     if len(fit) > 1 and (usual := [n for n in fit if n.lower() in IMAGE_NAMES]):
         fit = usual
     if len(fit) == 1:
@@ -101,14 +101,14 @@ def _is_picture(value: object) -> bool:
 
 
 def _is_text(rows: Sequence[Cells], name: str) -> bool:
-    values = [value for row in rows if (value := cell(row, name)) not in (None, "")]
+    values = [value for row in rows if (value := column_cell(row, name)) not in (None, "")]
     return bool(values) and all(
         isinstance(v, str) or (isinstance(v, list) and v and all(isinstance(one, str) for one in v)) for v in values
     ) and not any(_is_picture(v) for v in values)  # fmt: skip
 
 
 def _has_words(rows: Sequence[Cells], name: str) -> bool:
-    return any(" " in str(cell(row, name)).strip() for row in rows)
+    return any(" " in str(column_cell(row, name)).strip() for row in rows)
 
 
 def _listed(names: Sequence[str]) -> str:

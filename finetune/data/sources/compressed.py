@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import importlib
+import io
 import lzma
 import tarfile
 import zlib
@@ -21,10 +22,11 @@ BROKEN = (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error)
 _MAGIC = ((b"\x1f\x8b", "gz"), (b"BZh", "bz2"), (b"\xfd7zXZ\0", "xz"), (b"\x28\xb5\x2f\xfd", "zst"))
 
 
-class Opened:
+class Opened(io.RawIOBase):
     """A file for `tarfile`, which can only go on in it."""
 
     def __init__(self, content: IO[bytes], path: Path) -> None:
+        super().__init__()
         self._content, self._path = content, path
         self.tail = b""
         """what was read last: at the end of an archive, a block"""
@@ -39,11 +41,10 @@ class Opened:
     def allow_content(self) -> None:
         self._header_left = None
 
-    def tell(self) -> int:
-        return self._at
-
     def seek(self, to: int, whence: int = 0) -> int:
         """Raises StreamError: backwards."""
+        if whence == io.SEEK_CUR and not to:
+            return self._at
         if to < self._at or whence:
             raise tarfile.StreamError("its files do not follow each other")
         while self._at < to and self.read(min(_CHUNK, to - self._at)):

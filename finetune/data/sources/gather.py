@@ -18,14 +18,14 @@ from finetune.errors import Action, DataError
 from finetune.events import Event
 
 
-class Part(NamedTuple):
+class SourceFolder(NamedTuple):
     """A source with its folder."""
 
     source: Source
     staged: Staged
 
 
-def gathering(parts: Sequence[Part], words: CaptionWords, rules: Rules) -> Generator[Event, None, Audit]:
+def gathering(parts: Sequence[SourceFolder], words: CaptionWords, rules: Rules) -> Generator[Event, None, Audit]:
     """All pictures of all sources. A single folder without a weight is audited as it ever was.
 
     Raises:
@@ -41,7 +41,7 @@ def gathering(parts: Sequence[Part], words: CaptionWords, rules: Rules) -> Gener
     return _merged(reports) if several else reports[0]
 
 
-def complaint_of(parts: Sequence[Part], report: Audit) -> tuple[str, str, Action | None]:
+def complaint_of(parts: Sequence[SourceFolder], report: Audit) -> tuple[str, str, Action | None]:
     """(problem, hint, next step) for sources that cannot be prepared."""
     if len(parts) == 1:
         problem, hint, step = complaint(parts[0].source.path, report)

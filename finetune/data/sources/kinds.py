@@ -1,7 +1,7 @@
 """Files that are sources of pictures as a whole, by the end of their names."""
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
-FORMATS = {
+TABLE_READERS = {
     ".parquet": "parquet", ".arrow": "arrow", ".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv",
     ".tsv": "csv",
 }  # fmt: skip
@@ -9,4 +9,4 @@ FORMATS = {
 
 
 def is_archive_or_table(name: str) -> bool:
-    return name.lower().endswith((*ARCHIVES, *FORMATS))
+    return name.lower().endswith((*ARCHIVES, *TABLE_READERS))

@@ -12,7 +12,7 @@ from finetune import resources as shipped
 from finetune.data.attributes import LARGEST_WEIGHT
 from finetune.data.diagnose import SUFFIXES
 from finetune.data.folder import locate_images
-from finetune.data.sources.kinds import ARCHIVES, FORMATS
+from finetune.data.sources.kinds import ARCHIVES, TABLE_READERS
 from finetune.errors import DataError
 
 SHARDS = (".parquet", ".arrow")
@@ -24,7 +24,7 @@ _FOREIGN_ARCHIVES = (".rar", ".7z", ".lz4", ".gz", ".xz", ".bz2", ".zst")
 _WEIGHTED = re.compile(r"(.+):([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|inf|nan)", re.DOTALL)
 _HUB = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@([\w./-]+))?")
 
-Written = Path | str
+Named = Path | str
 SourceKind = Literal["folder", "archive", "table", "hub"]
 
 
@@ -42,7 +42,7 @@ class Source(NamedTuple):
     """What its pictures' names begin with, where there are several sources."""
 
 
-def understood(written: Written | Sequence[Written]) -> list[Source]:
+def understood(written: Named | Sequence[Named]) -> list[Source]:
     """The sources, in order, each with a label of its own.
 
     Raises:
@@ -60,7 +60,7 @@ def understood(written: Written | Sequence[Written]) -> list[Source]:
     return _labelled(found)
 
 
-def _source(written: Written) -> Source:
+def _source(written: Named) -> Source:
     text = str(written)
     if isinstance(written, Path) or reading.exists(shipped.data_path(Path(text))):
         return _kind(text, 1.0)
@@ -96,7 +96,7 @@ def _kind_of_file(path: Path) -> SourceKind:
     name = path.name.lower()
     if name.endswith(ARCHIVES):
         return "archive"
-    if name.endswith(tuple(FORMATS)):
+    if name.endswith(tuple(TABLE_READERS)):
         return "table"
     if name.endswith(_PICTURES):
         raise DataError(f"{path} is one image", f"give the folder that contains the images: {path.parent}")
@@ -133,7 +133,7 @@ def _labelled(found: Sequence[Source]) -> list[Source]:
 
 def _stem(path: Path) -> str:
     name = reading.real_path(path).name or "images"
-    ends: Iterable[str] = (*ARCHIVES, *FORMATS) if not reading.is_dir(path) else ()
+    ends: Iterable[str] = (*ARCHIVES, *TABLE_READERS) if not reading.is_dir(path) else ()
     end = max((e for e in ends if name.lower().endswith(e)), key=len, default="")
     return name[: len(name) - len(end)] or name
 
@@ -143,4 +143,4 @@ def _folded(name: str) -> str:
 
 
 def _kinds() -> str:
-    return ", ".join(end.removeprefix(".") for end in FORMATS)
+    return ", ".join(end.removeprefix(".") for end in TABLE_READERS)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-BATCH = 16
+ROWS_AT_ONCE = 16
 """rows at once: each may be a large picture"""
 _BUFFER_BYTES = 1 << 16
 
@@ -31,7 +31,7 @@ class ParquetRows:
 
         with pyarrow.parquet.ParquetFile(self._path, pre_buffer=False, buffer_size=_BUFFER_BYTES) as file:
             first, groups = self._groups(file)
-            for batch in file.iter_batches(BATCH, groups, self._columns, use_threads=False):
+            for batch in file.iter_batches(ROWS_AT_ONCE, groups, self._columns, use_threads=False):
                 for row in batch.slice(max(0, self._next - first)).to_pylist():
                     self._next += 1
                     yield row

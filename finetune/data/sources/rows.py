@@ -13,9 +13,9 @@ from finetune import reading
 from finetune.data.attributes import TEXTS, cells_of, read_attributes
 from finetune.data.costs import MAX_FILE_BYTES
 from finetune.data.diagnose import SUFFIXES, Reason
-from finetune.data.sources.columns import Columns, cell
+from finetune.data.sources.columns import Columns, column_cell
 from finetune.data.sources.names import Source
-from finetune.data.sources.tables import Row, open_address
+from finetune.data.sources.tables import TableRow, open_address
 from finetune.errors import DataError
 
 SHARD = 10_000
@@ -45,14 +45,14 @@ class Kept(NamedTuple):
     cells: Mapping[str, object]
 
 
-def keep_row(number: int, row: Row, columns: Columns, source: Source, root: Path) -> Kept:
+def keep_row(number: int, row: TableRow, columns: Columns, source: Source, root: Path) -> Kept:
     """Writes its picture into the folder.
 
     Raises:
         Refused: it has none.
         DataError: a column holds what cannot be. OSError: the disk is full.
     """
-    found = cell(row, columns.image)
+    found = column_cell(row, columns.image)
     told, content = _content(found, source)
     stem, suffix = posixpath.splitext(posixpath.basename(told.replace("\\", "/").split("::")[0].split("?")[0]))
     name = _name(number, stem, _suffix(content, suffix))
@@ -140,13 +140,13 @@ def _suffix(content: bytes | Path, written: str) -> str:
     return known or (written.lower() if written.lower() in _NAMED else ".bin")
 
 
-def _said(row: Row, columns: Columns, where: str) -> tuple[str | None, dict[str, object]]:
+def _said(row: TableRow, columns: Columns, where: str) -> tuple[str | None, dict[str, object]]:
     """(the caption, the cells of a metadata table) of a row."""
-    cells = {name: cell(row, name) for name in columns.kept}
+    cells = {name: column_cell(row, name) for name in columns.kept}
     for name in TEXTS:
         if isinstance(value := cells.get(name), int | float) and not isinstance(value, bool):
             cells[name] = str(value)
-    caption = cell(row, columns.caption) if columns.caption else None
+    caption = column_cell(row, columns.caption) if columns.caption else None
     more = cells.pop("captions", None) or []
     if isinstance(caption, list):
         caption, more = (caption[0] if caption else ""), [*caption[1:], *(more if isinstance(more, list) else [more])]

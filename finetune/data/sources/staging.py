@@ -28,7 +28,7 @@ from finetune.data.sources.archives import unpacking
 from finetune.data.sources.conditions import all_hold
 from finetune.data.sources.names import Source
 from finetune.data.sources.rows import Refused, keep_row
-from finetune.data.sources.tables import Selection, Table, open_table
+from finetune.data.sources.tables import OpenedTable, Selection, open_table
 from finetune.errors import DataError, RunError
 from finetune.events import Advanced, Event, Note, Stage
 from finetune.saving import write_bytes
@@ -190,7 +190,7 @@ def _table(source: Source, selection: Selection, home: Path) -> Generator[Event,
     return Staged(home / _FILES, tuple(rejected), _attributes(home, done))
 
 
-def _understood(table: Table) -> str:
+def _understood(table: OpenedTable) -> str:
     split = f"split {table.split}" + (f" of {', '.join(table.splits)}" if len(table.splits) > 1 else "")
     captions = f"captions from {table.columns.caption}" if table.columns.caption else "no column holds captions"
     kept = f"; kept: {', '.join(table.columns.kept)}" if table.columns.kept else ""
@@ -225,7 +225,7 @@ def _bytes_of(file: Path) -> int:
 
 
 def _read_rows(
-    table: Table, source: Source, selection: Selection, home: Path, place: _Place
+    table: OpenedTable, source: Source, selection: Selection, home: Path, place: _Place
 ) -> Generator[Event, None, _Place]:
     limit = selection.limit
     yield Stage(f"reading {source.written}", limit or 0)
@@ -254,7 +254,7 @@ def _read_rows(
 
 
 def _taken(
-    number: int, row: Mapping[str, object], table: Table, source: Source, selection: Selection, home: Path
+    number: int, row: Mapping[str, object], table: OpenedTable, source: Source, selection: Selection, home: Path
 ) -> dict[str, object]:
     """A line of the journal; empty: conditions leave the row out."""
     if not all_hold(selection.where, row, f"{source.written} row {number}"):
@@ -271,7 +271,7 @@ def _note(journal: IO[bytes], told: Mapping[str, object]) -> None:
     journal.write(json.dumps(told, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
 
 
-def _mark(journal: IO[bytes], place: _Place, table: Table) -> None:
+def _mark(journal: IO[bytes], place: _Place, table: OpenedTable) -> None:
     told = place._replace(position=table.position(), version=table.version)._asdict()
     del told["at"]
     _note(journal, told)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from finetune import reading
 from finetune.data.sources.columns import Columns, choose_columns
 from finetune.data.sources.conditions import Condition
-from finetune.data.sources.kinds import FORMATS
+from finetune.data.sources.kinds import TABLE_READERS
 from finetune.data.sources.names import SAVED, Source
 from finetune.data.sources.parquet import ParquetRows, parquet_schema
 from finetune.errors import DataError, FinetuneError
@@ -26,7 +26,7 @@ PEEKED = 8
 """rows that tell what the columns hold"""
 _SEPARATORS = ",;\t|"
 
-Row = Mapping[str, object]
+TableRow = Mapping[str, object]
 
 
 class Selection(NamedTuple):
@@ -58,7 +58,7 @@ def refuse_unused(sources: Sequence[Source], selection: Selection) -> None:
         raise DataError(f"`limit` {selection.limit} leaves no rows", "give 1 or more")
 
 
-class Table(NamedTuple):
+class OpenedTable(NamedTuple):
     """A table that was opened at its first row."""
 
     where: str
@@ -66,7 +66,7 @@ class Table(NamedTuple):
     columns: Columns
     version: str
     """Of what is on the hub; a resumed table must be of the same."""
-    rows: Callable[[int, object], Iterator[Row]]
+    rows: Callable[[int, object], Iterator[TableRow]]
     """From a row on, whose position is known; None: from the beginning."""
     position: Callable[[], object]
     """After the row that was given last: JSON."""
@@ -74,7 +74,7 @@ class Table(NamedTuple):
     split: str
 
 
-def open_table(source: Source, selection: Selection, aside: Path) -> Table:
+def open_table(source: Source, selection: Selection, aside: Path) -> OpenedTable:
     """aside: a folder for what `datasets` writes.
 
     Raises:
@@ -100,7 +100,7 @@ def open_table(source: Source, selection: Selection, aside: Path) -> Table:
     needed = [name for name in first[0] if any(name in (w, w.partition(".")[0]) for w in wanted)]
     stream = stream.select_columns(needed)
 
-    def rows(number: int, position: object) -> Iterator[Row]:
+    def rows(number: int, position: object) -> Iterator[TableRow]:
         with _worded(source, lambda: f" after row {number - 1}" if number else ""):
             if position is not None:
                 stream.load_state_dict(position)
@@ -108,7 +108,7 @@ def open_table(source: Source, selection: Selection, aside: Path) -> Table:
                 number += 1
                 yield row
 
-    return Table(where, columns, version, rows, stream.state_dict, tuple(streams), split)
+    return OpenedTable(where, columns, version, rows, stream.state_dict, tuple(streams), split)
 
 
 def open_address(path: str) -> Any:
@@ -147,7 +147,7 @@ def _builder(source: Source, subset: str, aside: Path) -> Any:
         return load_dataset_builder(str(source.path), subset or None, **own)
     if subset:
         raise DataError(f"{source.written} is one table and has no subsets", "leave `subset` out")
-    kind = next(FORMATS[end] for end in FORMATS if source.path.name.lower().endswith(end))
+    kind = next(TABLE_READERS[end] for end in TABLE_READERS if source.path.name.lower().endswith(end))
     options = _as_text(source.path) if kind == "csv" else {}
     return load_dataset_builder(kind, data_files=[_literal(source.path, aside)], **own, **options)
 
