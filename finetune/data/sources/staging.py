@@ -180,6 +180,8 @@ def _table(source: Source, selection: Selection, home: Path) -> Generator[Event,
         place = _Place()
     elif place.rows:
         yield Note(f"{source.written}: {place.rows:,} rows were read by an earlier call; it goes on from there")
+    if not place.rows:
+        shutil.rmtree(home / _FILES, ignore_errors=True)
     end = yield from _read_rows(table, source, selection, home, place)
     rejected = _write_tables(home, bool(table.columns.caption))
     if end.left_out:
