@@ -65,8 +65,8 @@ def test_several_pictures_in_one_heic_are_refused(heic):
 
 
 JPEG_XL = {
-    "ff0a0f07": JpegXlHeader(96, 64, True), "ff0ae001c1": JpegXlHeader(97, 61, True),
-    "ff0af89f": JpegXlHeader(512, 512, True), "ff0aba21": JpegXlHeader(1920, 1080, True),
+    "ff0a0f07": JpegXlHeader(96, 64, True), "ff0ae001c00c0013880200f8": JpegXlHeader(97, 61, True),
+    "ff0af89f": JpegXlHeader(512, 512, True), "ff0aba211d00138802009040": JpegXlHeader(1920, 1080, True),
     "ff0a4906": JpegXlHeader(40, 40, True),
 }  # fmt: skip
 """the first bytes of files that libjxl wrote"""
@@ -75,7 +75,7 @@ JPEG_XL = {
 @pytest.mark.parametrize("start", JPEG_XL)
 def test_the_size_of_a_jpeg_xl_is_read_without_its_decoder(start):
     found = JPEG_XL[start]
-    assert jpeg_xl_header(bytes.fromhex(start) + bytes([0xFF] * 0) + bytes(60))[:2] == found[:2]
+    assert jpeg_xl_header(bytes.fromhex(start) + bytes(60))[:2] == found[:2]
 
 
 def test_a_jpeg_xl_of_too_many_pixels_is_refused_before_it_is_opened():

@@ -6,9 +6,14 @@ from collections import Counter
 from collections.abc import Sequence
 
 import pytest
+from support.sources import captioned_folder
 
+from finetune import recipe
+from finetune.cli import plan_view
+from finetune.data.prepare import prepare
 from finetune.errors import DataError
 from finetune.planning import weights
+from finetune.planning.plan import resolve_plan
 from finetune.planning.schedule import Schedule, by_bucket
 from finetune.planning.weights import WeightShare, repeats_of, shares
 
@@ -122,3 +127,19 @@ def test_an_epoch_of_millions_of_repeats_is_refused(monkeypatch):
 def test_pictures_are_counted_by_weight():
     assert shares([1, 2, 2, 0.5], (2, 4, 4, 1)) == [WeightShare(2, 2, 4), WeightShare(1, 1, 2), WeightShare(0.5, 1, 1)]
     assert shares([1, 1], ()) == []
+
+
+def test_a_plan_says_how_often_an_epoch_shows_which_pictures(tmp_path):
+    for name, seeds in (("few", [1, 2]), ("many", [3, 4, 5])):
+        captioned_folder(tmp_path / name, seeds)
+    prepare([f"{tmp_path}/few:5", str(tmp_path / "many")], tmp_path / "data", trigger="sks", class_word="mug")
+    said = recipe.Recipe(base="pocket", data={"path": tmp_path / "data"}, train={"batch": 1, "epochs": 2})
+    plan = resolve_plan(recipe.Loaded(said, {}, tmp_path))
+    assert plan.train.schedule.images_per_epoch == 13 and plan.samples == 26
+    told = plan_view.answers(plan, [], None)["length"]
+    assert "2 images of weight 5: 5 times, 3 images of weight 1: once" in told and "seen 2 to 10 times" in told
+    (row,) = plan.buckets()
+    assert (row.images, row.batches, row.surplus) == (5, 13, 1.0)
+    found = plan_view.as_json(plan, [], None)
+    assert found["weights"][0] == {"weight": 5.0, "images": 2, "repeats": 5}
+    assert found["identity"]["images_per_epoch"] == 13
