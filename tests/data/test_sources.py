@@ -162,7 +162,7 @@ def test_where_no_link_can_be_made_nothing_is_written_and_what_to_do_is_said(her
         raise OSError(errno.EXDEV, "Invalid cross-device link")
 
     monkeypatch.setattr(links.os, "link", refused)
-    with pytest.raises(RunError, match=r"cannot link .*1.jpg into .*: Invalid cross-device link") as told:
+    with pytest.raises(RunError, match=r"cannot link .*1.jpg into the dataset: Invalid cross-device link") as told:
         prepared_from(here / "photos", here / "made", link=True)
     assert "leave `link` out" in told.value.hint and not (here / "made").exists()
     made, _ = prepared_from(here / "photos", here / "made")

@@ -34,7 +34,7 @@ class Linking:
             if not self.asked:
                 return False
             raise RunError(
-                f"cannot link {source} into {target.parent}: {e.strerror or e}",
+                f"cannot link {source} into the dataset: {e.strerror or e}",
                 "links need both on one disk, and files of your own: choose another `out`, or leave `link` out, and "
                 "pictures are copied",
             ) from e
