@@ -1,5 +1,6 @@
 """Tables are read by streaming: the right columns, the bytes as they are, on from where a call was stopped."""
 
+import io
 import json
 from pathlib import Path
 
@@ -392,3 +393,26 @@ def test_a_hub_data_set_cannot_name_files_of_this_machine(tmp_path, monkeypatch)
     monkeypatch.setattr(tables, "_builder", lambda *_: Stand(rows))
     made, _ = prepared_from("org/name", tmp_path / "made")
     assert [r.file for r in made.card.rejected] == ["row 0"] and len(made.examples) == 1
+
+
+def test_pictures_of_a_hub_data_set_that_are_files_are_fetched_one_by_one_and_a_fault_is_told(tmp_path, monkeypatch):
+    import datasets.utils.file_utils as files
+
+    held = {f"hf://datasets/org/name@0123/a/{i}.jpg": picture_bytes(i, "JPEG") for i in range(2)}
+
+    class Gone(Exception):
+        """As the libraries of the network raise: of no common class."""
+
+    def xopen(path, mode):
+        if path not in held:
+            raise Gone("no answer from the hub")
+        return io.BytesIO(held[path])
+
+    monkeypatch.setattr(files, "xopen", xopen)
+    rows = [{"image": {"bytes": None, "path": path}, "text": "a mug"} for path in held]
+    monkeypatch.setattr(tables, "_builder", lambda *_: Stand(rows))
+    made, _ = prepared_from("org/name", tmp_path / "made")
+    assert [(made.root / e.name).read_bytes() for e in made.examples] == list(held.values())
+    held.clear()
+    with pytest.raises(DataError, match=r"at hf://datasets/org/name@0123/a/0.jpg: no answer from the hub"):
+        prepared_from("org/name", tmp_path / "again")

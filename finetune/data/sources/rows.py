@@ -15,7 +15,7 @@ from finetune.data.costs import MAX_FILE_BYTES
 from finetune.data.diagnose import SUFFIXES, Reason
 from finetune.data.sources.columns import Columns, column_cell
 from finetune.data.sources.names import Source
-from finetune.data.sources.tables import TableRow, open_address
+from finetune.data.sources.tables import TableRow, read_address
 from finetune.errors import DataError
 
 SHARD = 10_000
@@ -94,8 +94,7 @@ def _by_path(path: str, source: Source) -> bytes | Path:
     if not path:
         raise Refused("zero bytes", "the row has no image")
     if source.hub and f"hf://datasets/{source.hub}@" in path:
-        with open_address(path) as file:
-            return _bounded(file.read(MAX_FILE_BYTES + 1))
+        return _bounded(read_address(source, path, MAX_FILE_BYTES + 1))
     if source.hub or "://" in path:
         raise Refused("unreadable", f"it is at {path[:80]}; {_ADDRESS}")
     return _beside(path, source)

@@ -111,11 +111,13 @@ def open_table(source: Source, selection: Selection, aside: Path) -> OpenedTable
     return OpenedTable(where, columns, version, rows, stream.state_dict, tuple(streams), split)
 
 
-def open_address(path: str) -> Any:
-    """A file inside of a data set of the hub, as `datasets` names it."""
+def read_address(source: Source, path: str, most: int) -> bytes:
+    """A file inside of a data set of the hub, as `datasets` names it, up to so many bytes. Raises DataError."""
     from datasets.utils.file_utils import xopen
 
-    return xopen(path, "rb")
+    with _worded(source, lambda: f" at {path}"), xopen(path, "rb") as file:
+        found: bytes = file.read(most)
+    return found
 
 
 def _streams(source: Source, subset: str, aside: Path) -> tuple[Mapping[str, Any], str]:
