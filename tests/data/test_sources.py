@@ -41,19 +41,21 @@ def test_a_single_folder_is_prepared_as_ever_to_the_byte(here):
 def test_all_pictures_of_all_sources_are_there_and_a_duplicate_is_named_with_both(here):
     write_parquet(here / "t.parquet", table_rows([7, 8]))
     with tarfile.open(here / "a.tar", "w") as archive:
-        for name in ("photos/1.jpg", "photos/1.txt", "more/4.jpg"):
+        captioned_folder(here / "fifth", [5])
+        for name in ("photos/1.jpg", "photos/1.txt", "more/4.jpg", "fifth/5.jpg", "fifth/5.txt"):
             archive.add(here / name, name)
     sources = [here / "photos", str(here / "more"), str(here / "t.parquet"), here / "a.tar"]
     made, _ = prepared_from(sources, here / "made")
     assert names(made) == [
-        "photos/1.jpg", "photos/2.jpg", "more/3.jpg", "more/4.jpg", "t/000000-bell7.png", "t/000001-bell8.png"
+        "a/fifth/5.jpg", "more/3.jpg", "more/4.jpg", "photos/1.jpg", "photos/2.jpg", "t/000000-bell7.png",
+        "t/000001-bell8.png",
     ]  # fmt: skip
     assert [(r.file, r.reason, r.detail) for r in made.card.rejected] == [
         ("a/more/4.jpg", "exact duplicate", "the same bytes as more/4.jpg"),
         ("a/photos/1.jpg", "exact duplicate", "the same bytes as photos/1.jpg"),
         ("more/2.jpg", "exact duplicate", "the same bytes as photos/2.jpg"),
     ]  # fmt: skip
-    assert made.card.seen == 9 == len(made.examples) + 3
+    assert made.card.seen == 10 == len(made.examples) + 3
     assert [p.name for p in here.iterdir() if p.name.startswith(".")] == []
 
 
@@ -72,7 +74,7 @@ def test_captions_of_each_source_keep_their_origin(here):
     (here / "bare").mkdir()
     (here / "bare" / "IMG_1.png").write_bytes(picture_bytes(20))
     made, _ = prepared_from([here / "photos", here / "bare"], here / "made")
-    assert [e.origin for e in made.examples] == ["written", "written", "template"]
+    assert [e.origin for e in made.examples] == ["template", "written", "written"]
     assert made.card.captions == "several sources"
 
 
@@ -91,8 +93,8 @@ def test_weights_of_sources_and_of_pictures_are_multiplied(here):
     for file in (here / "more").glob("*.txt"):
         file.unlink()
     made, _ = prepared_from([f"{here}/photos:2", f"{here}/more:3"], here / "made")
-    assert [e.attributes.weight for e in made.examples] == [2, 2, 3, 0.3]
-    assert [e.attributes.weight for e in read_dataset(here / "made").examples] == [2, 2, 3, 0.3]
+    assert [e.attributes.weight for e in made.examples] == [3, 0.3, 2, 2]
+    assert [e.attributes.weight for e in read_dataset(here / "made").examples] == [3, 0.3, 2, 2]
 
 
 def test_weights_that_are_too_large_together_are_refused(here):
@@ -152,6 +154,7 @@ def test_a_dataset_of_links_can_be_removed_and_the_source_stays(here):
 
 def test_a_link_inside_of_the_source_is_linked_to_its_file(here):
     (here / "photos" / "1.jpg").rename(here / "photos" / "kept")
+    (here / "photos" / "1.txt").rename(here / "photos" / "kept.txt")
     os.symlink("kept", here / "photos" / "1.jpg")
     prepared_from(here / "photos", here / "made", link=True)
     assert all(not p.is_symlink() for p in (here / "made").rglob("*"))
