@@ -57,14 +57,21 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> "Recipe":
 
 
 def prepare(
-    source: Path | str, out: Path | str, *, trigger: str | None = None, class_word: str | None = None,
-    kind: "DatasetKind" = "", template: str | None = None, license: str = "", author: str = "",
-    require_license: Sequence[str] = (), source_note: str = "", background: "Colour" = (255, 255, 255),
-    captions_from: CaptionsFrom = "auto", allow_uncaptioned: bool = False, caption_lines: CaptionLines = "each",
-    captions_of: Path | str | None = None, folder_names: FolderNames = "auto", mask_from: MaskFrom = "files",
+    source: "Path | str | Sequence[Path | str]", out: Path | str, *, trigger: str | None = None,
+    class_word: str | None = None, kind: "DatasetKind" = "", template: str | None = None, license: str = "",
+    author: str = "", require_license: Sequence[str] = (), source_note: str = "",
+    background: "Colour" = (255, 255, 255), captions_from: CaptionsFrom = "auto", allow_uncaptioned: bool = False,
+    caption_lines: CaptionLines = "each", captions_of: Path | str | None = None, folder_names: FolderNames = "auto",
+    mask_from: MaskFrom = "files", split: str = "", subset: str = "", image_column: str = "",
+    caption_column: str = "", ignore_column: Sequence[str] = (), limit: int | None = None, where: Sequence[str] = (),
+    link: bool = False,
 ) -> "Dataset":  # fmt: skip
-    """Make a dataset at `out` from a folder of photos, which is only read: upright, RGB, each with its final caption.
+    """Make a dataset at `out` from folders of photos, which are only read: upright, RGB, each with its final caption.
 
+    source: a folder, a zip or tar archive, a table (parquet, arrow, JSON, CSV) or a hub id ("org/name@revision"), or
+    several. A text may end in a weight, "photos:2"; a Path is taken as it is. split, subset, image_column,
+    caption_column, ignore_column, limit, where ("aesthetic > 5"): what is taken of tables. link: hard links instead of
+    copies of images that need no change.
     trigger: a rare word that will stand for the product or style. class_word: what it is, in one common word.
     kind: "product" or "style"; a class word alone says product. captions_from: captions that nobody wrote come, "auto",
     from file names that are words, else from varied templates; "filename": from names only; "description": from what
@@ -79,18 +86,22 @@ def prepare(
     background: RGB in 0..255 behind transparent pixels. What was left out, and why, is in the result's `card.rejected`.
 
     Raises:
-        DataError: the source has problems, or `out` is not empty or lies inside the source.
+        DataError: a source has problems, or `out` is not empty or lies inside a source.
         RunError: `out` cannot be written.
     """
     from finetune.data import prepare as preparing
+    from finetune.data.sources.conditions import condition
+    from finetune.data.sources.tables import Selection
 
     with _call():
+        selection = Selection(split, subset, image_column, caption_column, tuple(ignore_column), limit,
+                              tuple(map(condition, where)))  # fmt: skip
         return preparing.prepare(
-            Path(source), Path(out), trigger=trigger, class_word=class_word, kind=kind, template=template,
+            source, Path(out), trigger=trigger, class_word=class_word, kind=kind, template=template,
             license=license, author=author, require_license=require_license, source_note=source_note,
             background=background, captions_from=captions_from, allow_uncaptioned=allow_uncaptioned,
             caption_lines=caption_lines, captions_of=None if captions_of is None else Path(captions_of),
-            folder_names=folder_names, mask_from=mask_from,
+            folder_names=folder_names, mask_from=mask_from, selection=selection, link=link,
         )  # fmt: skip
 
 

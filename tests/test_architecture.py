@@ -48,19 +48,20 @@ IMPORTERS = {
     "pydantic": ("recipe", "data.audit", "data.example", "captioning.vocabulary"),
     "tomlkit": ("recipe", "data.prepare"),
     "psutil": ("doctor",),
-    "datasets": (),
+    "datasets": ("data.sources.tables",),
     "torchvision": (),
     "pickle": (),
     "requests": (),
 }
 """library -> who may import it; a trailing dot means all files in there"""
-RAISE_ANYTHING = {"families.folder"}
+RAISE_ANYTHING = {"families.folder", "data.sources.tables"}
 """where a library is called that raises bare Exceptions, which are put into words"""
 KEEP_ANYTHING = {"reporting.trackers"}
 """where another thread's exceptions are kept for the one that asks for them"""
 LAZY_REASONS = {
     "accelerate": "a second, and only where something trains or a checkpoint is opened",
     "bitsandbytes": "a second, and only for weights or optimizers in few bits; no wheel for every machine",
+    "datasets": "two seconds, and only for tables and data sets of the hub",
     "diffusers": "seconds, and --help and check must answer at once",
     "transformers": "seconds, and --help and check must answer at once",
     "finetune": "commands must not import what other commands need; a plan counts on meta without peft until asked",
@@ -68,7 +69,7 @@ LAZY_REASONS = {
     "matplotlib": "a second, and only where curves are drawn",
     "mlflow": "only where report.to names it",
     "numpy": "status and --help must answer at once, and reporting is on their way",
-    "pyarrow": "only for a table in parquet",
+    "pyarrow": "half a second, and only for parquet files",
     "PIL": "status and --help must answer at once, and reporting is on their way",
     "resource": "not on every system",
     "rich": "in the view of a command, not in its declaration",

@@ -10,6 +10,18 @@ import typer
 
 from finetune.choices import CaptionLines, CaptionsFrom, FolderNames, Kind, MaskFrom
 from finetune.cli.options import AsJson, Output, Quiet, number
+from finetune.cli.selecting import (
+    CaptionColumn,
+    IgnoreColumn,
+    ImageColumn,
+    Limit,
+    Link,
+    Sources,
+    Split,
+    Subset,
+    Where,
+    selection,
+)
 from finetune.errors import DataError, RunError
 from finetune.recipe import Data
 
@@ -92,7 +104,7 @@ def register(app: typer.Typer) -> None:
 
 def prepare(
     ctx: typer.Context,
-    source: Annotated[Path, typer.Argument(help="Your folder of images. Nothing in it is changed.")],
+    source: Sources,
     out: Annotated[Path, typer.Option(help="Folder for the dataset; it must be new or empty.")],
     trigger: Trigger = None,
     class_word: ClassWord = None,
@@ -118,6 +130,14 @@ def prepare(
     allow_uncaptioned: AllowUncaptioned = False,
     caption_lines: CaptionLinesOption = "each",
     captions_of: CaptionsOf = None,
+    split: Split = "",
+    subset: Subset = "",
+    image_column: ImageColumn = "",
+    caption_column: CaptionColumn = "",
+    ignore_column: IgnoreColumn = None,
+    limit: Limit = None,
+    where: Where = None,
+    link: Link = False,
     caption_with: Annotated[
         str,
         typer.Option(
@@ -129,10 +149,11 @@ def prepare(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make a dataset from a folder of photos.
+    """Make a dataset from photos: folders, archives, tables, the hub.
 
     Photos are turned upright, converted to RGB and captioned. Every file is used, or rejected with its reason. If the
-    captioner of --caption-with fails or is stopped, the dataset stays, and `finetune caption OUT` goes on.
+    captioner of --caption-with fails or is stopped, the dataset stays, and `finetune caption OUT` goes on. Archives and
+    tables are read into a hidden folder beside the dataset; if that is interrupted, the same call goes on there.
     """
     from rich.console import Console
 
@@ -160,6 +181,8 @@ def prepare(
         captions_of=captions_of,
         captioned_next=bool(caption_with),
         folder_names=folder_names,
+        selection=selection(split, subset, image_column, caption_column, ignore_column, limit, where),
+        link=link,
     )
     made = watched(work, Console(highlight=False), output)
     if caption_with:

@@ -22,6 +22,9 @@ from finetune.reporting.markup import escape
 if TYPE_CHECKING:
     from finetune.training.preflight import Measured
 
+NAMED_WEIGHTS = 4
+"""in the line about the length"""
+
 
 def show(
     plan: Plan, components: list[ComponentFootprint], measured: "Measured | None", activations: int | None = None
@@ -82,7 +85,26 @@ def _length(plan: Plan) -> str:
     images, visits = plan.train.schedule.images, plan.visits()
     low, high = min(visits.values()), max(visits.values())
     each = f"{low}" if low == high else f"{low} to {high}"
-    return f"{_steps(plan)} = {plan.samples} samples; each of the {images} images is seen {each} times"
+    told = f"{_steps(plan)} = {plan.samples} samples; each of the {images} images is seen {each} times"
+    return told + _weights(plan)
+
+
+def _weights(plan: Plan) -> str:
+    """How often an epoch shows pictures of each weight."""
+    rows = plan.train.weights
+    if not rows:
+        return ""
+    named = [f"{_images(r.images)} of weight {r.weight:g}: {_times(r.repeats)}" for r in rows[:NAMED_WEIGHTS]]
+    more = [f"{len(rows) - NAMED_WEIGHTS} more weights"] if len(rows) > NAMED_WEIGHTS else []
+    return f"; an epoch shows {', '.join([*named, *more])}"
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else "twice" if count == 2 else f"{count} times"
 
 
 def _time_needed(plan: Plan, measured: "Measured | None") -> str:
@@ -196,8 +218,10 @@ def as_json(
             "global_batch": plan.recipe.train.batch * plan.train.schedule.micro_batches_per_step,
             "visits_mean": plan.samples / plan.train.schedule.images,
             "visits_least": min(visits.values()), "visits_most": max(visits.values()),
+            "images_per_epoch": plan.train.schedule.images_per_epoch,
             "epochs": plan.micros / plan.train.schedule.micros_per_epoch,
         },
+        "weights": [share._asdict() for share in plan.train.weights],
         "notices": list(plan.notices),
         "masked": masked_count(plan),
         "held_out": [p.example.name for p in plan.held_out],
@@ -241,7 +265,7 @@ def _buckets(plan: Plan) -> Table:
     for row in plan.buckets():
         table.add_row(
             f"{row.bucket.width} x {row.bucket.height}", str(row.images), str(row.batches), f"{row.weight:.2f}",
-            f"{row.worst_crop_loss:.0%}", style="yellow" if row.weight > 1.5 or row.worst_crop_loss > 0.25 else "",
+            f"{row.worst_crop_loss:.0%}", style="yellow" if row.surplus > 1.5 or row.worst_crop_loss > 0.25 else "",
         )  # fmt: skip
     return table
 
@@ -286,7 +310,7 @@ def _split(plan: Plan) -> str:
 
 def _padded(plan: Plan) -> str:
     """Which buckets show some images twice an epoch; empty when none does."""
-    filled = [row for row in plan.buckets() if row.weight > 1]
+    filled = [row for row in plan.buckets() if row.surplus > 1]
     if not filled:
         return ""
     names = ", ".join(f"{row.bucket.width} x {row.bucket.height}" for row in filled[:4])

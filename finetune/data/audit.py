@@ -32,7 +32,7 @@ from finetune.data.captions import CaptionNote, Coverage, FinalCaptions
 from finetune.data.colours import WHITE, Colour
 from finetune.data.companions import companions_in
 from finetune.data.decode import ImageInfo
-from finetune.data.examine import Examined
+from finetune.data.examine import Examined, Twins
 from finetune.data.example import CARD, DatasetCard, Example
 from finetune.data.folder import MAX_ASPECT, MIN_SIDE_PX, Rejected, Rules
 from finetune.data.licences import Rights
@@ -133,8 +133,10 @@ def audit_folder(path: Path, words: CaptionWords, rules: Rules) -> Audit:
     return unheard(auditing(path, words, rules))
 
 
-def auditing(path: Path, words: CaptionWords, rules: Rules) -> Generator[Event, None, Audit]:
-    """`audit_folder`, telling how far it is where that takes long."""
+def auditing(
+    path: Path, words: CaptionWords, rules: Rules, twins: Twins | None = None
+) -> Generator[Event, None, Audit]:
+    """`audit_folder`, telling how far it is where that takes long. twins: what was seen before, in other folders."""
     root = folder.locate_images(path)
     card = _card(root)
     prepared = card is not None
@@ -148,7 +150,7 @@ def auditing(path: Path, words: CaptionWords, rules: Rules) -> Generator[Event, 
     beside = companions_in(root, images, found_captions, prepared)
     if accompanying := beside.files:
         images = [name for name in images if name not in accompanying]
-    examined = yield from examine.examine(root, images, tree, rules)
+    examined = yield from examine.examine(root, images, tree, rules, twins)
     beside = beside.of(examined.infos)
     masks = yield from look_at_masks(root, beside.masks, examined.infos, tree, rules)
     cleared = clear_licences(

@@ -21,7 +21,8 @@ from finetune.data.wording import CaptionOrigin
 __all__ = ["CAPTION_BYTES", "TABLE", "CaptionSource", "FoundCaptions", "find_captions", "first_three"]
 
 CaptionSource = str
-"""The table's name, sidecars, both of them, descriptions, folder names, file names, template or none"""
+"""The table's name, sidecars, both of them, descriptions, folder names, file names, template, several sources or
+none"""
 
 _ORIGINS = get_args(CaptionOrigin)
 _LOOKED_FOR = 20

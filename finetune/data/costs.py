@@ -13,7 +13,8 @@ from threading import Condition
 
 from PIL import Image
 
-from finetune.data.diagnose import Unusable
+from finetune.data.diagnose import JPEG_XL_MAGIC, Unusable
+from finetune.data.jpeg_xl import jpeg_xl_header
 
 MAX_FILE_BYTES = 512 << 20
 MAX_PIXELS = 160_000_000
@@ -48,6 +49,23 @@ def refuse_costly(path: Path, image: Image.Image, data: bytes) -> None:
     # a camera's MPO holds the photo, then its preview or other eye; counting the frames of a GIF reads them all
     if getattr(image, "is_animated", False) and image.format != "MPO":
         raise Unusable(path, "animated", "it has several frames or pages; save the frame you want as PNG")
+
+
+def refuse_costly_plugin(path: Path, data: bytes) -> None:
+    """For a format whose decoder unpacks a picture when it is opened.
+
+    Raises:
+        Unusable: it would be refused then. ValueError: its header is damaged.
+    """
+    if not data.startswith(JPEG_XL_MAGIC):
+        return
+    width, height, still = jpeg_xl_header(data)
+    if width * height > MAX_PIXELS:
+        raise Unusable(
+            path, "image bomb", f"{width} x {height} is more than the {MAX_PIXELS:,} pixels a picture may have"
+        )
+    if not still:
+        raise Unusable(path, "animated", "it has several frames or a preview; save the frame you want as PNG")
 
 
 def share(image: Image.Image) -> float:

@@ -25,7 +25,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from finetune.data import colours, costs
+from finetune.data import colours, costs, plugins
 from finetune.data.buckets import Size
 from finetune.data.colours import WHITE, Colour, colour_name
 from finetune.data.diagnose import SUFFIXES, Reason, Unusable, diagnose, is_cut_short
@@ -42,10 +42,11 @@ _PLUGINS = (
 )
 """Importing them registers them, which Image.open does not do for a list of formats."""
 IMAGE_FORMATS = tuple(plugin.format for plugin in _PLUGINS)
-"""What is decoded, with MPO as a sort of JPEG. A closed list: Pillow would hand EPS to Ghostscript."""
+"""What is decoded, with MPO as a sort of JPEG, beside what `plugins` reads. A closed list: Pillow would hand EPS to
+Ghostscript."""
 KEPT = ("JPEG", "MPO", "PNG", "WEBP")
 """Formats that every reader of a prepared dataset decodes alike."""
-DECODER = f"Pillow {PIL.__version__}"
+DECODER = f"Pillow {PIL.__version__}{plugins.plugin_versions()}"
 DECODER_ERRORS = (
     OSError,
     ValueError,
@@ -210,7 +211,7 @@ def _decoding(path: Path, data: bytes) -> Iterator[None]:
         except Image.DecompressionBombError as e:
             raise Unusable(path, "image bomb", f"it has more than {costs.MAX_PIXELS:,} pixels") from e
         except UnidentifiedImageError as e:
-            raise Unusable(path, *diagnose(data, path.suffix)) from e
+            raise Unusable(path, *diagnose(data, path.suffix, bool(plugins.formats_for(data)))) from e
         except DECODER_ERRORS as e:
             message = str(e).rstrip(".") or type(e).__name__
             reason: Reason = "truncated" if is_cut_short(data, message) else "corrupt"
@@ -241,7 +242,9 @@ def contents(path: Path, digest: str = "") -> bytes:
 def _opened(path: Path, data: bytes) -> tuple[Image.Image, ImageInfo]:
     """The image with only its header read; it is a still image and not too large."""
     readable = costs.without_long_texts(path, data)
-    image = Image.open(io.BytesIO(readable), formats=IMAGE_FORMATS)
+    if more := plugins.formats_for(data):
+        costs.refuse_costly_plugin(path, data)
+    image = Image.open(io.BytesIO(readable), formats=(*IMAGE_FORMATS, *more))
     costs.refuse_costly(path, image, data)
     orientation, form = _orientation(image), str(image.format)
     width, height = image.size
@@ -287,6 +290,8 @@ def upright(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def _bits(image: Image.Image, data: bytes) -> int:
+    if image.format == "HEIF":
+        return int(image.info.get("bit_depth", 8))
     if image.format == "PNG":
         return max(8, data[24])  # Pillow reads a 16-bit RGB file as RGB, so only the header tells
     tag = getattr(image, "tag_v2", {}).get(258, (8,))

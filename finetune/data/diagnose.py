@@ -16,6 +16,8 @@ SUFFIXES = {
     "GIF": (".gif",),
     "AVIF": (".avif",),
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "HEIF": (".heic", ".heif", ".hif"),
+    "JXL": (".jxl",),
 }
 """The usual extensions of each format, the best first."""
 
@@ -50,28 +52,28 @@ class Unusable(DataError):
 
 
 _IMAGE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*")
+JPEG_XL_MAGIC = (b"\0\0\0\x0cJXL", b"\xff\x0a")
 _FOREIGN_MAGIC = (
     (b"%PDF", "a PDF document; export its pages as PNG"),
     (b"8BPS", "a Photoshop document; export it as PNG"),
     (b"PK\x03\x04", "a zip archive; unpack it first"),
     (b"\x1f\x8b", "a gzip archive; unpack it first"),
     (b"\x1aE\xdf\xa3", "a video; save single frames as PNG"),
-    (b"\0\0\0\x0cJXL", "a JPEG XL file; export it as PNG"),
-    (b"\xff\x0a", "a JPEG XL file; export it as PNG"),
+    *((magic, "a JPEG XL file; export it as PNG") for magic in JPEG_XL_MAGIC),
     (b"\0\0\0\x0cjP", "a JPEG 2000 file; export it as PNG"),
 )
-_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
 
-def diagnose(data: bytes, suffix: str) -> tuple[Reason, str]:
-    """Why Pillow does not know these bytes, from how they begin."""
+def diagnose(data: bytes, suffix: str, plugin: bool = False) -> tuple[Reason, str]:
+    """Why Pillow does not know these bytes, from how they begin. plugin: what reads such files is installed."""
     head = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if head.startswith((b"<!doctype html", b"<html", b"<head")):
         return "not an image", "it is a web page: the download failed; fetch it again"
     if b"<svg" in head:
         return "unsupported type", "an SVG drawing; export it as PNG"
     if data[4:8] == b"ftyp":
-        return "unsupported type", _ftyp(data[8:12])
+        return "unsupported type", _ftyp(data[8:12], plugin)
     if data[:4] == b"RIFF":
         webp = data[8:12] == b"WEBP"
         return ("truncated", "it ends inside its header") if webp else ("unsupported type", "a video or sound file")
@@ -85,9 +87,11 @@ def diagnose(data: bytes, suffix: str) -> tuple[Reason, str]:
     return "unsupported type", f"{suffix or 'no extension'}: not an image that can be read"
 
 
-def _ftyp(brand: bytes) -> str:
-    if brand in _HEIF_BRANDS:
-        return "a HEIC photo; export it as JPEG or PNG (on an iPhone: Settings, Camera, Formats, Most Compatible)"
+def _ftyp(brand: bytes, plugin: bool) -> str:
+    if brand in HEIF_BRANDS and plugin:
+        return "a HEIC file that is damaged, or of a kind that cannot be read here; export it as JPEG or PNG"
+    if brand in HEIF_BRANDS:
+        return "a HEIC photo; install `finetune-diffusion[heic]` to read it, or export it as JPEG or PNG"
     if brand in (b"avif", b"avis"):
         return "an AVIF file that cannot be read here; export it as PNG"
     return "a video; save single frames as PNG"

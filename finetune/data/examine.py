@@ -30,12 +30,14 @@ class Examined(NamedTuple):
     """Digests of what is decoded, where it was."""
 
 
-def examine(root: Path, names: Sequence[str], tree: Tree, rules: Rules) -> Generator[Event, None, Examined]:
+def examine(
+    root: Path, names: Sequence[str], tree: Tree, rules: Rules, twins: "Twins | None" = None
+) -> Generator[Event, None, Examined]:
     """Looks at each file, in order; of one that was seen before and is unchanged, only at the record. Of files with the
     same bytes only the first is used; of files that are decoded, and that a prepared dataset would hold as the same
-    PNG, as well."""
+    PNG, as well. twins: what was seen before, in other folders."""
     known = yield from seen_files(root, names, tree, rules)
-    examined, twins = Examined({}, {}, [], {}), _Twins({}, {}, {})
+    examined, twins = Examined({}, {}, [], {}), twins or Twins.none()
     for name in names:
         found = known[name]
         if isinstance(found, Seen):
@@ -109,7 +111,7 @@ def _looked_at(root: Path, tree: Tree, rules: Rules, name: str) -> Seen | Reject
         return Rejected(name, e.reason, e.detail)
 
 
-class _Twins(NamedTuple):
+class Twins(NamedTuple):
     """Names of files by what they will be in a prepared dataset."""
 
     bytes: dict[str, str]
@@ -117,11 +119,22 @@ class _Twins(NamedTuple):
     """by the pixels of the PNG that each will be"""
     copied: dict[str, str]
     """PNG files that are copied, by their pixels"""
+    label: str = ""
+    """what names begin with in the folder that is looked at"""
+
+    @classmethod
+    def none(cls) -> "Twins":
+        return cls({}, {}, {})
+
+    def of(self, label: str) -> "Twins":
+        """For another folder."""
+        return self._replace(label=label)
 
     def fault(self, name: str, seen: Seen) -> Rejected | None:
         """What an earlier file has in common with this one; None where there is none, and this one is kept in mind."""
-        if earlier := self.bytes.setdefault(seen.digest, name):
-            if earlier != name:
+        own = self.label + name
+        if earlier := self.bytes.setdefault(seen.digest, own):
+            if earlier != own:
                 return Rejected(name, "exact duplicate", f"the same bytes as {earlier}")
         if not (pixels := seen.pixels):
             return None
@@ -129,7 +142,7 @@ class _Twins(NamedTuple):
         if earlier := self.converted.get(pixels) or (not copied and self.copied.get(pixels)) or "":
             del self.bytes[seen.digest]
             return Rejected(name, "exact duplicate", f"the same pixels as {earlier}")
-        (self.copied if copied else self.converted).setdefault(pixels, name)
+        (self.copied if copied else self.converted).setdefault(pixels, own)
         return None
 
 

@@ -14,7 +14,8 @@ from finetune.data.colours import WHITE, Colour
 from finetune.data.diagnose import Reason
 from finetune.data.licences import Rights
 from finetune.data.record import file_stamp, stamped_bytes
-from finetune.errors import DataError
+from finetune.data.sources.kinds import is_archive_or_table
+from finetune.errors import DataError, action
 
 MIN_SIDE_PX = 32
 MAX_ASPECT = 4.0
@@ -72,7 +73,10 @@ def locate_images(path: Path) -> Path:
     if reading.is_dir(root):
         return root
     if reading.is_file(root):
-        raise DataError(f"{path} is a file", "give the folder that contains the images; unpack archives first")
+        if is_archive_or_table(root.name):
+            step = action("prepare", source=path, out="DIR")
+            raise DataError(f"{path} is a file, not a folder of images", "make a dataset of it first", step)
+        raise DataError(f"{path} is a file", "give the folder that contains the images")
     near = next((p for p in (root, *root.parents) if reading.is_dir(p)), Path("/"))
     beside = sorted(p.name for p in near.iterdir() if reading.is_dir(p) and not p.name.startswith("."))[:5]
     raise DataError(f"no folder {path}", f"in {near} there are: {', '.join(beside)}" if beside else "check the path")

@@ -18,7 +18,7 @@ from finetune import reading, writing
 from finetune.choices import CaptionLines, CaptionsFrom, FolderNames, MaskFrom
 from finetune.data import captions, costs, decode, folder
 from finetune.data.attributes import cells_of
-from finetune.data.audit import Audit, auditing, complaint
+from finetune.data.audit import Audit
 from finetune.data.caption_files import TABLE
 from finetune.data.colours import WHITE, Colour, colour_name
 from finetune.data.dataset import reading_dataset
@@ -31,6 +31,11 @@ from finetune.data.licences import Rights
 from finetune.data.prepared_masks import with_alpha, write_mask
 from finetune.data.provenance import counted, read_rights, sums
 from finetune.data.record import Record, Seen, file_stamp
+from finetune.data.sources.gather import SourceFolder, complaint_of, gathering
+from finetune.data.sources.links import Linking
+from finetune.data.sources.names import Named, understood
+from finetune.data.sources.staging import remove_staged, staging, staging_folder
+from finetune.data.sources.tables import ALL, Selection, refuse_unused
 from finetune.data.wording import CaptionWords, DatasetKind
 from finetune.data.workers import in_order, worker_count
 from finetune.errors import DataError, RunError
@@ -53,7 +58,7 @@ class _Written(NamedTuple):
 
 
 def preparing(
-    source: Path,
+    source: Named | Sequence[Named],
     out: Path,
     *,
     trigger: str | None = None,
@@ -74,19 +79,26 @@ def preparing(
     mask_from: MaskFrom = "files",
     min_side_px: int = MIN_SIDE_PX,
     max_aspect: float = MAX_ASPECT,
+    selection: Selection = ALL,
+    link: bool = False,
 ) -> Generator[Event, None, Dataset]:
     """Writes an imagefolder with final captions and dataset.toml to `out`, in full or not at all; tells how far it is.
 
-    Images that need no change are copied byte for byte, others written as PNG. The source is only read. Masks are
-    written upright as grey PNGs, those of transparent images too with mask_from = "alpha".
+    Images that need no change are copied byte for byte, or with `link` linked, others written as PNG. Sources are only
+    read: folders, archives, tables, data sets of the hub; a text may carry a weight, as in "photos:2". selection: what
+    is taken of tables. Masks are written upright as grey PNGs; with mask_from = "alpha" transparency is a mask, too.
     The card of the result lists the rejected files. captioned_next: a model captions the result next, so that lacking
     captions are no problem yet; whoever reads it later finds them, should they still be lacking.
 
     Raises:
-        DataError: the source has problems, or `out` is not empty or lies inside the source.
+        DataError: a source has problems, or `out` is not empty or lies inside a source.
         RunError: `out` cannot be written.
     """
-    _refuse_out(folder.locate_images(source), out)
+    sources = understood(source)
+    refuse_unused(sources, selection)
+    for one in sources:
+        if not one.hub:
+            _refuse_out(one.path, out)
     writing.try_folder(out)
     words = captions.clean_words(
         trigger, class_word, template, kind, captions_from, allow_uncaptioned or captioned_next, caption_lines
@@ -95,11 +107,14 @@ def preparing(
     rules = Rules(
         min_side_px, max_aspect, background, rights=rights, captions_of=captions_of, folder_names=folder_names
     )
-    report = yield from auditing(source, words, rules)
+    parts = []
+    for one in sources:
+        parts.append(SourceFolder(one, (yield from staging(one, selection, out))))
+    report = yield from gathering(parts, words, rules)
     if mask_from == "alpha":
         report = with_alpha(report)
     if report.problems:
-        raise DataError(*complaint(source, report))
+        raise DataError(*complaint_of(parts, report))
     yield from (Note(note.text) for note in report.provenance)
     card = report.card.model_copy(
         update={
@@ -113,8 +128,9 @@ def preparing(
             "background": colour_name(background),
         }
     )
-    yield from _write(report, card, out, background)
+    yield from _write(report, card, out, background, Linking(link, staging_folder(out)))
     made = yield from reading_dataset(out, CaptionWords(allow_uncaptioned=captioned_next))
+    remove_staged(out)
     return replace(made, understood=report.understood)
 
 
@@ -128,12 +144,14 @@ def _refuse_out(source: Path, out: Path) -> None:
         raise DataError(f"{out} lies inside {source}, which must stay as it is", "choose an `out` outside of it")
 
 
-def _write(report: Audit, card: DatasetCard, out: Path, background: Colour) -> Generator[Event, None, None]:
+def _write(
+    report: Audit, card: DatasetCard, out: Path, background: Colour, linking: Linking
+) -> Generator[Event, None, None]:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.", ignore_cleanup_errors=True) as aside:
             folder_aside = Path(aside) / out.name
-            written = yield from _fill_folder(report, card, folder_aside, background)
+            written = yield from _fill_folder(report, card, folder_aside, background, linking)
             flush_files(folder_aside)
             if reading.is_dir(out):
                 remove_leftovers(out)
@@ -143,6 +161,8 @@ def _write(report: Audit, card: DatasetCard, out: Path, background: Colour) -> G
     except OSError as e:
         raise RunError(f"cannot write {out}: {e.strerror or e}", "free some space, or choose another `out`") from e
     _remember(out, written, since_ns)
+    if linking.asked:
+        yield linking.note(len(report.used))
 
 
 def _remember(out: Path, written: Sequence[_Written], since_ns: int) -> None:
@@ -154,7 +174,7 @@ def _remember(out: Path, written: Sequence[_Written], since_ns: int) -> None:
 
 
 def _fill_folder(
-    report: Audit, card: DatasetCard, root: Path, background: Colour
+    report: Audit, card: DatasetCard, root: Path, background: Colour, linking: Linking
 ) -> Generator[Event, None, list[_Written]]:
     names = _prepared_names([(e.name, report.infos[e.name]) for e in report.used])
     for parent in sorted({(root / name).parent for name in names.values()} | {root}):
@@ -162,7 +182,8 @@ def _fill_folder(
 
     def write(example: Example) -> _Written:
         with costs.FILES.taken(_bytes_of(example.path)):
-            return _write_picture(example, report.infos[example.name], root, names[example.name], background)
+            info = report.infos[example.name]
+            return _write_picture(example, info, root, names[example.name], background, linking)
 
     def pixels(example: Example) -> int:
         return example.size.width * example.size.height
@@ -206,11 +227,16 @@ def _bytes_of(path: Path) -> int:
         return 0
 
 
-def _write_picture(example: Example, info: ImageInfo, root: Path, name: str, background: Colour) -> _Written:
-    """Copied where every reader decodes it alike, else as PNG."""
-    content, target = decode.contents(example.path, example.digest), root / name
-    if decode.needs_no_change(info):
-        target.write_bytes(content)
+def _write_picture(
+    example: Example, info: ImageInfo, root: Path, name: str, background: Colour, linking: Linking
+) -> _Written:
+    """Copied or linked where every reader decodes it alike, else as PNG."""
+    target, unchanged = root / name, decode.needs_no_change(info)
+    linked = unchanged and linking.made(example.path, target)
+    content = decode.contents(target if linked else example.path, example.digest)
+    if unchanged:
+        if not linked:
+            target.write_bytes(content)
         seen = Seen(example.digest, info, "", False)
     else:
         with target.open("wb") as file:

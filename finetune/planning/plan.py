@@ -37,7 +37,9 @@ class BucketRow(NamedTuple):
     batches: int
     """an epoch"""
     weight: float
-    """visits an epoch, mean over its images; above 1 where the batch is filled by cycling"""
+    """visits an epoch, mean over its images"""
+    surplus: float
+    """visits, as a multiple of what the images' weights ask for; above 1 where the batch is filled by cycling"""
     worst_crop_loss: float
 
 
@@ -68,12 +70,14 @@ class Plan:
 
     def buckets(self) -> list[BucketRow]:
         rows = []
-        for samples in self.train.schedule.buckets:
+        schedule = self.train.schedule
+        for samples, slots in zip(schedule.buckets, schedule.slots, strict=True):
             placed = [self.train.placed[i] for i in samples]
-            batches = -(-len(samples) // self.recipe.train.batch)
-            weight = batches * self.recipe.train.batch / len(samples)
+            batches = -(-len(slots) // self.recipe.train.batch)
+            shown = batches * self.recipe.train.batch
             worst = max(p.crop_loss for p in placed)
-            rows.append(BucketRow(placed[0].bucket, len(samples), batches, weight, worst))
+            views, surplus = shown / len(samples), shown / len(slots)
+            rows.append(BucketRow(placed[0].bucket, len(samples), batches, views, surplus, worst))
         return rows
 
 
@@ -111,6 +115,8 @@ def resolving(loaded: Loaded, world: int = 1) -> Generator[Event, None, Plan]:
         *data.understood,
         *wrong_case(wanted, data),
         *mask_notices(wanted, data),
+        *train.notices,
+        *(f"prior: {text}" for text in (prior.notices if prior else ())),
         *reader_notices(families.family_class(facts.family), wanted.adapter),
         *prompts,
         *left_out(resolved, data),

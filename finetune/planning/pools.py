@@ -15,6 +15,7 @@ from finetune.errors import DataError, RecipeError
 from finetune.events import Event
 from finetune.planning.prompts import filled
 from finetune.planning.schedule import Schedule, by_bucket
+from finetune.planning.weights import WeightShare, repeats_of, shares
 from finetune.recipe import ClassImages, OwnPrediction, Recipe, Validation
 from finetune.recipe.tables import MOST_STEPS
 
@@ -26,6 +27,13 @@ class Pool(NamedTuple):
 
     placed: tuple[Placed, ...]
     schedule: Schedule
+    notices: tuple[str, ...] = ()
+    """how their weights were understood"""
+
+    @property
+    def weights(self) -> list[WeightShare]:
+        """The pictures by weight; empty where an epoch shows each once."""
+        return shares([p.example.attributes.weight for p in self.placed], self.schedule.repeats)
 
 
 def hold_out(placed: list[Placed], wanted: Recipe) -> tuple[list[Placed], list[Placed]]:
@@ -64,11 +72,13 @@ def _is_declared(placed: Placed) -> bool:
 
 
 def make_pool(placed: list[Placed], wanted: Recipe, world: int) -> Pool:
-    """Examples by bucket, in the order in which they are shown."""
+    """Examples by bucket, in the order in which they are shown. Raises DataError: their weights have no ratio."""
     numbers = {bucket: i for i, bucket in enumerate(sorted({p.bucket for p in placed}))}
     buckets = by_bucket([numbers[p.bucket] for p in placed])
-    schedule = Schedule(buckets, wanted.train.batch, wanted.train.accumulate, wanted.train.seed, world)
-    return Pool(tuple(placed), schedule)
+    repeats = repeats_of([p.example.attributes.weight for p in placed])
+    train = wanted.train
+    schedule = Schedule(buckets, train.batch, train.accumulate, train.seed, world, repeats.counts)
+    return Pool(tuple(placed), schedule, repeats.notices)
 
 
 def prior_pool(

@@ -2,11 +2,13 @@
 
 An epoch shows every image at least once. A bucket whose size is no multiple of the batch is filled up by cycling
 inside the bucket; the fillers rotate, so that the surplus is shared evenly over the epochs. Nothing is dropped.
+A sample that is repeated has so many places in its bucket, and each of them is a visit of its own.
 """
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 from finetune.diffusion.chance import permutation
@@ -34,8 +36,18 @@ class Schedule:
     accumulate: int
     seed: int
     world_size: int = 1
+    repeats: tuple[int, ...] = ()
+    """how often an epoch shows each sample; empty: each once"""
     _orders: dict[tuple[int, ...], list[int]] = field(default_factory=dict, compare=False, repr=False)
     _turns: dict[int, list[int]] = field(default_factory=dict, compare=False, repr=False)
+    _numbers: dict[tuple[int, int], list[int]] = field(default_factory=dict, compare=False, repr=False)
+
+    @cached_property
+    def slots(self) -> tuple[tuple[int, ...], ...]:
+        """The buckets, each sample in them as often as an epoch shows it."""
+        if not self.repeats:
+            return self.buckets
+        return tuple(tuple(s for s in samples for _ in range(self.repeats[s])) for samples in self.buckets)
 
     @property
     def micro_batches_per_step(self) -> int:
@@ -48,11 +60,16 @@ class Schedule:
 
     @property
     def micros_per_epoch(self) -> int:
-        return sum(-(-len(samples) // self.batch) for samples in self.buckets)
+        return sum(-(-len(samples) // self.batch) for samples in self.slots)
 
     @property
     def images(self) -> int:
         return sum(map(len, self.buckets))
+
+    @property
+    def images_per_epoch(self) -> int:
+        """With their repeats, and without those that complete a batch."""
+        return sum(map(len, self.slots))
 
     def steps_for(self, epochs: int) -> int:
         """Optimizer steps of so many epochs; the last may have fewer micro-batches."""
@@ -62,7 +79,7 @@ class Schedule:
         """The m-th micro-batch since the beginning, from 0."""
         epoch, at = divmod(m, self.micros_per_epoch)
         at = self._order(self.micros_per_epoch, epoch)[at]
-        for bucket, samples in enumerate(self.buckets):
+        for bucket, samples in enumerate(self.slots):
             batches = -(-len(samples) // self.batch)
             if at < batches:
                 slots = range(at * self.batch, (at + 1) * self.batch)
@@ -80,7 +97,7 @@ class Schedule:
         """sample -> how often it is seen in the first so many micro-batches."""
         epochs, rest = divmod(micros, self.micros_per_epoch)
         seen: Counter[int] = Counter()
-        for bucket, samples in enumerate(self.buckets):
+        for bucket, samples in enumerate(self.slots):
             n = len(samples)
             fillers = epochs * self._extra(bucket)
             for at, sample in enumerate(self._rotation(bucket)):
@@ -90,8 +107,10 @@ class Schedule:
         return seen
 
     def _view(self, bucket: int, epoch: int, slot: int) -> Visit:
-        samples, extra = self.buckets[bucket], self._extra(bucket)
+        samples, extra = self.slots[bucket], self._extra(bucket)
         n = len(samples)
+        if n > len(self.buckets[bucket]):
+            return Visit(samples[self._chosen(bucket, epoch, slot)], self._numbered(bucket, epoch)[slot])
         if not extra:
             return Visit(samples[self._order(n, bucket, epoch)[slot]], epoch)
         if slot < n:
@@ -101,11 +120,35 @@ class Schedule:
         turn, at = divmod(epoch * extra + slot - n, n)
         return Visit(samples[self._rotation(bucket)[at]], epoch + 1 + turn)
 
+    def _chosen(self, bucket: int, epoch: int, slot: int) -> int:
+        """Which of a bucket's places is shown."""
+        n = len(self.slots[bucket])
+        if slot < n:
+            return self._order(n, bucket, epoch)[slot]
+        return self._rotation(bucket)[(epoch * self._extra(bucket) + slot - n) % n]
+
+    def _numbered(self, bucket: int, epoch: int) -> list[int]:
+        """By slot, how often its sample was seen before: a sample that is repeated is counted over all its places."""
+        found = self._numbers.get((bucket, epoch))
+        if found is None:
+            if len(self._numbers) > 2 * len(self.buckets):
+                self._numbers.clear()
+            samples, extra, turns = self.slots[bucket], self._extra(bucket), self._turn(bucket)
+            n, seen = len(samples), Counter[int]()
+            for at, sample in enumerate(samples):
+                seen[sample] += epoch + (epoch * extra - turns[at] + n - 1) // n
+            found = self._numbers[bucket, epoch] = []
+            for slot in range(n + extra):
+                sample = samples[self._chosen(bucket, epoch, slot)]
+                found.append(seen[sample])
+                seen[sample] += 1
+        return found
+
     def _extra(self, bucket: int) -> int:
-        return -len(self.buckets[bucket]) % self.batch
+        return -len(self.slots[bucket]) % self.batch
 
     def _rotation(self, bucket: int) -> list[int]:
-        return self._order(len(self.buckets[bucket]), bucket, -1)
+        return self._order(len(self.slots[bucket]), bucket, -1)
 
     def _turn(self, bucket: int) -> list[int]:
         """When each sample of a bucket is its filler: the inverse of the rotation, kept as looking it up takes long."""

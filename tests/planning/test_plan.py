@@ -379,7 +379,7 @@ def test_the_command_says_it_as_json_and_measures_one_real_step(bases, tmp_path,
     assert found.keys() == {
         "settings", "base", "identity", "held_out", "prior_images", "buckets", "components", "bytes",
         "activation_bytes", "encoder_bytes", "measured", "needed_bytes", "device", "notices", "candidates",
-        "example", "disk_bytes", "cache", "host", "spread", "captions", "masked",
+        "example", "disk_bytes", "cache", "host", "spread", "captions", "masked", "weights",
     }  # fmt: skip
     assert found["identity"]["global_batch"] == 2 and found["base"]["family"] == "sd"
     assert [c.keys() for c in found["components"]] == [set(ComponentFootprint._fields)] * 2
