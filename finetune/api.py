@@ -1,7 +1,7 @@
 """The calls that programs and notebooks make. Each is quiet, and brings the libraries it needs when it is called."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -59,6 +59,7 @@ def prepare(
     source: Path | str, out: Path | str, *, trigger: str | None = None, class_word: str | None = None,
     kind: "DatasetKind" = "", template: str | None = None, license: str = "", source_note: str = "",
     background: "Colour" = (255, 255, 255), captions_from: CaptionsFrom = "auto", allow_uncaptioned: bool = False,
+    fix: bool = False, thresholds: Mapping[str, float] | None = None,
 ) -> "Dataset":  # fmt: skip
     """Make a dataset at `out` from a folder of photos, which is only read: upright, RGB, each with its final caption.
 
@@ -66,20 +67,22 @@ def prepare(
     kind: "product" or "style"; a class word alone says product. captions_from: captions that nobody wrote come, "auto",
     from file names that are words, else from varied templates; "filename": from names only; "none": from templates.
     template: the one caption instead; allow_uncaptioned: although others have one, or a style is not described.
-    license, source_note: recorded in the dataset. background: RGB in 0..255 behind transparent pixels. What was left
-    out, and why, is in the result's `card.rejected`.
+    license, source_note: recorded in the dataset. background: RGB in 0..255 behind transparent pixels. fix: near-
+    duplicates and leaks are left out and plain borders cropped, from thresholds on such as {"similar": 6}
+    (docs/data.md). What was left out, and why, is in the result's `card.rejected`, what was changed in `card.changes`.
 
     Raises:
         DataError: the source has problems, or `out` is not empty or lies inside the source.
         RunError: `out` cannot be written.
     """
     from finetune.data import prepare as preparing
+    from finetune.data.thresholds import thresholds_of
 
     with _call():
         return preparing.prepare(
             Path(source), Path(out), trigger=trigger, class_word=class_word, kind=kind, template=template,
             license=license, source_note=source_note, background=background, captions_from=captions_from,
-            allow_uncaptioned=allow_uncaptioned,
+            allow_uncaptioned=allow_uncaptioned, fix=fix, thresholds=thresholds_of(thresholds or {}),
         )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,13 +11,16 @@ import typer
 
 from finetune.choices import CaptionsFrom, Kind
 from finetune.cli.options import AsJson, Output, Quiet, number
-from finetune.errors import DataError, RunError
+from finetune.errors import DataError, InputError, RunError, action
 from finetune.recipe import Data
 
 if TYPE_CHECKING:
     from finetune.data.audit import Audit
     from finetune.data.colours import Colour
+    from finetune.data.faults import Findings
+    from finetune.data.thresholds import Thresholds as LooksThresholds
     from finetune.pages.dataset import NextStep
+    from finetune.planning.encoders import EncoderReport
     from finetune.planning.preview import Preview
 
 MAX_ASPECT: float = Data.model_fields["max_aspect"].default
@@ -48,6 +52,20 @@ AllowUncaptioned = Annotated[
 ]
 
 
+Thresholds = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--threshold",
+        metavar="NAME=VALUE",
+        help="From where on the audit reports something; may be repeated. similar: bits in which near-duplicates "
+        "differ (10; 0 to 11 of 64). blurred: times softer than sharp at the training size (2.5; 1.5 to 32). upscaled: "
+        "times larger than its detail (2; 1.2 to 32). border: share of a side (0.02; 0.002 to 0.45). background: share "
+        "of the images that have the same one (0.9; 0.5 to 1). cast: octaves between the colour channels (0.5; 0.1 to "
+        "4). fused: share of the captions that have a word (1; 0.5 to 1).",
+    ),
+]
+
+
 def register(app: typer.Typer) -> None:
     app.command()(prepare)
     app.command()(check)
@@ -67,6 +85,15 @@ def prepare(
     ] = "white",
     captions_from: CaptionsFromOption = "auto",
     allow_uncaptioned: AllowUncaptioned = False,
+    fix: Annotated[
+        bool,
+        typer.Option(
+            "--fix",
+            help="Repair what `finetune check` names: leave out near-duplicates and training images that a "
+            "held-out one shows, crop plain borders. Your folder stays as it is.",
+        ),
+    ] = False,
+    threshold: Thresholds = None,
     caption_with: Annotated[
         str,
         typer.Option(
@@ -86,7 +113,7 @@ def prepare(
     from rich.console import Console
 
     from finetune.cli import data_view
-    from finetune.cli.watching import watched
+    from finetune.cli.watching import noting, watched
     from finetune.data.prepare import preparing
 
     output = Output(as_json, quiet)
@@ -103,15 +130,18 @@ def prepare(
         captions_from=captions_from,
         allow_uncaptioned=allow_uncaptioned,
         captioned_next=bool(caption_with),
+        fix=fix,
+        thresholds=_thresholds(threshold, fix),
     )
-    made = watched(work, Console(highlight=False), output)
+    unrepaired: list[str] = []
+    made = watched(noting(work, unrepaired), Console(highlight=False), output)
     if caption_with:
         from finetune.cli import captioning_view
 
         made = captioning_view.caption_prepared(made, caption_with, output)
     if output.details:
         data_view.show_prepared(made)
-    output.json(data_view.prepared_json(made))
+    output.json(data_view.prepared_json(made) | ({"unrepaired": unrepaired} if fix else {}))
     output.result(f"wrote {out}: {len(made.examples)} images" + ("" if quiet else f"   next: finetune check {out}"))
 
 
@@ -133,6 +163,7 @@ def check(
         float, number("data.max_aspect", help="Largest width:height ratio; longer images are cropped to it.")
     ] = MAX_ASPECT,
     allow_uncaptioned: AllowUncaptioned = False,
+    threshold: Thresholds = None,
     html: Annotated[
         Path | None,
         typer.Option(
@@ -149,17 +180,22 @@ def check(
 
     The caption shown is the one the model is trained on. Of more than 200 images sizes are counted, and those listed
     that are to be looked at; --all or --json lists every one. A file that is unchanged since an earlier command is not
-    decoded again. Exit code 2 means that something must be corrected first.
+    decoded again. Below stands what makes images or captions worse to learn from: near-duplicates, blur, borders, one
+    background, words in every caption. Exit code 2 means that something must be corrected first.
     """
     from rich.console import Console
 
-    from finetune.cli import data_view, wording
+    from finetune.cli import data_view, findings_view, wording
     from finetune.cli.watching import watched
     from finetune.data.audit import auditing
     from finetune.data.captions import clean_words
+    from finetune.data.faults import find_faults
     from finetune.data.folder import Rules
+    from finetune.data.thresholds import read_thresholds
+    from finetune.planning.encoders import encoder_reports
     from finetune.planning.preview import preview
 
+    thresholds = read_thresholds(threshold or ())
     if html:
         _refuse_target(html, path)
     words = clean_words(trigger, class_word, template, kind or "", captions_from, allow_uncaptioned)
@@ -167,18 +203,45 @@ def check(
     found = watched(auditing(path, words, Rules()), Console(highlight=False), output)
     found = replace(found, problems=tuple(wording.flags(problem, ctx.command) for problem in found.problems))
     view = preview(found, base, resolution, max_aspect)
+    faults = find_faults(found, view.resolution, thresholds)
+    encoders = encoder_reports(base, [e.caption for e in found.used], found.card.trigger) if base else []
+    would = findings_view.fix_line(found, faults)
+    repair = action(
+        "prepare", source=path, out="DIR", fix=True, trigger=trigger, class_word=class_word, template=template,
+        kind=kind, allow_uncaptioned=allow_uncaptioned,
+    )  # fmt: skip
+    fix = shlex.join([
+        *shlex.split(wording.written(repair, ctx.find_root().command)),
+        *(word for one in threshold or () for word in ("--threshold", one)),
+    ])  # fmt: skip
     if output.details:
         data_view.show_audit(found, view, every_row)
+        findings_view.show_findings(found, faults, encoders)
     error = DataError(*data_view.verdict(path, found)) if found.problems or found.rejected else None
     if html:
-        shown = _write_page(html, found, view, _next_step(error, path, ctx))
-    told = data_view.audit_json(found, view) | ({"page": str(html)} if html else {})
-    output.json_rows(told, data_view.audit_rows(found, view))
+        step = _next_step(error, path, ctx)._replace(fix=fix if would else "")
+        shown = _write_page(html, found, view, step, faults, encoders)
+    told = data_view.audit_json(found, view) | findings_view.findings_json(found, faults, encoders)
+    output.json_rows(
+        told | ({"page": str(html)} if html else {}),
+        findings_view.with_faults(data_view.audit_rows(found, view), faults),
+    )
+    if output.details and would:
+        output.result(f"`{fix}` would {would}")
     output.result(f"seen {found.seen} = used {len(found.used)} + rejected {len(found.rejected)}")
     if html:
         output.result(f"wrote {html}: {shown} as they will be cropped; open it in a browser")
     if error:
         raise error
+
+
+def _thresholds(given: list[str] | None, fix: bool) -> "LooksThresholds":
+    """Raises InputError: they would have no effect."""
+    from finetune.data.thresholds import read_thresholds
+
+    if given and not fix:
+        raise InputError("`threshold` says what `fix` repairs, and nothing is to be repaired", "give `fix` as well")
+    return read_thresholds(given or ())
 
 
 def _refuse_target(html: Path, path: Path) -> None:
@@ -200,12 +263,15 @@ def _next_step(error: DataError | None, path: Path, ctx: typer.Context) -> "Next
     return NextStep(wording.flags(error.hint, ctx.command), wording.written(error.action, program), again)
 
 
-def _write_page(html: Path, found: "Audit", view: "Preview", step: "NextStep") -> str:
+def _write_page(
+    html: Path, found: "Audit", view: "Preview", step: "NextStep", faults: "Findings",
+    encoders: "Sequence[EncoderReport]",
+) -> str:  # fmt: skip
     """The page of what was found; says how many images it shows."""
     from finetune.pages.dataset import dataset_page
     from finetune.pages.html import write_page
 
-    page = dataset_page(found, view, step)
+    page = dataset_page(found, view, step, faults, encoders)
     try:
         html.parent.mkdir(parents=True, exist_ok=True)
         write_page(page.text, html)

@@ -7,7 +7,7 @@ that belong to an image, the metadata tables and dataset.toml; `ignored` are hid
 import posixpath
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -54,6 +54,8 @@ class Audit:
     """The file facts of each used image, by name."""
     card: DatasetCard
     prepared: bool
+    looks: Mapping[str, bytes] = field(default_factory=dict)
+    """How each picture that was decoded looks, by name, as `looks.look` packs it."""
 
     @property
     def seen(self) -> int:
@@ -140,6 +142,7 @@ def auditing(path: Path, words: CaptionWords, rules: Rules) -> Generator[Event, 
             update={"trigger": words.trigger, "class_word": words.class_word, "kind": words.shown or described.kind}
         ),
         prepared=prepared,
+        looks=examined.looks,
     )
 
 

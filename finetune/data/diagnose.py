@@ -34,6 +34,8 @@ Reason = Literal[
     "caption without image",
     "unreadable",
     "changed",
+    "near duplicate",
+    "leak",
 ]
 
 

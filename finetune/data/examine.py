@@ -25,6 +25,8 @@ _SAID = 100
 class Examined(NamedTuple):
     infos: dict[str, ImageInfo]
     digests: dict[str, str]
+    looks: dict[str, bytes]
+    """How each picture that was decoded looks, packed."""
     rejected: list[Rejected]
 
 
@@ -33,13 +35,15 @@ def examine(root: Path, names: Sequence[str], tree: Tree, rules: Rules) -> Gener
     same bytes only the first is used; of files that are decoded, and that a prepared dataset would hold as the same
     PNG, as well."""
     known = yield from _known(root, names, tree, rules)
-    examined, twins = Examined({}, {}, []), _Twins({}, {}, {})
+    examined, twins = Examined({}, {}, {}, []), _Twins({}, {}, {})
     for name in names:
         found = known[name]
         if isinstance(found, Seen):
             fault = _shape_fault(name, found.info.size, rules) or twins.fault(name, found)
             if fault is None:
                 examined.infos[name], examined.digests[name] = found.info, found.digest
+                if found.looks:
+                    examined.looks[name] = found.looks
                 continue
             found = fault
         examined.rejected.append(found)
@@ -97,10 +101,10 @@ def _looked_at(root: Path, tree: Tree, rules: Rules, name: str) -> Seen | Reject
         with costs.FILES.taken(tree.bytes_of(name)):
             data = decode.contents(path)
             if rules.decode:
-                info, pixels = decode.inspect_pixels(path, data, rules.background)
+                info, pixels, looks = decode.inspect_pixels(path, data, rules.background)
             else:
-                info, pixels = decode.inspect_bytes(path, data, decode=False), ""
-            return Seen(hashlib.sha256(data).hexdigest(), info, pixels, rules.decode)
+                info, pixels, looks = decode.inspect_bytes(path, data, decode=False), "", b""
+            return Seen(hashlib.sha256(data).hexdigest(), info, pixels, rules.decode, looks)
     except Unusable as e:
         return Rejected(name, e.reason, e.detail)
 

@@ -27,6 +27,8 @@ from finetune.data.examine import MANY
 from finetune.data.example import CARD, Dataset, DatasetCard, Example
 from finetune.data.folder import MAX_ASPECT, MIN_SIDE_PX, Rules
 from finetune.data.record import Record, Seen, file_stamp
+from finetune.data.repairs import repairing
+from finetune.data.thresholds import USUAL, Thresholds
 from finetune.data.wording import CaptionWords, DatasetKind
 from finetune.data.workers import in_order, worker_count
 from finetune.errors import DataError, RunError
@@ -64,12 +66,15 @@ def preparing(
     captioned_next: bool = False,
     min_side_px: int = MIN_SIDE_PX,
     max_aspect: float = MAX_ASPECT,
+    fix: bool = False,
+    thresholds: Thresholds = USUAL,
 ) -> Generator[Event, None, Dataset]:
     """Writes an imagefolder with final captions and dataset.toml to `out`, in full or not at all; tells how far it is.
 
     Images that need no change are copied byte for byte, others written as PNG. The source is only read.
     The card of the result lists the rejected files. captioned_next: a model captions the result next, so that lacking
-    captions are no problem yet; whoever reads it later finds them, should they still be lacking.
+    captions are no problem yet; whoever reads it later finds them, should they still be lacking. fix: carries out the
+    repairs that the audit names, from these thresholds on.
 
     Raises:
         DataError: the source has problems, or `out` is not empty or lies inside the source.
@@ -83,6 +88,8 @@ def preparing(
     report = yield from auditing(source, words, Rules(min_side_px, max_aspect, background))
     if report.problems:
         raise DataError(*complaint(source, report))
+    if fix:
+        report = yield from repairing(report, thresholds)
     card = report.card.model_copy(
         update={
             "kind": kind or report.card.kind,
@@ -188,7 +195,9 @@ def _write_picture(example: Example, info: ImageInfo, root: Path, name: str, bac
     else:
         with target.open("wb") as file:
             hashed = _Hashed(file)
-            decode.decoded(example.path, content, background).save(cast(BinaryIO, hashed), "PNG", compress_level=3)
+            image = decode.decoded(example.path, content, background)
+            image = image.crop(info.crop) if info.crop else image
+            image.save(cast(BinaryIO, hashed), "PNG", compress_level=3)
         seen = Seen(hashed.digest.hexdigest(), ImageInfo("PNG", "RGB", info.size, 1, False, 8, False), "", False)
     return _Written(name, file_stamp(target.stat()), seen)
 
