@@ -17,8 +17,9 @@ from finetune.recipe import Data
 if TYPE_CHECKING:
     from finetune.data.audit import Audit
     from finetune.data.colours import Colour
-    from finetune.data.faults import Findings
-    from finetune.data.thresholds import Thresholds as LooksThresholds
+    from finetune.data.faults import AuditFindings
+    from finetune.data.thresholds import AuditThresholds
+    from finetune.data.wording import CaptionWords
     from finetune.pages.dataset import NextStep
     from finetune.planning.encoders import EncoderReport
     from finetune.planning.preview import Preview
@@ -206,27 +207,20 @@ def check(
     faults = find_faults(found, view.resolution, thresholds)
     encoders = encoder_reports(base, [e.caption for e in found.used], found.card.trigger) if base else []
     would = findings_view.fix_line(found, faults)
-    repair = action(
-        "prepare", source=path, out="DIR", fix=True, trigger=trigger, class_word=class_word, template=template,
-        kind=kind, allow_uncaptioned=allow_uncaptioned,
-    )  # fmt: skip
-    fix = shlex.join([
-        *shlex.split(wording.written(repair, ctx.find_root().command)),
-        *(word for one in threshold or () for word in ("--threshold", one)),
-    ])  # fmt: skip
+    fix = _repair(ctx, path, words, threshold or []) if would else ""
     if output.details:
         data_view.show_audit(found, view, every_row)
         findings_view.show_findings(found, faults, encoders)
     error = DataError(*data_view.verdict(path, found)) if found.problems or found.rejected else None
     if html:
-        step = _next_step(error, path, ctx)._replace(fix=fix if would else "")
+        step = _next_step(error, path, ctx)._replace(fix=fix)
         shown = _write_page(html, found, view, step, faults, encoders)
     told = data_view.audit_json(found, view) | findings_view.findings_json(found, faults, encoders)
     output.json_rows(
         told | ({"page": str(html)} if html else {}),
         findings_view.with_faults(data_view.audit_rows(found, view), faults),
     )
-    if output.details and would:
+    if output.details and fix:
         output.result(f"`{fix}` would {would}")
     output.result(f"seen {found.seen} = used {len(found.used)} + rejected {len(found.rejected)}")
     if html:
@@ -235,7 +229,20 @@ def check(
         raise error
 
 
-def _thresholds(given: list[str] | None, fix: bool) -> "LooksThresholds":
+def _repair(ctx: typer.Context, path: Path, words: "CaptionWords", thresholds: Sequence[str]) -> str:
+    """The command that repairs what was found just so."""
+    from finetune.cli import wording
+
+    step = action(
+        "prepare", source=path, out="DIR", trigger=words.trigger, class_word=words.class_word, kind=words.kind,
+        template=words.template, captions_from=words.captions_from if words.captions_from != "auto" else "",
+        allow_uncaptioned=words.allow_uncaptioned, fix=True,
+    )  # fmt: skip
+    own = [word for one in thresholds for word in ("--threshold", one)]
+    return shlex.join([*shlex.split(wording.written(step, ctx.find_root().command)), *own])
+
+
+def _thresholds(given: list[str] | None, fix: bool) -> "AuditThresholds":
     """Raises InputError: they would have no effect."""
     from finetune.data.thresholds import read_thresholds
 
@@ -264,7 +271,7 @@ def _next_step(error: DataError | None, path: Path, ctx: typer.Context) -> "Next
 
 
 def _write_page(
-    html: Path, found: "Audit", view: "Preview", step: "NextStep", faults: "Findings",
+    html: Path, found: "Audit", view: "Preview", step: "NextStep", faults: "AuditFindings",
     encoders: "Sequence[EncoderReport]",
 ) -> str:  # fmt: skip
     """The page of what was found; says how many images it shows."""

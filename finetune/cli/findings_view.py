@@ -8,12 +8,12 @@ from rich.console import Console
 from finetune.data.advice import findings_lines, fixes
 from finetune.data.audit import Audit
 from finetune.data.colours import colour_name
-from finetune.data.faults import Findings
+from finetune.data.faults import AuditFindings
 from finetune.planning.encoders import EncoderReport, encoder_sentences
 from finetune.reporting.markup import escape
 
 
-def show_findings(audit: Audit, found: Findings, encoders: Sequence[EncoderReport]) -> None:
+def show_findings(audit: Audit, found: AuditFindings, encoders: Sequence[EncoderReport]) -> None:
     """A line for each sort of thing that was found."""
     console = Console(highlight=False)
     for sentence in findings_lines(found, audit.card):
@@ -22,12 +22,12 @@ def show_findings(audit: Audit, found: Findings, encoders: Sequence[EncoderRepor
         console.print(f"[dim]{escape(sentence)}[/dim]", soft_wrap=True)
 
 
-def fix_line(audit: Audit, found: Findings) -> str:
+def fix_line(audit: Audit, found: AuditFindings) -> str:
     """What `prepare` would repair; "" where that is nothing, or where other things come first."""
     return "" if audit.problems else ", ".join(fixes(found))
 
 
-def findings_json(audit: Audit, found: Findings, encoders: Sequence[EncoderReport]) -> dict[str, object]:
+def findings_json(audit: Audit, found: AuditFindings, encoders: Sequence[EncoderReport]) -> dict[str, object]:
     ground, captions = found.background, found.captions
     return {
         "thresholds": found.thresholds._asdict(),
@@ -53,12 +53,12 @@ def findings_json(audit: Audit, found: Findings, encoders: Sequence[EncoderRepor
     }
 
 
-def with_faults(rows: Mapping[str, Iterable[Any]], found: Findings) -> dict[str, Iterable[object]]:
+def with_faults(rows: Mapping[str, Iterable[Any]], found: AuditFindings) -> dict[str, Iterable[object]]:
     """The rows of the images with their flags and measures."""
     return {key: (_with(row, found) for row in some) if key == "images" else some for key, some in rows.items()}
 
 
-def _with(row: dict[str, object], found: Findings) -> dict[str, object]:
+def _with(row: dict[str, object], found: AuditFindings) -> dict[str, object]:
     name = str(row["file"])
     flags = [{"flag": fault.kind, "detail": fault.detail} for fault in found.faults.get(name, ())]
     looks = found.looks.get(name)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from finetune.data.caption_report import caption_sentences
 from finetune.data.colours import colour_name
 from finetune.data.example import DatasetCard
-from finetune.data.faults import KINDS, FaultKind, Findings
+from finetune.data.faults import FAULT_KINDS, AuditFindings, FaultKind
 
 ADVICE: dict[FaultKind, tuple[str, str]] = {
     "leak": (
@@ -30,10 +30,10 @@ _LEFT_OUT = {"leak": "training image|s that a held-out one shows", "near duplica
 _NAMED = 3
 
 
-def findings_lines(found: Findings, card: DatasetCard) -> list[str]:
+def findings_lines(found: AuditFindings, card: DatasetCard) -> list[str]:
     """One sentence for each sort of fault with the first pictures that have it, then those on the whole dataset."""
     lines = []
-    for kind in KINDS:
+    for kind in FAULT_KINDS:
         if some := found.of_kind(kind):
             called, advice = ADVICE[kind]
             named = _some([f"{name} ({detail})" for name, detail in some.items()])
@@ -41,7 +41,7 @@ def findings_lines(found: Findings, card: DatasetCard) -> list[str]:
     return [*lines, *background_lines(found, card), *caption_sentences(found.captions, card.trigger)]
 
 
-def background_lines(found: Findings, card: DatasetCard) -> list[str]:
+def background_lines(found: AuditFindings, card: DatasetCard) -> list[str]:
     if not (one := found.background):
         return []
     count = f"all {one.of}" if one.images == one.of else f"{one.images} of {one.of}"
@@ -55,7 +55,7 @@ def background_lines(found: Findings, card: DatasetCard) -> list[str]:
     ]
 
 
-def fixes(found: Findings) -> list[str]:
+def fixes(found: AuditFindings) -> list[str]:
     """What `prepare` would repair, a phrase each."""
     counts: Counter[str] = Counter(r.reason for r in found.left_out)
     phrases = [f"leave out {n} {several(what, n)}" for reason, what in _LEFT_OUT.items() if (n := counts[reason])]
@@ -64,11 +64,11 @@ def fixes(found: Findings) -> list[str]:
     return phrases
 
 
-def unrepaired(found: Findings) -> dict[FaultKind, list[str]]:
+def unrepaired(found: AuditFindings) -> dict[FaultKind, list[str]]:
     """Kind -> the pictures that have such a fault when all is repaired that can be."""
     left: dict[FaultKind, list[str]] = {}
     gone = {r.file for r in found.left_out}
-    for kind in KINDS:
+    for kind in FAULT_KINDS:
         mended = {*gone, *(found.cropped if kind == "border" else ())}
         if names := [name for name in found.of_kind(kind) if name not in mended]:
             left[kind] = names

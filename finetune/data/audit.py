@@ -55,7 +55,7 @@ class Audit:
     card: DatasetCard
     prepared: bool
     looks: Mapping[str, bytes] = field(default_factory=dict)
-    """How each picture that was decoded looks, by name, as `looks.look` packs it."""
+    """How each picture that was decoded looks, by name, as `looks.measure_looks` packs it."""
 
     @property
     def seen(self) -> int:

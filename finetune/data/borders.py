@@ -19,7 +19,7 @@ _ACROSS = 0.9
 _WIDEST_BAR, _WIDEST_FRAME = 0.45, 0.12
 """shares of a side, at each end; a picture with wider margins all around may be a square thing on a plain ground"""
 
-Pixels = npt.NDArray[np.int16]
+_Pixels = npt.NDArray[np.int16]
 
 
 def content_box(image: Image.Image, small: Image.Image) -> Box:
@@ -64,7 +64,7 @@ def _extremes(image: Image.Image, box: Box) -> list[tuple[int, int]]:
     return cast(list[tuple[int, int]], image.crop(box).getextrema())
 
 
-def _bars(pixels: Pixels) -> tuple[int, int]:
+def _bars(pixels: _Pixels) -> tuple[int, int]:
     """Rows at both ends that have the colour of the corner."""
     plain = np.abs(pixels - pixels[0, 0]).max(axis=(1, 2)) <= _PLAIN
     if plain.all():
@@ -73,7 +73,7 @@ def _bars(pixels: Pixels) -> tuple[int, int]:
     return (first, last) if first and last and max(first, last) <= _WIDEST_BAR * len(plain) else (0, 0)
 
 
-def _reaches(inner: Pixels, colour: npt.NDArray[np.int16]) -> bool:
+def _reaches(inner: _Pixels, colour: npt.NDArray[np.int16]) -> bool:
     """Whether at both ends the picture comes near everywhere: what stands on a plain ground does so in places only."""
     deep = max(2, round(_DEEP * len(inner)))
     return all(

@@ -29,7 +29,7 @@ from finetune.data import colours, costs
 from finetune.data.buckets import Size
 from finetune.data.colours import WHITE, Colour, colour_name
 from finetune.data.diagnose import SUFFIXES, Reason, Unusable, diagnose, is_cut_short
-from finetune.data.looks import look
+from finetune.data.looks import measure_looks
 
 _PLUGINS = (
     JpegImagePlugin.JpegImageFile,
@@ -130,9 +130,9 @@ def inspect_pixels(path: Path, data: bytes, background: Colour) -> tuple[ImageIn
             info = _loaded(path, image, info, data)
             if needs_no_change(info):
                 digest = colours.pixels_digest(image, background) if info.format == "PNG" else ""
-                return info, digest, look(image)
+                return info, digest, measure_looks(image)
             flat = colours.flattened(_upright(image, info.orientation), background)
-            return info, colours.pixels_digest(flat, background), look(flat)
+            return info, colours.pixels_digest(flat, background), measure_looks(flat)
 
 
 def notes(info: ImageInfo, suffix: str, background: Colour = WHITE) -> list[str]:

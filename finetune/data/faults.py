@@ -18,11 +18,11 @@ from finetune.data.example import Example
 from finetune.data.folder import MAX_ASPECT, MIN_SIDE_PX, Rejected
 from finetune.data.looks import Looks, unpacked_looks, without_borders
 from finetune.data.similar import Fingerprint, likenesses
-from finetune.data.thresholds import USUAL, Thresholds
+from finetune.data.thresholds import USUAL_THRESHOLDS, AuditThresholds
 from finetune.data.wording import CaptionWords
 
 FaultKind = Literal["leak", "near duplicate", "blurred", "upscaled", "border", "colour cast"]
-KINDS: tuple[FaultKind, ...] = get_args(FaultKind)
+FAULT_KINDS: tuple[FaultKind, ...] = get_args(FaultKind)
 """the most important first"""
 USUAL_RESOLUTION = 512
 """in px, where nobody says what is trained at"""
@@ -49,7 +49,7 @@ class Member(NamedTuple):
     mirrored: bool
 
 
-class Group(NamedTuple):
+class LookAlikes(NamedTuple):
     """Pictures that look alike."""
 
     best: str
@@ -65,15 +65,15 @@ class Background(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Findings:
+class AuditFindings:
     """What the audit of looks and captions found. `left_out` and `cropped` are what `prepare` does when it fixes."""
 
-    thresholds: Thresholds
+    thresholds: AuditThresholds
     resolution: int
     looks: Mapping[str, Looks]
     faults: Mapping[str, tuple[Fault, ...]]
     """By the name of the picture, in its order; none of sound ones."""
-    groups: tuple[Group, ...]
+    groups: tuple[LookAlikes, ...]
     background: Background | None
     captions: CaptionReport
     left_out: tuple[Rejected, ...]
@@ -85,7 +85,7 @@ class Findings:
         return {name: fault.detail for name, faults in self.faults.items() for fault in faults if fault.kind == kind}
 
 
-def find_faults(audit: Audit, resolution: int, thresholds: Thresholds = USUAL) -> Findings:
+def find_faults(audit: Audit, resolution: int, thresholds: AuditThresholds = USUAL_THRESHOLDS) -> AuditFindings:
     """resolution: in px, that is trained at."""
     looks = {e.name: unpacked_looks(audit.looks[e.name]) for e in audit.used if e.name in audit.looks}
     seen = [e for e in audit.used if e.name in looks]
@@ -105,7 +105,7 @@ def find_faults(audit: Audit, resolution: int, thresholds: Thresholds = USUAL) -
             if not example.attributes.mask and _is_usable(box):
                 cropped[example.name] = box
     words = CaptionWords(audit.card.trigger, audit.card.class_word, kind=audit.card.kind)
-    return Findings(
+    return AuditFindings(
         thresholds, resolution, looks, faults, groups, _background(seen, looks, thresholds.background),
         caption_report(audit.used, words, thresholds.fused), left_out, cropped,
     )  # fmt: skip
@@ -114,7 +114,7 @@ def find_faults(audit: Audit, resolution: int, thresholds: Thresholds = USUAL) -
 # --- copies ---------------------------------------------------------------------------------------------------------
 
 
-def _groups(examples: Sequence[Example], looks: Mapping[str, Looks], most: int) -> Iterator[Group]:
+def _groups(examples: Sequence[Example], looks: Mapping[str, Looks], most: int) -> Iterator[LookAlikes]:
     """The best of each group is held out where one of them is, then the one with the most detail."""
     order = sorted(examples, key=lambda e: _worth(e, looks[e.name]), reverse=True)
     prints = [Fingerprint(looks[e.name].fingerprint, looks[e.name].cells) for e in order]
@@ -123,12 +123,12 @@ def _groups(examples: Sequence[Example], looks: Mapping[str, Looks], most: int) 
     for example, like in zip(order, likenesses(prints, most, held_out), strict=True):
         if like:
             members.setdefault(like.of, []).append(Member(example.name, like.distance, like.mirrored))
-    yield from (Group(order[best].name, tuple(others)) for best, others in sorted(members.items()))
+    yield from (LookAlikes(order[best].name, tuple(others)) for best, others in sorted(members.items()))
 
 
 def _worth(example: Example, looks: Looks) -> tuple[bool, float, bool, int]:
     left, top, right, bottom = without_borders(example.size, looks)
-    blown = looks.detail if looks.detail >= USUAL.upscaled else 1
+    blown = looks.detail if looks.detail >= USUAL_THRESHOLDS.upscaled else 1
     area = (right - left) * (bottom - top) / blown**2 * (_BORDERED if any(looks.borders) else 1)
     return example.attributes.held_out, area, example.origin == "written", _bytes(example)
 
@@ -140,7 +140,7 @@ def _bytes(example: Example) -> int:
         return 0
 
 
-def _copies(groups: Sequence[Group], held_out: set[str]) -> Iterator[Rejected]:
+def _copies(groups: Sequence[LookAlikes], held_out: set[str]) -> Iterator[Rejected]:
     """Of pictures that look alike one stays, and where that is held out none to train on."""
     for best, others in groups:
         for name, _, mirrored in others:
@@ -153,7 +153,7 @@ def _copies(groups: Sequence[Group], held_out: set[str]) -> Iterator[Rejected]:
 # --- one picture ----------------------------------------------------------------------------------------------------
 
 
-def _own_faults(size: Size, looks: Looks, resolution: int, thresholds: Thresholds) -> Iterator[Fault]:
+def _own_faults(size: Size, looks: Looks, resolution: int, thresholds: AuditThresholds) -> Iterator[Fault]:
     left, top, right, bottom = without_borders(size, looks)
     width, height = right - left, bottom - top
     side, detail = (width * height) ** 0.5, looks.detail

@@ -5,7 +5,7 @@ Nothing here judges: `faults` does, by thresholds that may be set.
 
 import math
 import struct
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ _SMALL_PX = 64
 """the shorter side of what is measured for all but fine detail"""
 _LARGEST_PX = 2048
 """Pictures are looked at up to this size: nothing is trained at more."""
-_TILE, _TILES = 128, 4
+_TILE, _TILES = 96, 4
 """px, and tiles across, of larger pictures: fine detail is measured in these"""
 _FLAT = 16
 """levels of a channel by which a flat ground may differ from its own colour"""
@@ -66,7 +66,7 @@ class Looks(NamedTuple):
     """px of a plain border at the left, top, right and bottom"""
 
 
-def look(image: Image.Image) -> bytes:
+def measure_looks(image: Image.Image) -> bytes:
     """The looks of an RGB picture, packed."""
     shrunk = -(-max(image.size) // _LARGEST_PX)
     base = image.reduce(shrunk) if shrunk > 1 else image
@@ -202,8 +202,8 @@ def _strongest_edges(grey: Image.Image, tile: int) -> tuple[int, float]:
 
 def _level(image: Image.Image, number: int) -> int:
     """The level that so many px reach."""
-    histogram = image.histogram()
-    for level in range(255, 0, -1):
+    histogram, most = image.histogram(), cast(tuple[int, int], image.getextrema())[1]
+    for level in range(most, 0, -1):
         number -= histogram[level]
         if number <= 0:
             return level

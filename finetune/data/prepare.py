@@ -28,7 +28,7 @@ from finetune.data.example import CARD, Dataset, DatasetCard, Example
 from finetune.data.folder import MAX_ASPECT, MIN_SIDE_PX, Rules
 from finetune.data.record import Record, Seen, file_stamp
 from finetune.data.repairs import repairing
-from finetune.data.thresholds import USUAL, Thresholds
+from finetune.data.thresholds import USUAL_THRESHOLDS, AuditThresholds
 from finetune.data.wording import CaptionWords, DatasetKind
 from finetune.data.workers import in_order, worker_count
 from finetune.errors import DataError, RunError
@@ -67,7 +67,7 @@ def preparing(
     min_side_px: int = MIN_SIDE_PX,
     max_aspect: float = MAX_ASPECT,
     fix: bool = False,
-    thresholds: Thresholds = USUAL,
+    thresholds: AuditThresholds = USUAL_THRESHOLDS,
 ) -> Generator[Event, None, Dataset]:
     """Writes an imagefolder with final captions and dataset.toml to `out`, in full or not at all; tells how far it is.
 

@@ -51,7 +51,7 @@ class Seen(NamedTuple):
     decoded: bool
     """every pixel was read, not the header alone"""
     looks: bytes = b""
-    """how a picture that was decoded looks, as `looks.look` packs it"""
+    """how a picture that was decoded looks, as `looks.measure_looks` packs it"""
 
 
 class Record:

@@ -8,16 +8,16 @@ from finetune.data.audit import Audit
 from finetune.data.buckets import Size
 from finetune.data.captions import CaptionNote
 from finetune.data.example import Example
-from finetune.data.faults import USUAL_RESOLUTION, Findings, find_faults
-from finetune.data.thresholds import Thresholds
+from finetune.data.faults import USUAL_RESOLUTION, AuditFindings, find_faults
+from finetune.data.thresholds import AuditThresholds
 from finetune.events import Event, Warned
 
-LEFT_OUT = {"near duplicate": "near-duplicate left out", "leak": "training image that a held-out one shows left out"}
-CROPPED = "plain border cropped"
+_CHANGES = {"near duplicate": "near-duplicate left out", "leak": "training image that a held-out one shows left out"}
+_CROPPED = "plain border cropped"
 _NAMED = 5
 
 
-def repairing(report: Audit, thresholds: Thresholds) -> Generator[Event, None, Audit]:
+def repairing(report: Audit, thresholds: AuditThresholds) -> Generator[Event, None, Audit]:
     """The audit of what is left when all is repaired that can be; tells what cannot."""
     found = find_faults(report, USUAL_RESOLUTION, thresholds)
     for kind, names in unrepaired(found).items():
@@ -29,7 +29,7 @@ def repairing(report: Audit, thresholds: Thresholds) -> Generator[Event, None, A
     return repaired(report, found)
 
 
-def repaired(report: Audit, found: Findings) -> Audit:
+def repaired(report: Audit, found: AuditFindings) -> Audit:
     """Without the copies, and with the sizes of what is cropped; each of it a note on its file."""
     gone = {r.file: r for r in found.left_out}
     infos = dict(report.infos)
@@ -37,16 +37,16 @@ def repaired(report: Audit, found: Findings) -> Audit:
         infos[name] = infos[name]._replace(size=_size(found, name), crop=box)
     used = tuple(_cropped(e, found) for e in report.used if e.name not in gone)
     notes = [note for note in report.notes if note.file not in gone]
-    notes += [CaptionNote(name, LEFT_OUT[one.reason]) for name, one in gone.items()]
-    notes += [CaptionNote(name, CROPPED) for name in found.cropped]
+    notes += [CaptionNote(name, _CHANGES[one.reason]) for name, one in gone.items()]
+    notes += [CaptionNote(name, _CROPPED) for name in found.cropped]
     rejected = tuple(sorted([*report.rejected, *found.left_out]))
     return replace(report, used=used, rejected=rejected, notes=tuple(notes), infos=infos)
 
 
-def _cropped(example: Example, found: Findings) -> Example:
+def _cropped(example: Example, found: AuditFindings) -> Example:
     return example._replace(size=_size(found, example.name)) if example.name in found.cropped else example
 
 
-def _size(found: Findings, name: str) -> Size:
+def _size(found: AuditFindings, name: str) -> Size:
     left, top, right, bottom = found.cropped[name]
     return Size(right - left, bottom - top)

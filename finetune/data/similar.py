@@ -24,7 +24,7 @@ class Fingerprint(NamedTuple):
     """RGB of 4 x 4 parts"""
 
 
-class Likeness(NamedTuple):
+class NearCopy(NamedTuple):
     """That a picture looks like another one."""
 
     of: int
@@ -36,11 +36,11 @@ class Likeness(NamedTuple):
 
 def likenesses(
     pictures: Sequence[Fingerprint], most: int, apart: frozenset[int] = frozenset()
-) -> list[Likeness | None]:
+) -> list[NearCopy | None]:
     """Of each picture the nearest earlier one that it looks like, which is the first of its group; None: it is the
     first itself. The best come first. apart: pictures that later ones are compared with in any case."""
     index = _Index(most)
-    found: list[Likeness | None] = []
+    found: list[NearCopy | None] = []
     for number, one in enumerate(pictures):
         likeness = index.nearest(one, pictures)
         if likeness is None or number in apart:
@@ -66,13 +66,13 @@ class _Index:
             for table, quarter in zip(self._tables, _quarters(bits), strict=True):
                 table.setdefault(quarter, []).append(bits)
 
-    def nearest(self, one: Fingerprint, pictures: Sequence[Fingerprint]) -> Likeness | None:
+    def nearest(self, one: Fingerprint, pictures: Sequence[Fingerprint]) -> NearCopy | None:
         bits, most, near = one.bits, self._most, set[int]()
         for table, quarter in zip(self._tables, _quarters(bits), strict=True):
             entries = chain.from_iterable(filter(None, map(table.get, map(quarter.__xor__, self._masks))))
             near.update([other for other in entries if (other ^ bits).bit_count() <= most])
         alike = (
-            Likeness(number, (other ^ bits).bit_count(), mirrored)
+            NearCopy(number, (other ^ bits).bit_count(), mirrored)
             for other in near
             for number, mirrored in self._owners[other]
             if _same_colours(one.cells, pictures[number].cells, mirrored)

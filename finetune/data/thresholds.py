@@ -7,8 +7,8 @@ from typing import NamedTuple
 from finetune.errors import InputError
 
 
-class Thresholds(NamedTuple):
-    """What is usual. `LIMITS` says what each may be."""
+class AuditThresholds(NamedTuple):
+    """What is usual. `THRESHOLD_LIMITS` says what each may be."""
 
     similar: float = 10
     blurred: float = 2.5
@@ -25,7 +25,7 @@ class Limit(NamedTuple):
     meaning: str
 
 
-LIMITS = {
+THRESHOLD_LIMITS = {
     "similar": Limit(0, 11, "bits of 64 by which the fingerprints of near-duplicates differ at most"),
     "blurred": Limit(1.5, 32, "times softer than sharp, at the size that is trained at"),
     "upscaled": Limit(1.2, 32, "times larger than the detail that the picture holds"),
@@ -34,10 +34,10 @@ LIMITS = {
     "cast": Limit(0.1, 4, "octaves between the colour channels by which even the greyest parts are tinted"),
     "fused": Limit(0.5, 1, "share of the captions that have a word from which on it is learnt with the trigger"),
 }
-USUAL = Thresholds()
+USUAL_THRESHOLDS = AuditThresholds()
 
 
-def read_thresholds(given: Sequence[str]) -> Thresholds:
+def read_thresholds(given: Sequence[str]) -> AuditThresholds:
     """Of texts such as "similar=6".
 
     Raises:
@@ -52,19 +52,21 @@ def read_thresholds(given: Sequence[str]) -> Thresholds:
     return thresholds_of(written)
 
 
-def thresholds_of(given: Mapping[str, str | float]) -> Thresholds:
+def thresholds_of(given: Mapping[str, str | float]) -> AuditThresholds:
     """By name.
 
     Raises:
         InputError: there is no such threshold, or it is out of its bounds.
     """
-    if strangers := [name for name in given if name not in LIMITS]:
-        raise InputError(f"there is no `threshold` {strangers[0]!r}", f"one of {', '.join(LIMITS)}, as in similar=6")
-    return USUAL._replace(**{name: _number(name, written) for name, written in given.items()})
+    if strangers := [name for name in given if name not in THRESHOLD_LIMITS]:
+        raise InputError(
+            f"there is no `threshold` {strangers[0]!r}", f"one of {', '.join(THRESHOLD_LIMITS)}, as in similar=6"
+        )
+    return USUAL_THRESHOLDS._replace(**{name: _number(name, written) for name, written in given.items()})
 
 
 def _number(name: str, written: str | float) -> float:
-    least, most, meaning = LIMITS[name]
+    least, most, meaning = THRESHOLD_LIMITS[name]
     try:
         number = float(written)
     except ValueError:
@@ -72,6 +74,6 @@ def _number(name: str, written: str | float) -> float:
     if not least <= number <= most:
         raise InputError(
             f"`threshold` {name}={written} must be a number from {least:g} to {most:g}: {meaning}",
-            f"{name}={getattr(USUAL, name):g} is usual",
+            f"{name}={getattr(USUAL_THRESHOLDS, name):g} is usual",
         )
     return number

@@ -20,7 +20,7 @@ from finetune.data.captions import mentions
 from finetune.data.dataset import Placed
 from finetune.data.decode import open_rgb
 from finetune.data.diagnose import Reason, Unusable
-from finetune.data.faults import FaultKind, Findings
+from finetune.data.faults import AuditFindings, FaultKind
 from finetune.data.wording import CaptionOrigin
 from finetune.errors import RunError
 from finetune.pages.html import inlined, render
@@ -197,7 +197,7 @@ def _framed(image: Image.Image, bucket: Bucket, px: int) -> Image.Image:
 
 
 def dataset_page(
-    found: Audit, preview: Preview, step: NextStep, faults: Findings | None = None,
+    found: Audit, preview: Preview, step: NextStep, faults: AuditFindings | None = None,
     encoders: Sequence[EncoderReport] = (),
 ) -> DatasetPage:  # fmt: skip
     """The page of what `check` found."""
@@ -228,7 +228,7 @@ def _notes(found: Audit, rows: Sequence[_Row]) -> dict[str, list[str]]:
     return by_text(found.notes) | {text: names for text, names in flagged.items() if names}
 
 
-def _rows(found: Audit, preview: Preview, findings: Findings | None) -> list[_Row]:
+def _rows(found: Audit, preview: Preview, findings: AuditFindings | None) -> list[_Row]:
     """All pictures, those with something to look at first."""
     notes: dict[str, list[str]] = {}
     for note in found.notes:

@@ -34,7 +34,7 @@ def encoder_reports(base: str, captions: Sequence[str], trigger: str | None) -> 
     reports: dict[tuple[object, ...], EncoderReport] = {}
     for encoder, counter in families.token_counters(base).items():
         counts = [_count(counter, caption) for caption in captions]
-        tokens, known_as = judged(counter.tokenizer, trigger) if trigger else ((), "")
+        tokens, known_as = trigger_tokens(counter.tokenizer, trigger) if trigger else ((), "")
         report = EncoderReport(
             encoder, counter.limit, max(counts, default=0), sum(counts) / len(counts) if counts else 0.0,
             sum(n > counter.limit for n in counts), tokens, known_as,
@@ -48,7 +48,7 @@ def _count(counter: TokenCounter, caption: str) -> int:
     return counter.lost(caption)[0]
 
 
-def judged(tokenizer: Any, trigger: str) -> tuple[tuple[str, ...], str]:
+def trigger_tokens(tokenizer: Any, trigger: str) -> tuple[tuple[str, ...], str]:
     """(tokens, what they are known as). A whole word of the vocabulary is ordinary or rare by its place in it; what is
     cut within a word is not known as anything."""
     ids = _ids(tokenizer, trigger)
