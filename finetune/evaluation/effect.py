@@ -29,6 +29,8 @@ NO_EFFECT = 1e-6
 
 TRIED_IMAGES, TRIED_CAPTIONS = 12, 5
 """how many images are asked about, and against how many wrong captions each"""
+FIT_LEVELS = (0.5, 0.7)
+"""where on the noise path: they tell captions from mixed-up ones as well as four levels do (docs/log.md)"""
 LITTLE_GAIN = 0.02
 """share of the base's loss on the training images below which training has hardly begun"""
 
@@ -111,7 +113,7 @@ def measure_effect(
     moved: component -> how far its weights moved, as `relative_change` measures it. px: of one batch, at most.
     """
     tried = [placed[i] for i in draws.permutation(len(placed), "learnt")[:TRIED_IMAGES]]
-    own, rivals = _at_every_level(tried, [Prompt.of(p.example) for p in tried]), _rivals(placed)
+    own, rivals = _at_every_level(tried, [Prompt.of(p.example) for p in tried]), rivals_of(placed)
     asked = [*own, *(one for said in rivals for prompt in said for one in prompt)]
     shown, shape = [Prompt.of(p.example) for p in placed], tuple(next(iter(latents.values())).mean.shape)
     output = output_change(shown, shape, captions, autocast, px)
@@ -134,9 +136,9 @@ def _losses(asked: Sequence[Judged], errors: Errors) -> Losses:
     return Losses(sum(bands.values()) / len(bands), bands)
 
 
-def _rivals(placed: Sequence[Placed]) -> list[list[list[Judged]]]:
-    """For each image tried: its own caption, then a few of the others', each at some levels and the same noise; nothing
-    without two captions."""
+def rivals_of(placed: Sequence[Placed]) -> list[list[list[Judged]]]:
+    """For each image tried: its own caption, then a few of the others', at the same noise; nothing without two
+    captions."""
     said = list({(prompt := Prompt.of(p.example)).key: prompt for p in placed}.values())
     if len(said) < 2:
         return []
@@ -145,7 +147,7 @@ def _rivals(placed: Sequence[Placed]) -> list[list[list[Judged]]]:
         own = Prompt.of(placed[i].example)
         order = draws.permutation(len(said), "others", i)
         another = [said[n] for n in order if said[n].key != own.key][:TRIED_CAPTIONS]
-        found.append([[Judged(placed[i], prompt, level) for level in LEVELS[1:]] for prompt in [own, *another]])
+        found.append([[Judged(placed[i], prompt, level) for level in FIT_LEVELS] for prompt in [own, *another]])
     return found
 
 

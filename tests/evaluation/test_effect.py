@@ -176,13 +176,13 @@ def predicted(trained: Bench, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int
 def test_training_is_judged_in_few_batches_and_no_prediction_is_made_twice(
     trained: Bench, predicted: list[tuple[int, ...]]
 ) -> None:
-    """Three images at five levels; each with its own and two other captions at four of them; adapter off and on."""
+    """Three images at five levels, and at two of them with two other captions; adapter off and on."""
     args = ({}, trained.plan.train.placed, trained.latents, trained.captions, trained.machine.autocast)
     evaluate.measure_effect(*args, px=8 * 128**2)
     shapes = {p.example.name: (p.bucket.height // 8, p.bucket.width // 8) for p in trained.plan.train.placed}
     output, judged = predicted[:2], predicted[2:]
     assert [shape[0] for shape in output] == [5, 5]  # the levels, adapter on and off
-    asked = {cells: 2 * (5 + 2 * 4) * list(shapes.values()).count(cells) for cells in shapes.values()}
+    asked = {cells: 2 * (5 + 2 * 2) * list(shapes.values()).count(cells) for cells in shapes.values()}
     made = {cells: sum(b for b, _, *own in judged if tuple(own) == cells) for cells in asked}
     assert made == asked and len(asked) == 2
     assert max(b * h * w * 64 for b, _, h, w in judged) <= 8 * 128**2
