@@ -12,7 +12,7 @@ PAGES = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
-    "data/README.md": "data.md",
+    "data/README.md": "bundled.md",
 }
 """file of the repository -> page of the site; README stays one text that is right in both places"""
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
