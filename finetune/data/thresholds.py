@@ -69,7 +69,7 @@ def _number(name: str, written: str | float) -> float:
     least, most, meaning = THRESHOLD_LIMITS[name]
     try:
         number = float(written)
-    except ValueError:
+    except (TypeError, ValueError):
         number = math.nan
     if not least <= number <= most:
         raise InputError(

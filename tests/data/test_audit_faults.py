@@ -19,6 +19,8 @@ from finetune.errors import InputError
 from finetune.events import Warned
 
 WORDS = {"trigger": "sks", "class_word": "mug"}
+APART = {"blurred": 4.0, "upscaled": 1.7}
+"""thresholds between which a picture lies that was enlarged 2.6 times, and below which one blurred by 6 px does not"""
 
 
 def add(folder: Path, name: str, image: Image.Image, caption: str = "") -> None:
@@ -40,7 +42,7 @@ def data(tmp_path: Path) -> Path:
 
 def found_in(folder: Path, **thresholds: float) -> tuple[Audit, AuditFindings]:
     report = audit(folder, **WORDS)
-    return report, find_faults(report, 512, thresholds_of(thresholds))
+    return report, find_faults(report, 512, thresholds_of(APART | thresholds))
 
 
 def test_each_fault_is_found_and_sound_pictures_have_none(data: Path) -> None:
@@ -58,7 +60,10 @@ def test_each_fault_is_found_and_sound_pictures_have_none(data: Path) -> None:
 
 def test_every_threshold_moves_what_is_said(data: Path) -> None:
     usual = found_in(data)[1]
-    assert "near duplicate" not in str(found_in(data, similar=0)[1].of_kind("near duplicate").get("copy.jpg"))
+    add(data, "cut.png", scene(2).crop((4, 4, 156, 156)))
+    (distance,) = (one.distance for group in found_in(data)[1].groups for one in group.others if one.name == "cut.png")
+    assert distance and "cut.png" in found_in(data, similar=distance)[1].of_kind("near duplicate")
+    assert "cut.png" not in found_in(data, similar=distance - 1)[1].of_kind("near duplicate")
     assert not found_in(data, blurred=32)[1].of_kind("blurred")
     assert not found_in(data, upscaled=32)[1].of_kind("upscaled") and usual.of_kind("upscaled")
     assert not found_in(data, border=0.2)[1].faults.get("bars.png") and not found_in(data, border=0.2)[1].cropped
@@ -72,7 +77,10 @@ def test_every_threshold_moves_what_is_said(data: Path) -> None:
 
 def test_the_size_that_is_trained_at_decides_whether_a_picture_is_too_soft(data: Path) -> None:
     report = audit(data, **WORDS)
-    assert find_faults(report, 512).of_kind("upscaled") and not find_faults(report, 64).of_kind("upscaled")
+    apart = thresholds_of(APART)
+    assert find_faults(report, 512, apart).of_kind("upscaled") and not find_faults(report, 48, apart).of_kind(
+        "upscaled"
+    )
     assert not find_faults(report, 24).of_kind("blurred")
 
 
@@ -96,9 +104,15 @@ def test_of_held_out_copies_one_stays_and_neither_is_a_leak(data: Path) -> None:
 def test_the_best_of_a_group_stays(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
-    add(folder, "a.png", scene(0, 120)), add(folder, "b.png", scene(0, 240)), add(folder, "c.jpg", scene(0, 90))
-    add(folder, "blown.png", scene(0, 64).resize((300, 300), Image.Resampling.BICUBIC))
-    assert set(found_in(folder)[1].of_kind("near duplicate").values()) == {"like b.png"}
+    best = scene(0, 240)
+    (
+        add(folder, "a.png", best.resize((120, 120))),
+        add(folder, "b.png", best),
+        add(folder, "c.jpg", best.resize((90, 90))),
+    )
+    add(folder, "blown.png", best.resize((64, 64)).resize((300, 300), Image.Resampling.BICUBIC))
+    found = found_in(folder)[1].of_kind("near duplicate")
+    assert set(found) == {"a.png", "c.jpg", "blown.png"} and set(found.values()) == {"like b.png"}
 
 
 # --- all pictures ---------------------------------------------------------------------------------------------------
@@ -180,7 +194,7 @@ def test_prepare_repairs_what_the_audit_named_and_says_what_it_cannot(data: Path
     before = {path.name: path.read_bytes() for path in data.iterdir()}
     report, found = found_in(data)
     out, said = tmp_path / "out", []
-    work = preparing(data, out, **WORDS, fix=True)
+    work = preparing(data, out, **WORDS, fix=True, thresholds=thresholds_of(APART))
     try:
         while True:
             event = next(work)
@@ -188,14 +202,14 @@ def test_prepare_repairs_what_the_audit_named_and_says_what_it_cannot(data: Path
     except StopIteration as e:
         made = e.value
     assert {path.name: path.read_bytes() for path in data.iterdir()} == before, "the source stays"
-    assert [r for r in made.card.rejected] == list(found.left_out)
+    assert list(made.card.rejected) == sorted(found.left_out)
     assert made.card.seen == report.seen == len(made.examples) + len(made.card.rejected)
     card = tomllib.loads((out / "dataset.toml").read_text())
     assert card["changes"] == {"near-duplicate left out": 2, "plain border cropped": 1}
     cropped = Image.open(out / "images" / "bars.png").convert("RGB")
     assert cropped.tobytes() == scene(7).tobytes()
     assert [text for text in said if "blurred" in text and "soft.png" in text] and len(said) == 2
-    again = find_faults(audit(out), 512)
+    again = find_faults(audit(out), 512, thresholds_of(APART))
     assert not fixes(again) and list(unrepaired(again)) == ["blurred", "upscaled"]
 
 

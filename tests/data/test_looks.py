@@ -135,7 +135,7 @@ def greys(seed: int) -> Image.Image:
 
 @pytest.mark.parametrize("light", [(1, 0.6, 0.3), (0.3, 0.7, 1), (0.5, 1, 0.5)])
 def test_light_of_a_colour_tints_even_greys(light: tuple[float, float, float]) -> None:
-    assert max(looks(greys(i)).cast for i in SIXTEEN) < 0.15
+    assert max(looks(greys(i)).cast for i in SIXTEEN) < 0.25
     assert min(looks(tinted(greys(i), *light)).cast for i in SIXTEEN) > 0.3
 
 

@@ -50,7 +50,7 @@ def test_a_whole_word_of_the_vocabulary_is_known_and_pieces_are_not(trigger, tok
 @pytest.mark.parametrize("trigger, said", [
     ("mug", "an ordinary word of the base, which already stands for something"),
     ("sks", "2 tokens (sk | s), not a word"),
-    ("takorinova", "a shorter one is learnt more easily"), ("red mug", "ordinary words of the base"),
+    ("xqzjkwvy", "a shorter one is learnt more easily"), ("red mug", "ordinary words of the base"),
 ])  # fmt: skip
 def test_the_pocket_base_says_what_it_knows(trigger: str, said: str) -> None:
     assert said in encoder_sentences(encoder_reports("pocket", ["a mug"], trigger), trigger)[-1]
