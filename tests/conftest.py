@@ -4,6 +4,7 @@ import contextlib
 import functools
 import gc
 import os
+import signal
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -20,6 +21,9 @@ from support.whole import LONGEST, is_whole  # noqa: E402
 from finetune import families  # noqa: E402
 
 torch.set_num_threads(1)  # tiny tensors: threads only wait on one another
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what runs in the background ignore it
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as nohup does; programs that tests start take that over
 
 
 @pytest.fixture(scope="session", autouse=True)
