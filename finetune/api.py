@@ -1,7 +1,7 @@
 """The calls that programs and notebooks make. Each is quiet, and brings the libraries it needs when it is called."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -64,7 +64,7 @@ def prepare(
     caption_lines: CaptionLines = "each", captions_of: Path | str | None = None, folder_names: FolderNames = "auto",
     mask_from: MaskFrom = "files", split: str = "", subset: str = "", image_column: str = "",
     caption_column: str = "", ignore_column: Sequence[str] = (), limit: int | None = None, where: Sequence[str] = (),
-    link: bool = False,
+    link: bool = False, fix: bool = False, thresholds: Mapping[str, float] | None = None,
 ) -> "Dataset":  # fmt: skip
     """Make a dataset at `out` from folders of photos, which are only read: upright, RGB, each with its final caption.
 
@@ -83,7 +83,9 @@ def prepare(
     caption_lines: of a caption file, "each" a caption, shown by turns, or "joined" to one. captions_of: a dataset
     prepared before, whose captions by a person or a model are taken for pictures that are the same. mask_from:
     "alpha" makes masks of transparency, beside those that have files. source_note: recorded in the dataset.
-    background: RGB in 0..255 behind transparent pixels. What was left out, and why, is in the result's `card.rejected`.
+    background: RGB in 0..255 behind transparent pixels. fix: near-duplicates and leaks are left out and plain borders
+    cropped, from thresholds on such as {"similar": 6} (docs/data.md). What was left out, and why, is in the result's
+    `card.rejected`, what was changed in `card.changes`.
 
     Raises:
         DataError: a source has problems, or `out` is not empty or lies inside a source.
@@ -92,6 +94,7 @@ def prepare(
     from finetune.data import prepare as preparing
     from finetune.data.sources.conditions import condition
     from finetune.data.sources.tables import Selection
+    from finetune.data.thresholds import thresholds_of
 
     with _call():
         selection = Selection(split, subset, image_column, caption_column, tuple(ignore_column), limit,
@@ -102,6 +105,7 @@ def prepare(
             background=background, captions_from=captions_from, allow_uncaptioned=allow_uncaptioned,
             caption_lines=caption_lines, captions_of=None if captions_of is None else Path(captions_of),
             folder_names=folder_names, mask_from=mask_from, selection=selection, link=link,
+            fix=fix, thresholds=thresholds_of(thresholds or {}),
         )  # fmt: skip
 
 

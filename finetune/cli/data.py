@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,13 +23,17 @@ from finetune.cli.selecting import (
     Where,
     selection,
 )
-from finetune.errors import DataError, RunError
+from finetune.errors import DataError, InputError, RunError, action
 from finetune.recipe import Data
 
 if TYPE_CHECKING:
     from finetune.data.audit import Audit
     from finetune.data.colours import Colour
+    from finetune.data.faults import AuditFindings
+    from finetune.data.thresholds import AuditThresholds
+    from finetune.data.wording import CaptionWords
     from finetune.pages.dataset import NextStep
+    from finetune.planning.encoders import EncoderReport
     from finetune.planning.preview import Preview
 
 MAX_ASPECT: float = Data.model_fields["max_aspect"].default
@@ -97,6 +102,20 @@ CaptionsOf = Annotated[
 ]
 
 
+Thresholds = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--threshold",
+        metavar="NAME=VALUE",
+        help="From where on the audit reports something; may be repeated. similar: bits in which near-duplicates "
+        "differ (10; 0 to 11 of 64). blurred: times softer than sharp at the training size (2.5; 1.5 to 32). upscaled: "
+        "times larger than its detail (2; 1.2 to 32). border: share of a side (0.02; 0.002 to 0.45). background: share "
+        "of the images that have the same one (0.9; 0.5 to 1). cast: octaves between the colour channels (0.5; 0.1 to "
+        "4). fused: share of the captions that have a word (1; 0.5 to 1).",
+    ),
+]
+
+
 def register(app: typer.Typer) -> None:
     app.command()(prepare)
     app.command()(check)
@@ -138,6 +157,15 @@ def prepare(
     limit: Limit = None,
     where: Where = None,
     link: Link = False,
+    fix: Annotated[
+        bool,
+        typer.Option(
+            "--fix",
+            help="Repair what `finetune check` names: leave out near-duplicates and training images that a "
+            "held-out one shows, crop plain borders. Your folder stays as it is.",
+        ),
+    ] = False,
+    threshold: Thresholds = None,
     caption_with: Annotated[
         str,
         typer.Option(
@@ -158,7 +186,7 @@ def prepare(
     from rich.console import Console
 
     from finetune.cli import data_view, wording
-    from finetune.cli.watching import watched
+    from finetune.cli.watching import noting, watched
     from finetune.data.prepare import preparing
 
     output = Output(as_json, quiet)
@@ -183,8 +211,11 @@ def prepare(
         folder_names=folder_names,
         selection=selection(split, subset, image_column, caption_column, ignore_column, limit, where),
         link=link,
+        fix=fix,
+        thresholds=_thresholds(threshold, fix),
     )
-    made = watched(work, Console(highlight=False), output)
+    unrepaired: list[str] = []
+    made = watched(noting(work, unrepaired), Console(highlight=False), output)
     if caption_with:
         from finetune.cli import captioning_view
 
@@ -192,7 +223,7 @@ def prepare(
     understood = tuple(wording.flags(text, ctx.command) for text in made.understood)
     if output.details:
         data_view.show_prepared(made, understood)
-    output.json(data_view.prepared_json(made) | {"notes": understood})
+    output.json(data_view.prepared_json(made) | {"notes": understood} | ({"unrepaired": unrepaired} if fix else {}))
     output.result(f"wrote {out}: {len(made.examples)} images" + ("" if quiet else f"   next: finetune check {out}"))
 
 
@@ -216,6 +247,7 @@ def check(
         float, number("data.max_aspect", help="Largest width:height ratio; longer images are cropped to it.")
     ] = MAX_ASPECT,
     allow_uncaptioned: AllowUncaptioned = False,
+    threshold: Thresholds = None,
     html: Annotated[
         Path | None,
         typer.Option(
@@ -232,17 +264,22 @@ def check(
 
     The caption shown is the one the model is trained on. Of more than 200 images sizes are counted, and those listed
     that are to be looked at; --all or --json lists every one. A file that is unchanged since an earlier command is not
-    decoded again. Exit code 2 means that something must be corrected first.
+    decoded again. Below stands what makes images or captions worse to learn from: near-duplicates, blur, borders, one
+    background, words in every caption. Exit code 2 means that something must be corrected first.
     """
     from rich.console import Console
 
-    from finetune.cli import data_view, wording
+    from finetune.cli import data_view, findings_view, wording
     from finetune.cli.watching import watched
     from finetune.data.audit import auditing
     from finetune.data.captions import clean_words
+    from finetune.data.faults import find_faults
     from finetune.data.folder import Rules
+    from finetune.data.thresholds import read_thresholds
+    from finetune.planning.encoders import encoder_reports
     from finetune.planning.preview import preview
 
+    thresholds = read_thresholds(threshold or ())
     if html:
         _refuse_target(html, path)
     words = clean_words(trigger, class_word, template, kind or "", captions_from, allow_uncaptioned, caption_lines)
@@ -254,18 +291,51 @@ def check(
         notes=tuple(note._replace(text=wording.flags(note.text, ctx.command)) for note in found.notes),
     )
     view = preview(found, base, resolution, max_aspect)
+    faults = find_faults(found, view.resolution, thresholds)
+    encoders = encoder_reports(base, [e.caption for e in found.used], found.card.trigger) if base else []
+    would = findings_view.fix_line(found, faults)
+    fix = _repair(ctx, path, words, threshold or []) if would else ""
     if output.details:
         data_view.show_audit(found, view, every_row)
+        findings_view.show_findings(found, faults, encoders)
     error = DataError(*data_view.verdict(path, found)) if found.problems or found.rejected else None
     if html:
-        shown = _write_page(html, found, view, _next_step(error, path, ctx))
-    told = data_view.audit_json(found, view) | ({"page": str(html)} if html else {})
-    output.json_rows(told, data_view.audit_rows(found, view))
+        step = _next_step(error, path, ctx)._replace(fix=fix)
+        shown = _write_page(html, found, view, step, faults, encoders)
+    told = data_view.audit_json(found, view) | findings_view.findings_json(found, faults, encoders)
+    output.json_rows(
+        told | ({"page": str(html)} if html else {}),
+        findings_view.with_faults(data_view.audit_rows(found, view), faults),
+    )
+    if output.details and fix:
+        output.result(f"`{fix}` would {would}")
     output.result(data_view.identity_line(found))
     if html:
         output.result(f"wrote {html}: {shown} as they will be cropped; open it in a browser")
     if error:
         raise error
+
+
+def _repair(ctx: typer.Context, path: Path, words: "CaptionWords", thresholds: Sequence[str]) -> str:
+    """The command that repairs what was found just so."""
+    from finetune.cli import wording
+
+    step = action(
+        "prepare", source=path, out="DIR", trigger=words.trigger, class_word=words.class_word, kind=words.kind,
+        template=words.template, captions_from=words.captions_from if words.captions_from != "auto" else "",
+        allow_uncaptioned=words.allow_uncaptioned, fix=True,
+    )  # fmt: skip
+    own = [word for one in thresholds for word in ("--threshold", one)]
+    return shlex.join([*shlex.split(wording.written(step, ctx.find_root().command)), *own])
+
+
+def _thresholds(given: list[str] | None, fix: bool) -> "AuditThresholds":
+    """Raises InputError: they would have no effect."""
+    from finetune.data.thresholds import read_thresholds
+
+    if given and not fix:
+        raise InputError("`threshold` says what `fix` repairs, and nothing is to be repaired", "give `fix` as well")
+    return read_thresholds(given or ())
 
 
 def _refuse_target(html: Path, path: Path) -> None:
@@ -287,12 +357,15 @@ def _next_step(error: DataError | None, path: Path, ctx: typer.Context) -> "Next
     return NextStep(wording.flags(error.hint, ctx.command), wording.written(error.action, program), again)
 
 
-def _write_page(html: Path, found: "Audit", view: "Preview", step: "NextStep") -> str:
+def _write_page(
+    html: Path, found: "Audit", view: "Preview", step: "NextStep", faults: "AuditFindings",
+    encoders: "Sequence[EncoderReport]",
+) -> str:  # fmt: skip
     """The page of what was found; says how many images it shows."""
     from finetune.pages.dataset import dataset_page
     from finetune.pages.html import write_page
 
-    page = dataset_page(found, view, step)
+    page = dataset_page(found, view, step, faults, encoders)
     try:
         html.parent.mkdir(parents=True, exist_ok=True)
         write_page(page.text, html)

@@ -6,7 +6,7 @@ from typing import TypeVar
 from rich.console import Console
 
 from finetune.cli.options import Output
-from finetune.events import Event
+from finetune.events import Event, Warned
 from finetune.reporting.screen import Screen
 
 Result = TypeVar("Result")
@@ -27,3 +27,16 @@ def watched(
         return result
     finally:
         screen.close()
+
+
+def noting(work: Generator[Event, None, Result], said: list[str]) -> Generator[Event, None, Result]:
+    """The same work; what it warns of is noted as well."""
+    while True:
+        try:
+            event = next(work)
+        except StopIteration as e:
+            result: Result = e.value
+            return result
+        if isinstance(event, Warned):
+            said.append(event.text)
+        yield event

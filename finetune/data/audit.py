@@ -79,6 +79,8 @@ class Audit:
     """The options that the same call has again; of a prepared dataset none."""
     masks: int = 0
     """The number of files that are masks of images."""
+    looks: Mapping[str, bytes] = field(default_factory=dict)
+    """How each picture that was decoded looks, by name, as `looks.measure_looks` packs it."""
 
     @property
     def seen(self) -> int:
@@ -212,6 +214,7 @@ def auditing(
         understood=read.notes,
         asked={} if prepared else _asked(words, rules),
         masks=beside.mask_files,
+        looks=examined.looks,
     )
 
 

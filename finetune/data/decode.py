@@ -29,6 +29,7 @@ from finetune.data import colours, costs, plugins
 from finetune.data.buckets import Size
 from finetune.data.colours import WHITE, Colour, colour_name
 from finetune.data.diagnose import SUFFIXES, Reason, Unusable, diagnose, is_cut_short
+from finetune.data.looks import measure_looks
 
 _PLUGINS = (
     JpegImagePlugin.JpegImageFile,
@@ -80,6 +81,8 @@ class ImageInfo(NamedTuple):
     """The file embeds a colour profile other than sRGB."""
     long_text: bool = False
     """A PNG with a text that some readers refuse."""
+    crop: tuple[int, int, int, int] | None = None
+    """What is used of the upright image: left, top, right, bottom in px; `size` is the size then. None: all of it."""
 
 
 def open_rgb(path: Path, background: Colour = WHITE, digest: str = "") -> Image.Image:
@@ -132,16 +135,18 @@ def inspect_bytes(path: Path, data: bytes, decode: bool = True) -> ImageInfo:
         return _loaded(path, image, info, data) if decode else info
 
 
-def inspect_pixels(path: Path, data: bytes, background: Colour) -> tuple[ImageInfo, str]:
-    """`inspect_bytes`, and the digest of the pixels that `decoded` gives, where a prepared dataset holds just these: in
-    a PNG. Empty for other files, which are copied."""
+def inspect_pixels(path: Path, data: bytes, background: Colour) -> tuple[ImageInfo, str, bytes]:
+    """`inspect_bytes`, the digest of the pixels that `decoded` gives, where a prepared dataset holds just these: in a
+    PNG (empty for other files, which are copied), and how the picture looks."""
     with _decoding(path, data):
         image, info = _opened(path, data)
         with costs.PICTURES.taken(costs.share(image)):
             info = _loaded(path, image, info, data)
-            if needs_no_change(info) and info.format != "PNG":
-                return info, ""
-            return info, colours.pixels_digest(upright(image, info.orientation), background)
+            if needs_no_change(info):
+                digest = colours.pixels_digest(image, background) if info.format == "PNG" else ""
+                return info, digest, measure_looks(image)
+            flat = colours.flattened(upright(image, info.orientation), background)
+            return info, colours.pixels_digest(flat, background), measure_looks(flat)
 
 
 def notes(info: ImageInfo, suffix: str, background: Colour = WHITE) -> list[str]:
@@ -173,7 +178,7 @@ def notes(info: ImageInfo, suffix: str, background: Colour = WHITE) -> list[str]
 def needs_no_change(info: ImageInfo) -> bool:
     """Whether the file can be copied as it is: every reader decodes it to what `open_rgb` returns."""
     upright_rgb = info.mode == "RGB" and info.orientation == 1 and info.bits == 8
-    return info.format in KEPT and upright_rgb and not (info.alpha or info.profile or info.long_text)
+    return info.format in KEPT and upright_rgb and not (info.alpha or info.profile or info.long_text or info.crop)
 
 
 class _Silence:

@@ -40,6 +40,8 @@ Reason = Literal[
     "control picture",
     "unreadable",
     "changed",
+    "near duplicate",
+    "leak",
 ]
 
 

@@ -25,6 +25,8 @@ _SAID = 100
 class Examined(NamedTuple):
     infos: dict[str, ImageInfo]
     digests: dict[str, str]
+    looks: dict[str, bytes]
+    """How each picture that was decoded looks, packed."""
     rejected: list[Rejected]
     pixels: dict[str, str]
     """Digests of what is decoded, where it was."""
@@ -37,7 +39,7 @@ def examine(
     same bytes only the first is used; of files that are decoded, and that a prepared dataset would hold as the same
     PNG, as well. twins: what was seen before, in other folders."""
     known = yield from seen_files(root, names, tree, rules)
-    examined, twins = Examined({}, {}, [], {}), twins or Twins.none()
+    examined, twins = Examined({}, {}, {}, [], {}), twins or Twins.none()
     for name in names:
         found = known[name]
         if isinstance(found, Seen):
@@ -46,6 +48,8 @@ def examine(
                 examined.infos[name], examined.digests[name] = found.info, found.digest
                 if found.pixels:
                     examined.pixels[name] = found.pixels
+                if found.looks:
+                    examined.looks[name] = found.looks
                 continue
             found = fault
         examined.rejected.append(found)
@@ -103,10 +107,10 @@ def _looked_at(root: Path, tree: Tree, rules: Rules, name: str) -> Seen | Reject
         with costs.FILES.taken(tree.bytes_of(name)):
             data = decode.contents(path)
             if rules.decode:
-                info, pixels = decode.inspect_pixels(path, data, rules.background)
+                info, pixels, looks = decode.inspect_pixels(path, data, rules.background)
             else:
-                info, pixels = decode.inspect_bytes(path, data, decode=False), ""
-            return Seen(hashlib.sha256(data).hexdigest(), info, pixels, rules.decode)
+                info, pixels, looks = decode.inspect_bytes(path, data, decode=False), "", b""
+            return Seen(hashlib.sha256(data).hexdigest(), info, pixels, rules.decode, looks)
     except Unusable as e:
         return Rejected(name, e.reason, e.detail)
 

@@ -31,11 +31,13 @@ from finetune.data.licences import Rights
 from finetune.data.prepared_masks import with_alpha, write_mask
 from finetune.data.provenance import counted, read_rights, sums
 from finetune.data.record import Record, Seen, file_stamp
+from finetune.data.repairs import repairing
 from finetune.data.sources.gather import SourceFolder, complaint_of, gathering
 from finetune.data.sources.links import Linking
 from finetune.data.sources.names import Named, understood
 from finetune.data.sources.staging import remove_staged, staging, staging_folder
 from finetune.data.sources.tables import ALL, Selection, refuse_unused
+from finetune.data.thresholds import USUAL_THRESHOLDS, AuditThresholds
 from finetune.data.wording import CaptionWords, DatasetKind
 from finetune.data.workers import in_order, worker_count
 from finetune.errors import DataError, RunError
@@ -81,6 +83,8 @@ def preparing(
     max_aspect: float = MAX_ASPECT,
     selection: Selection = ALL,
     link: bool = False,
+    fix: bool = False,
+    thresholds: AuditThresholds = USUAL_THRESHOLDS,
 ) -> Generator[Event, None, Dataset]:
     """Writes an imagefolder with final captions and dataset.toml to `out`, in full or not at all; tells how far it is.
 
@@ -88,7 +92,8 @@ def preparing(
     read: folders, archives, tables, data sets of the hub; a text may carry a weight, as in "photos:2". selection: what
     is taken of tables. Masks are written upright as grey PNGs; with mask_from = "alpha" transparency is a mask, too.
     The card of the result lists the rejected files. captioned_next: a model captions the result next, so that lacking
-    captions are no problem yet; whoever reads it later finds them, should they still be lacking.
+    captions are no problem yet; whoever reads it later finds them, should they still be lacking. fix: carries out the
+    repairs that the audit names, from these thresholds on.
 
     Raises:
         DataError: a source has problems, or `out` is not empty or lies inside a source.
@@ -116,6 +121,8 @@ def preparing(
     if report.problems:
         raise DataError(*complaint_of(parts, report))
     yield from (Note(note.text) for note in report.provenance)
+    if fix:
+        report = yield from repairing(report, thresholds)
     card = report.card.model_copy(
         update={
             "kind": kind or report.card.kind,
@@ -241,7 +248,9 @@ def _write_picture(
     else:
         with target.open("wb") as file:
             hashed = _Hashed(file)
-            decode.decoded(example.path, content, background).save(cast(BinaryIO, hashed), "PNG", compress_level=3)
+            image = decode.decoded(example.path, content, background)
+            image = image.crop(info.crop) if info.crop else image
+            image.save(cast(BinaryIO, hashed), "PNG", compress_level=3)
         seen = Seen(hashed.digest.hexdigest(), ImageInfo("PNG", "RGB", info.size, 1, False, 8, False), "", False)
     return _Written(name, file_stamp(target.stat()), seen)
 

@@ -28,7 +28,7 @@ from finetune.data.decode import DECODER, ImageInfo
 from finetune.errors import DataError, RunError
 from finetune.saving import write_bytes
 
-RECORD_VERSION = "1"
+RECORD_VERSION = "2"
 """to be raised with every change of what is found out about a file"""
 KEPT_IN = "datasets"
 """in the cache"""
@@ -50,6 +50,8 @@ class Seen(NamedTuple):
     """digest of its pixels, as `decode.inspect_pixels` gives it"""
     decoded: bool
     """every pixel was read, not the header alone"""
+    looks: bytes = b""
+    """how a picture that was decoded looks, as `looks.measure_looks` packs it"""
 
 
 class Record:
@@ -73,21 +75,22 @@ class Record:
         if row is None or not stamp or not row.startswith(stamp):
             return None
         try:
-            kept, digest, pixels, depth, info = row.split("\t")
+            kept, digest, pixels, depth, looks, info = row.split("\t")
             if kept != stamp or (decoded and depth != "decoded"):
                 return None
             found = self._infos.get(info) or self._infos.setdefault(info, _info(info))
+            return Seen(digest, found, pixels, depth == "decoded", bytes.fromhex(looks))
         except ValueError:
             return None
-        return Seen(digest, found, pixels, depth == "decoded")
 
     def keep(self, name: str, stamp: str, seen: Seen, since_ns: int) -> None:
         """since_ns: when the file had that stamp, and nobody changed it before it was read."""
         if not self._file or not stamp or not _settled(stamp, since_ns) or not name.isprintable():
             return
-        form, mode, size, *rest = seen.info
+        form, mode, size, *rest, _ = seen.info
         info = " ".join(map(str, (form, mode, size.width, size.height, *map(int, rest))))
-        self._rows[name] = "\t".join((stamp, seen.digest, seen.pixels, "decoded" if seen.decoded else "header", info))
+        depth = "decoded" if seen.decoded else "header"
+        self._rows[name] = "\t".join((stamp, seen.digest, seen.pixels, depth, seen.looks.hex(), info))
         self._new = True
 
     def save(self, stamps: Mapping[str, str]) -> None:

@@ -224,6 +224,24 @@ def tokenizer(base: str) -> TokenCounter:
     return TokenCounter(found, facts.max_tokens, family.overhead(found))
 
 
+def token_counters(base: str) -> dict[str, TokenCounter]:
+    """The tokenizer of each text encoder of the base, with the limit of each. A family of another package has one."""
+    from finetune.families.folder import DiffusersFolder
+
+    facts, where = detect(base), locate(base)
+    family = family_class(facts.family)
+    last = family.encoders[-1]
+    found = {last: tokenizer(base)}
+    if issubclass(family, DiffusersFolder):
+        source = family.source(where)
+        for encoder, one in family.TOKENIZERS.items():
+            if encoder != last:
+                words = source.tokenizer(one)
+                limit = min(facts.max_tokens, int(words.model_max_length))
+                found[encoder] = TokenCounter(words, limit, family.overhead(words))
+    return {encoder: found[encoder] for encoder in family.encoders if encoder in found}
+
+
 def lost_tokens(base: str, facts: "BaseInfo", captions: Sequence[str]) -> list[tuple[int, str]]:
     """`TokenCounter.lost` of each; kept, so that no tokenizer is loaded for captions that were counted before."""
 

@@ -13,18 +13,21 @@ from markupsafe import Markup
 from PIL import Image, ImageDraw
 
 from finetune import reading, writing
+from finetune.data.advice import LABELS, findings_lines, fixes
 from finetune.data.audit import Audit
 from finetune.data.buckets import Bucket, Size, enlargement, fit
 from finetune.data.captions import mentions
 from finetune.data.dataset import Placed
 from finetune.data.decode import open_rgb
 from finetune.data.diagnose import Reason, Unusable
+from finetune.data.faults import AuditFindings, FaultKind
 from finetune.data.licences import shown_licence
 from finetune.data.provenance import in_words, public_author
 from finetune.data.wording import CaptionOrigin
 from finetune.errors import RunError
 from finetune.pages.html import inlined, render
 from finetune.pages.text import plain_text, shown_text
+from finetune.planning.encoders import EncoderReport, encoder_sentences
 from finetune.planning.preview import SEEN_ENLARGED, Preview, Previewed, by_text, trained_sizes
 
 SHOWN = 500
@@ -62,12 +65,20 @@ REMEDIES: dict[Reason, str] = {
     "control picture": "Move it elsewhere: it is not trained on.",
     "unreadable": "Rename the file, or give yourself the right to read it.",
     "changed": "Check again, and leave the picture as it is meanwhile.",
+    "near duplicate": "Keep the one that is left.",
+    "leak": "Train on pictures that none of those held out shows.",
 }
 """Reason -> what to do, in general; the detail of a rejected file says it of that file."""
 FLAGS = {
     "empty": "empty caption",
     "bare": "trigger missing",
     "lost": "words lost",
+    "leak": "looks like a held-out one",
+    "copy": "near-duplicate",
+    "blurred": "blurred",
+    "upscaled": "larger than its detail",
+    "border": "plain border",
+    "cast": "colour cast",
     "cut": "partly cut off",
     "enlarged": "enlarged",
     "noted": "with a remark",
@@ -77,7 +88,11 @@ FLAGS = {
     "template": "caption from the template",
 }
 """What a picture may be filtered by -> its words, the most important first."""
-_LOOK_AT = frozenset(("empty", "bare", "lost", "cut", "enlarged", "noted"))
+_OF_FAULTS: dict[FaultKind, str] = {
+    "leak": "leak", "near duplicate": "copy", "blurred": "blurred", "upscaled": "upscaled", "border": "border",
+    "colour cast": "cast",
+}  # fmt: skip
+_LOOK_AT = frozenset(("empty", "bare", "lost", "cut", "enlarged", "noted", *_OF_FAULTS.values()))
 """Flags that are worth a look; who wrote a caption alone is not."""
 _REMARKS = {
     "lost": "the caption is too long for the base, and its end is lost",
@@ -119,6 +134,8 @@ class NextStep(NamedTuple):
     """The command for it."""
     list_all: str
     """The command that lists every picture."""
+    fix: str = ""
+    """The command that repairs what can be repaired."""
 
 
 class _Row(NamedTuple):
@@ -127,6 +144,8 @@ class _Row(NamedTuple):
     seen: Previewed
     flags: tuple[str, ...]
     notes: tuple[str, ...]
+    faults: tuple[tuple[str, str], ...] = ()
+    """What each fault is called, and its detail."""
 
 
 # --- one picture ----------------------------------------------------------------------------------------------------
@@ -184,16 +203,20 @@ def _framed(image: Image.Image, bucket: Bucket, px: int) -> Image.Image:
 # --- the page -------------------------------------------------------------------------------------------------------
 
 
-def dataset_page(found: Audit, preview: Preview, step: NextStep) -> DatasetPage:
+def dataset_page(
+    found: Audit, preview: Preview, step: NextStep, faults: AuditFindings | None = None,
+    encoders: Sequence[EncoderReport] = (),
+) -> DatasetPage:  # fmt: skip
     """The page of what `check` found."""
-    rows = _rows(found, preview)
+    rows = _rows(found, preview, faults)
     cards = list(_cards(rows, found.card.trigger))
     text = render(
         "dataset.html", found=found, preview=preview, step=step, cards=cards, of=len(rows), notes=_notes(found, rows),
         flags=_flag_counts(rows), sizes=trained_sizes(preview), lines=LINES, remedies=REMEDIES, authors=AUTHORS,
         looked_at=sum(not _LOOK_AT.isdisjoint(row.flags) for row in rows), shown_text=shown_text, plain_text=plain_text,
-        worth_saying=WORTH_SAYING, Markup=Markup, origins=_origins(found),
-        licences=in_words(found.licenses),
+        worth_saying=WORTH_SAYING, Markup=Markup, origins=_origins(found), captions=faults and faults.captions,
+        findings=findings_lines(faults, found.card) if faults else [], fixes=fixes(faults) if faults else [],
+        encoders=encoder_sentences(encoders, found.card.trigger), licences=in_words(found.licenses),
     )  # fmt: skip
     return DatasetPage(text, len(cards), len(rows))
 
@@ -212,7 +235,7 @@ def _notes(found: Audit, rows: Sequence[_Row]) -> dict[str, list[str]]:
     return by_text(found.notes) | {text: names for text, names in flagged.items() if names}
 
 
-def _rows(found: Audit, preview: Preview) -> list[_Row]:
+def _rows(found: Audit, preview: Preview, findings: AuditFindings | None) -> list[_Row]:
     """All pictures, those with something to look at first."""
     notes: dict[str, list[str]] = {}
     for note in found.notes:
@@ -220,11 +243,15 @@ def _rows(found: Audit, preview: Preview) -> list[_Row]:
     rows = []
     for seen in preview.rows:
         own = tuple(notes.get(seen.placed.example.name, ()))
-        rows.append(_Row(seen, tuple(_flags(seen, found.card.trigger, own)), own))
+        faults = findings.faults.get(seen.placed.example.name, ()) if findings else ()
+        flags = tuple(_flags(seen, found.card.trigger, own, [fault.kind for fault in faults]))
+        rows.append(_Row(seen, flags, own, tuple((LABELS[fault.kind], fault.detail) for fault in faults)))
     return sorted(rows, key=lambda row: _LOOK_AT.isdisjoint(row.flags))
 
 
-def _flags(seen: Previewed, trigger: str | None, notes: Sequence[str]) -> Iterator[str]:
+def _flags(
+    seen: Previewed, trigger: str | None, notes: Sequence[str], faults: Sequence[FaultKind] = ()
+) -> Iterator[str]:
     example = seen.placed.example
     present = {
         "empty": not example.caption,
@@ -234,6 +261,7 @@ def _flags(seen: Previewed, trigger: str | None, notes: Sequence[str]) -> Iterat
         "enlarged": seen.placed.enlargement >= SEEN_ENLARGED,
         "noted": bool(notes),
         example.origin: bool(example.caption),
+        **{_OF_FAULTS[kind]: True for kind in faults},
     }
     return (flag for flag in FLAGS if present.get(flag))
 

@@ -110,6 +110,6 @@ def test_bands_are_the_whole_picture(rows: int, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(colours, "BAND_PIXELS", rows * picture(6).width)
     assert whole == {name: decode.open_rgb(tmp_path / name).tobytes() for name in made}
     again = {name: decode.inspect_pixels(tmp_path / name, data, colours.WHITE) for name, data in made.items()}
-    assert digests == again and len({digest for _, digest in again.values()}) == len(made)
+    assert digests == again and len({digest for _, digest, _ in again.values()}) == len(made)
     composite = Image.composite(picture(6), Image.new("RGB", rgba.size, "white"), rgba.getchannel("A"))
     assert np.array_equal(np.asarray(composite), np.asarray(decode.open_rgb(tmp_path / "alpha.png")))

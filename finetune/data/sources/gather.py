@@ -104,6 +104,7 @@ def _labelled(report: Audit, label: str, source: Source) -> Audit:
         problems=tuple(f"{name}: {one}" for one in report.problems),
         infos={label + one: info for one, info in report.infos.items()},
         pixels={label + one: digest for one, digest in report.pixels.items()},
+        looks={label + one: look for one, look in report.looks.items()},
     )  # fmt: skip
 
 
