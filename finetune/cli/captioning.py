@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from finetune.choices import CaptionsFrom
-from finetune.cli.data import ClassWord, KindOption, Trigger
+from finetune.cli.data_options import ClassWord, KindOption, Trigger
 from finetune.cli.options import AsJson, Output, Quiet, number
 
 

@@ -9,7 +9,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from finetune.choices import CaptionLines, CaptionsFrom, FolderNames, Kind, MaskFrom
+from finetune.cli.data_options import (
+    AllowUncaptioned,
+    Author,
+    BackgroundColour,
+    CaptionLinesOption,
+    CaptionsFromOption,
+    CaptionsOf,
+    CaptionWith,
+    ClassWord,
+    Fix,
+    FolderNamesOption,
+    KindOption,
+    License,
+    MaskFromOption,
+    RequireLicense,
+    SourceNote,
+    Template,
+    Thresholds,
+    Trigger,
+)
 from finetune.cli.options import AsJson, Output, Quiet, number
 from finetune.cli.selecting import (
     CaptionColumn,
@@ -38,83 +57,6 @@ if TYPE_CHECKING:
 
 MAX_ASPECT: float = Data.model_fields["max_aspect"].default
 
-Trigger = Annotated[
-    str | None, typer.Option(help="A rare word that will stand for your product or style in prompts, such as sks.")
-]
-ClassWord = Annotated[str | None, typer.Option(help="What the product is, in one common word: mug, shoe, dog.")]
-KindOption = Annotated[
-    Kind | None,
-    typer.Option("--kind", help="What the images show.", show_default="product, with a class word"),
-]
-Template = Annotated[
-    str | None,
-    typer.Option(help="The one caption for images that have none.", show_default="varied wordings, such as "
-                 "'a photo of {trigger} {class_word}'"),
-]  # fmt: skip
-CaptionsFromOption = Annotated[
-    CaptionsFrom,
-    typer.Option(
-        "--captions-from",
-        "--caption-from",
-        help="Captions that are in no file of captions come from file names that are words (bell.png: 'a bell, sks "
-        "style'), from descriptions in the pictures (EXIF, IPTC, XMP, PNG text), else from the template.",
-    ),
-]
-FolderNamesOption = Annotated[
-    FolderNames,
-    typer.Option(
-        "--folder-names",
-        help="What '10_sks mug' says as a folder's name: kohya's repeats, which weigh its pictures, and a caption for "
-        "those without one; or nothing (plain).",
-        show_default="repeats, unless the number looks like part of a name",
-    ),
-]
-AllowUncaptioned = Annotated[
-    bool,
-    typer.Option("--allow-uncaptioned", help="Give the template to images without a caption, and to all of a style."),
-]
-CaptionLinesOption = Annotated[
-    CaptionLines,
-    typer.Option(
-        "--caption-lines", help="What the lines of a caption file are: captions shown by turns, or one caption, joined."
-    ),
-]
-License = Annotated[
-    str, typer.Option(help="Licence of images that have none of their own (column, .license file), as SPDX names it.")
-]
-Author = Annotated[str, typer.Option(help="Author of images that have none of their own.")]
-RequireLicense = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--require-license",
-        metavar="SPDX,...",
-        help="Use images of these licences only and reject the others: CC0-1.0,CC-BY-* (any version). Training keeps "
-        "to it.",
-    ),
-]
-CaptionsOf = Annotated[
-    Path | None,
-    typer.Option(
-        "--captions-of",
-        metavar="DATASET",
-        help="Take captions that a person or a model wrote in a dataset prepared before, for images that are the same.",
-    ),
-]
-
-
-Thresholds = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--threshold",
-        metavar="NAME=VALUE",
-        help="From where on the audit reports something; may be repeated. similar: bits in which near-duplicates "
-        "differ (10; 0 to 11 of 64). blurred: times softer than sharp at the training size (2.5; 1.5 to 32). upscaled: "
-        "times larger than its detail (2; 1.2 to 32). border: share of a side (0.02; 0.002 to 0.45). background: share "
-        "of the images that have the same one (0.9; 0.5 to 1). cast: octaves between the colour channels (0.5; 0.1 to "
-        "4). fused: share of the captions that have a word (1; 0.5 to 1).",
-    ),
-]
-
 
 def register(app: typer.Typer) -> None:
     app.command()(prepare)
@@ -132,18 +74,9 @@ def prepare(
     license: License = "",
     author: Author = "",
     require_license: RequireLicense = None,
-    source_note: Annotated[str, typer.Option("--source", help="Origin of the images, recorded in the dataset.")] = "",
-    background: Annotated[
-        str, typer.Option(help="Colour behind transparent pixels: white, black or #rrggbb.")
-    ] = "white",
-    mask_from: Annotated[
-        MaskFrom,
-        typer.Option(
-            "--mask-from",
-            help="Where masks come from: mask files beside the images (NAME-mask.png, "
-            "NAME-masklabel.png, masks/NAME.png), or transparency as well.",
-        ),
-    ] = "files",
+    source_note: SourceNote = "",
+    background: BackgroundColour = "white",
+    mask_from: MaskFromOption = "files",
     captions_from: CaptionsFromOption = "auto",
     folder_names: FolderNamesOption = "auto",
     allow_uncaptioned: AllowUncaptioned = False,
@@ -157,23 +90,9 @@ def prepare(
     limit: Limit = None,
     where: Where = None,
     link: Link = False,
-    fix: Annotated[
-        bool,
-        typer.Option(
-            "--fix",
-            help="Repair what `finetune check` names: leave out near-duplicates and training images that a "
-            "held-out one shows, crop plain borders. Your folder stays as it is.",
-        ),
-    ] = False,
+    fix: Fix = False,
     threshold: Thresholds = None,
-    caption_with: Annotated[
-        str,
-        typer.Option(
-            metavar="SPEC",
-            help="Then caption images that have no caption, as `finetune caption` does: `pocket` (bundled), a "
-            "vocabulary file, or a model that describes pictures (its folder or hub id).",
-        ),
-    ] = "",
+    caption_with: CaptionWith = "",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -191,29 +110,14 @@ def prepare(
 
     output = Output(as_json, quiet)
     work = preparing(
-        source,
-        out,
-        trigger=trigger,
-        class_word=class_word,
-        kind=kind or "",
-        template=template,
-        license=license,
-        author=author,
-        require_license=require_license or (),
-        source_note=source_note,
-        background=_colour(background),
-        mask_from=mask_from,
-        captions_from=captions_from,
-        allow_uncaptioned=allow_uncaptioned,
-        caption_lines=caption_lines,
-        captions_of=captions_of,
-        captioned_next=bool(caption_with),
-        folder_names=folder_names,
-        selection=selection(split, subset, image_column, caption_column, ignore_column, limit, where),
-        link=link,
-        fix=fix,
-        thresholds=_thresholds(threshold, fix),
-    )
+        source, out, trigger=trigger, class_word=class_word, kind=kind or "", template=template,
+        license=license, author=author, require_license=require_license or (), source_note=source_note,
+        background=_colour(background), mask_from=mask_from, captions_from=captions_from,
+        allow_uncaptioned=allow_uncaptioned, caption_lines=caption_lines, captions_of=captions_of,
+        captioned_next=bool(caption_with), folder_names=folder_names,
+        selection=selection(split, subset, image_column, caption_column, ignore_column, limit, where), link=link,
+        fix=fix, thresholds=_thresholds(threshold, fix),
+    )  # fmt: skip
     unrepaired: list[str] = []
     made = watched(noting(work, unrepaired), Console(highlight=False), output)
     if caption_with:
@@ -269,7 +173,7 @@ def check(
     """
     from rich.console import Console
 
-    from finetune.cli import data_view, findings_view, wording
+    from finetune.cli import data_view, findings_view
     from finetune.cli.watching import watched
     from finetune.data.audit import auditing
     from finetune.data.captions import clean_words
@@ -285,11 +189,7 @@ def check(
     words = clean_words(trigger, class_word, template, kind or "", captions_from, allow_uncaptioned, caption_lines)
     output = Output(as_json, quiet)
     found = watched(auditing(path, words, Rules(folder_names=folder_names)), Console(highlight=False), output)
-    found = replace(
-        found,
-        problems=tuple(wording.flags(problem, ctx.command) for problem in found.problems),
-        notes=tuple(note._replace(text=wording.flags(note.text, ctx.command)) for note in found.notes),
-    )
+    found = _with_flags(found, ctx)
     view = preview(found, base, resolution, max_aspect)
     faults = find_faults(found, view.resolution, thresholds)
     encoders = encoder_reports(base, [e.caption for e in found.used], found.card.trigger) if base else []
@@ -303,17 +203,25 @@ def check(
         step = _next_step(error, path, ctx)._replace(fix=fix)
         shown = _write_page(html, found, view, step, faults, encoders)
     told = data_view.audit_json(found, view) | findings_view.findings_json(found, faults, encoders)
-    output.json_rows(
-        told | ({"page": str(html)} if html else {}),
-        findings_view.with_faults(data_view.audit_rows(found, view), faults),
-    )
-    if output.details and fix:
-        output.result(f"`{fix}` would {would}")
-    output.result(data_view.identity_line(found))
-    if html:
-        output.result(f"wrote {html}: {shown} as they will be cropped; open it in a browser")
+    rows = findings_view.with_faults(data_view.audit_rows(found, view), faults)
+    output.json_rows(told | ({"page": str(html)} if html else {}), rows)
+    would = f"`{fix}` would {would}" if output.details and fix else ""
+    page = f"wrote {html}: {shown} as they will be cropped; open it in a browser" if html else ""
+    for line in filter(None, (would, data_view.identity_line(found), page)):
+        output.result(line)
     if error:
         raise error
+
+
+def _with_flags(found: "Audit", ctx: typer.Context) -> "Audit":
+    """What is said of it names this program's own options."""
+    from finetune.cli import wording
+
+    return replace(
+        found,
+        problems=tuple(wording.flags(problem, ctx.command) for problem in found.problems),
+        notes=tuple(note._replace(text=wording.flags(note.text, ctx.command)) for note in found.notes),
+    )
 
 
 def _repair(ctx: typer.Context, path: Path, words: "CaptionWords", thresholds: Sequence[str]) -> str:

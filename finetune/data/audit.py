@@ -178,6 +178,7 @@ def auditing(
     if masks.masks:
         used = tuple(e._replace(mask=masks.masks.get(e.name)) for e in used)
     described = card or DatasetCard()
+    said = (*read.notes, *read.facts), caption_checks.remarks(used, words)
     return Audit(
         root=root,
         files=files,
@@ -188,19 +189,13 @@ def auditing(
         notes=(
             *_changes(names, examined.infos, rules.background),
             *provenance,
-            *(CaptionNote("", text) for text in (*read.notes, *read.facts)),
-            *beside.notes,
-            *masks.notes,
-            *final.notes,
-            *(CaptionNote("", text) for text in caption_checks.remarks(used, words)),
+            *(CaptionNote("", text) for text in said[0]),
+            *(*beside.notes, *masks.notes, *final.notes),
+            *(CaptionNote("", text) for text in said[1]),
         ),
         problems=(
-            *_emptiness(path, names, rejected),
-            *found_captions.problems,
-            *beside.problems,
-            *masks.problems,
-            *read.problems,
-            *final.problems,
+            *(*_emptiness(path, names, rejected), *found_captions.problems),
+            *(*beside.problems, *masks.problems, *read.problems, *final.problems),
         ),
         wordless=final.wordless,
         caption_source=final.source,

@@ -56,7 +56,7 @@ class LookAlikes(NamedTuple):
     others: tuple[Member, ...]
 
 
-class Background(NamedTuple):
+class OneGround(NamedTuple):
     """One background of (nearly) all pictures."""
 
     images: int
@@ -74,7 +74,7 @@ class AuditFindings:
     faults: Mapping[str, tuple[Fault, ...]]
     """By the name of the picture, in its order; none of sound ones."""
     groups: tuple[LookAlikes, ...]
-    background: Background | None
+    background: OneGround | None
     captions: CaptionReport
     left_out: tuple[Rejected, ...]
     cropped: Mapping[str, Box]
@@ -183,7 +183,7 @@ def _is_usable(box: Box) -> bool:
 # --- all pictures ---------------------------------------------------------------------------------------------------
 
 
-def _background(examples: Sequence[Example], looks: Mapping[str, Looks], share: float) -> Background | None:
+def _background(examples: Sequence[Example], looks: Mapping[str, Looks], share: float) -> OneGround | None:
     """The colour of one flat ground behind all pictures that have no mask."""
     bare = [looks[e.name] for e in examples if e.mask is None]
     flat = np.array([one.ground for one in bare if one.flatness >= _FLAT], np.int16)
@@ -194,4 +194,4 @@ def _background(examples: Sequence[Example], looks: Mapping[str, Looks], share: 
     if number < share * len(bare):
         return None
     red, green, blue = (int(channel) for channel in middle)
-    return Background(number, len(bare), (red, green, blue))
+    return OneGround(number, len(bare), (red, green, blue))

@@ -109,9 +109,7 @@ def preparing(
         trigger, class_word, template, kind, captions_from, allow_uncaptioned or captioned_next, caption_lines
     )
     rights = read_rights(license, author, require_license)
-    rules = Rules(
-        min_side_px, max_aspect, background, rights=rights, captions_of=captions_of, folder_names=folder_names
-    )
+    rules = Rules(min_side_px, max_aspect, background, True, rights, captions_of, folder_names)
     parts = []
     for one in sources:
         parts.append(SourceFolder(one, (yield from staging(one, selection, out))))

@@ -17,7 +17,7 @@ from finetune.encoding.stored import Stored
 from finetune.errors import DataError
 from finetune.families.base import BaseInfo
 
-Cells = Mapping[tuple[str, Crop], Tensor]
+MaskCells = Mapping[tuple[str, Crop], Tensor]
 LEAST_CELLS = 0.25
 """of latents, that a mask must cover: less is nothing to learn from"""
 
@@ -25,7 +25,7 @@ LEAST_CELLS = 0.25
 class Masks(NamedTuple):
     """The masks of a run, where some of its images have one."""
 
-    cells: Cells
+    cells: MaskCells
     """(sample name, crop) -> (h, w) in [0, 1], float32"""
     outside: float
     """the weight of what is outside, in [0, 1]"""
@@ -41,7 +41,7 @@ class Masks(NamedTuple):
 NO_MASKS = Masks({}, 0.0)
 
 
-def encode_masks(store: Store, facts: BaseInfo, wanted: Iterable[Wanted]) -> Generator[int, None, Cells]:
+def encode_masks(store: Store, facts: BaseInfo, wanted: Iterable[Wanted]) -> Generator[int, None, MaskCells]:
     """Those of the images that have one, from the store or averaged now. Yields how many are done.
 
     Raises:

@@ -12,7 +12,7 @@ from finetune.masking.masker import MadeMask
 
 LOOKED_PX = 384
 """the longer side at which a picture is looked at"""
-NEAR = 30.0
+NEAR_LEVELS = 30.0
 """how far a colour of the background may be from the usual one at the border, of 441 from black to white"""
 FLAT = 0.75
 """the share of the border that must be of one colour"""
@@ -38,7 +38,7 @@ def cut_out(picture: Image.Image) -> MadeMask:
     seen.thumbnail((LOOKED_PX, LOOKED_PX), Image.Resampling.BOX)
     pixels = np.asarray(seen, np.float32)
     edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    near = np.linalg.norm(pixels - np.median(edge, axis=0), axis=2) <= NEAR
+    near = np.linalg.norm(pixels - np.median(edge, axis=0), axis=2) <= NEAR_LEVELS
     border = np.concatenate([near[0], near[-1], near[:, 0], near[:, -1]])
     if border.mean() < FLAT:
         return MadeMask(None, "the background is not of one colour")

@@ -16,7 +16,7 @@ KNOWN = ("captions", "weight", "split", "mask_file_name", "license", "author", "
 _SUFFIXES = tuple(suffix for some in SUFFIXES.values() for suffix in some)
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF", b"\xff\x0a", b"\0\0\0\x0cJXL")
 
-Cells = Mapping[str, object]
+TableCells = Mapping[str, object]
 
 
 class Columns(NamedTuple):
@@ -27,7 +27,7 @@ class Columns(NamedTuple):
     """Others, whose names `read_attributes` knows."""
 
 
-def column_cell(row: Cells, column: str) -> object:
+def column_cell(row: TableCells, column: str) -> object:
     """Of a column, or with `json.caption` of a column's own column. None: there is none."""
     if column in row:
         return row[column]
@@ -36,7 +36,7 @@ def column_cell(row: Cells, column: str) -> object:
     return found.get(inner) if inner and isinstance(found, Mapping) else None
 
 
-def column_names(rows: Sequence[Cells]) -> list[str]:
+def column_names(rows: Sequence[TableCells]) -> list[str]:
     """Of the first rows, with those inside of columns; the parts of a picture are none."""
     names: dict[str, None] = {}
     for row in rows:
@@ -48,8 +48,9 @@ def column_names(rows: Sequence[Cells]) -> list[str]:
 
 
 def choose_columns(
-    where: str, rows: Sequence[Cells], pictures: Sequence[str], image: str, caption: str, ignored: Sequence[str] = ()
-) -> Columns:
+    where: str, rows: Sequence[TableCells], pictures: Sequence[str], image: str, caption: str,
+    ignored: Sequence[str] = (),
+) -> Columns:  # fmt: skip
     """The columns of a table. pictures: those that it declares as such. image, caption: as the user named them.
 
     Raises:
@@ -69,7 +70,7 @@ def choose_columns(
     return Columns(image, said, tuple(kept))
 
 
-def _image_column(where: str, rows: Sequence[Cells], pictures: Sequence[str], names: Sequence[str]) -> str:
+def _image_column(where: str, rows: Sequence[TableCells], pictures: Sequence[str], names: Sequence[str]) -> str:
     fit = list(pictures) or [n for n in names if any(_is_picture(column_cell(row, n)) for row in rows)]
     if len(fit) > 1 and (usual := [n for n in fit if n.lower() in IMAGE_NAMES]):
         fit = usual
@@ -80,7 +81,7 @@ def _image_column(where: str, rows: Sequence[Cells], pictures: Sequence[str], na
     raise DataError(f"{where}: several columns hold images: {', '.join(fit)}", "name one by `image_column`")
 
 
-def _caption_column(where: str, rows: Sequence[Cells], names: Sequence[str]) -> str:
+def _caption_column(where: str, rows: Sequence[TableCells], names: Sequence[str]) -> str:
     usual = [n for n in names if n.rpartition(".")[2].lower() in CAPTION_NAMES and _is_text(rows, n)]
     top = [n for n in usual if "." not in n]
     fit = top or usual or [n for n in names if n not in KNOWN and _is_text(rows, n) and _has_words(rows, n)]
@@ -100,14 +101,14 @@ def _is_picture(value: object) -> bool:
     return isinstance(value, str) and value.lower().split("?")[0].endswith(_SUFFIXES)
 
 
-def _is_text(rows: Sequence[Cells], name: str) -> bool:
+def _is_text(rows: Sequence[TableCells], name: str) -> bool:
     values = [value for row in rows if (value := column_cell(row, name)) not in (None, "")]
     return bool(values) and all(
         isinstance(v, str) or (isinstance(v, list) and v and all(isinstance(one, str) for one in v)) for v in values
     ) and not any(_is_picture(v) for v in values)  # fmt: skip
 
 
-def _has_words(rows: Sequence[Cells], name: str) -> bool:
+def _has_words(rows: Sequence[TableCells], name: str) -> bool:
     return any(" " in str(column_cell(row, name)).strip() for row in rows)
 
 

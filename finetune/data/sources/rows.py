@@ -15,7 +15,7 @@ from finetune.data.costs import MAX_FILE_BYTES
 from finetune.data.diagnose import SUFFIXES, Reason
 from finetune.data.sources.columns import Columns, column_cell
 from finetune.data.sources.names import Source
-from finetune.data.sources.tables import TableRow, read_address
+from finetune.data.sources.tables import SourceRow, read_address
 from finetune.errors import DataError
 
 SHARD = 10_000
@@ -45,7 +45,7 @@ class Kept(NamedTuple):
     cells: Mapping[str, object]
 
 
-def keep_row(number: int, row: TableRow, columns: Columns, source: Source, root: Path) -> Kept:
+def keep_row(number: int, row: SourceRow, columns: Columns, source: Source, root: Path) -> Kept:
     """Writes its picture into the folder.
 
     Raises:
@@ -139,7 +139,7 @@ def _suffix(content: bytes | Path, written: str) -> str:
     return known or (written.lower() if written.lower() in _NAMED else ".bin")
 
 
-def _said(row: TableRow, columns: Columns, where: str) -> tuple[str | None, dict[str, object]]:
+def _said(row: SourceRow, columns: Columns, where: str) -> tuple[str | None, dict[str, object]]:
     """(the caption, the cells of a metadata table) of a row."""
     cells = {name: column_cell(row, name) for name in columns.kept}
     for name in TEXTS:

@@ -26,7 +26,7 @@ PEEKED = 8
 """rows that tell what the columns hold"""
 _SEPARATORS = ",;\t|"
 
-TableRow = Mapping[str, object]
+SourceRow = Mapping[str, object]
 
 
 class Selection(NamedTuple):
@@ -66,7 +66,7 @@ class OpenedTable(NamedTuple):
     columns: Columns
     version: str
     """Of what is on the hub; a resumed table must be of the same."""
-    rows: Callable[[int, object], Iterator[TableRow]]
+    rows: Callable[[int, object], Iterator[SourceRow]]
     """From a row on, whose position is known; None: from the beginning."""
     position: Callable[[], object]
     """After the row that was given last: JSON."""
@@ -100,7 +100,7 @@ def open_table(source: Source, selection: Selection, aside: Path) -> OpenedTable
     needed = [name for name in first[0] if any(name in (w, w.partition(".")[0]) for w in wanted)]
     stream = stream.select_columns(needed)
 
-    def rows(number: int, position: object) -> Iterator[TableRow]:
+    def rows(number: int, position: object) -> Iterator[SourceRow]:
         with _worded(source, lambda: f" after row {number - 1}" if number else ""):
             if position is not None:
                 stream.load_state_dict(position)
