@@ -193,8 +193,7 @@ def check(
     view = preview(found, base, resolution, max_aspect)
     faults = find_faults(found, view.resolution, thresholds)
     encoders = encoder_reports(base, [e.caption for e in found.used], found.card.trigger) if base else []
-    would = findings_view.fix_line(found, faults)
-    fix = _repair(ctx, path, words, threshold or []) if would else ""
+    fix = _repair(ctx, path, words, threshold or []) if (would := findings_view.fix_line(found, faults)) else ""
     if output.details:
         data_view.show_audit(found, view, every_row)
         findings_view.show_findings(found, faults, encoders)

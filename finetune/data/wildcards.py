@@ -20,10 +20,10 @@ def wildcard_fault(text: str) -> str:
     """What is wrong with the wildcards of a text, in a sentence; "" where nothing is."""
     if foreign := _FOREIGN.search(text):
         return f"{foreign[0]}... is a wildcard with a number, which is not read here; write {{one|another}} in captions"
-    text = re.sub(r"\{\w*\}", "", text)
+    whole = text = re.sub(r"\{\w*\}", "", text)
     for _ in range(_DEEPEST):
         text = _INNERMOST.sub("", text)
-    if stray := _STRAY.search(text):
+    if stray := _STRAY.search(text) or (text != whole and re.search(r"[{}][^{}]*", text)):
         return f"{stray[0]} is half a wildcard in captions; write {{one|another}}"
     return ""
 

@@ -10,6 +10,7 @@ from support.captioners import blip
 from support.pages import ELSEWHERE, PAGES, Block, Story, blocks, icons, lines, photos, unrun
 
 import finetune.families.flux as flux
+from finetune.sampling.prompt_file import read_prompts
 
 BLIP = "Salesforce/blip-image-captioning-base"
 DONE = ("tutorial.md", "troubleshooting.md", "captions.md", "gpu.md", "add-a-family.md")
@@ -96,10 +97,13 @@ def others() -> list[Block]:
     ]
 
 
-def test_the_other_pages_have_only_blocks_that_are_looked_up():
+def test_the_other_pages_have_only_blocks_that_are_looked_up(tmp_path):
     for block in others():
         where = (block.page.name, block.line)
-        if block.kind == "text":
+        if block.kind == "text" and block.page.name == "data.md":
+            (tmp_path / "prompts.txt").write_text(block.text)
+            assert len(read_prompts(tmp_path / "prompts.txt").lines) > 1, where
+        elif block.kind == "text":
             assert block.page.name == "CONTRIBUTING.md", where  # the floors, which tests/test_architecture.py holds
         elif block.kind == "python":
             assert block.page.name == "add-a-family.md", where

@@ -13,7 +13,9 @@ from finetune import errors, recipe
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 NAMED = "tutorial captions gpu bases pocket troubleshooting commands api adapters recipes".split()
 USERS = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in NAMED)]
-FLAGS_OF_OTHERS = {"--logdir", "--nproc_per_node", "--local-dir", "--bind", "--directory", "--n"}
+FLAGS_OF_OTHERS = {"--logdir", "--nproc_per_node", "--local-dir", "--bind", "--directory"}
+FLAGS_OF_OTHERS |= {"--n", "--w", "--h", "--d", "--s", "--l", "--ar", "--ss", "--am", "--cn"}
+"""the second row is of other trainers' prompts"""
 KEYS = set(recipe.keys())
 TABLES = {key.partition(".")[0] for key in KEYS if "." in key}
 FILES = {"html", "md", "toml"}

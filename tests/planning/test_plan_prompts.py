@@ -1,6 +1,7 @@
 """A plan shows the prompts as pictures are made of them, and says what they lack, before anything is trained."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -100,12 +101,12 @@ def test_a_dataset_of_a_kind_has_the_prompts_of_its_goal(photos, tmp_path, kind)
 
 
 def test_without_the_words_or_the_kind_the_first_captions_stand_in_but_none_that_is_not_read(tmp_path):
-    folder = album(tmp_path / "photos", "mug {} on a table")
-    (folder / "0.txt").write_text("a (red:1.4) mug")
-    (folder / "1.txt").write_text("a {strange} mug")
+    folder = tmp_path / "dataset"
+    prepare(album(tmp_path / "photos", "mug {} on a table"), folder)
+    table = folder / "metadata.jsonl"
+    table.write_text(table.read_text().replace("mug 0 on", "(red:1.4) mug on").replace("mug 1 on", "{strange} mug on"))
     assert planned(folder).recipe.sample.prompts == ("mug 2 on a table", "mug 3 on a table", "mug 4 on a table")
-    for file in folder.glob("*.txt"):
-        file.write_text("a {strange} mug")
+    table.write_text(re.sub(r"mug \d+ on", "{strange} mug on", table.read_text()))
     with pytest.raises(RecipeError, match="no caption can stand in"):
         planned(folder)
     prepare(album(tmp_path / "bare", "sks {}"), tmp_path / "made", trigger="sks", kind="product")

@@ -81,7 +81,7 @@ def _random_tables(chance: random.Random) -> dict[str, dict[str, object] | str]:
         return "".join(chance.choice(letters) for _ in range(chance.randint(1, 12)))
 
     def prompt() -> str:
-        return re.sub("[{}]", "", text()) + chance.choice(["", "{trigger}", " {class_word}"])
+        return re.sub(r"[][{}()<>|\\:;_#-]", "", text()) + chance.choice(["", "{trigger}", " {class_word}"])
 
     number = 10 ** chance.uniform(-12, 3)
     method, mode = chance.choice(["lora", "full"]), chance.choice(["off", "images", "own_prediction"])
