@@ -40,12 +40,18 @@ OTHER_NAMES = {
 """A column -> what it is called elsewhere, where it is not there."""
 
 
+_CAPTIONED = frozenset(("file_name", "text", "caption", "caption_by"))
+"""columns of which nothing is read here"""
+
+
 def read_attributes(cells: Mapping[str, object]) -> Attributes:
     """The attributes in a row of a table, whose other columns are passed over.
 
     Raises:
         ValueError: a column holds what cannot be one of its values; says which and what it may hold.
     """
+    if _CAPTIONED.issuperset(cells):
+        return NO_ATTRIBUTES
     captions, weight, split = cells.get("captions"), cells.get("weight"), cells.get("split")
     if captions in (None, ""):
         captions = []

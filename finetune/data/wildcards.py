@@ -18,6 +18,8 @@ _STRAY = re.compile(r"\{[^{}]*\||\|[^{}]*\}")
 
 def wildcard_fault(text: str) -> str:
     """What is wrong with the wildcards of a text, in a sentence; "" where nothing is."""
+    if "{" not in text and "}" not in text:
+        return ""
     if foreign := _FOREIGN.search(text):
         return f"{foreign[0]}... is a wildcard with a number, which is not read here; write {{one|another}} in captions"
     whole = text = re.sub(r"\{\w*\}", "", text)
@@ -38,7 +40,7 @@ def combinations(text: str) -> int:
 
 def write_out(text: str) -> list[str]:
     """The texts that wildcards stand for, in the order of their options; of very many some, always the same."""
-    if (count := combinations(text)) == 1:
+    if "{" not in text or (count := combinations(text)) == 1:
         return [text]
     if count <= MOST_WRITTEN_OUT:
         return list(dict.fromkeys(map(_tidy, _all(text))))

@@ -151,8 +151,14 @@ TELLTALES = (
 )
 
 
+_MARKS = re.compile(r"[<>()[\]|;:/\\]|--|__|BREAK|AND|ADD")
+"""one of these is in each tell-tale and translation: most texts have none, and are asked no further"""
+
+
 def translated(text: str) -> Translated:
     """The text with what other programs write differently written as here."""
+    if not _MARKS.search(text):
+        return Translated(text, ())
     found = []
     for one in TRANSLATIONS:
         if hit := one.pattern.search(text):
@@ -164,6 +170,8 @@ def translated(text: str) -> Translated:
 
 def telltales(text: str) -> Iterator[tuple[Telltale, str]]:
     """Each tell-tale in a text that means nothing here, with the place as it is written."""
+    if not _MARKS.search(text):
+        return
     for one in TELLTALES:
         if hit := one.pattern.search(text):
             yield one, hit[0].strip()
