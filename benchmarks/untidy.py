@@ -1,6 +1,6 @@
 """A product as its pictures lie around in a company: 300, in every convention and with every fault of the field.
 
-    python benchmarks/untidy.py OUT          draws OUT/photos, OUT/captioned, ... and OUT/tar, OUT/zip, OUT/parquet
+    python benchmarks/untidy.py OUT [SCALE]    draws OUT/photos, OUT/captioned, ..., OUT/agency.zip; SCALE 0.1: a tenth
 
 The product is the purple handbag of benchmarks/foreign.py, in views and on grounds of its own; no font is needed, and
 the same pictures come out every time. docs/untidy.sh prepares, checks, captions, masks and trains them.
@@ -216,6 +216,6 @@ def _encoded(image: Image.Image, form: str = "PNG") -> bytes:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) not in (2, 3):
         sys.exit(__doc__)
-    draw(Path(sys.argv[1]))
+    draw(Path(sys.argv[1]), float([*sys.argv, "1"][2]))
