@@ -115,14 +115,20 @@ def measure_effect(
     """
     tried = [placed[i] for i in draws.permutation(len(placed), "learnt")[:TRIED_IMAGES]]
     own, rivals = _at_every_level(tried, [Prompt.of(p.example) for p in tried]), rivals_of(placed)
-    asked = [*own, *(one for said in rivals for prompt in said for one in prompt)]
+    others = [one for said in rivals for prompt in said for one in prompt]
     shown, shape = [Prompt.of(p.example) for p in placed], tuple(next(iter(latents.values())).mean.shape)
+
+    def judged() -> tuple[float, CaptionFit | None]:
+        """(loss where masks are, how captions fit whole images: they name what surrounds the product, too)"""
+        found = errors([*own, *([] if masks.cells else others)], latents, captions, autocast, px, masks)
+        whole = errors(others, latents, captions, autocast, px) if masks.cells else found
+        return _losses(own, found).mean, _fit(rivals, whole)
+
     output = output_change(shown, shape, captions, autocast, px)
     with adapters.disabled(captions.family.parts.loaded()):
-        base = errors(asked, latents, captions, autocast, px, masks)
-    adapted = errors(asked, latents, captions, autocast, px, masks)
-    before, after = (_losses(own, found).mean for found in (base, adapted))
-    return TrainingEffect(before, after, _fit(rivals, base), _fit(rivals, adapted), moved, output)
+        before, base_fit = judged()
+    after, adapted_fit = judged()
+    return TrainingEffect(before, after, base_fit, adapted_fit, moved, output)
 
 
 def _at_every_level(placed: Sequence[Placed], prompts: Sequence[Prompt]) -> list[Judged]:

@@ -216,10 +216,11 @@ def test_a_crop_that_leaves_nothing_of_a_mask_is_said_before_the_first_step(sd15
 def test_a_mask_that_is_changed_while_it_is_in_use_is_said(sd15: Path, tmp_path: Path) -> None:
     root = mask_all(pictures(tmp_path / "two", (SQUARE, SQUARE)), box=(3, 5, 71, 77))  # no other test's
     plan = planning.resolve_plan(short(root, str(sd15), data__resolution=128))
-    Image.new("L", SQUARE, 200).save(root / "00-mask.png")
+    for name in ("00-mask.png", "01-mask.png"):  # equal masks are averaged once, from either file
+        Image.new("L", SQUARE, 200).save(root / name)
     from finetune.training.begin import begin as begin_run
 
-    with pytest.raises(DataError, match=r"00-mask.png: changed: it is not the file that was looked at before"):
+    with pytest.raises(DataError, match=r"0\d-mask.png: changed: it is not the file that was looked at before"):
         begin_run(plan)
 
 
@@ -243,7 +244,8 @@ def test_masks_are_averaged_once_and_kept_small(sd15: Path, data: Path, tmp_path
         cache_needed(planning.resolve_plan(short(data, str(sd15), **changes, data__mask_outside=share)))
         for share in (0.0, 1.0)
     ]
-    assert planned[0].images - planned[1].images == pytest.approx(kept, rel=0.15)
+    equal = len(names)  # masks, which are kept once; the plan counts each
+    assert planned[0].images - planned[1].images == pytest.approx(equal * kept, rel=0.15)
 
 
 # -- judging ----------------------------------------------------------------------------------------------------------
@@ -379,3 +381,14 @@ def test_what_may_be_outside_is_said(written: str, data: Path) -> None:
     with pytest.raises(RecipeError, match=r"data.mask_outside") as refused:
         recipe.load(Path("pocket-product"), [f"data.path={data}", f"data.mask_outside={written}"])
     assert refused.value.problem.count("data.mask_outside") == 1, refused.value.problem
+
+
+def test_captions_are_held_against_whole_pictures_as_they_name_what_masks_hide(
+    sd15: Path, data: Path, plain: Path
+) -> None:
+    b = bench(sd15, data)
+    b.grow(0.2)
+    args = ({}, b.plan.train.placed, b.latents, b.captions, b.machine.autocast)
+    bare, masked = evaluate.measure_effect(*args), evaluate.measure_effect(*args, masks=b.batches.masks)
+    assert masked.base != bare.base and masked.adapted != bare.adapted
+    assert (masked.base_fit, masked.adapted_fit) == (bare.base_fit, bare.adapted_fit) and bare.base_fit is not None
