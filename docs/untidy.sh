@@ -30,4 +30,4 @@ finetune prepare all --out handbag --fix
 finetune check handbag --base pocket --html handbag.html
 
 finetune train pocket-product --out run --set data.path=handbag --set "train.steps=$steps"
-finetune verify run
+finetune verify run/adapter/run.safetensors --run run
