@@ -9,7 +9,7 @@ import pytest
 from support.hostile import attempt, forked
 from support.photos import photos
 
-from finetune.captioning.model import _from_pretrained
+from finetune.captioning.model import loaded_part
 from finetune.families.folder import chat_form, language_tokenizer
 from finetune.tensors import PICKLED
 
@@ -78,7 +78,7 @@ def test_python_beside_a_model_is_not_run_even_when_someone_says_yes(what: str, 
         if what == "AutoTokenizer":
             language_tokenizer().load(tmp_path)
         else:
-            _from_pretrained(what, folder)
+            loaded_part(what, folder)
 
     yes = b"y\n" * 9
     if what == "the command":

@@ -122,7 +122,7 @@ FULL = {"adapter": {"method": "full"}, "optimizer__learning_rate": 1e-4}
 def test_a_whole_run_ends_with_the_file_of_one_process(four: Path, tmp_path: Path, adapter: dict[str, object]) -> None:
     """Samples, candidates and held-out losses on the way, a mean, and the proof at the end."""
     changes = {"sample__every": 2, "validation__count": 1, "validation__every": 2, "train__ema": 0.5,
-               "optimizer__learning_rate": 1e-3, **adapter}  # fmt: skip
+               "optimizer__learning_rate": 3e-4, **adapter}  # fmt: skip
     told, files = [], []
     for world in (1, 2):
         out = tmp_path / f"{world}"
