@@ -178,7 +178,7 @@ def idle(short: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (short / "run/run.json").write_text('{"outcome": "done"}')
     for owner, name in ((families, "load"), (FeatureExtractor, "load"), (report, "report"), (layouts, "read_adapter")):
         monkeypatch.setattr(owner, name, never)
-    for module in ("finetune.data.prepare", "finetune.data.audit", "finetune.captioning.dataset"):
+    for module in ("finetune.data.sources.gather", "finetune.data.audit", "finetune.captioning.dataset"):
         monkeypatch.setattr(f"{module}.auditing", never)
     return short
 

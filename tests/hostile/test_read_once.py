@@ -83,18 +83,18 @@ def test_a_control_picture_and_a_judged_one_are_those_that_were_checked(data: Pa
 def test_a_picture_replaced_while_a_dataset_is_prepared_writes_none(
     copied: bool, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from finetune.data import prepare as preparing
+    from finetune.data.sources import gather
 
     if not copied:
         Image.open(data / "1.png").convert("L").save(data / "1.png")
-    audited = preparing.auditing
+    audited = gather.auditing
 
     def changed_after(*arguments: object) -> Generator[Event, None, Audit]:
         found = yield from audited(*arguments)  # type: ignore[arg-type]
         replace(data / "1.png")
         return found
 
-    monkeypatch.setattr(preparing, "auditing", changed_after)
+    monkeypatch.setattr(gather, "auditing", changed_after)
     with pytest.raises(DataError, match=r"1\.png: changed"):
         prepare(data, tmp_path / "out", trigger="sks")
     assert not (tmp_path / "out").exists()

@@ -11,7 +11,6 @@ from PIL import Image
 
 from finetune import families, recipe, tensors
 from finetune.captioning.vocabulary import read_vocabulary
-from finetune.cli.sampling_view import prompts_of
 from finetune.data import decode
 from finetune.data.audit import audit_folder
 from finetune.data.captions import clean_words
@@ -50,6 +49,7 @@ from finetune.reporting.owner import LOCK, owner_of
 from finetune.reporting.status import read_status
 from finetune.reporting.trackers import IDS, _known
 from finetune.resources import POCKET, VOCABULARIES
+from finetune.sampling.prompt_file import read_prompts
 from finetune.sampling.request import AdapterWeight
 from finetune.sampling.words import adapters_in_use
 from finetune.training import checkpoint
@@ -208,7 +208,7 @@ def captions(folder: str) -> Reader:
 
 
 def prompts(file: Path) -> object:
-    return [expand(prompt.text, "sks", "mug") for prompt in prompts_of(file)]
+    return [expand(line.prompt.text, "sks", "mug") for line in read_prompts(file).lines]
 
 
 def status(place: Path) -> object:
