@@ -58,8 +58,8 @@ JPEG_XL_MAGIC = (b"\0\0\0\x0cJXL", b"\xff\x0a")
 _FOREIGN_MAGIC = (
     (b"%PDF", "a PDF document; export its pages as PNG"),
     (b"8BPS", "a Photoshop document; export it as PNG"),
-    (b"PK\x03\x04", "a zip archive; unpack it first"),
-    (b"\x1f\x8b", "a gzip archive; unpack it first"),
+    (b"PK\x03\x04", "a zip archive; prepare it as a source of its own"),
+    (b"\x1f\x8b", "a gzip archive; unpack it, or prepare a .tar.gz as a source of its own"),
     (b"\x1aE\xdf\xa3", "a video; save single frames as PNG"),
     *((magic, "a JPEG XL file; export it as PNG") for magic in JPEG_XL_MAGIC),
     (b"\0\0\0\x0cjP", "a JPEG 2000 file; export it as PNG"),
