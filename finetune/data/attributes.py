@@ -38,6 +38,10 @@ OTHER_NAMES = {
     "consent": ("model_release",),
 }
 """A column -> what it is called elsewhere, where it is not there."""
+ATTRIBUTE_COLUMNS = (
+    "captions", "weight", "split", "mask_file_name", *TEXTS, *(other for some in OTHER_NAMES.values() for other in some)
+)  # fmt: skip
+"""All that `read_attributes` reads"""
 
 
 _CAPTIONED = frozenset(("file_name", "text", "caption", "caption_by"))

@@ -4,6 +4,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from finetune.data.attributes import ATTRIBUTE_COLUMNS
+
 FILE_COLUMNS = (
     "file_name", "filename", "file", "file_path", "filepath", "path", "image", "image_path", "image_file",
     "image_file_name", "image_filename", "image_name", "img", "img_path", "img_name", "picture", "photo", "media_path",
@@ -17,8 +19,8 @@ OTHER_CAPTION_COLUMNS = (
     "instruction", "tags", "tag_string", "title",
 )  # fmt: skip
 OTHERS = frozenset((
-    "captions", "weight", "split", "mask_file_name", "license", "author", "source", "consent", "caption_by", "width",
-    "height", "label", "url", "sha256", "md5", "hash", "caption_short", "train_resolution",
+    *ATTRIBUTE_COLUMNS, "caption_by", "width", "height", "label", "url", "sha256", "md5", "hash", "caption_short",
+    "train_resolution",
 ))  # fmt: skip
 """What is known to be no caption"""
 _SENTENCE = re.compile(r"[^\W\d_]{2,}[^\n]*\s[^\n]*[^\W\d_]{2,}")
@@ -39,10 +41,7 @@ class TableColumns(NamedTuple):
     """It has captions, or something else that is known of pictures."""
 
 
-USEFUL_COLUMNS = frozenset((
-    "weight", "split", "mask_file_name", "license", "licence", "license_name", "license_url", "author", "artist",
-    "creator", "photographer", "source", "source_url", "consent", "model_release",
-))  # fmt: skip
+USEFUL_COLUMNS = frozenset(ATTRIBUTE_COLUMNS) - {"captions"}
 """TableColumns that make a table of pictures useful without captions"""
 
 

@@ -37,6 +37,13 @@ def test_a_parquet_file_becomes_a_dataset_with_its_bytes_and_captions(tmp_path):
     assert notes == [said] and not hidden(tmp_path)
 
 
+def test_what_a_hub_calls_licence_and_author_is_kept_as_such(tmp_path):
+    """So is it read in a table beside pictures: `attributes.OTHER_NAMES`."""
+    rows = table_rows(range(3), license_url="https://creativecommons.org/licenses/by/4.0/", artist="Ada")
+    made, _ = prepared_from(str(write_parquet(tmp_path / "t.parquet", rows)), tmp_path / "made")
+    assert {(e.attributes.license, e.attributes.author) for e in made.examples} == {("CC-BY-4.0", "Ada")}
+
+
 def beside(folder: Path, name: str, text: str) -> Path:
     captioned_folder(folder / "p", [1, 2])
     (folder / name).write_text(text, encoding="utf-8")

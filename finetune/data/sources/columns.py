@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from finetune.data.attributes import ATTRIBUTE_COLUMNS
 from finetune.data.diagnose import SUFFIXES
 from finetune.errors import DataError
 
@@ -11,7 +12,7 @@ CAPTION_NAMES = (
 )  # fmt: skip
 """columns that hold captions whatever else is there, in lower case"""
 IMAGE_NAMES = ("image", "img", "picture", "photo", "pixel_values", "jpg", "png", "webp", "file_name", "image_path")
-KNOWN = ("captions", "weight", "split", "mask_file_name", "license", "author", "source", "consent", "caption_by")
+KNOWN = (*ATTRIBUTE_COLUMNS, "caption_by")
 """columns that are kept under these names"""
 _SUFFIXES = tuple(suffix for some in SUFFIXES.values() for suffix in some)
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF", b"\xff\x0a", b"\0\0\0\x0cJXL")
