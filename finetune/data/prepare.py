@@ -134,8 +134,8 @@ def preparing(
         }
     )
     yield from _write(report, card, out, background, Linking(link, staging_folder(out)))
+    remove_staged(out)  # the dataset is whole, whatever reading it says
     made = yield from reading_dataset(out, CaptionWords(allow_uncaptioned=captioned_next))
-    remove_staged(out)
     return replace(made, understood=report.understood)
 
 

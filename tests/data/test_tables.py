@@ -423,3 +423,16 @@ def test_pictures_of_a_hub_data_set_that_are_files_are_fetched_one_by_one_and_a_
     held.clear()
     with pytest.raises(DataError, match=r"at hf://datasets/org/name@0123/a/0.jpg: no answer from the hub"):
         prepared_from("org/name", tmp_path / "again")
+
+
+def test_nothing_hidden_is_left_once_the_dataset_is_whole(tmp_path, monkeypatch):
+    """Not either where the call is stopped while it reads what it wrote: the same call would find `out` in its way."""
+    from finetune.data import prepare as preparing
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(preparing, "reading_dataset", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        prepared_from(str(write_parquet(tmp_path / "t.parquet", table_rows(range(3)))), tmp_path / "made")
+    assert (tmp_path / "made/dataset.toml").is_file() and not hidden(tmp_path)
