@@ -21,9 +21,9 @@ from PIL import Image
 from torch import Tensor
 
 from finetune import families, tensors
-from finetune.data.buckets import Bucket, fit, to_array
-from finetune.data.decode import open_rgb
 from finetune.data.example import Example, Size
+from finetune.data.images.buckets import Bucket, fit, to_array
+from finetune.data.images.decode import open_rgb
 from finetune.encoding import images, text
 from finetune.encoding.images import STRAIGHT, Wanted, encode_images
 from finetune.encoding.single_files import SingleFiles

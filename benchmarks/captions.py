@@ -20,7 +20,7 @@ import icons  # noqa: E402
 
 from finetune.captioning.vocabulary import read_vocabulary  # noqa: E402
 from finetune.captioning.zero_shot import ZeroShot  # noqa: E402
-from finetune.data.wording import CaptionWords  # noqa: E402
+from finetune.data.text.wording import CaptionWords  # noqa: E402
 from finetune.errors import DataError  # noqa: E402
 
 ICONS, PX = 200, 256

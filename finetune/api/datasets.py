@@ -9,9 +9,9 @@ from finetune.choices import CaptionLines, CaptionsFrom, FolderNames, MaskFrom
 
 if TYPE_CHECKING:
     from finetune.captioning.dataset import Captioned
-    from finetune.data.colours import Colour
     from finetune.data.example import Dataset
-    from finetune.data.wording import DatasetKind
+    from finetune.data.images.colours import Colour
+    from finetune.data.text.wording import DatasetKind
     from finetune.masking.dataset import Masked
 
 
@@ -51,9 +51,9 @@ def prepare(
         RunError: `out` cannot be written.
     """
     from finetune.data import prepare as preparing
+    from finetune.data.quality.thresholds import thresholds_of
     from finetune.data.sources.conditions import condition
     from finetune.data.sources.tables import Selection
-    from finetune.data.thresholds import thresholds_of
 
     with quiet():
         selection = Selection(split, subset, image_column, caption_column, tuple(ignore_column), limit,
@@ -89,7 +89,7 @@ def caption(
     with quiet():
         from finetune.captioning.choice import CaptionerChoice
         from finetune.captioning.dataset import caption_dataset
-        from finetune.data.captions import clean_words
+        from finetune.data.text.captions import clean_words
         from finetune.events import unheard
 
         choice = CaptionerChoice(str(vocabulary), command, str(judge), timeout_s, str(with_model), prompt)

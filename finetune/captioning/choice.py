@@ -9,7 +9,7 @@ from finetune.captioning.model import CaptionModel
 from finetune.captioning.program import TIMEOUT_S, Program
 from finetune.captioning.vocabulary import POCKET_NAME, read_vocabulary
 from finetune.captioning.zero_shot import ZeroShot
-from finetune.data.wording import CaptionWords
+from finetune.data.text.wording import CaptionWords
 from finetune.errors import InputError
 from finetune.recipe import bounds
 

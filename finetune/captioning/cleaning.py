@@ -3,8 +3,8 @@
 import re
 
 from finetune.captioning.captioner import Answer
-from finetune.data.prompts import expand
-from finetune.data.wording import CaptionWords
+from finetune.data.text.prompts import expand
+from finetune.data.text.wording import CaptionWords
 
 _SENTENCE = re.compile(r"(?<=[.!?;])\s+")
 _PLACE = re.compile(

@@ -8,15 +8,15 @@ from typing import NamedTuple
 from finetune import writing
 from finetune.captioning.captioner import Captioner, screened
 from finetune.captioning.table import CaptionTable
-from finetune.data import caption_files
 from finetune.data.audit import Audit, auditing
-from finetune.data.caption_files import TABLE, first_three
-from finetune.data.captions import with_trigger
 from finetune.data.example import CARD, Example
 from finetune.data.folder import Rules, walk
-from finetune.data.licence_files import SIDECAR
 from finetune.data.prepare import write_card
-from finetune.data.wording import CaptionOrigin, CaptionWords
+from finetune.data.rights.licence_files import SIDECAR
+from finetune.data.text import caption_files
+from finetune.data.text.caption_files import TABLE, first_three
+from finetune.data.text.captions import with_trigger
+from finetune.data.text.wording import CaptionOrigin, CaptionWords
 from finetune.errors import DataError, Interrupted
 from finetune.events import Advanced, Event, Stage, Warned
 

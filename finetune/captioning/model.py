@@ -12,8 +12,8 @@ from torch import Tensor
 from finetune import reading
 from finetune.captioning.captioner import Answer, screened
 from finetune.captioning.cleaning import cleaned
-from finetune.data import decode
-from finetune.data.wording import CaptionWords
+from finetune.data.images import decode
+from finetune.data.text.wording import CaptionWords
 from finetune.errors import BaseError, DataError
 from finetune.families import fetch_from_hub
 from finetune.families.folder import chat_form

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from finetune.captioning.choice import CaptionerChoice
 from finetune.captioning.dataset import Captioned, caption_dataset
-from finetune.data.wording import CaptionWords
+from finetune.data.text.wording import CaptionWords
 from finetune.errors import FinetuneError, InputError, Interrupted, action
 from finetune.events import Event
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from finetune import reading
-from finetune.data.caption_files import TABLE
+from finetune.data.text.caption_files import TABLE
 from finetune.errors import DataError, RunError
 from finetune.saving import write_bytes
 

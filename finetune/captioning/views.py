@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from finetune.data.colours import Colour
+from finetune.data.images.colours import Colour
 
 SIDE_PX = 512
 """of the picture that is cut: the eyes see less"""

@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from finetune import reading
 from finetune import resources as shipped
-from finetune.data.colours import Colour
-from finetune.data.prompts import expand
-from finetune.data.wording import CaptionWords
+from finetune.data.images.colours import Colour
+from finetune.data.text.prompts import expand
+from finetune.data.text.wording import CaptionWords
 from finetune.errors import DataError
 
 POCKET_NAME = "pocket"

@@ -17,8 +17,8 @@ from finetune import resources as shipped
 from finetune.captioning.captioner import Answer
 from finetune.captioning.views import View, views_of
 from finetune.captioning.vocabulary import POCKET_NAME, JudgedTogether, Vocabulary, put_together
-from finetune.data import decode
-from finetune.data.wording import CaptionWords
+from finetune.data.images import decode
+from finetune.data.text.wording import CaptionWords
 from finetune.errors import DataError
 from finetune.evaluation.similarity import FeatureExtractor
 

@@ -62,7 +62,7 @@ def caption(
     """
     from finetune.captioning.choice import CaptionerChoice
     from finetune.cli import captioning_view
-    from finetune.data.captions import clean_words
+    from finetune.data.text.captions import clean_words
 
     choice = CaptionerChoice(vocabulary, command, judge, timeout, with_model, prompt)
     words = clean_words(trigger, class_word, None, kind or "", captions_from)

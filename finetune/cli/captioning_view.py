@@ -11,7 +11,7 @@ from finetune.cli.options import Output
 from finetune.cli.watching import watched
 from finetune.data.dataset import read_dataset
 from finetune.data.example import Dataset
-from finetune.data.wording import CaptionWords
+from finetune.data.text.wording import CaptionWords
 from finetune.reporting.markup import escape
 
 SHOWN = 3

@@ -47,10 +47,10 @@ from finetune.recipe import Data
 
 if TYPE_CHECKING:
     from finetune.data.audit import Audit
-    from finetune.data.colours import Colour
-    from finetune.data.faults import AuditFindings
-    from finetune.data.thresholds import AuditThresholds
-    from finetune.data.wording import CaptionWords
+    from finetune.data.images.colours import Colour
+    from finetune.data.quality.faults import AuditFindings
+    from finetune.data.quality.thresholds import AuditThresholds
+    from finetune.data.text.wording import CaptionWords
     from finetune.pages.dataset import NextStep
     from finetune.planning.encoders import EncoderReport
     from finetune.planning.preview import Preview
@@ -176,10 +176,10 @@ def check(
     from finetune.cli import data_view, findings_view
     from finetune.cli.watching import watched
     from finetune.data.audit import auditing
-    from finetune.data.captions import clean_words
-    from finetune.data.faults import find_faults
     from finetune.data.folder import Rules
-    from finetune.data.thresholds import read_thresholds
+    from finetune.data.quality.faults import find_faults
+    from finetune.data.quality.thresholds import read_thresholds
+    from finetune.data.text.captions import clean_words
     from finetune.planning.encoders import encoder_reports
     from finetune.planning.preview import preview
 
@@ -238,7 +238,7 @@ def _repair(ctx: typer.Context, path: Path, words: "CaptionWords", thresholds: S
 
 def _thresholds(given: list[str] | None, fix: bool) -> "AuditThresholds":
     """Raises InputError: they would have no effect."""
-    from finetune.data.thresholds import read_thresholds
+    from finetune.data.quality.thresholds import read_thresholds
 
     if given and not fix:
         raise InputError("`threshold` says what `fix` repairs, and nothing is to be repaired", "give `fix` as well")

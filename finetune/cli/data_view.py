@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.table import Table
 
 from finetune.data.audit import Audit, next_step
-from finetune.data.captions import CaptionNote
 from finetune.data.example import Dataset, Example
 from finetune.data.folder import Rejected
-from finetune.data.provenance import LicenceSum, in_words
-from finetune.data.wording import CaptionOrigin
+from finetune.data.rights.provenance import LicenceSum, in_words
+from finetune.data.text.captions import CaptionNote
+from finetune.data.text.wording import CaptionOrigin
 from finetune.errors import Action
 from finetune.planning.preview import Preview, Previewed, by_text, trained_sizes
 from finetune.reporting.markup import escape

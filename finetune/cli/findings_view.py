@@ -5,10 +5,10 @@ from typing import Any
 
 from rich.console import Console
 
-from finetune.data.advice import findings_lines, fixes
 from finetune.data.audit import Audit
-from finetune.data.colours import colour_name
-from finetune.data.faults import AuditFindings
+from finetune.data.images.colours import colour_name
+from finetune.data.quality.advice import findings_lines, fixes
+from finetune.data.quality.faults import AuditFindings
 from finetune.planning.encoders import EncoderReport, encoder_sentences
 from finetune.reporting.markup import escape
 

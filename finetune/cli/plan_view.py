@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from finetune import recipe
-from finetune.data.caption_edits import TagEdits
+from finetune.data.text.caption_edits import TagEdits
 from finetune.doctor import device_memory, host_memory
 from finetune.planning.candidates import candidate_bytes, candidate_count
 from finetune.planning.footprint import ComponentFootprint, encoder_bytes

@@ -15,30 +15,24 @@ from pydantic import ValidationError
 
 from finetune import reading
 from finetune.choices import CaptionLines, CaptionsFrom, FolderNames
-from finetune.data import (
-    caption_checks,
-    caption_files,
-    captions,
-    carried_captions,
-    conventions,
-    decode,
-    examine,
-    folder,
-    licence_files,
-)
+from finetune.data import conventions, examine, folder
 from finetune.data.attributes import NO_ATTRIBUTES, Attributes
-from finetune.data.caption_files import CaptionSource, FoundCaptions
-from finetune.data.captions import CaptionNote, Coverage, FinalCaptions
-from finetune.data.colours import WHITE, Colour
 from finetune.data.companions import companions_in
-from finetune.data.decode import ImageInfo
 from finetune.data.examine import Examined, Twins
 from finetune.data.example import CARD, DatasetCard, Example
 from finetune.data.folder import MAX_ASPECT, MIN_SIDE_PX, Rejected, Rules
-from finetune.data.licences import Rights
+from finetune.data.images import decode
+from finetune.data.images.colours import WHITE, Colour
+from finetune.data.images.decode import ImageInfo
 from finetune.data.masks import look_at_masks
-from finetune.data.provenance import Cleared, LicenceSum, clear_licences, sums
-from finetune.data.wording import CaptionOrigin, CaptionWords, DatasetKind, wordings
+from finetune.data.quality import caption_checks
+from finetune.data.rights import licence_files
+from finetune.data.rights.licences import Rights
+from finetune.data.rights.provenance import Cleared, LicenceSum, clear_licences, sums
+from finetune.data.text import caption_files, captions, carried_captions
+from finetune.data.text.caption_files import CaptionSource, FoundCaptions
+from finetune.data.text.captions import CaptionNote, Coverage, FinalCaptions
+from finetune.data.text.wording import CaptionOrigin, CaptionWords, DatasetKind, wordings
 from finetune.errors import Action, DataError, action
 from finetune.events import Event, unheard
 

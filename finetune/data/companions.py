@@ -15,10 +15,10 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from finetune.data.caption_files import FoundCaptions
-from finetune.data.captions import CaptionNote
 from finetune.data.folder import Rejected
 from finetune.data.masks import is_grey
+from finetune.data.text.caption_files import FoundCaptions
+from finetune.data.text.captions import CaptionNote
 
 Companion = Literal["mask", "control"]
 ENDINGS: dict[str, Companion] = {

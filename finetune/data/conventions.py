@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from finetune import reading
-from finetune.data import caption_syntax, descriptions
-from finetune.data.caption_files import FoundCaptions
 from finetune.data.folder import Rules
-from finetune.data.folder_names import read_folders
-from finetune.data.wording import CaptionWords
+from finetune.data.text import caption_syntax, descriptions
+from finetune.data.text.caption_files import FoundCaptions
+from finetune.data.text.folder_names import read_folders
+from finetune.data.text.wording import CaptionWords
 
 _ASKED = 20
 """pictures without a caption that are looked at for a description of their own"""

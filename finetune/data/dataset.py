@@ -6,12 +6,13 @@ from typing import NamedTuple
 
 from finetune import reading
 from finetune.choices import CaptionsFrom
-from finetune.data import captions, folder
+from finetune.data import folder
 from finetune.data.audit import auditing, complaint
-from finetune.data.buckets import Bucket, Size, choose_bucket, crop_loss, enlargement
 from finetune.data.example import CARD, Dataset, Example
 from finetune.data.folder import Rules
-from finetune.data.wording import CaptionWords
+from finetune.data.images.buckets import Bucket, Size, choose_bucket, crop_loss, enlargement
+from finetune.data.text import captions
+from finetune.data.text.wording import CaptionWords
 from finetune.errors import DataError
 from finetune.events import Event, unheard
 

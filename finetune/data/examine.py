@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from finetune.data import costs, decode, workers
-from finetune.data.buckets import Size
-from finetune.data.decode import ImageInfo
-from finetune.data.diagnose import Unusable
 from finetune.data.folder import Rejected, Rules, Tree
+from finetune.data.images import costs, decode, workers
+from finetune.data.images.buckets import Size
+from finetune.data.images.decode import ImageInfo
+from finetune.data.images.diagnose import Unusable
 from finetune.data.record import Record, Seen
 from finetune.events import Advanced, Event, Stage
 

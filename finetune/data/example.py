@@ -9,15 +9,15 @@ from typing import Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from finetune import __version__
-from finetune.data import captions
 from finetune.data.attributes import NO_ATTRIBUTES, Attributes, cells_of
-from finetune.data.buckets import Size
-from finetune.data.caption_files import CaptionSource
-from finetune.data.captions import Coverage
 from finetune.data.folder import Rejected
-from finetune.data.licences import Rights
-from finetune.data.provenance import LicenceSum, sums
-from finetune.data.wording import CaptionOrigin, CaptionWords, DatasetKind
+from finetune.data.images.buckets import Size
+from finetune.data.rights.licences import Rights
+from finetune.data.rights.provenance import LicenceSum, sums
+from finetune.data.text import captions
+from finetune.data.text.caption_files import CaptionSource
+from finetune.data.text.captions import Coverage
+from finetune.data.text.wording import CaptionOrigin, CaptionWords, DatasetKind
 
 CARD = "dataset.toml"
 

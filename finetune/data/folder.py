@@ -10,10 +10,10 @@ from typing import NamedTuple
 from finetune import reading
 from finetune import resources as shipped
 from finetune.choices import FolderNames
-from finetune.data.colours import WHITE, Colour
-from finetune.data.diagnose import Reason
-from finetune.data.licences import Rights
+from finetune.data.images.colours import WHITE, Colour
+from finetune.data.images.diagnose import Reason
 from finetune.data.record import file_stamp, stamped_bytes
+from finetune.data.rights.licences import Rights
 from finetune.data.sources.kinds import is_archive_or_table
 from finetune.errors import DataError, action
 

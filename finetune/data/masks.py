@@ -13,13 +13,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageChops
 
-from finetune.data import decode, examine, workers
-from finetune.data.buckets import Bucket, Size, window
-from finetune.data.captions import CaptionNote
-from finetune.data.decode import ImageInfo
-from finetune.data.diagnose import Unusable
+from finetune.data import examine
 from finetune.data.example import MaskFile
 from finetune.data.folder import Rejected, Rules, Tree
+from finetune.data.images import decode, workers
+from finetune.data.images.buckets import Bucket, Size, window
+from finetune.data.images.decode import ImageInfo
+from finetune.data.images.diagnose import Unusable
+from finetune.data.text.captions import CaptionNote
 from finetune.events import Event
 
 COLOUR_OFF = 24

@@ -16,30 +16,32 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 from finetune import reading, writing
 from finetune.choices import CaptionLines, CaptionsFrom, FolderNames, MaskFrom
-from finetune.data import captions, costs, decode, folder
+from finetune.data import folder
 from finetune.data.attributes import cells_of
 from finetune.data.audit import Audit
-from finetune.data.caption_files import TABLE
-from finetune.data.colours import WHITE, Colour, colour_name
 from finetune.data.dataset import reading_dataset
-from finetune.data.decode import ImageInfo
-from finetune.data.diagnose import SUFFIXES
 from finetune.data.examine import MANY
 from finetune.data.example import CARD, Dataset, DatasetCard, Example
 from finetune.data.folder import MAX_ASPECT, MIN_SIDE_PX, Rules
-from finetune.data.licences import Rights
+from finetune.data.images import costs, decode
+from finetune.data.images.colours import WHITE, Colour, colour_name
+from finetune.data.images.decode import ImageInfo
+from finetune.data.images.diagnose import SUFFIXES
+from finetune.data.images.workers import in_order, worker_count
 from finetune.data.prepared_masks import with_alpha, write_mask
-from finetune.data.provenance import counted, read_rights, sums
+from finetune.data.quality.repairs import repairing
+from finetune.data.quality.thresholds import USUAL_THRESHOLDS, AuditThresholds
 from finetune.data.record import Record, Seen, file_stamp
-from finetune.data.repairs import repairing
+from finetune.data.rights.licences import Rights
+from finetune.data.rights.provenance import counted, read_rights, sums
 from finetune.data.sources.gather import SourceFolder, complaint_of, gathering
 from finetune.data.sources.links import Linking
 from finetune.data.sources.names import Named, understood
 from finetune.data.sources.staging import remove_staged, staging, staging_folder
 from finetune.data.sources.tables import ALL, Selection, refuse_unused
-from finetune.data.thresholds import USUAL_THRESHOLDS, AuditThresholds
-from finetune.data.wording import CaptionWords, DatasetKind
-from finetune.data.workers import in_order, worker_count
+from finetune.data.text import captions
+from finetune.data.text.caption_files import TABLE
+from finetune.data.text.wording import CaptionWords, DatasetKind
 from finetune.errors import DataError, RunError
 from finetune.events import Advanced, Event, Note, Stage, quietly
 from finetune.saving import flush_files, is_leftover, remove_leftovers, write_bytes

@@ -10,11 +10,11 @@ from typing import NamedTuple
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from finetune.data import decode
 from finetune.data.audit import Audit
-from finetune.data.buckets import Size
-from finetune.data.decode import ImageInfo
 from finetune.data.example import MaskFile
+from finetune.data.images import decode
+from finetune.data.images.buckets import Size
+from finetune.data.images.decode import ImageInfo
 from finetune.data.masks import fault_of, open_mask
 from finetune.data.record import Seen
 from finetune.errors import DataError

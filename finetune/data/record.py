@@ -22,9 +22,9 @@ except ImportError:  # not on every system
 
 from finetune import reading
 from finetune.caches import default_root
-from finetune.data.buckets import Size
-from finetune.data.colours import Colour
-from finetune.data.decode import DECODER, ImageInfo
+from finetune.data.images.buckets import Size
+from finetune.data.images.colours import Colour
+from finetune.data.images.decode import DECODER, ImageInfo
 from finetune.errors import DataError, RunError
 from finetune.saving import write_bytes
 

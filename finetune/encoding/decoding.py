@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from finetune.data.workers import worker_count
+from finetune.data.images.workers import worker_count
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")

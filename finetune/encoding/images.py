@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from finetune.data.buckets import Bucket, fit, to_array
-from finetune.data.decode import open_rgb
 from finetune.data.example import Example
+from finetune.data.images.buckets import Bucket, fit, to_array
+from finetune.data.images.decode import open_rgb
 from finetune.encoding.decoding import decoded_ahead
 from finetune.encoding.missing import Fewer, Missing
 from finetune.encoding.store import KEYS, Store

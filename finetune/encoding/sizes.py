@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
-from finetune.data.buckets import Bucket
+from finetune.data.images.buckets import Bucket
 from finetune.families.base import BaseInfo
 
 ROW_BYTES, DIGEST_BYTES = 48, 32

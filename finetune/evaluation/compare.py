@@ -10,8 +10,8 @@ from PIL import Image
 
 from finetune import families, references
 from finetune import resources as shipped
-from finetune.data import captions
 from finetune.data.example import Dataset
+from finetune.data.text import captions
 from finetune.errors import InputError
 from finetune.evaluation import subject, verdict
 from finetune.evaluation.choose import Limits, because, best

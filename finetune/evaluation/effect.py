@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from finetune.adapters import attach as adapters
-from finetune.data.buckets import size_conditioning
 from finetune.data.dataset import Placed
 from finetune.data.example import Example
+from finetune.data.images.buckets import size_conditioning
 from finetune.diffusion import chance as draws
 from finetune.diffusion.loss import masked_error, squared_error
 from finetune.encoding.images import STRAIGHT, Crop

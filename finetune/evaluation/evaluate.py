@@ -10,8 +10,8 @@ from torch import Tensor
 
 from finetune import families
 from finetune import resources as shipped
-from finetune.data.decode import open_rgb
 from finetune.data.example import Dataset, Example
+from finetune.data.images.decode import open_rgb
 from finetune.evaluation import scores, verdict
 from finetune.evaluation.gallery import Gallery, Painter
 from finetune.evaluation.prompts import Asked, PromptSet, bare_caption, prompt_set

@@ -10,7 +10,7 @@ from typing import Protocol
 from PIL import Image
 
 from finetune import families, reading, writing
-from finetune.data.decode import DECODER_ERRORS
+from finetune.data.images.decode import DECODER_ERRORS
 from finetune.errors import BaseError, RunError
 from finetune.events import Advanced, Event, Stage
 from finetune.files import layouts

@@ -4,9 +4,9 @@ import re
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from finetune.data import captions
 from finetune.data.example import Dataset
-from finetune.data.prompts import expand, with_article
+from finetune.data.text import captions
+from finetune.data.text.prompts import expand, with_article
 
 _SEED, _SEED_WITHOUT = 20_000, 30_000
 """of the first picture with the trigger, and without; each further one adds 1, so that more of them change no others"""

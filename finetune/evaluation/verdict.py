@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from finetune.data import captions
 from finetune.data.example import Dataset
+from finetune.data.text import captions
 from finetune.errors import NotLearnt
 from finetune.evaluation.prompts import Aim, PromptSet
 from finetune.evaluation.scores import Likeness

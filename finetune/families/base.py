@@ -12,9 +12,9 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, cast
 import torch
 from torch import Tensor, nn
 
-from finetune.data import decode
-from finetune.data.buckets import to_array
 from finetune.data.example import Example
+from finetune.data.images import decode
+from finetune.data.images.buckets import to_array
 from finetune.diffusion.process import Prediction, Process
 from finetune.families.parts import Parts, checkpoint_text
 from finetune.families.readers import Reader

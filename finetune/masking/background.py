@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from finetune.data import decode
+from finetune.data.images import decode
 from finetune.masking.masker import MadeMask
 
 LOOKED_PX = 384

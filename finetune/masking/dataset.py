@@ -11,11 +11,11 @@ from PIL import Image
 from finetune import writing
 from finetune.captioning.table import CaptionTable
 from finetune.data.audit import auditing
-from finetune.data.caption_files import TABLE
 from finetune.data.example import Example
 from finetune.data.folder import Rules
 from finetune.data.prepared_masks import MAKER, MASKS_FOLDER, mask_name, mask_png
-from finetune.data.wording import CaptionWords
+from finetune.data.text.caption_files import TABLE
+from finetune.data.text.wording import CaptionWords
 from finetune.errors import DataError, Interrupted, RunError, action
 from finetune.events import Advanced, Event, Stage, Warned, quietly
 from finetune.masking.masker import Masker, screened_mask

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from finetune import reading
 from finetune.captioning.model import LONGEST_PX, loaded_part, located, refuse_pickled
-from finetune.data import decode
+from finetune.data.images import decode
 from finetune.errors import BaseError, DataError
 from finetune.machine import current_device
 from finetune.masking.masker import MadeMask

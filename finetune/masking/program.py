@@ -6,7 +6,7 @@ from pathlib import Path
 
 from finetune.captioning.program import IMAGE, TIMEOUT_S, command_words, refuse_absent, said_by
 from finetune.data import masks
-from finetune.data.diagnose import Unusable
+from finetune.data.images.diagnose import Unusable
 from finetune.masking.masker import MadeMask
 from finetune.reading import is_file, real_path
 

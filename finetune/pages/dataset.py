@@ -13,17 +13,17 @@ from markupsafe import Markup
 from PIL import Image, ImageDraw
 
 from finetune import reading, writing
-from finetune.data.advice import LABELS, findings_lines, fixes
 from finetune.data.audit import Audit
-from finetune.data.buckets import Bucket, Size, enlargement, fit
-from finetune.data.captions import mentions
 from finetune.data.dataset import Placed
-from finetune.data.decode import open_rgb
-from finetune.data.diagnose import Reason, Unusable
-from finetune.data.faults import AuditFindings, FaultKind
-from finetune.data.licences import shown_licence
-from finetune.data.provenance import in_words, public_author
-from finetune.data.wording import CaptionOrigin
+from finetune.data.images.buckets import Bucket, Size, enlargement, fit
+from finetune.data.images.decode import open_rgb
+from finetune.data.images.diagnose import Reason, Unusable
+from finetune.data.quality.advice import LABELS, findings_lines, fixes
+from finetune.data.quality.faults import AuditFindings, FaultKind
+from finetune.data.rights.licences import shown_licence
+from finetune.data.rights.provenance import in_words, public_author
+from finetune.data.text.captions import mentions
+from finetune.data.text.wording import CaptionOrigin
 from finetune.errors import RunError
 from finetune.pages.html import inlined, render
 from finetune.pages.text import plain_text, shown_text

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from finetune import reading
-from finetune.data.decode import DECODER_ERRORS
+from finetune.data.images.decode import DECODER_ERRORS
 from finetune.pages.html import inlined
 from finetune.references import EVALUATION, step_folders, step_of, steps
 from finetune.reporting.history import History

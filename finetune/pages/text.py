@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from markupsafe import Markup, escape
 
-from finetune.data.prompts import whole_word
+from finetune.data.text.prompts import whole_word
 
 LONGEST = 2_000
 """Characters of one text that are shown; how many more there are is said."""

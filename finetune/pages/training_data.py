@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from finetune.data.buckets import plan_buckets, usual_stride
 from finetune.data.dataset import Placed, assign_buckets, read_dataset
 from finetune.data.example import Dataset, Example
+from finetune.data.images.buckets import plan_buckets, usual_stride
 from finetune.errors import Action, DataError, action
 from finetune.pages.dataset import AUTHORS, cropped
 from finetune.planning.public import licenses_in_words

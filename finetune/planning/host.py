@@ -5,9 +5,9 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from finetune import families
-from finetune.data.buckets import Bucket
-from finetune.data.caption_edits import TagEdits, shown_captions
-from finetune.data.captions import without_trigger
+from finetune.data.images.buckets import Bucket
+from finetune.data.text.caption_edits import TagEdits, shown_captions
+from finetune.data.text.captions import without_trigger
 from finetune.encoding.sizes import CacheBytes, cache_bytes, crops_shown, with_masks
 from finetune.machine import has_gpu
 from finetune.planning.footprint import ComponentFootprint, encoder_bytes

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from finetune import recipe
 from finetune import resources as shipped
-from finetune.data.captions import mentions
 from finetune.data.example import CARD
-from finetune.data.prompts import expand, missing_word
+from finetune.data.text.captions import mentions
+from finetune.data.text.prompts import expand, missing_word
 from finetune.planning.plan import Plan
 
 

@@ -8,12 +8,13 @@ from typing import NamedTuple
 
 from finetune import families, recipe
 from finetune import resources as shipped
-from finetune.data import caption_checks, dataset
-from finetune.data.buckets import Bucket, plan_buckets
-from finetune.data.caption_edits import TagEdits, without_effect
-from finetune.data.captions import clean_words
+from finetune.data import dataset
 from finetune.data.dataset import Placed
 from finetune.data.example import Dataset
+from finetune.data.images.buckets import Bucket, plan_buckets
+from finetune.data.quality import caption_checks
+from finetune.data.text.caption_edits import TagEdits, without_effect
+from finetune.data.text.captions import clean_words
 from finetune.errors import action
 from finetune.events import Event, quietly
 from finetune.families.base import BaseInfo

@@ -4,12 +4,12 @@ from collections.abc import Generator, Sequence
 from typing import NamedTuple
 
 from finetune.data import dataset
-from finetune.data.buckets import Bucket
-from finetune.data.captions import clean_words, mentions, without_trigger
 from finetune.data.dataset import Placed
 from finetune.data.example import Dataset, Example
-from finetune.data.licences import allows
-from finetune.data.provenance import settled
+from finetune.data.images.buckets import Bucket
+from finetune.data.rights.licences import allows
+from finetune.data.rights.provenance import settled
+from finetune.data.text.captions import clean_words, mentions, without_trigger
 from finetune.diffusion import chance as draws
 from finetune.errors import DataError, RecipeError
 from finetune.events import Event

@@ -7,9 +7,9 @@ from typing import NamedTuple
 from finetune import families
 from finetune.data import dataset
 from finetune.data.audit import Audit
-from finetune.data.buckets import Bucket, plan_buckets, usual_stride
-from finetune.data.captions import CaptionNote
 from finetune.data.dataset import Placed
+from finetune.data.images.buckets import Bucket, plan_buckets, usual_stride
+from finetune.data.text.captions import CaptionNote
 from finetune.planning.trigger_case import case_notice
 from finetune.recipe import bounds
 

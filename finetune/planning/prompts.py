@@ -9,7 +9,7 @@ from typing import NamedTuple
 from finetune import families, reading
 from finetune import resources as shipped
 from finetune.data.example import Dataset
-from finetune.data.prompts import WORD_NAMES, all_lack, expand, missing_word
+from finetune.data.text.prompts import WORD_NAMES, all_lack, expand, missing_word
 from finetune.errors import RecipeError, action
 from finetune.families.base import BaseInfo
 from finetune.recipe import Recipe

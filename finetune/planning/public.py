@@ -10,8 +10,8 @@ from typing import Any
 from finetune import recipe
 from finetune import resources as shipped
 from finetune.data.example import Dataset, Example
-from finetune.data.licences import Rights
-from finetune.data.provenance import bounded, credit_lines, in_words, sums
+from finetune.data.rights.licences import Rights
+from finetune.data.rights.provenance import bounded, credit_lines, in_words, sums
 from finetune.recipe.resolved import ResolvedRecipe
 from finetune.reporting.public import MOST_RECIPE_BYTES, public
 

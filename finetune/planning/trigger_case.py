@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from finetune.data.prompts import whole_word
+from finetune.data.text.prompts import whole_word
 
 
 def case_notice(captions: Sequence[str], trigger: str | None, same: Callable[[str, str], bool] | None) -> str:

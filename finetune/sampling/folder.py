@@ -9,7 +9,7 @@ from PIL import Image
 
 from finetune import families, reading, writing
 from finetune import resources as shipped
-from finetune.data.caption_files import first_three
+from finetune.data.text.caption_files import first_three
 from finetune.errors import InputError, RunError
 from finetune.events import Note, Warned
 from finetune.sampling.grid import grid

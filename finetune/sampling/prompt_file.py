@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from finetune import reading
-from finetune.data.texts import text_in
+from finetune.data.text.texts import text_in
 from finetune.errors import InputError
 from finetune.planning.prompts import NamedPrompt
 from finetune.recipe import bounds

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from finetune import reading
-from finetune.data.prompts import WORD_NAMES, all_lack, expand, missing_word
+from finetune.data.text.prompts import WORD_NAMES, all_lack, expand, missing_word
 from finetune.errors import InputError
 from finetune.families.base import BaseInfo
 from finetune.files import layouts

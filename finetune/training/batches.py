@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from finetune.data.buckets import SizeConditioning, size_conditioning
+from finetune.data.images.buckets import SizeConditioning, size_conditioning
 from finetune.encoding.images import PLACES, Crop
 from finetune.encoding.masks import NO_MASKS, Masks
 from finetune.encoding.text import Captions

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import NamedTuple
 
-from finetune.data.caption_edits import TagEdits, shown_caption
-from finetune.data.captions import without_trigger
 from finetune.data.dataset import Placed
 from finetune.data.example import Example
+from finetune.data.text.caption_edits import TagEdits, shown_caption
+from finetune.data.text.captions import without_trigger
 from finetune.diffusion.chance import Draw, draw
 from finetune.encoding.images import CENTER, PLACES, STRAIGHT, Crop, Wanted
 from finetune.families.base import Prompt, as_prompts

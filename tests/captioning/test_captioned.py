@@ -12,7 +12,7 @@ from finetune.captioning.dataset import Captioned, caption_dataset
 from finetune.data import dataset
 from finetune.data.audit import audit
 from finetune.data.prepare import prepare
-from finetune.data.wording import CaptionWords
+from finetune.data.text.wording import CaptionWords
 from finetune.errors import DataError, Interrupted
 from finetune.events import Advanced, Stage, Warned, unheard
 

@@ -3,8 +3,8 @@
 import pytest
 
 from finetune.captioning.cleaning import cleaned, content, setting
-from finetune.data.captions import with_trigger
-from finetune.data.wording import CaptionWords
+from finetune.data.text.captions import with_trigger
+from finetune.data.text.wording import CaptionWords
 
 MUG = CaptionWords("sks", "mug")
 STYLE = CaptionWords("sks", kind="style")

@@ -12,7 +12,7 @@ from finetune.captioning import model
 from finetune.captioning.choice import CaptionerChoice
 from finetune.captioning.dataset import caption_dataset
 from finetune.captioning.model import CaptionModel
-from finetune.data.wording import CaptionWords
+from finetune.data.text.wording import CaptionWords
 from finetune.errors import BaseError, DataError, InputError
 from finetune.events import unheard
 

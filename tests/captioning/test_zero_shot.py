@@ -9,7 +9,7 @@ from finetune.captioning.choice import CaptionerChoice
 from finetune.captioning.views import cut, views_of
 from finetune.captioning.vocabulary import Vocabulary, put_together, read_vocabulary
 from finetune.captioning.zero_shot import ZeroShot
-from finetune.data.wording import CaptionWords
+from finetune.data.text.wording import CaptionWords
 from finetune.errors import DataError, InputError
 
 POCKET = read_vocabulary("pocket")

@@ -13,7 +13,7 @@ from finetune.data import audit as auditing
 from finetune.data import dataset, record
 from finetune.data import prepare as preparing
 from finetune.data.audit import audit
-from finetune.data.buckets import plan_buckets
+from finetune.data.images.buckets import plan_buckets
 from finetune.data.prepare import prepare
 from finetune.errors import DataError
 from finetune.planning.schedule import Schedule, by_bucket

@@ -8,14 +8,14 @@ import pytest
 from PIL import Image, ImageFilter
 from support.scenes import as_jpeg, barred, mirrored, scene, scenes
 
-from finetune.data.advice import FAULT_KINDS, findings_lines, fixes, unrepaired
 from finetune.data.audit import Audit, audit
-from finetune.data.caption_report import caption_report, caption_sentences
 from finetune.data.example import MaskFile
-from finetune.data.faults import AuditFindings, find_faults
 from finetune.data.prepare import prepare, preparing
-from finetune.data.thresholds import THRESHOLD_LIMITS, USUAL_THRESHOLDS, read_thresholds, thresholds_of
-from finetune.data.wording import CaptionWords
+from finetune.data.quality.advice import FAULT_KINDS, findings_lines, fixes, unrepaired
+from finetune.data.quality.caption_report import caption_report, caption_sentences
+from finetune.data.quality.faults import AuditFindings, find_faults
+from finetune.data.quality.thresholds import THRESHOLD_LIMITS, USUAL_THRESHOLDS, read_thresholds, thresholds_of
+from finetune.data.text.wording import CaptionWords
 from finetune.errors import InputError
 from finetune.events import Warned
 
@@ -234,6 +234,6 @@ def test_a_border_stays_where_a_mask_would_no_longer_fit_or_too_little_were_left
 
 
 def test_every_kind_has_its_words() -> None:
-    from finetune.data.advice import ADVICE, LABELS
+    from finetune.data.quality.advice import ADVICE, LABELS
 
     assert set(ADVICE) == set(LABELS) == set(FAULT_KINDS)

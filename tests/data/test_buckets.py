@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageDraw
 from support.nasty_folder import picture
 
-from finetune.data.buckets import Bucket, Size, choose_bucket, crop_loss, fit, plan_buckets, to_array
+from finetune.data.images.buckets import Bucket, Size, choose_bucket, crop_loss, fit, plan_buckets, to_array
 from finetune.errors import DataError
 
 PLANS = [(r * r, s, a) for r in (64, 500, 512, 768, 1024) for s in (8, 16, 64) for a in (1.0, 1.5, 2.0, 4.0)]

@@ -7,8 +7,9 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune.data.buckets import Size
-from finetune.data.caption_edits import (
+from finetune.data.example import Example
+from finetune.data.images.buckets import Size
+from finetune.data.text.caption_edits import (
     TagEdits,
     changeable,
     edited,
@@ -18,8 +19,7 @@ from finetune.data.caption_edits import (
     variant_count,
     without_effect,
 )  # fmt: skip
-from finetune.data.captions import mentions
-from finetune.data.example import Example
+from finetune.data.text.captions import mentions
 
 WORD = st.text(st.characters(categories=("Ll", "Lu", "Nd")), min_size=1, max_size=8)
 TAG = st.lists(WORD, min_size=1, max_size=3).map(" ".join)

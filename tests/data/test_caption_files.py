@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import pytest
 
-from finetune.data import caption_files
+from finetune.data.text import caption_files
 
 
 class Name(str):

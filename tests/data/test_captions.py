@@ -11,9 +11,9 @@ from support.nasty_folder import write_jsonl
 from finetune import recipe
 from finetune.data import dataset
 from finetune.data.audit import audit
-from finetune.data.captions import inject, without_trigger
-from finetune.data.prompts import expand
-from finetune.data.wording import CaptionWords, templates
+from finetune.data.text.captions import inject, without_trigger
+from finetune.data.text.prompts import expand
+from finetune.data.text.wording import CaptionWords, templates
 from finetune.encoding.text import Captions
 from finetune.errors import DataError
 from finetune.families.base import Moments

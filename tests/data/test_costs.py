@@ -10,8 +10,8 @@ import pytest
 from PIL import Image, PngImagePlugin
 from support.nasty_folder import encoded, picture, turned
 
-from finetune.data import colours, costs, decode
-from finetune.data.diagnose import Unusable
+from finetune.data.images import colours, costs, decode
+from finetune.data.images.diagnose import Unusable
 
 LONG = '{"nodes": [1, 2, 3]}' * 60_000
 

@@ -14,10 +14,11 @@ from typer.testing import CliRunner, Result
 
 from finetune.cli import app, data
 from finetune.cli.wording import written
-from finetune.data import dataset, decode
+from finetune.data import dataset
 from finetune.data.audit import audit
-from finetune.data.caption_files import TABLE
+from finetune.data.images import decode
 from finetune.data.prepare import prepare
+from finetune.data.text.caption_files import TABLE
 from finetune.errors import DataError, RunError, action
 
 

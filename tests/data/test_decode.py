@@ -9,8 +9,8 @@ import pytest
 from PIL import Image, ImageCms
 from support.nasty_folder import bomb, cut_out, encoded, picture, sixteen_bit, turned
 
-from finetune.data import decode
-from finetune.data.diagnose import Unusable
+from finetune.data.images import decode
+from finetune.data.images.diagnose import Unusable
 from finetune.errors import DataError
 
 
@@ -95,7 +95,7 @@ def test_every_format_opens_in_a_fresh_process(tmp_path: Path) -> None:
     for form in formats:
         options = {"save_all": True, "append_images": [picture(2)]} if form == "MPO" else {}
         saved(tmp_path, form.lower(), encoded(picture(1), form, **options))
-    code = "import sys; from pathlib import Path; from finetune.data import decode\n"
+    code = "import sys; from pathlib import Path; from finetune.data.images import decode\n"
     code += "print([decode.read_info(p).format for p in sorted(Path(sys.argv[1]).iterdir())])"
     run = subprocess.run([sys.executable, "-W", "error", "-c", code, str(tmp_path)], capture_output=True, text=True)
     assert run.stdout.strip() == str(sorted(formats)), run.stderr

@@ -7,8 +7,8 @@ from PIL import Image, PngImagePlugin
 from support.nasty_folder import encoded, picture
 
 from finetune.data.audit import audit
-from finetune.data.descriptions import description
 from finetune.data.prepare import prepare
+from finetune.data.text.descriptions import description
 
 XMP = (
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF><rdf:Description><dc:title><rdf:Alt><rdf:li>shop</rdf:li></rdf:Alt>'

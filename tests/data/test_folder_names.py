@@ -7,8 +7,8 @@ from support.nasty_folder import encoded, picture
 
 from finetune.data import dataset
 from finetune.data.audit import audit
-from finetune.data.folder_names import read_folders
 from finetune.data.prepare import prepare
+from finetune.data.text.folder_names import read_folders
 from finetune.errors import DataError
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune.data.licences import allows, asks_credit, licence_url, read_licence, read_wanted, shown_licence
+from finetune.data.rights.licences import allows, asks_credit, licence_url, read_licence, read_wanted, shown_licence
 
 BY = ["CC BY 4.0", "cc-by-4.0", "CC_BY_4.0", "https://creativecommons.org/licenses/by/4.0/",
       "Attribution 4.0 International",

@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 from support.scenes import as_jpeg, mirrored, scene
 
-from finetune.data import similar
-from finetune.data.looks import measure_looks, unpacked_looks
-from finetune.data.similar import Fingerprint, likenesses
+from finetune.data.images.looks import measure_looks, unpacked_looks
+from finetune.data.quality import similar
+from finetune.data.quality.similar import Fingerprint, likenesses
 
 MIRROR = 0x5555_5555_5555_5555
 

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 from support.scenes import as_jpeg, barred, mirrored, scene
 
-from finetune.data.buckets import Size
-from finetune.data.looks import LOOKS, Looks, measure_looks, unpacked_looks, without_borders
+from finetune.data.images.buckets import Size
+from finetune.data.images.looks import LOOKS, Looks, measure_looks, unpacked_looks, without_borders
 
 SIXTEEN = range(16)
 

@@ -11,10 +11,10 @@ from PIL import Image, ImageDraw
 from support.nasty_folder import picture
 from torch.testing import assert_close
 
-from finetune.data import decode
 from finetune.data.audit import audit
-from finetune.data.buckets import Bucket, Size, fit, window
 from finetune.data.dataset import read_dataset
+from finetune.data.images import decode
+from finetune.data.images.buckets import Bucket, Size, fit, window
 from finetune.data.masks import SCALED, TURNED, WHOLE, mask_cells, open_mask
 from finetune.data.prepare import prepare
 from finetune.encoding.images import PLACES

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 from support.sources import picture_bytes, prepared_from
 
-from finetune.data import costs, decode, plugins
-from finetune.data.diagnose import Unusable
-from finetune.data.jpeg_xl import JpegXlHeader, jpeg_xl_header
-from finetune.data.plugins import HEIF
+from finetune.data.images import costs, decode, plugins
+from finetune.data.images.diagnose import Unusable
+from finetune.data.images.jpeg_xl import JpegXlHeader, jpeg_xl_header
+from finetune.data.images.plugins import HEIF
 
 pillow_heif = pytest.importorskip("pillow_heif")
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from finetune.data.prompts import all_lack, article, expand, is_plural, missing_word, with_article
+from finetune.data.text.prompts import all_lack, article, expand, is_plural, missing_word, with_article
 from finetune.errors import InputError
 
 

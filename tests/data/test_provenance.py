@@ -10,10 +10,10 @@ import finetune
 from finetune.data.attributes import Attributes
 from finetune.data.audit import Audit, audit
 from finetune.data.dataset import read_dataset
-from finetune.data.licence_files import licence_told
-from finetune.data.licences import Rights
 from finetune.data.prepare import prepare
-from finetune.data.provenance import bounded, credit_lines, in_words, public_author, public_source, sums
+from finetune.data.rights.licence_files import licence_told
+from finetune.data.rights.licences import Rights
+from finetune.data.rights.provenance import bounded, credit_lines, in_words, public_author, public_source, sums
 from finetune.errors import DataError
 from finetune.recipe import Recipe
 

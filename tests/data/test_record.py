@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 from support.photos import photos
 
-from finetune.data import dataset, decode, examine, folder, record
+from finetune.data import dataset, examine, folder, record
 from finetune.data.audit import Audit, audit
 from finetune.data.example import Dataset
+from finetune.data.images import decode
 from finetune.data.prepare import prepare
 from finetune.errors import DataError
 

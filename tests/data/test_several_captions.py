@@ -135,8 +135,8 @@ def test_captions_of_an_earlier_dataset_are_taken_for_the_same_pictures(tmp_path
 
 def _carried(root: Path, old: Path) -> list:  # type: ignore[type-arg]
     from finetune.data.audit import audit_folder
-    from finetune.data.captions import clean_words
     from finetune.data.folder import Rules
+    from finetune.data.text.captions import clean_words
 
     return list(audit_folder(root, clean_words("sks", "mug", None), Rules(captions_of=old)).notes)
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune.data.captions import clean_words
-from finetune.data.wildcards import MOST_WRITTEN_OUT, combinations, wildcard_fault, write_out
-from finetune.data.wording import templates
+from finetune.data.text.captions import clean_words
+from finetune.data.text.wildcards import MOST_WRITTEN_OUT, combinations, wildcard_fault, write_out
+from finetune.data.text.wording import templates
 from finetune.errors import DataError
 
 

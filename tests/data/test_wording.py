@@ -9,11 +9,12 @@ import pytest
 from support.nasty_folder import encoded, picture, write_jsonl
 
 import finetune
-from finetune.data import caption_checks, dataset
+from finetune.data import dataset
 from finetune.data.audit import audit
 from finetune.data.prepare import prepare
-from finetune.data.prompts import expand, with_article
-from finetune.data.wording import CaptionWords, templates, wordings, words_of
+from finetune.data.quality import caption_checks
+from finetune.data.text.prompts import expand, with_article
+from finetune.data.text.wording import CaptionWords, templates, wordings, words_of
 from finetune.errors import DataError
 from finetune.recipe import Data
 from finetune.training.look import look

@@ -13,11 +13,12 @@ import pytest
 from PIL import Image
 from support.nasty_folder import build, encoded, picture
 
-from finetune.data import costs, decode, examine, workers
+from finetune.data import examine
 from finetune.data.audit import audit
-from finetune.data.costs import Room
+from finetune.data.images import costs, decode, workers
+from finetune.data.images.costs import Room
+from finetune.data.images.workers import in_order
 from finetune.data.prepare import prepare
-from finetune.data.workers import in_order
 from finetune.events import Advanced, Stage
 
 
@@ -187,8 +188,8 @@ def few_are_many(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_how_far_it_is_is_told_where_there_are_many(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from finetune.data.audit import auditing
-    from finetune.data.captions import clean_words
     from finetune.data.folder import Rules
+    from finetune.data.text.captions import clean_words
 
     words = clean_words("sks", "mug", None)
     assert list(auditing(photos, words, Rules())) == []
@@ -202,7 +203,7 @@ def test_a_plain_script_without_a_guard_decodes_in_threads(tmp_path: Path) -> No
     for i in range(6):
         Image.effect_noise((200, 200), 90).convert("RGB").save(tmp_path / f"{i}.png")
     script = (
-        "import pathlib, sys\nfrom finetune.data import workers\nfrom finetune.data.audit import audit\n"
+        "import pathlib, sys\nfrom finetune.data.images import workers\nfrom finetune.data.audit import audit\n"
         "workers.worker_count = lambda: 3\nprint('once')\n"
         f"print(len(audit(pathlib.Path({str(tmp_path)!r}), trigger='sks', class_word='mug').used))\n"
     )

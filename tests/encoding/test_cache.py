@@ -20,8 +20,9 @@ from typer.testing import CliRunner
 from finetune import families
 from finetune import tensors as weights
 from finetune.cli import app
-from finetune.data import dataset, decode
-from finetune.data.buckets import Bucket, fit, to_array
+from finetune.data import dataset
+from finetune.data.images import decode
+from finetune.data.images.buckets import Bucket, fit, to_array
 from finetune.encoding.images import CENTER, PLACES, STRAIGHT, Crop, Wanted, encode_images
 from finetune.encoding.store import Store, clear, usage
 from finetune.encoding.stored import Stored

@@ -9,7 +9,7 @@ from support.photos import photos
 
 from finetune import families
 from finetune.data import dataset
-from finetune.data.buckets import Bucket
+from finetune.data.images.buckets import Bucket
 from finetune.encoding.images import PLACES, STRAIGHT, Wanted, encode_images
 from finetune.encoding.sizes import HELD_BYTES, KEY_BYTES, cache_bytes, crops_shown
 from finetune.encoding.store import Store, usage

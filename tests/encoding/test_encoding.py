@@ -15,8 +15,8 @@ from torch.testing import assert_close
 
 from finetune import families
 from finetune.data import dataset
-from finetune.data.buckets import Bucket
 from finetune.data.example import Example
+from finetune.data.images.buckets import Bucket
 from finetune.encoding import images, text
 from finetune.encoding.decoding import decoded_ahead
 from finetune.encoding.images import STRAIGHT, Crop, ImageKeys, Wanted, encode_images

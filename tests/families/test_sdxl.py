@@ -22,7 +22,7 @@ from torch.testing import assert_close
 from finetune import families
 from finetune.adapters import attach as adapters
 from finetune.adapters.change import target_shapes
-from finetune.data.buckets import Bucket, Size, fit, size_conditioning
+from finetune.data.images.buckets import Bucket, Size, fit, size_conditioning
 from finetune.errors import BaseError, RecipeError
 from finetune.families.base import Conditioning, components, read
 from finetune.families.sdxl import StableDiffusionXL

@@ -16,8 +16,8 @@ from support.photos import photos
 from finetune import families
 from finetune.data import dataset
 from finetune.data.audit import Audit
-from finetune.data.buckets import Bucket
 from finetune.data.example import Example
+from finetune.data.images.buckets import Bucket
 from finetune.data.prepare import prepare
 from finetune.encoding.images import STRAIGHT, Wanted, encode_images
 from finetune.encoding.store import Store, usage

@@ -16,13 +16,13 @@ from support.browser import SCHEMES, WIDTHS_PX, opened, overflow_px, serious
 from support.nasty_folder import build, encoded, picture, write_jsonl
 
 from finetune.data.audit import audit
-from finetune.data.buckets import Bucket, fit, plan_buckets
-from finetune.data.captions import CaptionNote
 from finetune.data.dataset import assign_buckets
-from finetune.data.decode import open_rgb
-from finetune.data.diagnose import Reason
 from finetune.data.folder import Rejected
-from finetune.data.wording import CaptionOrigin
+from finetune.data.images.buckets import Bucket, fit, plan_buckets
+from finetune.data.images.decode import open_rgb
+from finetune.data.images.diagnose import Reason
+from finetune.data.text.captions import CaptionNote
+from finetune.data.text.wording import CaptionOrigin
 from finetune.errors import RunError
 from finetune.pages import dataset
 from finetune.pages.dataset import NextStep

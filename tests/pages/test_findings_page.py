@@ -6,7 +6,7 @@ from support.browser import SCHEMES, WIDTHS_PX, opened, overflow_px, serious
 from support.scenes import as_jpeg, barred, scene, scenes
 
 from finetune.data.audit import audit
-from finetune.data.faults import find_faults
+from finetune.data.quality.faults import find_faults
 from finetune.pages.dataset import NextStep, dataset_page
 from finetune.pages.html import write_page
 from finetune.planning.encoders import encoder_reports

@@ -7,7 +7,8 @@ from support.bench import settled
 from support.photos import photos, pictures
 
 from finetune.cli import plan_view
-from finetune.data import decode, record
+from finetune.data import record
+from finetune.data.images import decode
 from finetune.encoding.sizes import CacheBytes
 from finetune.encoding.store import usage
 from finetune.planning import host

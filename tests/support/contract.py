@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from finetune import families
 from finetune.adapters import attach as adapters
 from finetune.adapters.change import target_shapes
-from finetune.data.buckets import Bucket
+from finetune.data.images.buckets import Bucket
 from finetune.families.base import Conditioning, Family, components, read, save
 from finetune.files.metadata import About
 from finetune.proof import export, verify

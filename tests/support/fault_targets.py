@@ -16,9 +16,9 @@ from finetune import cli, families, optimizers, recipe
 from finetune import tensors as weights
 from finetune.captioning.captioner import Answer
 from finetune.captioning.dataset import caption_dataset
-from finetune.data.captions import clean_words
 from finetune.data.dataset import read_dataset
 from finetune.data.prepare import prepare
+from finetune.data.text.captions import clean_words
 from finetune.encoding.store import Store
 from finetune.errors import FinetuneError
 from finetune.events import Stepped, unheard

@@ -11,13 +11,13 @@ from PIL import Image
 
 from finetune import families, recipe, tensors
 from finetune.captioning.vocabulary import read_vocabulary
-from finetune.data import decode
 from finetune.data.audit import audit_folder
-from finetune.data.captions import clean_words
 from finetune.data.dataset import read_dataset
 from finetune.data.folder import Rules
+from finetune.data.images import decode
 from finetune.data.prepare import prepare
-from finetune.data.prompts import expand
+from finetune.data.text.captions import clean_words
+from finetune.data.text.prompts import expand
 from finetune.encoding.single_files import SingleFiles
 from finetune.encoding.store import Store, usage
 from finetune.errors import FinetuneError

@@ -18,8 +18,8 @@ from torch.testing import assert_close
 from finetune import families
 from finetune import resources as shipped
 from finetune.adapters import attach as adapters
-from finetune.data import decode
-from finetune.data.buckets import Bucket, fit, to_array
+from finetune.data.images import decode
+from finetune.data.images.buckets import Bucket, fit, to_array
 from finetune.diffusion import chance as draws
 from finetune.diffusion.process import betas, discrete
 from finetune.encoding.images import PLACES

@@ -9,7 +9,7 @@ from support.photos import photos
 from support.runs import begin, saved_bytes, short, steps, train
 
 from finetune.cli import plan_view
-from finetune.data.caption_edits import tags_of
+from finetune.data.text.caption_edits import tags_of
 from finetune.errors import RunError
 from finetune.events import Event
 from finetune.planning.footprint import component_footprints

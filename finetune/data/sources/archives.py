@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
-from finetune.data.costs import MAX_FILE_BYTES
 from finetune.data.folder import Rejected
+from finetune.data.images.costs import MAX_FILE_BYTES
 from finetune.data.sources.compressed import BROKEN, Opened, opened
 from finetune.errors import DataError, RunError
 from finetune.events import Advanced, Event, Stage

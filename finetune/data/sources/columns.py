@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from finetune.data.attributes import ATTRIBUTE_COLUMNS
-from finetune.data.diagnose import SUFFIXES
+from finetune.data.images.diagnose import SUFFIXES
 from finetune.errors import DataError
 
 CAPTION_NAMES = (

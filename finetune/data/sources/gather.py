@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 from finetune.data.attributes import LARGEST_WEIGHT
 from finetune.data.audit import Audit, auditing, complaint
-from finetune.data.captions import CaptionNote
 from finetune.data.examine import Twins
 from finetune.data.example import DatasetCard, Example
 from finetune.data.folder import Rejected, Rules
 from finetune.data.sources.names import Source
 from finetune.data.sources.staging import Staged
-from finetune.data.wording import CaptionWords
+from finetune.data.text.captions import CaptionNote
+from finetune.data.text.wording import CaptionWords
 from finetune.errors import Action, DataError
 from finetune.events import Event
 

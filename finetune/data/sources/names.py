@@ -10,8 +10,8 @@ from typing import Literal, NamedTuple
 from finetune import reading
 from finetune import resources as shipped
 from finetune.data.attributes import LARGEST_WEIGHT
-from finetune.data.diagnose import SUFFIXES
 from finetune.data.folder import locate_images
+from finetune.data.images.diagnose import SUFFIXES
 from finetune.data.sources.kinds import ARCHIVES, TABLE_READERS
 from finetune.errors import DataError
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from finetune import reading
 from finetune.data.attributes import TEXTS, cells_of, read_attributes
-from finetune.data.costs import MAX_FILE_BYTES
-from finetune.data.diagnose import SUFFIXES, Reason
+from finetune.data.images.costs import MAX_FILE_BYTES
+from finetune.data.images.diagnose import SUFFIXES, Reason
 from finetune.data.sources.columns import Columns, column_cell
 from finetune.data.sources.names import Source
 from finetune.data.sources.tables import SourceRow, read_address

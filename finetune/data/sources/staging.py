@@ -21,7 +21,6 @@ except ImportError:  # not on every system
 
 from finetune import reading
 from finetune.data.attributes import Attributes, read_attributes
-from finetune.data.caption_files import TABLE
 from finetune.data.folder import Rejected
 from finetune.data.record import file_stamp
 from finetune.data.sources.archives import unpacking
@@ -29,6 +28,7 @@ from finetune.data.sources.conditions import all_hold
 from finetune.data.sources.names import Source
 from finetune.data.sources.rows import Refused, keep_row
 from finetune.data.sources.tables import OpenedTable, Selection, open_table
+from finetune.data.text.caption_files import TABLE
 from finetune.errors import DataError, RunError
 from finetune.events import Advanced, Event, Note, Stage
 from finetune.saving import write_bytes

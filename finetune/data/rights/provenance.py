@@ -9,10 +9,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from finetune.data.attributes import NO_ATTRIBUTES, Attributes
-from finetune.data.caption_files import first_three
-from finetune.data.captions import CaptionNote
 from finetune.data.folder import Rejected
-from finetune.data.licences import (
+from finetune.data.rights.licences import (
     Licence,
     Rights,
     allows,
@@ -22,6 +20,8 @@ from finetune.data.licences import (
     read_wanted,
     shown_licence,
 )
+from finetune.data.text.caption_files import first_three
+from finetune.data.text.captions import CaptionNote
 from finetune.errors import DataError
 from finetune.reporting.public import LEFT_OUT, public
 

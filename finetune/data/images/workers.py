@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice
 from typing import TypeVar
 
-from finetune.data import decode
+from finetune.data.images import decode
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")

@@ -3,13 +3,13 @@
 from collections.abc import Generator
 from dataclasses import replace
 
-from finetune.data.advice import ADVICE, several, unrepaired
 from finetune.data.audit import Audit
-from finetune.data.buckets import Size
-from finetune.data.captions import CaptionNote
 from finetune.data.example import Example
-from finetune.data.faults import USUAL_RESOLUTION, AuditFindings, find_faults
-from finetune.data.thresholds import AuditThresholds
+from finetune.data.images.buckets import Size
+from finetune.data.quality.advice import ADVICE, several, unrepaired
+from finetune.data.quality.faults import USUAL_RESOLUTION, AuditFindings, find_faults
+from finetune.data.quality.thresholds import AuditThresholds
+from finetune.data.text.captions import CaptionNote
 from finetune.events import Event, Warned
 
 _CHANGES = {"near duplicate": "near-duplicate left out", "leak": "training image that a held-out one shows left out"}

@@ -9,8 +9,8 @@ import re
 from typing import Literal, NamedTuple
 
 from finetune import choices
-from finetune.data.prompts import expand, whole_word, with_article
-from finetune.data.wildcards import write_out
+from finetune.data.text.prompts import expand, whole_word, with_article
+from finetune.data.text.wildcards import write_out
 
 DatasetKind = choices.Kind | Literal[""]
 CaptionOrigin = Literal["written", "filename", "model", "template", "folder"]

@@ -25,11 +25,11 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from finetune.data import colours, costs, plugins
-from finetune.data.buckets import Size
-from finetune.data.colours import WHITE, Colour, colour_name
-from finetune.data.diagnose import SUFFIXES, Reason, Unusable, diagnose, is_cut_short
-from finetune.data.looks import measure_looks
+from finetune.data.images import colours, costs, plugins
+from finetune.data.images.buckets import Size
+from finetune.data.images.colours import WHITE, Colour, colour_name
+from finetune.data.images.diagnose import SUFFIXES, Reason, Unusable, diagnose, is_cut_short
+from finetune.data.images.looks import measure_looks
 
 _PLUGINS = (
     JpegImagePlugin.JpegImageFile,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from finetune.data.example import Example
-from finetune.data.wording import CaptionWords
+from finetune.data.text.wording import CaptionWords
 
 _WORD = re.compile(r"[^\W\d_]+(?:['\u2019-][^\W\d_]+)*")
 _SAY_NOTHING = frozenset(

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from finetune import reading
 from finetune.data.attributes import NO_ATTRIBUTES, Attributes
-from finetune.data.caption_files import CAPTION_BYTES, FoundCaptions
 from finetune.data.folder import Rejected
+from finetune.data.text.caption_files import CAPTION_BYTES, FoundCaptions
 from finetune.errors import DataError
 
 SIDECAR = ".license"

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from finetune.data.attributes import NO_ATTRIBUTES
-from finetune.data.caption_files import FoundCaptions, first_three
-from finetune.data.wildcards import MOST_WRITTEN_OUT, combinations, wildcard_fault, write_out
-from finetune.data.wording import CaptionWords
+from finetune.data.text.caption_files import FoundCaptions, first_three
+from finetune.data.text.wildcards import MOST_WRITTEN_OUT, combinations, wildcard_fault, write_out
+from finetune.data.text.wording import CaptionWords
 
 _MANY = 10**9
 _WRAPPED_FROM = 60

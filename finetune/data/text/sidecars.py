@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from finetune import reading
-from finetune.data.columns import CAPTION_COLUMNS, OTHER_CAPTION_COLUMNS
-from finetune.data.texts import CAPTION_BYTES, prose, read_or_say, text_in
+from finetune.data.text.columns import CAPTION_COLUMNS, OTHER_CAPTION_COLUMNS
+from finetune.data.text.texts import CAPTION_BYTES, prose, read_or_say, text_in
 from finetune.errors import DataError
 
 SIDECARS = (".txt", ".caption")

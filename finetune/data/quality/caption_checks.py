@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from finetune.data.example import Example
-from finetune.data.wording import CaptionWords
+from finetune.data.text.wording import CaptionWords
 
 FEW = 3
 """Pictures from which on equal captions are worth a word."""

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from finetune import reading
-from finetune.data.columns import CAPTION_COLUMNS, FILE_COLUMNS
-from finetune.data.diagnose import SUFFIXES
-from finetune.data.texts import read_or_say
+from finetune.data.images.diagnose import SUFFIXES
+from finetune.data.text.columns import CAPTION_COLUMNS, FILE_COLUMNS
+from finetune.data.text.texts import read_or_say
 from finetune.errors import DataError
 
 TABLE = "metadata.jsonl"

@@ -9,10 +9,10 @@ from typing import Any
 
 from PIL import Image, ImageFile, IptcImagePlugin, PngImagePlugin
 
-from finetune.data import costs
-from finetune.data.caption_files import FoundCaptions
-from finetune.data.decode import DECODER_ERRORS, IMAGE_FORMATS, SILENCE, contents
-from finetune.data.diagnose import Unusable
+from finetune.data.images import costs
+from finetune.data.images.decode import DECODER_ERRORS, IMAGE_FORMATS, SILENCE, contents
+from finetune.data.images.diagnose import Unusable
+from finetune.data.text.caption_files import FoundCaptions
 
 DESCRIPTIONS = "descriptions"
 """The source of captions that pictures bring with them"""

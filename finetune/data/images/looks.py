@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageChops
 
-from finetune.data.borders import Box, content_box
-from finetune.data.buckets import Size
-from finetune.data.colours import Colour
+from finetune.data.images.borders import Box, content_box
+from finetune.data.images.buckets import Size
+from finetune.data.images.colours import Colour
 
 LOOKS = struct.Struct("<Q48s3sBHHHHHH")
 """as `Looks` is kept"""

@@ -10,16 +10,16 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 
 from finetune.data.audit import Audit
-from finetune.data.borders import Box
-from finetune.data.buckets import Size
-from finetune.data.caption_report import CaptionReport, caption_report
-from finetune.data.colours import Colour
 from finetune.data.example import Example
 from finetune.data.folder import MAX_ASPECT, MIN_SIDE_PX, Rejected
-from finetune.data.looks import Looks, unpacked_looks, without_borders
-from finetune.data.similar import Fingerprint, likenesses
-from finetune.data.thresholds import USUAL_THRESHOLDS, AuditThresholds
-from finetune.data.wording import CaptionWords
+from finetune.data.images.borders import Box
+from finetune.data.images.buckets import Size
+from finetune.data.images.colours import Colour
+from finetune.data.images.looks import Looks, unpacked_looks, without_borders
+from finetune.data.quality.caption_report import CaptionReport, caption_report
+from finetune.data.quality.similar import Fingerprint, likenesses
+from finetune.data.quality.thresholds import USUAL_THRESHOLDS, AuditThresholds
+from finetune.data.text.wording import CaptionWords
 
 FaultKind = Literal["leak", "near duplicate", "blurred", "upscaled", "border", "colour cast"]
 FAULT_KINDS: tuple[FaultKind, ...] = get_args(FaultKind)

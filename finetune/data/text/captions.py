@@ -7,11 +7,11 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from finetune.choices import CaptionLines, CaptionsFrom
-from finetune.data import caption_choices, wording
-from finetune.data.caption_files import TABLE, CaptionSource, FoundCaptions, first_three
-from finetune.data.prompts import includes, whole_word
-from finetune.data.wildcards import wildcard_fault, write_out
-from finetune.data.wording import CaptionOrigin, CaptionWords, DatasetKind
+from finetune.data.text import caption_choices, wording
+from finetune.data.text.caption_files import TABLE, CaptionSource, FoundCaptions, first_three
+from finetune.data.text.prompts import includes, whole_word
+from finetune.data.text.wildcards import wildcard_fault, write_out
+from finetune.data.text.wording import CaptionOrigin, CaptionWords, DatasetKind
 from finetune.errors import DataError
 from finetune.recipe.placeholders import prompt_fault
 

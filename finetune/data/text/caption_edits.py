@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from finetune.data.captions import mentions
 from finetune.data.example import Example
+from finetune.data.text.captions import mentions
 from finetune.diffusion.chance import choice
 from finetune.recipe import Data
 

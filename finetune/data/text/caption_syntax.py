@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import NamedTuple
 
-from finetune.data.caption_files import first_three
+from finetune.data.text.caption_files import first_three
 from finetune.recipe.foreign_syntax import telltales, translated
 from finetune.recipe.placeholders import PLACEHOLDERS
 

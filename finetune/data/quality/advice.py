@@ -3,10 +3,10 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from finetune.data.caption_report import caption_sentences
-from finetune.data.colours import colour_name
 from finetune.data.example import DatasetCard
-from finetune.data.faults import FAULT_KINDS, AuditFindings, FaultKind
+from finetune.data.images.colours import colour_name
+from finetune.data.quality.caption_report import caption_sentences
+from finetune.data.quality.faults import FAULT_KINDS, AuditFindings, FaultKind
 
 ADVICE: dict[FaultKind, tuple[str, str]] = {
     "leak": (

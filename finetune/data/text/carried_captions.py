@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from finetune.data.attributes import NO_ATTRIBUTES
-from finetune.data.caption_choices import read_choices
-from finetune.data.caption_files import FoundCaptions, first_three
-from finetune.data.captions import CaptionNote, with_trigger, without_trigger
 from finetune.data.example import Example
-from finetune.data.wording import CaptionOrigin, CaptionWords
+from finetune.data.text.caption_choices import read_choices
+from finetune.data.text.caption_files import FoundCaptions, first_three
+from finetune.data.text.captions import CaptionNote, with_trigger, without_trigger
+from finetune.data.text.wording import CaptionOrigin, CaptionWords
 
 CARRIED: tuple[CaptionOrigin, ...] = ("written", "model")
 """captions that a file's name or the template gave are given anew"""

@@ -1,0 +1,1 @@
+"""Picture files: what they are, decoded, measured and cut to size."""

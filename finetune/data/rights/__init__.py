@@ -1,0 +1,1 @@
+"""Licences of pictures, whose they are, and what they may be used for."""

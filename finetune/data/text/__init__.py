@@ -1,0 +1,1 @@
+"""Captions and prompts: where they come from, their wording, and how they vary."""
