@@ -1,8 +1,9 @@
 """Do masks keep the one background out of what is learnt? A product photographed six times on one single background.
 
-    python benchmarks/masks.py                  trains on the pocket base, three seeds; exits 1 when a bar is missed
-    python benchmarks/masks.py --only masked    some of the ways only: no masks, masked, a tenth, own prediction
-    python benchmarks/masks.py --known          what was measured already; trains nothing
+    python benchmarks/masks.py                    trains on the pocket base, three seeds; exits 1 when a bar is missed
+    python benchmarks/masks.py --ground checked   on a checked cloth instead of a plain ground
+    python benchmarks/masks.py --only masked      some of the ways only: no masks, masked, a tenth, own prediction
+    python benchmarks/masks.py --known            what was measured already; trains nothing
 
 The pictures have no captions, as users bring them, and each trial differs in its masks alone, which are drawn with the
 pictures. The referee says how often the product is seen, and how often the background that was asked for, of five that
@@ -18,16 +19,18 @@ import statistics
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import typer
 from PIL import Image, ImageChops
 
-sys.path[:0] = [str(Path(__file__).parent)]
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "data")]
 
 import foreign as owners  # noqa: E402
+import icons  # noqa: E402
 import learns  # noqa: E402
+from draw_examples import View  # noqa: E402
 from drawn import draw as draw_prompts  # noqa: E402
 from drawn import prompt  # noqa: E402
 from referee import classifier  # noqa: E402
@@ -42,8 +45,13 @@ from finetune.sampling.session import Session  # noqa: E402
 from finetune.training import run  # noqa: E402
 
 KEPT = Path(__file__).parent / "kept" / "masks"
-SUBJECTS = {"handbag": "gray", "lamp": "brown"}
-"""a product, and the one background of its pictures"""
+Ground = Literal["plain", "checked"]
+PLAIN = {"handbag": "gray", "lamp": "brown"}
+"""a product, and the one background of its pictures, where that is plain"""
+CLOTH, SQUARE_PX = ("brown", "white"), 24
+"""the two colours of a checked cloth, and the side of a square, of drawings of SIZE_PX"""
+EDGE_PX, CHECKED = 4, 20.0
+"""how wide the edge of a generated picture is, and from which standard deviation of its grey levels it is checked"""
 SEEDS = (0, 1, 2)
 WAYS: dict[str, tuple[str, ...]] = {
     "no masks": ("data.mask_outside=1.0",),
@@ -70,6 +78,7 @@ class Looked(NamedTuple):
 
 class Trial(NamedTuple):
     subject: str
+    ground: Ground
     way: str
     seed: int
 
@@ -81,6 +90,8 @@ def main(
     work: Path = learns.WORK,
     only: Annotated[list[str] | None, typer.Option(help="ways")] = None,
     subject: Annotated[list[str] | None, typer.Option(help="products")] = None,
+    ground: Annotated[Ground, typer.Option(help="what the product stands on")] = "plain",
+    seed: Annotated[list[int] | None, typer.Option(help="some of the seeds only")] = None,
     known: Annotated[bool, typer.Option("--known", help="only what was measured already")] = False,
 ) -> None:
     """Train and look where it is due, then compare."""
@@ -88,7 +99,7 @@ def main(
     learns.one_core()
     work = learns.of_base(work)
     names = subject or ["handbag"]
-    trials = [Trial(name, way, seed) for seed in SEEDS for name in names for way in only or WAYS]
+    trials = [Trial(name, ground, way, one) for one in seed or SEEDS for name in names for way in only or WAYS]
     found: Found = {}
     for trial in trials:
         file = record(work, trial)
@@ -129,14 +140,14 @@ def bars(name: str, found: Found) -> list[tuple[str, bool]]:
 
 def line(trial: Trial, found: Looked) -> str:
     return (
-        f"{trial.subject:<8} {trial.way:<15} seed {trial.seed}  product seen {found.product:.2f}, background as asked "
-        f"{found.asked:.2f}, the training background unasked {found.unasked:.2f}"
+        f"{trial.subject:<8} {trial.ground:<8} {trial.way:<15} seed {trial.seed}  product seen {found.product:.2f}, "
+        f"background as asked {found.asked:.2f}, the training background unasked {found.unasked:.2f}"
     )
 
 
 def measure(trial: Trial, work: Path) -> Looked:
-    data = work / "masks" / trial.subject
-    learns.made(data, functools.partial(bring, trial.subject))
+    data = work / "masks" / f"{trial.subject}-{trial.ground}"
+    learns.made(data, functools.partial(bring, trial.subject, trial.ground))
     folder = work / "runs" / record(work, trial).stem
     shutil.rmtree(folder, ignore_errors=True)
     loaded = recipe.load(Path("pocket-product"), [
@@ -145,10 +156,10 @@ def measure(trial: Trial, work: Path) -> Looked:
     ])  # fmt: skip
     *_, made = run.run(loaded, folder)
     assert isinstance(made, Finished)
-    return look(trial.subject, made.path)
+    return look(trial.subject, trial.ground, made.path)
 
 
-def look(name: str, adapter: Path) -> Looked:
+def look(name: str, ground: Ground, adapter: Path) -> Looked:
     """Paint the product on backgrounds that were never trained on, and where none is asked for; the referee judges."""
     product = owners.PRODUCTS[name]
     session = Session(families.load("pocket"))
@@ -158,29 +169,48 @@ def look(name: str, adapter: Path) -> Looked:
     prompts = [*(prompt(f"sks {product.class_word}", colour) for colour in asked), *open_prompts]
     pictures = draw_prompts(session, prompts, range(6000, 6000 + len(prompts)))
     judged = classifier.load().judge(pictures)
-    right = [verdict.background == colour for verdict, colour in zip(judged, asked, strict=False)]
-    own = [verdict.background == SUBJECTS[name] for verdict in judged[len(asked) :]]
+    checked = [is_checked(one) for one in pictures]
+    right = [v.background == colour and not c for v, colour, c in zip(judged, asked, checked, strict=False)]
+    own = [verdict.background == PLAIN[name] for verdict in judged[len(asked) :]]
+    if ground == "checked":
+        own = checked[len(asked) :]
     seen = learns.question(name).seen(pictures)
     return Looked(statistics.fmean(seen[: len(asked)]), statistics.fmean(right), statistics.fmean(own))
 
 
-def bring(name: str, out: Path) -> None:
+def is_checked(picture: Image.Image) -> bool:
+    grey = np.asarray(picture.convert("L"), np.float32)
+    edge = [grey[:EDGE_PX], grey[-EDGE_PX:], grey[:, :EDGE_PX].T, grey[:, -EDGE_PX:].T]
+    return float(np.std(np.concatenate(edge))) >= CHECKED
+
+
+def bring(name: str, ground: Ground, out: Path) -> None:
     """Six pictures of the product on its one background, with masks beside them, prepared with nothing but words."""
     with tempfile.TemporaryDirectory() as folder:
-        draw(name, Path(folder))
+        draw(name, ground, Path(folder))
         prepare(Path(folder), out, trigger="sks", class_word=owners.PRODUCTS[name].class_word)
 
 
-def draw(name: str, folder: Path) -> None:
+def draw(name: str, ground: Ground, folder: Path) -> None:
     product = owners.PRODUCTS[name]
     for number, view in enumerate(product.views[:6]):
-        picture = owners.photo(product, view._replace(background=SUBJECTS[name]))
+        picture = owners.photo(product, view._replace(background=PLAIN[name]))
+        mask = mask_of(product, view)
+        if ground == "checked":
+            picture = Image.composite(picture, cloth(picture.size, 7 * number), mask)
         file = folder / product.file_name.format(product.first + 3 * number)
         picture.save(file, quality=93)
-        mask_of(product, view).save(file.with_name(f"{file.stem}-mask.png"))
+        mask.save(file.with_name(f"{file.stem}-mask.png"))
 
 
-def mask_of(product: owners.Product, view: "owners.View") -> Image.Image:
+def cloth(size: tuple[int, int], moved_px: int) -> Image.Image:
+    """A checked cloth, which does not lie the same way twice."""
+    y, x = np.mgrid[: size[1], : size[0]] + moved_px
+    colours = np.array([icons.COLOURS[name] for name in CLOTH], np.uint8)
+    return Image.fromarray(colours[(x // SQUARE_PX + y // SQUARE_PX) % 2])
+
+
+def mask_of(product: owners.Product, view: View) -> Image.Image:
     """Where the product is: as light as what shines through is dark."""
     light, dark = (owners.photo(product, view._replace(background=ground)) for ground in ("white", "black"))
     through = np.asarray(ImageChops.difference(light, dark), np.float32).max(2)
@@ -190,11 +220,18 @@ def mask_of(product: owners.Product, view: "owners.View") -> Image.Image:
 
 def record(work: Path, trial: Trial) -> Path:
     """Where a trial's measures are kept, by all that they depend on beside the base, after which `work` is called."""
-    told = [learns.LOOKED, learns.recipe_of("shipped", trial.subject), WAYS[trial.way], SUBJECTS[trial.subject], trial]
+    told = [
+        learns.LOOKED,
+        learns.recipe_of("shipped", trial.subject),
+        WAYS[trial.way],
+        PLAIN[trial.subject],
+        CLOTH,
+        trial,
+    ]
     key = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:8]
     folder = KEPT / work.name
     folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{trial.subject}-{trial.way.replace(' ', '-')}-{trial.seed}-{key}.json"
+    return folder / f"{trial.subject}-{trial.ground}-{trial.way.replace(' ', '-')}-{trial.seed}-{key}.json"
 
 
 if __name__ == "__main__":
