@@ -50,6 +50,44 @@ def test_a_module_inside_of_it_loads_it(library):
     assert answer == 42 and loaded()
 
 
+@pytest.fixture
+def part(library, tmp_path) -> str:
+    """A module of it with a function that may be imported by its name, and a module inside."""
+    for name in ("put_off_here.tools", "put_off_here.tools.inner"):
+        sys.modules.pop(name, None)
+    tools = tmp_path / library / "tools"
+    tools.mkdir()
+    (tools / "__init__.py").write_text("import sys\nsys.put_off_tools += 1\ndef double(n): return 2 * n\ntaken = 3\n")
+    (tools / "inner.py").write_text("depth = 2\n")
+    sys.put_off_tools = 0  # type: ignore[attr-defined]
+    later.put_off("put_off_here.tools", functions=["double"])
+    return "put_off_here.tools"
+
+
+def times_loaded() -> int:
+    return int(sys.put_off_tools)  # type: ignore[attr-defined]
+
+
+def test_a_function_is_imported_by_its_name_and_loads_its_module_when_it_is_called(part):
+    from put_off_here.tools import double
+
+    assert times_loaded() == 0
+    assert double(21) == 42 and times_loaded() == 1 and double(1) == 2 and times_loaded() == 1
+
+
+def test_another_name_of_that_module_loads_it(part):
+    from put_off_here.tools import taken
+
+    assert taken == 3 and times_loaded() == 1
+
+
+def test_a_module_inside_of_that_module_is_found_and_loads_it_once(part):
+    from put_off_here.tools import double
+    from put_off_here.tools.inner import depth
+
+    assert depth == 2 and times_loaded() == 1 and double(2) == 4
+
+
 def test_what_is_missing_is_missing_still(library):
     import put_off_here
 
@@ -77,6 +115,12 @@ facts = families.detect("pocket")
 found = family.on_meta(families.locate("pocket"), facts)
 attach.attach({"unet": found["unet"]}, family.presets, LoRA(rank=2, alpha=2.0, targets="attention"), seed=0)
 assert isinstance(sys.modules["bitsandbytes"], Later), "loaded with PEFT, or by attaching"
+for name in ("scipy.stats", "scipy.integrate", "scipy.optimize"):
+    assert isinstance(sys.modules[name], Later), f"{name} was loaded"
+from transformers.loss.loss_for_object_detection import linear_sum_assignment
+assert [list(some) for some in linear_sum_assignment([[0, 1], [1, 0]])] == [[0, 1], [0, 1]]
+import scipy.stats
+assert scipy.stats.beta.ppf(0.5, 1, 1) == 0.5 and not isinstance(sys.modules["scipy.stats"], Later)
 import bitsandbytes
 assert bitsandbytes.nn.Linear4bit and not isinstance(sys.modules["bitsandbytes"], Later)
 from peft.tuners.lora import model
@@ -84,7 +128,7 @@ assert model.is_bnb_available() and model.is_bnb_4bit_available(), "PEFT was tol
 """
 
 
-def test_a_base_and_an_adapter_do_without_bitsandbytes_until_it_is_asked_for():
+def test_a_base_and_an_adapter_do_without_bitsandbytes_and_scipy_until_they_are_asked_for():
     done = ran(code=ATTACHED)
     assert done.returncode == 0, done.stderr
 

@@ -1,5 +1,5 @@
 """What changes a frozen base: low-rank layers in memory, and how PEFT puts them into a model."""
 
-from finetune.later import put_off
+from finetune.later import put_off_optional
 
-put_off("bitsandbytes")  # peft imports it wherever it is installed: a second, and most runs have no use for it
+put_off_optional()  # before anything imports peft

@@ -16,7 +16,7 @@ from finetune import reading
 from finetune import resources as shipped
 from finetune.errors import BaseError, InputError
 from finetune.known import known
-from finetune.later import put_off
+from finetune.later import put_off_optional
 from finetune.resources import PLUS
 from finetune.unchanged import files_in
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from finetune.families.base import BaseInfo, Family
     from finetune.recipe import Objective
 
-put_off("bitsandbytes")  # diffusers imports it wherever it is installed: a second, and most runs have no use for it
+put_off_optional()  # before anything imports diffusers
 
 FAMILIES = {
     "sd": "finetune.families.sd:StableDiffusion",
