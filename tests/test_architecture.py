@@ -39,6 +39,7 @@ IMPORTERS = {
         "data.images.decode",
         "data.text.descriptions",
         "data.masks",
+        "data.photographic",
         "data.prepared_masks",
         "masking.",
         "evaluation.",

@@ -12,6 +12,7 @@ from finetune import resources as shipped
 from finetune import tensors as weights
 from finetune.data.dataset import read_dataset
 from finetune.data.example import Dataset
+from finetune.data.photographic import PHOTOGRAPHS, are_photographs
 from finetune.errors import BaseError, InputError
 from finetune.evaluation.held_out import HELD_OUT
 from finetune.evaluation.said import SaidRecipe, said_in
@@ -85,7 +86,7 @@ def of_path(
     pictures = _pictures(said, data, run is not None, file)
     named = said.value("evaluate.judge", str) if run else None
     judge = judge or (Path(named) if named else None)
-    seen_by = judge_for(base, judge)
+    seen_by = judge_for(base, judge, pictures)
     if seen_by is None:
         raise InputError(*unjudged(base))
     return Subject(
@@ -135,15 +136,21 @@ def _pictures(said: SaidRecipe, named: Path | None, own: bool, file: Path) -> Da
     )  # fmt: skip
 
 
-def judge_for(base: str, named: Path | None) -> Path | None:
-    """The judge that was named; of the pocket base's pictures the pocket eyes. They know no others: None."""
-    return named or (shipped.EYES if shipped.is_pocket(base) else None)
+def judge_for(base: str, named: Path | None, data: Dataset) -> Path | None:
+    """The judge that was named; of the pocket base's pictures the pocket eyes. They know no photographs: None."""
+    if named or not shipped.is_pocket(base):
+        return named
+    return None if are_photographs(data.examples) else shipped.EYES
 
 
 def unjudged(base: str) -> tuple[str, str]:
     """Why there is no verdict, and what to do."""
+    if shipped.is_pocket(base):
+        why = f"the training images are {PHOTOGRAPHS}, and the pocket base's judge knows flat drawings only"
+    else:
+        why = f"pictures of {shipped.public_name(base)} need a judge that knows photos"
     return (
-        f"{UNJUDGED}: pictures of {shipped.public_name(base)} need a judge that knows photos",
+        f"{UNJUDGED}: {why}",
         "name the folder of a CLIP or DINOv2 in transformers' layout: `judge`, or evaluate.judge in the recipe",
     )
 

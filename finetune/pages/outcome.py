@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from finetune import reading
+from finetune.data.photographic import PHOTOGRAPHS
 from finetune.errors import Action, action
 from finetune.evaluation.subject import UNJUDGED
 from finetune.pages.delivery import Delivery, delivery
@@ -81,8 +82,9 @@ def latest(history: History, name: str) -> Told | None:
 
 
 def judging(history: History) -> Action:
-    """What judges the file; pictures of most bases need a judge that knows photos."""
-    judge = "" if is_pocket(str(history.recipe.get("base", ""))) else "FOLDER_OF_A_CLIP"
+    """What judges the file; photographs, and pictures of most bases, need a judge that knows photos."""
+    known = is_pocket(str(history.recipe.get("base", ""))) and PHOTOGRAPHS not in _why_unjudged(history)
+    judge = "" if known else "FOLDER_OF_A_CLIP"
     return action("evaluate", what=history.folder.resolve(), judge=judge)
 
 

@@ -12,10 +12,11 @@ from finetune.data import dataset
 from finetune.data.dataset import Placed
 from finetune.data.example import Dataset
 from finetune.data.images.buckets import Bucket, plan_buckets
+from finetune.data.photographic import PHOTOGRAPHS, are_photographs
 from finetune.data.quality import caption_checks
 from finetune.data.text.caption_edits import TagEdits, without_effect
 from finetune.data.text.captions import clean_words
-from finetune.errors import action
+from finetune.errors import RecipeError, action
 from finetune.events import Event, quietly
 from finetune.families.base import BaseInfo
 from finetune.planning import pools
@@ -116,6 +117,7 @@ def resolving(loaded: Loaded, world: int = 1) -> Generator[Event, None, Plan]:
         *data.understood,
         *wrong_case(wanted, data),
         *mask_notices(wanted, data),
+        *beyond_pocket(wanted, data),
         *train.notices,
         *(f"prior: {text}" for text in (prior.notices if prior else ())),
         *reader_notices(families.family_class(facts.family), wanted.adapter),
@@ -159,6 +161,26 @@ def mask_notices(wanted: Recipe, data: Dataset) -> tuple[str, ...]:
     if wanted.data.mask_outside and not data.masked:
         return ("data.mask_outside has no effect: no image of the dataset has a mask",)
     return ()
+
+
+def beyond_pocket(wanted: Recipe, data: Dataset) -> tuple[str, ...]:
+    """That the pocket base cannot draw such pictures.
+
+    Raises:
+        RecipeError: they are to be scored on the way, and its judge does not know them.
+    """
+    if not shipped.is_pocket(wanted.base) or not are_photographs(data.examples):
+        return ()
+    if wanted.evaluate.every and wanted.evaluate.judge is None:
+        raise RecipeError(
+            f"evaluate.every: the images are {PHOTOGRAPHS}, and the pocket base's judge knows flat drawings only",
+            "name the folder of a CLIP or DINOv2, evaluate.judge; or leave out evaluate.every, pick and stop",
+        )
+    return (
+        f"the images are {PHOTOGRAPHS}: the pocket base draws objects in flat colours on plain grounds, 64 px large, "
+        "which shows that training runs, but not how your pictures would look; name a base for photos, or mask what is "
+        "to be learnt of drawings",
+    )
 
 
 def uncaptioned(wanted: Recipe, data: Dataset) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ def judged(
     if wanted.count == 0:
         yield Note(f"evaluate.count = 0: {subject.UNJUDGED}")
         return
-    judge = subject.judge_for(plan.recipe.base, wanted.judge)
+    judge = subject.judge_for(plan.recipe.base, wanted.judge, plan.data)
     if judge is None:
         yield Note(": ".join(subject.unjudged(plan.recipe.base)))
         return
@@ -50,9 +50,10 @@ def judged(
 
 def evaluation_prompts(plan: Plan) -> list[str]:
     """What the trained model is asked to paint on the way; nothing where it is evaluated at the end only."""
-    judge = subject.judge_for(plan.recipe.base, plan.recipe.evaluate.judge)
-    if plan.recipe.evaluate.every == 0 or judge is None:
+    if plan.recipe.evaluate.every == 0:
         return []
+    judge = subject.judge_for(plan.recipe.base, plan.recipe.evaluate.judge, plan.data)
+    assert judge is not None, "a recipe that asks for scores on the way is refused without"
     asked = asked_of(subject_of(plan, Path(), Path(), judge, None))
     return [one.prompt for one in (*asked.with_trigger, *asked.without)]
 

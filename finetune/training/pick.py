@@ -97,7 +97,7 @@ def score_candidate(run: Run) -> Events:
         help_paint(run)
         return
     plan, step, out = run.plan, run.state.step, run.folder.path
-    judge = subject.judge_for(plan.recipe.base, plan.recipe.evaluate.judge)
+    judge = subject.judge_for(plan.recipe.base, plan.recipe.evaluate.judge, plan.data)
     assert judge is not None, "a recipe that asks for scores on the way is refused without"
     file = adapter_path(f"{out}@{step}")
     found = yield from score(subject_of(plan, file, out, judge, None), step, Live(run, run.device.ranks))

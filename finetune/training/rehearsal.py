@@ -112,7 +112,7 @@ def _try_pictures(run: Run, folder: Path, wanted: list[str]) -> None:
 def _try_judge(plan: Plan) -> None:
     """Whoever judges the result at the end, and what it will be asked."""
     wanted = plan.recipe.evaluate
-    judge = None if wanted.count == 0 else subject.judge_for(plan.recipe.base, wanted.judge)
+    judge = None if wanted.count == 0 else subject.judge_for(plan.recipe.base, wanted.judge, plan.data)
     if judge is not None:
         FeatureExtractor.load(judge)
         asked_of(subject_of(plan, Path(), Path(), judge, None))

@@ -126,7 +126,7 @@ def what_is_asked_of_the_sampler(place: Place, sets: list[str]) -> object:
 
 def what_a_verdict_is_asked(place: Place, sets: list[str]) -> object:
     plan = place.plan(sets)
-    judge = subject.judge_for(plan.recipe.base, plan.recipe.evaluate.judge)
+    judge = subject.judge_for(plan.recipe.base, plan.recipe.evaluate.judge, plan.data)
     return judge and learnt.subject_of(plan, place.root / "mug.safetensors", place.root, judge, None)
 
 

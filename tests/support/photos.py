@@ -1,11 +1,11 @@
-"""Folders of pictures with captions: noise in chosen sizes, or smooth colours in three shapes."""
+"""Folders of pictures with captions: noise in chosen sizes, or fields of flat colours in several shapes."""
 
 import random
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFilter
 
 COLOURS = ("red", "green", "blue", "white", "black", "pink", "gray", "teal")
 SQUARE, WIDE = (128, 128), (256, 64)
@@ -26,11 +26,19 @@ def pictures(
 
 
 def photos(folder: Path, shapes: tuple[tuple[int, int], ...] = SHAPES) -> Path:
-    """Pictures of smooth random colours, each with its own caption."""
+    """Pictures of sixteen fields in random colours, each with its own caption."""
     folder.mkdir(parents=True)
     chance = random.Random(SEED)
     for i, shape in enumerate(shapes):
         coarse = Image.frombytes("RGB", (4, 4), chance.randbytes(48))
-        coarse.resize(shape, Image.Resampling.BICUBIC).save(folder / f"{i}.png")
+        coarse.resize(shape, Image.Resampling.NEAREST).save(folder / f"{i}.png")
         (folder / f"{i}.txt").write_text(f"a sks cup number {i}")
     return folder
+
+
+def photograph(seed: int) -> Image.Image:
+    """96 x 96 px with a round thing on a ground as leaves or wood are: levels that change a little everywhere."""
+    noise = np.random.default_rng(seed).integers(60, 200, (96, 96, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise).filter(ImageFilter.GaussianBlur(1.2))
+    ImageDraw.Draw(picture).ellipse((20, 20, 76, 76), "gold")
+    return picture

@@ -1,0 +1,70 @@
+"""Photographs are told from drawings by their texture, where they are trained on; the pocket base's judge knows
+drawings only."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw
+from support.photos import photograph
+
+from finetune.data.dataset import read_dataset
+from finetune.data.photographic import are_photographs, texture
+from finetune.data.prepare import prepare
+
+SIDE_PX = 96
+
+
+def drawing(ground: str = "gray") -> Image.Image:
+    """A flat lamp with an outline."""
+    picture = Image.new("RGB", (SIDE_PX, SIDE_PX), ground)
+    pen = ImageDraw.Draw(picture)
+    pen.polygon([(34, 20), (62, 20), (76, 50), (20, 50)], "gold", "black", 3)
+    pen.rectangle((45, 50, 51, 80), "black")
+    return picture
+
+
+def mask_of_it() -> Image.Image:
+    """Of what a photo shows."""
+    mask = Image.new("L", (SIDE_PX, SIDE_PX))
+    ImageDraw.Draw(mask).ellipse((22, 22, 74, 74), 255)
+    return mask
+
+
+def dataset(folder: Path, pictures: list[Image.Image], masks: bool = False) -> Path:
+    raw = folder / "raw"
+    raw.mkdir()
+    for number, picture in enumerate(pictures):
+        picture.save(raw / f"IMG_{number:04d}.png")
+        if masks:
+            mask_of_it().save(raw / f"IMG_{number:04d}-mask.png")
+    prepare(raw, folder / "made", trigger="sks", class_word="lamp")
+    return folder / "made"
+
+
+def test_a_drawing_is_flat_or_an_edge_and_a_photograph_neither():
+    assert texture(drawing()) < 0.15 and texture(photograph(0)) > 0.3
+
+
+def test_under_a_mask_only_what_it_shows_counts():
+    assert texture(photograph(0), mask_of_it()) < 0.2 < texture(photograph(0), Image.new("L", (8, 8)))
+
+
+@pytest.mark.parametrize(
+    "pictures, masks, photographs",
+    [
+        ([drawing(c) for c in ("gray", "red", "blue")], False, False),
+        ([photograph(n) for n in range(3)], False, True),
+        ([photograph(n) for n in range(3)], True, False),
+        ([photograph(0), drawing("red"), drawing("blue")], False, False),
+        ([photograph(0), photograph(1), drawing("blue")], False, True),
+    ],
+    ids=["drawings", "photographs", "masked photographs", "one photograph", "one drawing"],
+)
+def test_most_pictures_decide(pictures: list[Image.Image], masks: bool, photographs: bool, tmp_path: Path):
+    assert are_photographs(read_dataset(dataset(tmp_path, pictures, masks)).examples) is photographs
+
+
+def test_the_bundled_examples_are_drawings():
+    for name in ("product", "style"):
+        examples = read_dataset(Path(__file__).parents[2] / "data" / "examples" / name).examples
+        assert not are_photographs(examples)
