@@ -12,8 +12,9 @@ HEAD = """# What `pocket` can draw
 
 `pocket` is the base that ships with this package: a small Stable Diffusion that trains on a CPU in minutes, without
 any download. **It is a test bed, not a picture maker.** Its pictures are 64 x 64 pixels and show one icon, or two, on a
-plain ground. It has seen no photos, no people and no scenes: of photographs `plan` and `train` say so,
-and whether they were learnt is not judged, as its judge knows flat drawings only (`evaluate.judge` names another one). Use it to try the whole way from pictures to a verified
+plain ground. It has seen no photos, no people and no scenes: of photographs `plan` and `train` say so, and
+whether they were learnt is not judged, as its judge knows flat drawings only (`evaluate.judge` names another one).
+Use it to try the whole way from pictures to a verified
 file, and to see whether a set of pictures is *learnt*; for pictures that you would show to anybody, train
 [a larger base](bases.md).
 
