@@ -33,6 +33,15 @@ def own_cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="session", autouse=True)
+def kept_bases(tmp_path_factory):
+    """Small bases are made once for all processes that share this run's folder."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "kept-bases"
+    folder.mkdir(exist_ok=True)
+    os.environ["FINETUNE_TEST_BASES"] = str(folder)
+
+
+@pytest.fixture(scope="session", autouse=True)
 def looked_up_once():
     """What is installed does not change while tests run; a test that adds to it puts a list of its own in place."""
     with pytest.MonkeyPatch.context() as patched:

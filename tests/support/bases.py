@@ -1,8 +1,11 @@
 """Small bases with the true block structure: real configs, few channels, random weights."""
 
+import contextlib
 import gc
 import json
+import os
 import shutil
+import tempfile
 import weakref
 from pathlib import Path
 from typing import Any, Literal
@@ -50,6 +53,8 @@ Variant = Literal[
     "sd15", "sd21", "sdxl", "sd3", "sd35", "flux", "schnell", "zimage", "turbo", "qwen", "klein", "klein-distilled"
 ]  # fmt: skip
 
+KEPT = "FINETUNE_TEST_BASES"
+"""names a folder in which each base is made once, for all processes of the tests: most of its cost is the making"""
 _UNET = {
     # the published config's keys; what differs is named beside it
     "sd15": {"cross_attention_dim": 32, "attention_head_dim": 8, "use_linear_projection": False},  # 768
@@ -72,7 +77,21 @@ _PREDICTION = {"sd15": "epsilon", "sd21": "v_prediction", "sdxl": "epsilon"}
 
 
 def tiny_base(path: Path, variant: Variant, seed: int = 0, **scheduler: object) -> Path:
-    """Write a whole pipeline folder (a few MB) at `path`; text encoders have `text_model.` names."""
+    """Put a whole pipeline folder (a few MB) at `path`, to do anything with; text encoders have `text_model.` names."""
+    if KEPT not in os.environ:
+        _make(path, variant, seed, scheduler)
+        return path
+    name = "-".join([variant, str(seed), *(f"{key}={value}" for key, value in sorted(scheduler.items()))])
+    kept = Path(os.environ[KEPT]) / name
+    if not kept.is_dir():
+        made = Path(tempfile.mkdtemp(dir=kept.parent))
+        _make(made, variant, seed, scheduler)
+        with contextlib.suppress(OSError):  # another process was faster
+            made.rename(kept)
+    return Path(shutil.copytree(kept, path, copy_function=shutil.copyfile, dirs_exist_ok=True))
+
+
+def _make(path: Path, variant: Variant, seed: int, scheduler: dict[str, object]) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if variant in ("sd15", "sd21", "sdxl"):
@@ -91,7 +110,6 @@ def tiny_base(path: Path, variant: Variant, seed: int = 0, **scheduler: object) 
     for part in ("text_encoder", "text_encoder_2"):
         if (path / part / "config.json").is_file() and "clip" in (path / part / "config.json").read_text():
             _canonical_text_names(path / part / "model.safetensors")
-    return path
 
 
 def _unet_pipeline(path: Path, variant: Variant, scheduler: dict[str, object]) -> Any:
