@@ -1,6 +1,7 @@
 """The house keeps its shape: imports point down only, one file imports each big library, and the manner is kept."""
 
 import ast
+import functools
 import statistics
 import sys
 from collections.abc import Iterable, Iterator
@@ -106,8 +107,13 @@ SOURCES = [(name, path, face(tree) if name == "finetune" else tree) for name, pa
 MODULES = {name for name, _, _ in SOURCES}
 
 
-def imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
+@functools.cache
+def imports(tree: ast.AST) -> tuple[tuple[str, int], ...]:
     """Every module imported, also in functions and for type checking only: dotted name and line."""
+    return tuple(_imports(tree))
+
+
+def _imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
