@@ -61,10 +61,17 @@ def in_processes(world: int, base: Path, data: Path, folder: Path, **changes: ob
     return [one.value for one in ended]  # type: ignore[misc]
 
 
+@pytest.fixture(scope="module")
+def alone(sd15: Path, data: Path) -> Trained:
+    """By one process, both components."""
+    return trained(sd15, data, 1, adapter__components=BOTH)
+
+
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("shard", ["off", "on"])
-def test_ranks_train_what_one_process_trains(sd15: Path, data: Path, tmp_path: Path, world: int, shard: str) -> None:
-    alone = trained(sd15, data, 1, adapter__components=BOTH)
+def test_ranks_train_what_one_process_trains(
+    sd15: Path, data: Path, alone: Trained, tmp_path: Path, world: int, shard: str
+) -> None:
     found = in_processes(world, sd15, data, tmp_path, adapter__components=BOTH, train__shard=shard)
     total = sum(t.numel() for t in alone.weights.values())
     assert [one.held < total for one in found] == [shard == "on"] * world
