@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do command 
 VENV ?= .venv
 BIN := $(VENV)/bin
 # a file stays in one process, which shares what is dear; the long ones first
-PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder --durations 30 --durations-min 3
 
 .PHONY: install quickstart test quick fuzz bits check format bench docs docs-serve pocket clean
 

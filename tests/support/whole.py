@@ -26,8 +26,10 @@ STARTS = {
 }
 """what a whole test reaches; a process of its own counts, as it may train"""
 LONGEST = (
-    "test_learns.py", "test_contract.py", "test_recipes.py", "test_own_denoiser.py", "test_resume.py",
-    "test_quantised.py", "test_large_bases.py", "test_family_parity.py", "test_stream.py", "test_parity.py",
+    "test_learns.py", "test_disk_faults.py", "test_resume.py", "test_contract.py", "test_recipes.py",
+    "test_options.py", "test_doc_blocks.py", "test_shard.py", "test_rehearsal.py", "test_own_denoiser.py",
+    "test_quantised.py", "test_large_bases.py", "test_family_parity.py", "test_run.py", "test_pick.py",
+    "test_own_recipe.py", "test_stopped.py", "test_failures.py", "test_stream.py", "test_untidy.py", "test_parity.py",
 )  # fmt: skip
 """files that are begun first, so that no process is left waiting for another's last one"""
 
