@@ -3,7 +3,7 @@
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,9 +14,11 @@ MANY_FILES = 64
 _FLUSHED_AT_ONCE = 16
 
 
-def write_bytes(content: bytes | bytearray, path: Path, flush: bool = True) -> None:
+def write_bytes(content: bytes | bytearray | Iterable[bytes], path: Path, flush: bool = True) -> None:
     """Write beside, flush, rename: `path` is never half a file. The name beside is this call's own, so two writers
     cannot mix. Without the flush a power cut may leave half: for files that are checked when they are read.
+
+    content: in one piece, or in several.
 
     Raises:
         OSError: the disk is full, or gone; what was there before stays.
@@ -24,7 +26,7 @@ def write_bytes(content: bytes | bytearray, path: Path, flush: bool = True) -> N
     beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         with beside.open("wb") as file:
-            file.write(content)
+            file.writelines([content] if isinstance(content, bytes | bytearray) else content)
             file.flush()
             if flush:
                 os.fsync(file.fileno())
