@@ -36,7 +36,7 @@ def findings_json(audit: Audit, found: AuditFindings, encoders: Sequence[Encoder
             {"best": group.best, "others": [one._asdict() for one in group.others]} for group in found.groups
         ],
         "class_images": [one._asdict() for one in found.class_images],
-        "background": ground and {"images": ground.images, "of": ground.of, "colour": colour_name(ground.colour)},
+        "background": ground and ground._asdict() | {"colour": colour_name(ground.colour)},
         "captions": {
             "written": captions.captions,
             "distinct": captions.distinct,

@@ -1,11 +1,13 @@
 """The audit names copies, leaks, soft and bordered pictures and one background, and prepare repairs what it names."""
 
+import random
 import tomllib
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-from PIL import Image, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter
 from support.scenes import as_jpeg, barred, mirrored, scene, scenes
 
 from finetune.data.audit import Audit, audit
@@ -133,10 +135,10 @@ def test_a_held_out_copy_is_never_like_one_that_is_trained_on(tmp_path: Path) ->
 
 
 def test_of_equal_copies_the_captioned_one_stays_then_the_larger_file(tmp_path: Path) -> None:
-    report = alike_but_for_bits(audit(scenes(tmp_path / "photos", 3), **WORDS), _0=0, _1=0, _2=0)
-    assert set(find_faults(report, 512).of_kind("near duplicate").values()) == {"like 0.png"}
-    used = [e._replace(origin="written" if e.name == "2.png" else "filename") for e in report.used]
-    assert set(find_faults(replace(report, used=tuple(used)), 512).of_kind("near duplicate").values()) == {"like 2.png"}
+    report = alike_but_for_bits(audit(scenes(tmp_path / "photos", 3), **WORDS), _2=0, _1=0, _0=0)
+    assert set(find_faults(report, 512).of_kind("near duplicate").values()) == {"like 2.png"}
+    used = [e._replace(origin="written" if e.name == "1.png" else "filename") for e in report.used]
+    assert set(find_faults(replace(report, used=tuple(used)), 512).of_kind("near duplicate").values()) == {"like 1.png"}
 
 
 def test_a_copy_without_a_border_stays_and_the_other_is_not_cropped_but_left_out(tmp_path: Path) -> None:
@@ -188,6 +190,35 @@ def test_two_pictures_or_two_colours_or_masks_are_no_one_background(tmp_path: Pa
     for i in range(3):
         add(folder, f"red{i}.png", scene(30 + i, ground="red"))
     assert not find_faults(audit(folder, trigger="sks"), 64).background
+
+
+def wood(seed: int, hue: tuple[int, int, int]) -> Image.Image:
+    """Lighter and darker planks of a colour, seen at another place."""
+    chance = random.Random(seed)
+    image = Image.new("RGB", (160, 160))
+    draw = ImageDraw.Draw(image)
+    for number, top in enumerate(range(-chance.randrange(20), 160, 20)):
+        light = (0.6, 1, 1.4)[number % 3] * chance.uniform(0.95, 1.05)
+        draw.rectangle((0, top, 160, top + 19), fill=tuple(min(255, round(c * light)) for c in hue))
+    image.paste(scene(seed, 80), (40, 40))
+    return image
+
+
+def test_one_patterned_background_is_said_from_five_pictures_on(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(5):
+        add(folder, f"{i}.png", wood(i, (150, 110, 70)))
+    report = audit(folder, **WORDS)
+    found = find_faults(report, 64)
+    assert found.background is not None and not found.background.plain and found.background[:2] == (5, 5)
+    assert np.abs(np.subtract(found.background.colour, (150, 110, 70))).max() < 20
+    assert "all 5 images have one background (patterned, #" in str(findings_lines(found, report.card))
+    assert not find_faults(replace(report, used=report.used[:4]), 64).background, "four are chance"
+    add(folder, "other.png", wood(9, (60, 90, 160)))
+    report = audit(folder, **WORDS)
+    assert not find_faults(report, 64).background
+    assert find_faults(report, 64, thresholds_of({"background": 0.8})).background
 
 
 def examples(tmp_path: Path, *captions: str):

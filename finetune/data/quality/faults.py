@@ -6,9 +6,10 @@ Pictures without looks, as in a dataset whose headers only were read, have no fa
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from finetune.data.audit import Audit, auditing
 from finetune.data.example import Example
@@ -35,9 +36,11 @@ _BORDERED = 0.9
 _FLAT = 0.75
 """flatness from which on a picture's edges are one ground"""
 _SAME_GROUND = 24
-"""levels of a channel"""
-_FEW = 3
-"""pictures from which on one background is no chance"""
+"""levels of a channel by which plain grounds differ, or what edges that are patterned are on average"""
+_FEW, _FEW_PLACES = 3, 5
+"""pictures from which on one background is no chance: plain, and patterned"""
+_EDGES = np.pad(np.zeros((2, 2), bool), 1, constant_values=True)
+"""those of 4 x 4 parts"""
 
 
 class Fault(NamedTuple):
@@ -66,6 +69,8 @@ class OneGround(NamedTuple):
     images: int
     of: int
     colour: Colour
+    """On average, where it is patterned."""
+    plain: bool = True
 
 
 @dataclass(frozen=True)
@@ -209,14 +214,22 @@ def _is_usable(box: Box) -> bool:
 
 
 def _background(examples: Sequence[Example], pictures: Mapping[str, Seen], share: float) -> OneGround | None:
-    """The colour of one flat ground behind all pictures that have no mask."""
+    """One ground behind all pictures that have no mask: plain, or patterned and of one colour on average."""
     bare = looks_table([pictures[e.name].looks for e in examples if e.mask is None])
-    flat = bare["ground"][bare["flatness"] >= 255 * _FLAT].astype(np.int16)
-    if len(bare) < _FEW or len(flat) < share * len(bare):
+    plain = bare["ground"][bare["flatness"] >= 255 * _FLAT]
+    if len(bare) >= _FEW and (found := _one_colour(plain, share * len(bare))):
+        return OneGround(found[0], len(bare), found[1])
+    patterned = bare["cells"][:, _EDGES].mean(axis=1)
+    if len(bare) >= _FEW_PLACES and (found := _one_colour(patterned, share * len(bare))):
+        return OneGround(found[0], len(bare), found[1], plain=False)
+    return None
+
+
+def _one_colour(colours: npt.NDArray[np.number[Any]], least: float) -> tuple[int, Colour] | None:
+    """(how many of (n, 3) colours are about the usual one, that one); None: fewer than `least`."""
+    if len(colours) < least:
         return None
-    middle = np.median(flat, axis=0)
-    number = int(np.count_nonzero(np.abs(flat - middle).max(axis=1) <= _SAME_GROUND))
-    if number < share * len(bare):
-        return None
-    red, green, blue = (int(channel) for channel in middle)
-    return OneGround(number, len(bare), (red, green, blue))
+    usual = np.median(colours, axis=0)
+    number = int(np.count_nonzero(np.abs(colours - usual).max(axis=1) <= _SAME_GROUND))
+    red, green, blue = (int(channel) for channel in usual)
+    return (number, (red, green, blue)) if number >= least else None
