@@ -103,9 +103,8 @@ def preparing(
     """
     sources = understood(source)
     refuse_unused(sources, selection)
-    for one in sources:
-        if not one.hub:
-            _refuse_out(one.path, out)
+    for place in [one.path for one in sources if not one.hub]:
+        _refuse_out(place, out)
     writing.try_folder(out)
     words = captions.clean_words(
         trigger, class_word, template, kind, captions_from, allow_uncaptioned or captioned_next, caption_lines
@@ -190,9 +189,9 @@ def _fill_folder(
         parent.mkdir(parents=True, exist_ok=True)
 
     def write(example: Example) -> _Written:
-        with costs.FILES.taken(_bytes_of(example.path)):
-            info = report.pictures[example.name].info
-            return _write_picture(example, info, root, names[example.name], background, linking)
+        seen = report.pictures[example.name]
+        with costs.FILES.taken(seen.file_bytes):
+            return _write_picture(example, seen.info, root, names[example.name], background, linking)
 
     def pixels(example: Example) -> int:
         return example.size.width * example.size.height
@@ -212,7 +211,7 @@ def _fill_folder(
                 mask = write_mask(example.mask, root, one.name, taken)
                 written.append(_Written(mask.name, file_stamp(mask.path.stat()), mask.seen))
                 attributes = attributes._replace(mask=mask.name)
-            cells = {"file_name": one.name, "text": example.caption}
+            cells: dict[str, object] = {"file_name": one.name, "text": example.caption}
             cells |= ({"caption_by": example.origin} if told else {}) | cells_of(attributes)
             table.write(json.dumps(cells, ensure_ascii=False) + "\n")
             if long and done % SAID_EVERY == 0:
@@ -229,13 +228,6 @@ def _fill_folder(
     )
     write_card(card, root)
     return written
-
-
-def _bytes_of(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:  # which is said when it is read
-        return 0
 
 
 def _write_picture(

@@ -211,7 +211,7 @@ def test_one_patterned_background_is_said_from_five_pictures_on(tmp_path: Path) 
         add(folder, f"{i}.png", wood(i, (150, 110, 70)))
     report = audit(folder, **WORDS)
     found = find_faults(report, 64)
-    assert found.background is not None and not found.background.plain and found.background[:2] == (5, 5)
+    assert found.background is not None and found.background.patterned and found.background[:2] == (5, 5)
     assert np.abs(np.subtract(found.background.colour, (150, 110, 70))).max() < 20
     assert "all 5 images have one background (patterned, #" in str(findings_lines(found, report.card))
     assert not find_faults(replace(report, used=report.used[:4]), 64).background, "four are chance"
@@ -316,6 +316,14 @@ def test_what_is_left_out_is_noted_as_what_it_was_and_as_nothing_else(data: Path
         "turned.png": "near-duplicate left out",
     }  # fmt: skip
     assert sum(note.file == "clear.png" for note in made.notes) == 1
+
+
+def test_what_is_cropped_has_its_new_size_before_it_is_written(data: Path) -> None:
+    report, found = found_in(data)
+    made = repaired(report, found)
+    (bars,) = (e for e in made.used if e.name == "bars.png")
+    assert bars.size == made.pictures["bars.png"].info.size == (160, 160)
+    assert made.pictures["bars.png"].info.crop == found.cropped["bars.png"] == (0, 24, 160, 184)
 
 
 def test_without_fix_nothing_is_repaired(data: Path, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def background_lines(found: AuditFindings, card: DatasetCard) -> list[str]:
         return []
     count = f"all {one.of}" if one.images == one.of else f"{one.images} of {one.of}"
     colour = colour_name(one.colour)
-    said = f"{count} images have one background ({colour if one.plain else f'patterned, {colour} on average'})"
+    said = f"{count} images have one background ({f'patterned, {colour} on average' if one.patterned else colour})"
     if card.kind == "style":
         return [f"{said}: it is learnt as part of the style, which is right if you want it"]
     subject = repr(card.trigger) if card.trigger else "the product"

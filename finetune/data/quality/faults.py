@@ -70,7 +70,7 @@ class OneGround(NamedTuple):
     of: int
     colour: Colour
     """On average, where it is patterned."""
-    plain: bool = True
+    patterned: bool = False
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ def _background(examples: Sequence[Example], pictures: Mapping[str, Seen], share
         return OneGround(found[0], len(bare), found[1])
     patterned = bare["cells"][:, _EDGES].mean(axis=1)
     if len(bare) >= _FEW_PLACES and (found := _one_colour(patterned, share * len(bare))):
-        return OneGround(found[0], len(bare), found[1], plain=False)
+        return OneGround(found[0], len(bare), found[1], patterned=True)
     return None
 
 

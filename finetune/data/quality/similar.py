@@ -56,7 +56,7 @@ def likenesses(bits: _Bits, cells: _Cells, most: int, apart: frozenset[int] = fr
         ranks, both = earlier.nearest(block, start), _both_ways(block)
         distances = _ones(block[:, None] ^ both)
         near = distances <= most
-        crowded = np.tril(near[:, ::2] | near[:, 1::2], -1).any(axis=1)
+        crowded = np.count_nonzero(np.tril(near[:, ::2] | near[:, 1::2], -1), axis=1)
         first = np.zeros(len(both), bool)
         for row, rank in enumerate(ranks.tolist()):
             if crowded[row]:
@@ -154,7 +154,8 @@ def _same_colours(cells: _Cells, numbers: int | _Numbers, entries: _Numbers) -> 
     """(c,) whether pictures have the colours of the entries."""
     others, turned = cells[entries >> 1].astype(np.int16), entries & 1 == 1
     others[turned] = others[turned, :, ::-1]
-    return (np.abs(others - cells[numbers]) <= _SAME_COLOURS).all(axis=(1, 2, 3))
+    alike: npt.NDArray[np.bool_] = (np.abs(others - cells[numbers]) <= _SAME_COLOURS).all(axis=(1, 2, 3))
+    return alike
 
 
 def _ranks(distances: npt.NDArray[np.uint8], entries: _Numbers) -> _Numbers:
