@@ -10,7 +10,7 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,10 @@ def read_bytes(path: Path, kind: ErrorClass, hint: str = "check the path", limit
     """Raises kind: it cannot be read, or has more than `limit` bytes."""
     try:
         with open(path, "rb", opener=_opened) as file:
-            content = file.read(limit + 1)
+            expected = min(limit, os.fstat(file.fileno()).st_size)  # room is made for all that is asked for
+            content = file.read(expected + 1)
+            if len(content) > expected:
+                content += file.read(limit + 1 - len(content))
     except OSError as e:
         raise kind(f"cannot read {path}: {e.strerror}", hint) from e
     except ValueError as e:  # a name with a NUL
@@ -53,6 +56,13 @@ def read_bytes(path: Path, kind: ErrorClass, hint: str = "check the path", limit
     if len(content) > limit:
         raise kind(f"{path} has more than {_size(limit)}", "is it the right file?")
     return content
+
+
+def byte_lines(path: Path, limit: int) -> Iterator[bytes]:
+    """Line by line; nothing of a file of more than `limit` bytes. Raises OSError: it cannot be read."""
+    with open(path, "rb", opener=_opened) as file:
+        if os.fstat(file.fileno()).st_size <= limit:
+            yield from file
 
 
 def read_part(path: Path, start: int = 0, length: int = -1) -> bytes:

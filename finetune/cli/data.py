@@ -17,9 +17,11 @@ from finetune.cli.data_options import (
     CaptionsFromOption,
     CaptionsOf,
     CaptionWith,
+    ClassImagesOption,
     ClassWord,
     Fix,
     FolderNamesOption,
+    HtmlPage,
     KindOption,
     License,
     MaskFromOption,
@@ -151,13 +153,9 @@ def check(
         float, number("data.max_aspect", help="Largest width:height ratio; longer images are cropped to it.")
     ] = MAX_ASPECT,
     allow_uncaptioned: AllowUncaptioned = False,
+    class_images: ClassImagesOption = None,
     threshold: Thresholds = None,
-    html: Annotated[
-        Path | None,
-        typer.Option(
-            "--html", metavar="FILE", help="Write a page that shows each image as it will be cropped, with its caption."
-        ),
-    ] = None,
+    html: HtmlPage = None,
     every_row: Annotated[
         bool, typer.Option("--all", help="List every image; of more than 200 only those to look at are listed.")
     ] = False,
@@ -177,7 +175,7 @@ def check(
     from finetune.cli.watching import watched
     from finetune.data.audit import auditing
     from finetune.data.folder import Rules
-    from finetune.data.quality.faults import find_faults
+    from finetune.data.quality.faults import comparing, find_faults
     from finetune.data.quality.thresholds import read_thresholds
     from finetune.data.text.captions import clean_words
     from finetune.planning.encoders import encoder_reports
@@ -192,6 +190,9 @@ def check(
     found = _with_flags(found, ctx)
     view = preview(found, base, resolution, max_aspect)
     faults = find_faults(found, view.resolution, thresholds)
+    if class_images:
+        leaks = watched(comparing(found, class_images, thresholds), Console(highlight=False), output)
+        faults = replace(faults, class_images=leaks)
     encoders = encoder_reports(base, [e.caption for e in found.used], found.card.trigger) if base else []
     fix = _repair(ctx, path, words, threshold or []) if (would := findings_view.fix_line(found, faults)) else ""
     if output.details:

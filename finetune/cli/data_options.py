@@ -29,6 +29,20 @@ CaptionsFromOption = Annotated[
         "style'), from descriptions in the pictures (EXIF, IPTC, XMP, PNG text), else from the template.",
     ),
 ]
+ClassImagesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--class-images",
+        metavar="FOLDER",
+        help="Class images of a prior (prior.path): name those that an image of the dataset shows.",
+    ),
+]
+HtmlPage = Annotated[
+    Path | None,
+    typer.Option(
+        "--html", metavar="FILE", help="Write a page that shows each image as it will be cropped, with its caption."
+    ),
+]
 FolderNamesOption = Annotated[
     FolderNames,
     typer.Option(

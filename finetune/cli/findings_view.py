@@ -35,7 +35,8 @@ def findings_json(audit: Audit, found: AuditFindings, encoders: Sequence[Encoder
         "near_duplicates": [
             {"best": group.best, "others": [one._asdict() for one in group.others]} for group in found.groups
         ],
-        "background": ground and {"images": ground.images, "of": ground.of, "colour": colour_name(ground.colour)},
+        "class_images": [one._asdict() for one in found.class_images],
+        "background": ground and ground._asdict() | {"colour": colour_name(ground.colour)},
         "captions": {
             "written": captions.captions,
             "distinct": captions.distinct,
@@ -61,7 +62,7 @@ def with_faults(rows: Mapping[str, Iterable[Any]], found: AuditFindings) -> dict
 def _with(row: dict[str, object], found: AuditFindings) -> dict[str, object]:
     name = str(row["file"])
     flags = [{"flag": fault.kind, "detail": fault.detail} for fault in found.faults.get(name, ())]
-    looks = found.looks.get(name)
+    looks = found.looks(name)
     if looks is None:
         return row | {"flags": flags}
     measures = {

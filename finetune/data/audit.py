@@ -7,9 +7,10 @@ named.
 
 import posixpath
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
@@ -17,15 +18,17 @@ from finetune import reading
 from finetune.choices import CaptionLines, CaptionsFrom, FolderNames
 from finetune.data import conventions, examine, folder
 from finetune.data.attributes import NO_ATTRIBUTES, Attributes
-from finetune.data.companions import companions_in
-from finetune.data.examine import Examined, Twins
+from finetune.data.companions import Companions, companions_in
+from finetune.data.conventions import AsMeant
+from finetune.data.examine import Twins
 from finetune.data.example import CARD, DatasetCard, Example
-from finetune.data.folder import MAX_ASPECT, MIN_SIDE_PX, Rejected, Rules
+from finetune.data.folder import MAX_ASPECT, MIN_SIDE_PX, Rejected, Rules, Tree
 from finetune.data.images import decode
 from finetune.data.images.colours import WHITE, Colour
 from finetune.data.images.decode import ImageInfo
-from finetune.data.masks import look_at_masks
+from finetune.data.masks import Looked, look_at_masks
 from finetune.data.quality import caption_checks
+from finetune.data.record import Seen
 from finetune.data.rights import licence_files
 from finetune.data.rights.licences import Rights
 from finetune.data.rights.provenance import Cleared, LicenceSum, clear_licences, sums
@@ -59,22 +62,18 @@ class Audit:
     wordless: bool
     """One of the problems is that words are not declared which captions need."""
     caption_source: CaptionSource
-    infos: Mapping[str, ImageInfo]
-    """The file facts of each used image, by name."""
+    pictures: Mapping[str, Seen]
+    """What was found out of the file of each used image, by name."""
     card: DatasetCard
     prepared: bool
     provenance: tuple[CaptionNote, ...]
     """Those of the notes that are on licences, and on captions of an earlier dataset."""
-    pixels: Mapping[str, str]
-    """The digest of each used image's pixels, by name, where they were read."""
     understood: tuple[str, ...] = ()
     """What was made of files and folders that are as other trainers have them; among the notes, too."""
     asked: Mapping[str, object] = field(default_factory=dict)
     """The options that the same call has again; of a prepared dataset none."""
     masks: int = 0
     """The number of files that are masks of images."""
-    looks: Mapping[str, bytes] = field(default_factory=dict)
-    """How each picture that was decoded looks, by name, as `looks.measure_looks` packs it."""
 
     @property
     def seen(self) -> int:
@@ -133,78 +132,162 @@ def auditing(
     path: Path, words: CaptionWords, rules: Rules, twins: Twins | None = None
 ) -> Generator[Event, None, Audit]:
     """`audit_folder`, telling how far it is where that takes long. twins: what was seen before, in other folders."""
+    place = _open(path, words, rules)
+    tree = folder.walk(place.root)
+    files = _sort_out(place, tree)
+    pictures = yield from _look(place, files, tree, twins)
+    counts = _Counts.of(tree, files.captions, place)
+    del tree  # of very many files it takes more than what follows
+    cleared = _clear(place, pictures, files.captions)
+    pictures = pictures.without(cleared.refused)
+    found, carried = yield from _carry_over(place, pictures, files.captions._replace(attributes=cleared.attributes))
+    del files
+    read, final = _caption(place, pictures.names, found)
+    return _report(place, counts, pictures, read, final, (*cleared.notes, *carried))
+
+
+# --- its stages -----------------------------------------------------------------------------------------------------
+
+
+class _Place(NamedTuple):
+    """A folder, and what it is audited with."""
+
+    path: Path
+    """As whoever asks calls it."""
+    root: Path
+    card: DatasetCard | None
+    """Of a prepared dataset."""
+    words: CaptionWords
+    rules: Rules
+
+
+class _Files(NamedTuple):
+    """The files of a folder by what they are for."""
+
+    captions: FoundCaptions
+    pictures: list[str]
+    beside: Companions
+
+
+class _Counts(NamedTuple):
+    files: int
+    captions: int
+    ignored: tuple[str, ...]
+
+    @classmethod
+    def of(cls, tree: Tree, found: FoundCaptions, place: _Place) -> "_Counts":
+        number = len(tree.files) + len(tree.ignored) + len(tree.rejected)
+        return cls(number, len(found.files) + (place.card is not None), tuple(tree.ignored))
+
+
+class _Pictures(NamedTuple):
+    """The pictures that can be used, by name, in order; their masks; and what is rejected."""
+
+    names: list[str]
+    seen: dict[str, Seen]
+    beside: Companions
+    masks: Looked
+    rejected: list[Rejected]
+
+    def without(self, refused: Sequence[Rejected]) -> "_Pictures":
+        gone = {one.file for one in refused}
+        return self._replace(names=[n for n in self.names if n not in gone], rejected=[*self.rejected, *refused])
+
+
+def _open(path: Path, words: CaptionWords, rules: Rules) -> _Place:
     root = folder.locate_images(path)
     card = _card(root)
-    prepared = card is not None
-    if card is not None:
-        words = _words_of(path, card, words)
-    tree = folder.walk(root)
-    rights = _rights(rules.rights, card)
-    found_captions = _find(root, [name for name in tree.files if name != CARD])
-    caption_carriers = found_captions.files | {r.file for r in found_captions.orphans} | {CARD}
-    images = [name for name in tree.files if name not in caption_carriers]
-    beside = companions_in(root, images, found_captions, prepared)
+    return _Place(path, root, card, words if card is None else _words_of(path, card, words), rules)
+
+
+def _sort_out(place: _Place, tree: Tree) -> _Files:
+    found = _find(place.root, [name for name in tree.files if name != CARD])
+    others = found.files | {r.file for r in found.orphans} | {CARD}
+    pictures = [name for name in tree.files if name not in others]
+    beside = companions_in(place.root, pictures, found, place.card is not None)
     if accompanying := beside.files:
-        images = [name for name in images if name not in accompanying]
-    examined = yield from examine.examine(root, images, tree, rules, twins)
-    beside = beside.of(examined.infos)
-    masks = yield from look_at_masks(root, beside.masks, examined.infos, tree, rules)
-    cleared = clear_licences(
-        list(examined.infos), found_captions.attributes, rights, bool(card and card.require_license)
+        pictures = [name for name in pictures if name not in accompanying]
+    return _Files(found, pictures, beside)
+
+
+def _look(place: _Place, files: _Files, tree: Tree, twins: Twins | None) -> Generator[Event, None, _Pictures]:
+    examined = yield from examine.examine(place.root, files.pictures, tree, place.rules, twins)
+    beside = files.beside.of(examined.seen)
+    masks = yield from look_at_masks(place.root, beside.masks, examined.seen, tree, place.rules)
+    rejected = [*tree.rejected, *files.captions.orphans, *examined.rejected, *beside.rejected]
+    names = sorted(examined.seen, key=folder.natural) if tree.links else list(examined.seen)
+    return _Pictures(names, examined.seen, beside, masks, rejected)
+
+
+def _clear(place: _Place, pictures: _Pictures, found: FoundCaptions) -> Cleared:
+    own = bool(place.card and place.card.require_license)
+    return clear_licences(pictures.names, found.attributes, _rights(place.rules.rights, place.card), own)
+
+
+def _carry_over(
+    place: _Place, pictures: _Pictures, found: FoundCaptions
+) -> Generator[Event, None, tuple[FoundCaptions, list[CaptionNote]]]:
+    """The captions with those of an earlier dataset, where one is named."""
+    if (earlier := place.rules.captions_of) is None:
+        return found, []
+    report = yield from auditing(earlier, CaptionWords(allow_uncaptioned=True), Rules())
+    if report.problems:
+        raise DataError(*complaint(earlier, report))
+    before = CaptionWords(report.card.trigger, report.card.class_word)
+    known = carried_captions.Earlier(earlier, report.used, report.pictures, before)
+    return carried_captions.carry_over(known, pictures.names, pictures.seen, found, place.words)
+
+
+def _caption(place: _Place, names: Sequence[str], found: FoundCaptions) -> tuple[AsMeant, FinalCaptions]:
+    if place.card is not None:
+        return conventions.of_prepared(found), captions.final_captions(names, found, place.words)
+    read = conventions.of_raw(place.root, names, found, place.words, place.rules)
+    return read, captions.compose(names, read.captions, place.words)
+
+
+def _report(
+    place: _Place, counts: _Counts, pictures: _Pictures, read: AsMeant, final: FinalCaptions,
+    provenance: tuple[CaptionNote, ...],
+) -> Audit:  # fmt: skip
+    words, names, described = place.words, pictures.names, place.card or DatasetCard()
+    used = _examples(place.root, pictures, final, read.captions.attributes, words)
+    beside, masks = pictures.beside, pictures.masks
+    tellers = (read.captions, beside, masks, read, final)
+    notes = (
+        *_changes(names, pictures.seen, place.rules.background),
+        *provenance,
+        *_on_all(*read.notes, *read.facts),
+        *(*beside.notes, *masks.notes, *final.notes),
+        *_on_all(*caption_checks.remarks(used, words)),
     )
-    refused = {r.file for r in cleared.refused}
-    rejected = sorted([*tree.rejected, *found_captions.orphans, *examined.rejected, *beside.rejected, *cleared.refused])
-    names = [name for name in examined.infos if name not in refused]
-    found_captions, carried = yield from _carried(rules, names, examined, found_captions, words, cleared)
-    if tree.links:
-        names.sort(key=folder.natural)
-    ignored, files = tuple(tree.ignored), len(tree.files) + len(tree.ignored) + len(tree.rejected)
-    del tree, images, caption_carriers  # of very many files they take more than what follows
-    if prepared:
-        read = conventions.of_prepared(found_captions)
-        final = captions.final_captions(names, found_captions, words)
-    else:
-        read = conventions.of_raw(root, names, found_captions, words, rules)
-        found_captions = read.captions
-        final = captions.compose(names, found_captions, words)
-    provenance = (*cleared.notes, *carried)
-    used = _examples(root, examined, names, final, found_captions.attributes, words)
-    if masks.masks:
-        used = tuple(e._replace(mask=masks.masks.get(e.name)) for e in used)
-    described = card or DatasetCard()
-    said = (*read.notes, *read.facts), caption_checks.remarks(used, words)
     return Audit(
-        root=root,
-        files=files,
-        captions=len(found_captions.files) + prepared,
-        ignored=ignored,
+        root=place.root,
+        files=counts.files,
+        captions=counts.captions,
+        ignored=counts.ignored,
         used=used,
-        rejected=tuple(rejected),
-        notes=(
-            *_changes(names, examined.infos, rules.background),
-            *provenance,
-            *(CaptionNote("", text) for text in said[0]),
-            *(*beside.notes, *masks.notes, *final.notes),
-            *(CaptionNote("", text) for text in said[1]),
-        ),
+        rejected=tuple(sorted(pictures.rejected)),
+        notes=notes,
         problems=(
-            *(*_emptiness(path, names, rejected), *found_captions.problems),
-            *(*beside.problems, *masks.problems, *read.problems, *final.problems),
+            *_emptiness(place.path, names, pictures.rejected),
+            *(problem for teller in tellers for problem in teller.problems),
         ),
         wordless=final.wordless,
         caption_source=final.source,
-        infos=examined.infos,
+        pictures=pictures.seen,
         card=described.model_copy(
             update={"trigger": words.trigger, "class_word": words.class_word, "kind": words.shown or described.kind}
         ),
-        prepared=prepared,
+        prepared=place.card is not None,
         provenance=provenance,
-        pixels=examined.pixels,
         understood=read.notes,
-        asked={} if prepared else _asked(words, rules),
+        asked={} if place.card is not None else _asked(words, place.rules),
         masks=beside.mask_files,
-        looks=examined.looks,
     )
+
+
+def _on_all(*texts: str) -> Iterator[CaptionNote]:
+    return (CaptionNote("", text) for text in texts)
 
 
 def _find(root: Path, names: Sequence[str]) -> FoundCaptions:
@@ -219,21 +302,6 @@ def _rights(asked: Rights, card: DatasetCard | None) -> Rights:
     if card is None:
         return asked
     return Rights(asked.license or card.license, asked.author or card.author, asked.required or card.require_license)
-
-
-def _carried(
-    rules: Rules, names: Sequence[str], examined: Examined, found: FoundCaptions, words: CaptionWords, cleared: Cleared
-) -> Generator[Event, None, tuple[FoundCaptions, list[CaptionNote]]]:
-    """The captions with what licences were cleared, and with those of an earlier dataset."""
-    found = found._replace(attributes=cleared.attributes)
-    if rules.captions_of is None:
-        return found, []
-    report = yield from auditing(rules.captions_of, CaptionWords(allow_uncaptioned=True), Rules())
-    if report.problems:
-        raise DataError(*complaint(rules.captions_of, report))
-    before = CaptionWords(report.card.trigger, report.card.class_word)
-    earlier = carried_captions.Earlier(rules.captions_of, report.used, report.pixels, before)
-    return carried_captions.carry_over(earlier, names, examined.digests, examined.pixels, found, words)
 
 
 def _asked(words: CaptionWords, rules: Rules) -> dict[str, object]:
@@ -252,31 +320,32 @@ def _words_of(path: Path, card: DatasetCard, asked: CaptionWords) -> CaptionWord
 
 
 def _examples(
-    root: Path, examined: Examined, names: Sequence[str], final: FinalCaptions, attributes: Mapping[str, Attributes],
-    words: CaptionWords,
-) -> tuple[Example, ...]:  # fmt: skip
+    root: Path, pictures: _Pictures, final: FinalCaptions, attributes: Mapping[str, Attributes], words: CaptionWords
+) -> tuple[Example, ...]:
     used = []
-    for name in names:
+    for name in pictures.names:
         caption, origin = final.captions[name], final.origins[name]
         said = () if origin == "written" else wordings(caption, origin, words)
         shown = said if len(said) > 1 else ()
-        size, more = examined.infos[name].size, final.more.get(name, ())
+        seen, more = pictures.seen[name], final.more.get(name, ())
         shown = tuple(dict.fromkeys((*(shown or (caption,)), *more))) if more else shown
+        told = attributes.get(name, NO_ATTRIBUTES)
+        told = told if told.captions == more else told._replace(captions=more)
         used.append(
             Example(
-                root / name, name, caption, examined.digests[name], size,
-                origin=origin, wordings=shown, attributes=attributes.get(name, NO_ATTRIBUTES)._replace(captions=more),
+                root / name, name, caption, seen.digest, seen.info.size,
+                origin=origin, wordings=shown, attributes=told, mask=pictures.masks.masks.get(name),
             )
         )  # fmt: skip
     return tuple(used)
 
 
-def _changes(names: Sequence[str], infos: Mapping[str, ImageInfo], background: Colour) -> list[CaptionNote]:
+def _changes(names: Sequence[str], pictures: Mapping[str, Seen], background: Colour) -> list[CaptionNote]:
     """What is done to each picture before training."""
     known: dict[tuple[ImageInfo, str], list[str]] = {}
     found = []
     for name in names:
-        kind = infos[name], posixpath.splitext(name)[1]
+        kind = pictures[name].info, posixpath.splitext(name)[1]
         if kind not in known:
             known[kind] = decode.notes(*kind, background)
         found += [CaptionNote(name, text) for text in known[kind]]

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from finetune.data.folder import Rejected, Rules, Tree
+from finetune.data.folder import Rejected, Rules, Tree, walk
 from finetune.data.images import costs, decode, workers
 from finetune.data.images.buckets import Size
 from finetune.data.images.decode import ImageInfo
@@ -23,13 +23,10 @@ _SAID = 100
 
 
 class Examined(NamedTuple):
-    infos: dict[str, ImageInfo]
-    digests: dict[str, str]
-    looks: dict[str, bytes]
-    """How each picture that was decoded looks, packed."""
+    """The pictures that can be used, by name, in order, and those that cannot."""
+
+    seen: dict[str, Seen]
     rejected: list[Rejected]
-    pixels: dict[str, str]
-    """Digests of what is decoded, where it was."""
 
 
 def examine(
@@ -39,20 +36,15 @@ def examine(
     same bytes only the first is used; of files that are decoded, and that a prepared dataset would hold as the same
     PNG, as well. twins: what was seen before, in other folders."""
     known = yield from seen_files(root, names, tree, rules)
-    examined, twins = Examined({}, {}, {}, [], {}), twins or Twins.none()
+    examined, twins = Examined({}, []), twins or Twins.none()
     for name in names:
         found = known[name]
-        if isinstance(found, Seen):
-            fault = _shape_fault(name, found.info.size, rules) or twins.fault(name, found)
-            if fault is None:
-                examined.infos[name], examined.digests[name] = found.info, found.digest
-                if found.pixels:
-                    examined.pixels[name] = found.pixels
-                if found.looks:
-                    examined.looks[name] = found.looks
-                continue
-            found = fault
-        examined.rejected.append(found)
+        if isinstance(found, Rejected):
+            examined.rejected.append(found)
+        elif fault := _shape_fault(name, found.info.size, rules) or twins.fault(name, found):
+            examined.rejected.append(fault)
+        else:
+            examined.seen[name] = found
     return examined
 
 
@@ -72,6 +64,13 @@ def seen_files(
         finally:
             record.save(tree.stamps)
     return known
+
+
+def looks_of(root: Path, names: Sequence[str]) -> Generator[Event, None, dict[str, bytes]]:
+    """How pictures look, by name, packed; those of which it is not known yet are decoded."""
+    tree = walk(root)
+    known = yield from seen_files(root, [name for name in names if name in tree.stamps], tree, Rules())
+    return {name: seen.looks for name, seen in known.items() if isinstance(seen, Seen)}
 
 
 def _sorted(
@@ -110,7 +109,7 @@ def _looked_at(root: Path, tree: Tree, rules: Rules, name: str) -> Seen | Reject
                 info, pixels, looks = decode.inspect_pixels(path, data, rules.background)
             else:
                 info, pixels, looks = decode.inspect_bytes(path, data, decode=False), "", b""
-            return Seen(hashlib.sha256(data).hexdigest(), info, pixels, rules.decode, looks)
+            return Seen(hashlib.sha256(data).hexdigest(), info, pixels, rules.decode, looks, len(data))
     except Unusable as e:
         return Rejected(name, e.reason, e.detail)
 

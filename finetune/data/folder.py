@@ -4,6 +4,7 @@ import os
 import re
 import stat
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ MAX_ASPECT = 4.0
 SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
 SYSTEM_FOLDERS = {"__macosx"}
 now_ns = time.time_ns
-_DIGITS = re.compile(r"(\d+)")
+_DIGITS = re.compile(r"\d+")
 
 
 class Rejected(NamedTuple):
@@ -88,14 +89,8 @@ def walk(root: Path) -> Tree:
     waiting = [""]
     while waiting:
         folder = waiting.pop()
-        try:
-            with os.scandir(root / folder) as inside:
-                entries = list(inside)
-        except OSError as e:
-            found.rejected.append(Rejected(folder.rstrip("/") or ".", "unreadable", e.strerror or str(e)))
-            continue
         hidden = _is_system(folder)
-        for entry in entries:
+        for entry in _entries(root, folder, found.rejected):
             if entry.is_dir(follow_symlinks=False):
                 waiting.append(f"{folder}{entry.name}/")
                 continue
@@ -111,6 +106,16 @@ def walk(root: Path) -> Tree:
     found.files.sort(key=natural)
     files = found.files + sorted(links, key=natural)
     return found._replace(files=files, ignored=sorted(found.ignored), links=bool(links))
+
+
+def _entries(root: Path, folder: str, rejected: list[Rejected]) -> Iterator[os.DirEntry[str]]:
+    """One after the other: each keeps what the system told of its file, which is much of very many. A folder that
+    cannot be listed is rejected."""
+    try:
+        with os.scandir(root / folder) as inside:
+            yield from inside
+    except OSError as e:
+        rejected.append(Rejected(folder.rstrip("/") or ".", "unreadable", e.strerror or str(e)))
 
 
 def _is_system(folder: str) -> bool:
@@ -144,6 +149,11 @@ def _printable(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def natural(name: str) -> list[tuple[int, str]]:
-    """Sorts img2 before img10."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in _DIGITS.split(name)]
+def natural(name: str) -> str:
+    """Sorts img2 before img10: of numbers first by how many digits they have."""
+    return _DIGITS.sub(_by_length, name)
+
+
+def _by_length(found: re.Match[str]) -> str:
+    number = str(int(found[0]))
+    return f"\0{chr(len(number))}{number}"

@@ -20,6 +20,7 @@ from finetune.data.images import decode, workers
 from finetune.data.images.buckets import Bucket, Size, window
 from finetune.data.images.decode import ImageInfo
 from finetune.data.images.diagnose import Unusable
+from finetune.data.record import Seen
 from finetune.data.text.captions import CaptionNote
 from finetune.events import Event
 
@@ -42,7 +43,7 @@ class Looked(NamedTuple):
 
 
 def look_at_masks(
-    root: Path, masks: Mapping[str, str], infos: Mapping[str, ImageInfo], tree: Tree, rules: Rules
+    root: Path, masks: Mapping[str, str], pictures: Mapping[str, Seen], tree: Tree, rules: Rules
 ) -> Generator[Event, None, Looked]:
     """Looks at each mask, in full where the rules decode. masks: image -> the name of its mask."""
     found = Looked({}, [], [])
@@ -58,7 +59,7 @@ def look_at_masks(
         elif fault := contents.get(name, ""):
             found.problems.append(f"{name}, the mask of {image}, {fault}")
         else:
-            _fit(root, image, name, seen.digest, seen.info, infos[image], found)
+            _fit(root, image, name, seen.digest, seen.info, pictures[image].info, found)
             if name in contents and contents[name] is None:
                 found.notes.append(CaptionNote(image, WHOLE))
     return found

@@ -103,9 +103,8 @@ def preparing(
     """
     sources = understood(source)
     refuse_unused(sources, selection)
-    for one in sources:
-        if not one.hub:
-            _refuse_out(one.path, out)
+    for place in [one.path for one in sources if not one.hub]:
+        _refuse_out(place, out)
     writing.try_folder(out)
     words = captions.clean_words(
         trigger, class_word, template, kind, captions_from, allow_uncaptioned or captioned_next, caption_lines
@@ -137,8 +136,10 @@ def preparing(
     )
     yield from _write(report, card, out, background, Linking(link, staging_folder(out)))
     remove_staged(out)  # the dataset is whole, whatever reading it says
+    read_as_meant = report.understood
+    del report  # of very many pictures it takes as much as what is read now
     made = yield from reading_dataset(out, CaptionWords(allow_uncaptioned=captioned_next))
-    return replace(made, understood=report.understood)
+    return replace(made, understood=read_as_meant)
 
 
 prepare = quietly(preparing)
@@ -183,36 +184,38 @@ def _remember(out: Path, written: Sequence[_Written], since_ns: int) -> None:
 def _fill_folder(
     report: Audit, card: DatasetCard, root: Path, background: Colour, linking: Linking
 ) -> Generator[Event, None, list[_Written]]:
-    names = _prepared_names([(e.name, report.infos[e.name]) for e in report.used])
+    names = _prepared_names([(e.name, report.pictures[e.name].info) for e in report.used])
     for parent in sorted({(root / name).parent for name in names.values()} | {root}):
         parent.mkdir(parents=True, exist_ok=True)
 
     def write(example: Example) -> _Written:
-        with costs.FILES.taken(_bytes_of(example.path)):
-            info = report.infos[example.name]
-            return _write_picture(example, info, root, names[example.name], background, linking)
+        seen = report.pictures[example.name]
+        with costs.FILES.taken(seen.file_bytes):
+            return _write_picture(example, seen.info, root, names[example.name], background, linking)
 
     def pixels(example: Example) -> int:
         return example.size.width * example.size.height
 
     if long := len(report.used) >= MANY:
         yield Stage("writing images", len(report.used))
-    rows, written, taken = [], [], set[str]()
-    with closing(in_order(write, report.used, pixels, worker_count())) as pictures:
-        for example, one in zip(report.used, pictures, strict=True):
+    written, taken = [], set[str]()
+    told = any(example.origin != "written" for example in report.used)
+    with (
+        closing(in_order(write, report.used, pixels, worker_count())) as pictures,
+        (root / TABLE).open("w", encoding="utf-8") as table,
+    ):
+        for done, (example, one) in enumerate(zip(report.used, pictures, strict=True), 1):
             written.append(one)
             attributes = example.attributes._replace(mask="")
             if example.mask:
                 mask = write_mask(example.mask, root, one.name, taken)
                 written.append(_Written(mask.name, file_stamp(mask.path.stat()), mask.seen))
                 attributes = attributes._replace(mask=mask.name)
-            cells = {"file_name": one.name, "text": example.caption, "caption_by": example.origin}
-            rows.append(cells | cells_of(attributes))
-            if long and len(rows) % SAID_EVERY == 0:
-                yield Advanced(len(rows))
-    if all(row["caption_by"] == "written" for row in rows):
-        rows = [{k: v for k, v in row.items() if k != "caption_by"} for row in rows]
-    (root / TABLE).write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
+            cells: dict[str, object] = {"file_name": one.name, "text": example.caption}
+            cells |= ({"caption_by": example.origin} if told else {}) | cells_of(attributes)
+            table.write(json.dumps(cells, ensure_ascii=False) + "\n")
+            if long and done % SAID_EVERY == 0:
+                yield Advanced(done)
     card = card.model_copy(
         update={
             "captions": report.caption_source,
@@ -225,13 +228,6 @@ def _fill_folder(
     )
     write_card(card, root)
     return written
-
-
-def _bytes_of(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:  # which is said when it is read
-        return 0
 
 
 def _write_picture(

@@ -33,7 +33,7 @@ class WrittenMask(NamedTuple):
 
 def with_alpha(report: Audit) -> Audit:
     """The audit with each transparent image as its own mask, of which its transparency is taken."""
-    clear = [e for e in report.used if report.infos[e.name].alpha]
+    clear = [e for e in report.used if report.pictures[e.name].info.alpha]
     problems = [
         f"two masks for {e.name}: its transparency, and {e.mask.path.name}; keep one"
         for e in clear

@@ -5,13 +5,12 @@ read is not believed to be, as it may change again without its time moving (git'
 """
 
 import hashlib
-import io
 import os
 import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from itertools import islice
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +24,7 @@ from finetune.caches import default_root
 from finetune.data.images.buckets import Size
 from finetune.data.images.colours import Colour
 from finetune.data.images.decode import DECODER, ImageInfo
-from finetune.errors import DataError, RunError
+from finetune.errors import RunError
 from finetune.saving import write_bytes
 
 RECORD_VERSION = "2"
@@ -52,6 +51,7 @@ class Seen(NamedTuple):
     """every pixel was read, not the header alone"""
     looks: bytes = b""
     """how a picture that was decoded looks, as `looks.measure_looks` packs it"""
+    file_bytes: int = 0
 
 
 class Record:
@@ -59,55 +59,47 @@ class Record:
 
     def __init__(self, root: Path, background: Colour) -> None:
         self._file = _record_file(root, background)
-        self._rows: dict[str, str] = {}
-        self._infos: dict[str, ImageInfo] = {}
+        self._known: dict[str, tuple[str, Seen]] = {}
+        """name -> (stamp, what is known of a file with that)"""
         self._new = False
         self.read()
 
     def read(self) -> None:
         """What other commands have kept by now, in place of what this holds."""
-        self._rows = _rows(self._file) if self._file else {}
+        self._known = _read(self._file) if self._file else {}
         self._new = False
 
     def seen(self, name: str, stamp: str, decoded: bool) -> Seen | None:
         """What is known of a file with this stamp; None: nothing, or it was not `decoded`."""
-        row = self._rows.get(name)
-        if row is None or not stamp or not row.startswith(stamp):
+        kept, seen = self._known.get(name, ("", None))
+        if seen is None or not stamp or kept != stamp or (decoded and not seen.decoded):
             return None
-        try:
-            kept, digest, pixels, depth, looks, info = row.split("\t")
-            if kept != stamp or (decoded and depth != "decoded"):
-                return None
-            found = self._infos.get(info) or self._infos.setdefault(info, _info(info))
-            return Seen(digest, found, pixels, depth == "decoded", bytes.fromhex(looks))
-        except ValueError:
-            return None
+        return seen
 
     def keep(self, name: str, stamp: str, seen: Seen, since_ns: int) -> None:
         """since_ns: when the file had that stamp, and nobody changed it before it was read."""
         if not self._file or not stamp or not _settled(stamp, since_ns) or not name.isprintable():
             return
-        form, mode, size, *rest, _ = seen.info
-        info = " ".join(map(str, (form, mode, size.width, size.height, *map(int, rest))))
-        depth = "decoded" if seen.decoded else "header"
-        self._rows[name] = "\t".join((stamp, seen.digest, seen.pixels, depth, seen.looks.hex(), info))
+        self._known[name] = stamp, seen
         self._new = True
 
     def save(self, stamps: Mapping[str, str]) -> None:
         """Without files that are gone. What cannot be written is found out again the next time."""
         if not (self._new and self._file):
             return
-        content, digest = bytearray(65), hashlib.sha256()
-        for name, row in self._rows.items():
-            if name in stamps:
-                line = f"\n{name}\t{row}".encode()
-                content += line
-                digest.update(line)
-        content[:65] = digest.hexdigest().encode() + b"\n"
+        digest = hashlib.sha256()
+        for line in self._lines(stamps):
+            digest.update(line)
         with suppress(OSError):
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(content, self._file, flush=False)
+            head = digest.hexdigest().encode() + b"\n"
+            write_bytes(chain([head], self._lines(stamps)), self._file, flush=False)
         self._new = False
+
+    def _lines(self, stamps: Mapping[str, str]) -> Iterator[bytes]:
+        return (
+            f"\n{name}\t{stamp}\t{_row(seen)}".encode() for name, (stamp, seen) in self._known.items() if name in stamps
+        )
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -184,16 +176,33 @@ def _record_file(root: Path, background: Colour) -> Path | None:
         return None
 
 
-def _rows(file: Path) -> dict[str, str]:
-    """Name -> what is known of it; nothing of a file that is not whole."""
+def _read(file: Path) -> dict[str, tuple[str, Seen]]:
+    """Name -> (stamp, what is known of it); nothing of a file that is not whole. Line by line: it may be large."""
+    known, infos, digest = dict[str, tuple[str, Seen]](), dict[str, ImageInfo](), hashlib.sha256()
     try:
-        content = reading.read_bytes(file, DataError, limit=MOST_RECORD_BYTES)
-    except DataError:
+        lines = reading.byte_lines(file, MOST_RECORD_BYTES)
+        head = next(lines, b"")
+        for line in lines:
+            digest.update(line)
+            with suppress(ValueError):  # of another version, or the empty line at the start
+                name, stamp, row = line.decode("utf-8", "replace").rstrip("\n").split("\t", 2)
+                known[name] = stamp, _seen(row, stamped_bytes(stamp), infos)
+    except OSError:
         return {}
-    if hashlib.sha256(memoryview(content)[65:]).hexdigest().encode() != content[:64]:
-        return {}
-    lines = (line.decode("utf-8", "replace").rstrip("\n") for line in islice(io.BytesIO(content), 2, None))
-    return {name: row for name, _, row in (line.partition("\t") for line in lines)}
+    return known if digest.hexdigest().encode() + b"\n" == head else {}
+
+
+def _row(seen: Seen) -> str:
+    form, mode, size, *rest, _ = seen.info
+    info = " ".join(map(str, (form, mode, size.width, size.height, *map(int, rest))))
+    return "\t".join((seen.digest, seen.pixels, "decoded" if seen.decoded else "header", seen.looks.hex(), info))
+
+
+def _seen(row: str, file_bytes: int, infos: dict[str, ImageInfo]) -> Seen:
+    """infos: those of other rows, as most are alike. Raises ValueError: this version did not write it."""
+    digest, pixels, depth, looks, info = row.split("\t")
+    found = infos.get(info) or infos.setdefault(info, _info(info))
+    return Seen(digest, found, pixels, depth == "decoded", bytes.fromhex(looks), file_bytes)
 
 
 def _info(text: str) -> ImageInfo:

@@ -5,8 +5,10 @@ from typing import NamedTuple
 
 from finetune.data import dataset
 from finetune.data.dataset import Placed
-from finetune.data.example import Dataset, Example
+from finetune.data.example import Dataset
 from finetune.data.images.buckets import Bucket
+from finetune.data.quality.advice import class_image_lines
+from finetune.data.quality.class_images import finding_class_leaks
 from finetune.data.rights.licences import allows
 from finetune.data.rights.provenance import settled
 from finetune.data.text.captions import clean_words, mentions, without_trigger
@@ -28,7 +30,7 @@ class Pool(NamedTuple):
     placed: tuple[Placed, ...]
     schedule: Schedule
     notices: tuple[str, ...] = ()
-    """how their weights were understood"""
+    """how their weights were understood, and which class images show the subject"""
 
     @property
     def weights(self) -> list[WeightShare]:
@@ -91,8 +93,14 @@ def prior_pool(
     """
     match wanted.prior:
         case ClassImages() as prior:
-            shown = yield from _class_examples(prior, data)
-            return make_pool(dataset.assign_buckets(shown, buckets), wanted, world)
+            classes = yield from _class_images(prior, data)
+            shown = [
+                e._replace(name=f"prior/{e.name}", role="prior", attributes=settled(e.attributes, classes.rights))
+                for e in classes.examples
+            ]
+            pool = make_pool(dataset.assign_buckets(shown, buckets), wanted, world)
+            leaks = yield from finding_class_leaks(data, classes)
+            return pool._replace(notices=(*pool.notices, *class_image_lines(leaks)))
         case OwnPrediction():
             _check_own_prediction(data)
     return None
@@ -111,7 +119,7 @@ def _check_own_prediction(data: Dataset) -> None:
         )
 
 
-def _class_examples(prior: ClassImages, data: Dataset) -> Generator[Event, None, list[Example]]:
+def _class_images(prior: ClassImages, data: Dataset) -> Generator[Event, None, Dataset]:
     written = filled("prior.prompt", prior.prompt, data) if prior.prompt else None
     prompt = written or (f"a photo of {data.class_word}" if data.class_word else None)
     if prompt is None:
@@ -138,10 +146,7 @@ def _class_examples(prior: ClassImages, data: Dataset) -> Generator[Event, None,
     twins = [f"prior/{e.name}" for e in classes.examples if e.digest in known]
     if twins:
         raise DataError(f"prior.path holds images of the dataset itself: {', '.join(twins[:3])}", "remove them there")
-    return [
-        e._replace(name=f"prior/{e.name}", role="prior", attributes=settled(e.attributes, classes.rights))
-        for e in classes.examples
-    ]
+    return classes
 
 
 def unlicensed(data: Dataset, required: Sequence[str]) -> list[str]:

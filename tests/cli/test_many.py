@@ -1,6 +1,7 @@
 """Very many pictures: few lines on the screen, each picture in JSON, and no more calls for a picture than among few."""
 
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from finetune.data import prepare as preparing
 from finetune.data.audit import audit
 from finetune.data.images.buckets import plan_buckets
 from finetune.data.prepare import prepare
+from finetune.data.quality import similar
+from finetune.data.quality.faults import find_faults
 from finetune.errors import DataError
 from finetune.planning.schedule import Schedule, by_bucket
 
@@ -144,3 +147,25 @@ def test_four_times_as_many_pictures_take_four_times_as_many_calls(
     assert counts[180] - counts[60] <= 1.02 * 3 * (counts[60] - counts[20]), counts
     most = 320 if what == "a look at photos" else 240
     assert (counts[180] - counts[60]) / 120 < most, "of Python and of C, for a picture that is known"
+
+
+def memory(work: Callable[[], object]) -> int:
+    """The most bytes that it holds at once."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_picture_that_is_known_takes_less_than_two_kilobytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is the most that an audit and its findings hold at once."""
+    monkeypatch.setattr(record, "SETTLED_NS", -(10**10))
+    monkeypatch.setattr(similar, "_BLOCK", 16)
+    peaks = []
+    for number in (100, 400):
+        raw = many(tmp_path / str(number), number)
+        audit(raw, trigger="sks", class_word="mug")
+        peaks.append(memory(lambda raw=raw: find_faults(audit(raw, trigger="sks", class_word="mug"), 512)))  # type: ignore[misc]
+    assert (peaks[1] - peaks[0]) / 300 < 2000, peaks

@@ -1,19 +1,23 @@
 """The audit names copies, leaks, soft and bordered pictures and one background, and prepare repairs what it names."""
 
+import random
 import tomllib
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-from PIL import Image, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter
 from support.scenes import as_jpeg, barred, mirrored, scene, scenes
 
 from finetune.data.audit import Audit, audit
 from finetune.data.example import MaskFile
+from finetune.data.images.looks import LOOKS
 from finetune.data.prepare import prepare, preparing
 from finetune.data.quality.advice import FAULT_KINDS, findings_lines, fixes, unrepaired
 from finetune.data.quality.caption_report import caption_report, caption_sentences
 from finetune.data.quality.faults import AuditFindings, find_faults
+from finetune.data.quality.repairs import repaired
 from finetune.data.quality.thresholds import THRESHOLD_LIMITS, USUAL_THRESHOLDS, read_thresholds, thresholds_of
 from finetune.data.text.wording import CaptionWords
 from finetune.errors import InputError
@@ -101,6 +105,51 @@ def test_of_held_out_copies_one_stays_and_neither_is_a_leak(data: Path) -> None:
     assert not found.of_kind("leak") and found.of_kind("near duplicate")["copy.jpg"] == "like 0.png"
 
 
+def alike_but_for_bits(report: Audit, **fingerprints: int) -> Audit:
+    """With these fingerprints, and no other difference but the size of the files: the first is the largest."""
+    pictures = {}
+    for number, (stem, bits) in enumerate(fingerprints.items()):
+        name = f"{stem.removeprefix('_')}.png"
+        looks = LOOKS.pack(bits, bytes(48), bytes(3), 0, 100, 0, 0, 0, 0, 0)
+        pictures[name] = report.pictures[name]._replace(looks=looks, file_bytes=1000 - number)
+    return replace(report, pictures=pictures)
+
+
+CHAIN = {"_0": 0, "_1": 0xFF, "_2": 0xFFFF}
+"""Neighbours are eight bits apart, the ends sixteen."""
+
+
+def test_a_leak_is_found_by_way_of_any_held_out_copy(tmp_path: Path) -> None:
+    """Of two held-out pictures that are alike, the second alone shows what is trained on."""
+    report = alike_but_for_bits(hold_out(audit(scenes(tmp_path / "photos", 3), **WORDS), "0.png", "1.png"), **CHAIN)
+    found = find_faults(report, 512, thresholds_of({"similar": 8}))
+    assert found.of_kind("leak") == {"2.png": "like the held-out 1.png"}
+    assert found.of_kind("near duplicate") == {"1.png": "like 0.png"}
+
+
+def test_a_held_out_copy_is_never_like_one_that_is_trained_on(tmp_path: Path) -> None:
+    report = alike_but_for_bits(hold_out(audit(scenes(tmp_path / "photos", 3), **WORDS), "1.png"), **CHAIN)
+    found = find_faults(report, 512, thresholds_of({"similar": 8}))
+    assert found.of_kind("leak") == {"0.png": "like the held-out 1.png", "2.png": "like the held-out 1.png"}
+    assert not found.of_kind("near duplicate")
+
+
+def test_of_equal_copies_the_captioned_one_stays_then_the_larger_file(tmp_path: Path) -> None:
+    report = alike_but_for_bits(audit(scenes(tmp_path / "photos", 3), **WORDS), _2=0, _1=0, _0=0)
+    assert set(find_faults(report, 512).of_kind("near duplicate").values()) == {"like 2.png"}
+    used = [e._replace(origin="written" if e.name == "1.png" else "filename") for e in report.used]
+    assert set(find_faults(replace(report, used=tuple(used)), 512).of_kind("near duplicate").values()) == {"like 1.png"}
+
+
+def test_a_copy_without_a_border_stays_and_the_other_is_not_cropped_but_left_out(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    add(folder, "a.png", barred(scene(0), 24)), add(folder, "b.png", scene(0))
+    found = find_faults(audit(folder, **WORDS), 512)
+    assert found.of_kind("near duplicate") == {"a.png": "like b.png"} and found.of_kind("border")
+    assert not found.cropped and fixes(found) == ["leave out 1 near-duplicate"]
+
+
 def test_the_best_of_a_group_stays(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -129,6 +178,47 @@ def test_one_background_is_said_once(tmp_path: Path, kind, said: str) -> None:
     report = audit(folder, trigger="sks", kind=kind)
     assert find_faults(report, 64).background is None
     assert find_faults(report, 64, thresholds_of({"background": 0.7})).background
+
+
+def test_two_pictures_or_two_colours_or_masks_are_no_one_background(tmp_path: Path) -> None:
+    folder = scenes(tmp_path / "icons", 3, ground="#3cb4aa")
+    report = audit(folder, trigger="sks")
+    assert find_faults(report, 64).background
+    assert not find_faults(replace(report, used=report.used[:2]), 64).background, "two are chance"
+    masked = [e._replace(mask=MaskFile(e.path, e.digest, e.size)) for e in report.used]
+    assert not find_faults(replace(report, used=tuple(masked)), 64).background, "what is behind the masks is not learnt"
+    for i in range(3):
+        add(folder, f"red{i}.png", scene(30 + i, ground="red"))
+    assert not find_faults(audit(folder, trigger="sks"), 64).background
+
+
+def wood(seed: int, hue: tuple[int, int, int]) -> Image.Image:
+    """Lighter and darker planks of a colour, seen at another place."""
+    chance = random.Random(seed)
+    image = Image.new("RGB", (160, 160))
+    draw = ImageDraw.Draw(image)
+    for number, top in enumerate(range(-chance.randrange(20), 160, 20)):
+        light = (0.6, 1, 1.4)[number % 3] * chance.uniform(0.95, 1.05)
+        draw.rectangle((0, top, 160, top + 19), fill=tuple(min(255, round(c * light)) for c in hue))
+    image.paste(scene(seed, 80), (40, 40))
+    return image
+
+
+def test_one_patterned_background_is_said_from_five_pictures_on(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(5):
+        add(folder, f"{i}.png", wood(i, (150, 110, 70)))
+    report = audit(folder, **WORDS)
+    found = find_faults(report, 64)
+    assert found.background is not None and found.background.patterned and found.background[:2] == (5, 5)
+    assert np.abs(np.subtract(found.background.colour, (150, 110, 70))).max() < 20
+    assert "all 5 images have one background (patterned, #" in str(findings_lines(found, report.card))
+    assert not find_faults(replace(report, used=report.used[:4]), 64).background, "four are chance"
+    add(folder, "other.png", wood(9, (60, 90, 160)))
+    report = audit(folder, **WORDS)
+    assert not find_faults(report, 64).background
+    assert find_faults(report, 64, thresholds_of({"background": 0.8})).background
 
 
 def examples(tmp_path: Path, *captions: str):
@@ -211,6 +301,29 @@ def test_prepare_repairs_what_the_audit_named_and_says_what_it_cannot(data: Path
     assert [text for text in said if "blurred" in text and "soft.png" in text] and len(said) == 2
     again = find_faults(audit(out), 512, thresholds_of(APART))
     assert not fixes(again) and list(unrepaired(again)) == ["blurred", "upscaled"]
+
+
+def test_what_is_left_out_is_noted_as_what_it_was_and_as_nothing_else(data: Path) -> None:
+    clear = scene(2).resize((100, 100)).convert("RGBA")
+    clear.putpixel((0, 0), (0, 0, 0, 0))
+    add(data, "clear.png", clear)
+    report = hold_out(audit(data, **WORDS), "copy.jpg")
+    assert any(note.file == "clear.png" for note in report.notes), "its transparency"
+    made = repaired(report, find_faults(report, 512))
+    notes = {note.file: note.text for note in made.notes if note.file in ("0.png", "clear.png", "turned.png")}
+    assert notes == {
+        "0.png": "training image that a held-out one shows left out", "clear.png": "near-duplicate left out",
+        "turned.png": "near-duplicate left out",
+    }  # fmt: skip
+    assert sum(note.file == "clear.png" for note in made.notes) == 1
+
+
+def test_what_is_cropped_has_its_new_size_before_it_is_written(data: Path) -> None:
+    report, found = found_in(data)
+    made = repaired(report, found)
+    (bars,) = (e for e in made.used if e.name == "bars.png")
+    assert bars.size == made.pictures["bars.png"].info.size == (160, 160)
+    assert made.pictures["bars.png"].info.crop == found.cropped["bars.png"] == (0, 24, 160, 184)
 
 
 def test_without_fix_nothing_is_repaired(data: Path, tmp_path: Path) -> None:

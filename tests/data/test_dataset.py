@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import random
+import re
 import shlex
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from finetune.cli import app, data
 from finetune.cli.wording import written
-from finetune.data import dataset
+from finetune.data import dataset, folder
 from finetune.data.audit import audit
 from finetune.data.images import decode
 from finetune.data.prepare import prepare
@@ -353,3 +355,13 @@ def test_a_wrong_choice_is_named(wrong: tuple[str, str], photos: Path, tmp_path:
     result = finetune("prepare", photos, "--out", tmp_path / "out", "--trigger", "sks", *wrong)
     assert result.exit_code == (2 if wrong[0] == "--kind" else 1)
     assert wrong[1] in (result.output if wrong[0] == "--kind" else result.exception.problem)
+
+
+def test_numbers_in_names_are_in_their_order_and_the_rest_as_letters_are() -> None:
+    def by_parts(name: str) -> list[tuple[int, str]]:
+        return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+    chance = random.Random(0)
+    names = sorted({"".join(chance.choices("ab0129 /.\u00e4\u0663", k=chance.randrange(9))) for _ in range(3000)})
+    assert sorted(names, key=folder.natural) == sorted(names, key=by_parts)
+    assert sorted(["img10", "img2", "img"], key=folder.natural) == ["img", "img2", "img10"]

@@ -1,5 +1,6 @@
 """How a picture looks is measured while it is decoded: detail, borders, ground, tint, a fingerprint."""
 
+import imagehash
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
@@ -152,3 +153,22 @@ def test_the_fingerprint_is_of_what_is_seen_not_of_the_file() -> None:
         for same in (as_jpeg(image, 40), image.resize((80, 80)), image.resize((500, 500))):
             assert (looks(same).fingerprint ^ own).bit_count() <= 6
         assert (looks(mirrored(image)).fingerprint ^ own).bit_count() > 10
+
+
+def test_the_fingerprint_is_that_of_imagehash() -> None:
+    """The library that others compare with."""
+    plain = [Image.new("RGB", (64, 48), colour) for colour in ("black", "white", "#3cb4aa")]
+    ramps = [Image.linear_gradient("L").resize((64, 64)).convert("RGB"), Image.radial_gradient("L").convert("RGB")]
+    for image in (
+        *map(scene, SIXTEEN),
+        *(scene(i, ground="white") for i in range(4)),
+        bottle(),
+        cube(),
+        *ramps,
+        *plain,
+    ):
+        square = image.convert("L")
+        if by := min(image.size) // 64:
+            square = image.reduce(by).convert("L")
+        same = imagehash.phash(square.resize((32, 32), Image.Resampling.BOX))
+        assert f"{looks(image).fingerprint:016x}" == str(same)

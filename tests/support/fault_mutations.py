@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,8 +37,8 @@ class Mutation(NamedTuple):
                 one.stop()
 
 
-def in_place(content: bytes, path: Path, flush: bool = True) -> None:
-    path.write_bytes(content)
+def in_place(content: bytes | Iterable[bytes], path: Path, flush: bool = True) -> None:
+    path.write_bytes(content if isinstance(content, bytes | bytearray) else b"".join(content))
 
 
 ours = saving.write_bytes

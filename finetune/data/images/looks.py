@@ -5,6 +5,7 @@ Nothing here judges: `faults` does, by thresholds that may be set.
 
 import math
 import struct
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -17,7 +18,16 @@ from finetune.data.images.colours import Colour
 
 LOOKS = struct.Struct("<Q48s3sBHHHHHH")
 """as `Looks` is kept"""
+_COLUMNS = np.dtype([
+    ("fingerprint", "<u8"), ("cells", "u1", (4, 4, 3)), ("ground", "u1", 3), ("flatness", "u1"), ("detail", "<u2"),
+    ("cast", "<u2"), ("borders", "<u2", 4),
+])  # fmt: skip
+"""the same, of many pictures"""
 _HASHED_PX, _GRID, _CELLS = 32, 16, 4
+_WAVES = np.cos(np.pi / (2 * _HASHED_PX) * np.outer(np.arange(8), 2 * np.arange(_HASHED_PX) + 1))
+"""(8, 32) the longest waves of a cosine transform"""
+_HALF, _NO_WAVE = 32, 1e-6
+"""of 64 waves; what a plain picture has of them is rounding"""
 _SMALL_PX = 64
 """the shorter side of what is measured for all but fine detail"""
 _LARGEST_PX = 2048
@@ -96,6 +106,11 @@ def unpacked_looks(kept: bytes) -> Looks:
     )
 
 
+def looks_table(kept: Sequence[bytes]) -> npt.NDArray[np.void]:
+    """The looks of many pictures in columns, in whole numbers as they are kept."""
+    return np.frombuffer(b"".join(kept), _COLUMNS)
+
+
 def without_borders(size: Size, looks: Looks) -> Box:
     """What lies within the borders of a picture, in px."""
     left, top, right, bottom = looks.borders
@@ -109,10 +124,11 @@ def _scaled(box: Box, image: Image.Image, small: Image.Image) -> Box:
 
 
 def _fingerprint(small: Image.Image) -> int:
-    import imagehash
-
+    """pHash, as the library ImageHash has it: which of the 8 x 8 longest waves are stronger than the median."""
     square = small.convert("L").resize((_HASHED_PX, _HASHED_PX), Image.Resampling.BOX)
-    return int.from_bytes(np.packbits(imagehash.phash(square).hash).tobytes(), "big")
+    strengths = _WAVES @ np.asarray(square, np.float64) @ _WAVES.T
+    lower, upper = np.sort(strengths, axis=None)[_HALF - 1 : _HALF + 1].tolist()
+    return int.from_bytes(np.packbits(strengths > (lower + upper) / 2 + _NO_WAVE).tobytes(), "big")
 
 
 def _ground(pixels: npt.NDArray[np.int16]) -> tuple[Colour, float]:
@@ -126,10 +142,10 @@ def _cast(pixels: npt.NDArray[np.int16]) -> float:
     """Light of a colour multiplies the channels: it moves grey and all else by one step in the logarithms' plane. How
     far even those colours are from grey that lie least in the direction of the mean."""
     logs = _LOGS[pixels] @ _OPPONENT
-    mean = logs.mean(axis=0)
-    if not (length := math.hypot(*mean.tolist())):
+    tint = logs.sum(axis=0)
+    if not (length := math.hypot(*tint.tolist())):
         return 0.0
-    along = logs @ (mean / length)
+    along = logs @ (tint / length)
     least = len(along) // _GREYEST
     return max(0.0, float(np.partition(along, least)[least]))
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from finetune.data.example import DatasetCard
 from finetune.data.images.colours import colour_name
 from finetune.data.quality.caption_report import caption_sentences
-from finetune.data.quality.faults import FAULT_KINDS, AuditFindings, FaultKind
+from finetune.data.quality.class_images import ClassLeak
+from finetune.data.quality.faults import FAULT_KINDS, AuditFindings, FaultKind, looks_like
 
 ADVICE: dict[FaultKind, tuple[str, str]] = {
     "leak": (
@@ -38,6 +39,7 @@ def findings_lines(found: AuditFindings, card: DatasetCard) -> list[str]:
             called, advice = ADVICE[kind]
             named = _some([f"{name} ({detail})" for name, detail in some.items()])
             lines.append(f"{len(some)} {several(called, len(some))}: {named}: {advice}")
+    lines += class_image_lines(found.class_images)
     return [*lines, *background_lines(found, card), *caption_sentences(found.captions, card.trigger)]
 
 
@@ -45,7 +47,8 @@ def background_lines(found: AuditFindings, card: DatasetCard) -> list[str]:
     if not (one := found.background):
         return []
     count = f"all {one.of}" if one.images == one.of else f"{one.images} of {one.of}"
-    said = f"{count} images have one background ({colour_name(one.colour)})"
+    colour = colour_name(one.colour)
+    said = f"{count} images have one background ({f'patterned, {colour} on average' if one.patterned else colour})"
     if card.kind == "style":
         return [f"{said}: it is learnt as part of the style, which is right if you want it"]
     subject = repr(card.trigger) if card.trigger else "the product"
@@ -53,6 +56,15 @@ def background_lines(found: AuditFindings, card: DatasetCard) -> list[str]:
         f"{said}: it is learnt as part of {subject}, and other backgrounds come out less well; add photos taken "
         "elsewhere, or mask the product"
     ]
+
+
+def class_image_lines(leaks: Sequence[ClassLeak]) -> list[str]:
+    """A sentence on the class images that a training image shows."""
+    if not leaks:
+        return []
+    called = several("class image|s that a training one shows", len(leaks))
+    named = _some([f"{one.file} ({looks_like(f'the training {one.like}', one.mirrored)})" for one in leaks])
+    return [f"{len(leaks)} {called}: {named}: the class word is taught the product, too; leave them out"]
 
 
 def fixes(found: AuditFindings) -> list[str]:

@@ -32,15 +32,16 @@ def repairing(report: Audit, thresholds: AuditThresholds) -> Generator[Event, No
 def repaired(report: Audit, found: AuditFindings) -> Audit:
     """Without the copies, and with the sizes of what is cropped; each of it a note on its file."""
     gone = {r.file: r for r in found.left_out}
-    infos = dict(report.infos)
+    pictures = dict(report.pictures)
     for name, box in found.cropped.items():
-        infos[name] = infos[name]._replace(size=_size(found, name), crop=box)
+        info = pictures[name].info._replace(size=_size(found, name), crop=box)
+        pictures[name] = pictures[name]._replace(info=info)
     used = tuple(_cropped(e, found) for e in report.used if e.name not in gone)
     notes = [note for note in report.notes if note.file not in gone]
     notes += [CaptionNote(name, _CHANGES[one.reason]) for name, one in gone.items()]
     notes += [CaptionNote(name, _CROPPED) for name in found.cropped]
     rejected = tuple(sorted([*report.rejected, *found.left_out]))
-    return replace(report, used=used, rejected=rejected, notes=tuple(notes), infos=infos)
+    return replace(report, used=used, rejected=rejected, notes=tuple(notes), pictures=pictures)
 
 
 def _cropped(example: Example, found: AuditFindings) -> Example:

@@ -102,9 +102,7 @@ def _labelled(report: Audit, label: str, source: Source) -> Audit:
         provenance=_labelled_notes(report.provenance, label, name),
         understood=tuple(f"{name}: {one}" for one in report.understood),
         problems=tuple(f"{name}: {one}" for one in report.problems),
-        infos={label + one: info for one, info in report.infos.items()},
-        pixels={label + one: digest for one, digest in report.pixels.items()},
-        looks={label + one: look for one, look in report.looks.items()},
+        pictures={label + one: seen for one, seen in report.pictures.items()},
     )  # fmt: skip
 
 

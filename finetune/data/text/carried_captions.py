@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from finetune.data.attributes import NO_ATTRIBUTES
 from finetune.data.example import Example
+from finetune.data.record import Seen
 from finetune.data.text.caption_choices import read_choices
 from finetune.data.text.caption_files import FoundCaptions, first_three
 from finetune.data.text.captions import CaptionNote, with_trigger, without_trigger
@@ -20,8 +21,7 @@ class Earlier(NamedTuple):
 
     path: Path
     examples: Sequence[Example]
-    pixels: Mapping[str, str]
-    """name -> digest of its pixels, where it was decoded"""
+    pictures: Mapping[str, Seen]
     words: CaptionWords
 
 
@@ -31,16 +31,15 @@ class Carried(NamedTuple):
 
 
 def carry_over(
-    earlier: Earlier, names: Sequence[str], digests: Mapping[str, str], pixels: Mapping[str, str],
-    found: FoundCaptions, words: CaptionWords,
-) -> Carried:  # fmt: skip
+    earlier: Earlier, names: Sequence[str], pictures: Mapping[str, Seen], found: FoundCaptions, words: CaptionWords
+) -> Carried:
     """The captions of these pictures with those that a person or a model gave them in an earlier dataset in their
     place. A picture is the same where its bytes are, or the pixels that a prepared dataset holds of it."""
     known, sources = _by_content(earlier), read_choices(names, found, words)
     texts, origins, attributes = dict(found.texts), dict(found.origins), dict(found.attributes)
     taken, replaced, matched = list[str](), list[str](), set[str]()
     for name in names:
-        example = known.get(digests[name]) or known.get(pixels.get(name) or "")
+        example = known.get(pictures[name].digest) or known.get(pictures[name].pixels)
         if example is None:
             continue
         matched.add(example.name)
@@ -74,7 +73,7 @@ def _said(
 
 
 def _by_content(earlier: Earlier) -> dict[str, Example]:
-    known = {digest: e for e in earlier.examples if (digest := earlier.pixels.get(e.name))}
+    known = {digest: e for e in earlier.examples if (digest := earlier.pictures[e.name].pixels)}
     return known | {e.digest: e for e in earlier.examples}
 
 
