@@ -27,6 +27,7 @@ IMPORTERS = {
     "transformers": ("families.", "evaluation.similarity", "captioning.", "masking."),
     "accelerate": ("machine", "ranks", "families.", "reporting.trackers"),
     "huggingface_hub": ("families",),
+    "imagehash": ("data.images.looks",),
     "rich": ("reporting.", "cli."),
     "typer": ("cli",),
     "PIL": (
@@ -70,6 +71,7 @@ LAZY_REASONS = {
     "transformers": "seconds, and --help and check must answer at once",
     "finetune": "commands must not import what other commands need; a plan counts on meta without peft until asked",
     "huggingface_hub": "only for a hub id",
+    "imagehash": "a quarter of a second, and only where a picture is decoded to be looked at",
     "matplotlib": "a second, and only where curves are drawn",
     "mlflow": "only where report.to names it",
     "numpy": "status and --help must answer at once, and reporting is on their way",

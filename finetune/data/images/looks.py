@@ -24,10 +24,6 @@ _COLUMNS = np.dtype([
 ])  # fmt: skip
 """the same, of many pictures"""
 _HASHED_PX, _GRID, _CELLS = 32, 16, 4
-_WAVES = np.cos(np.pi / (2 * _HASHED_PX) * np.outer(np.arange(8), 2 * np.arange(_HASHED_PX) + 1))
-"""(8, 32) the longest waves of a cosine transform"""
-_HALF, _NO_WAVE = 32, 1e-6
-"""of 64 waves; what a plain picture has of them is rounding"""
 _SMALL_PX = 64
 """the shorter side of what is measured for all but fine detail"""
 _LARGEST_PX = 2048
@@ -124,11 +120,10 @@ def _scaled(box: Box, image: Image.Image, small: Image.Image) -> Box:
 
 
 def _fingerprint(small: Image.Image) -> int:
-    """pHash, as the library ImageHash has it: which of the 8 x 8 longest waves are stronger than the median."""
+    import imagehash
+
     square = small.convert("L").resize((_HASHED_PX, _HASHED_PX), Image.Resampling.BOX)
-    strengths = _WAVES @ np.asarray(square, np.float64) @ _WAVES.T
-    lower, upper = np.sort(strengths, axis=None)[_HALF - 1 : _HALF + 1].tolist()
-    return int.from_bytes(np.packbits(strengths > (lower + upper) / 2 + _NO_WAVE).tobytes(), "big")
+    return int.from_bytes(np.packbits(imagehash.phash(square).hash).tobytes(), "big")
 
 
 def _ground(pixels: npt.NDArray[np.int16]) -> tuple[Colour, float]:
