@@ -78,7 +78,10 @@ def mask_dataset(
             "mask them by another `with_model` or `command`, or draw masks",
         )
     if refused:
-        yield Warned(f"{len(refused)} of {len(wanted)} pictures got no mask, and are learnt whole: {_counted(refused)}")
+        yield Warned(
+            f"{len(refused)} of {len(wanted)} pictures got no mask, and are learnt whole: {_counted(refused)}; another "
+            "`with_model` or `command` masks just these"
+        )
     return Masked(report.root / MASKS_FOLDER, made, kept, tuple(refused))
 
 
