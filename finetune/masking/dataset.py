@@ -64,14 +64,15 @@ def mask_dataset(
         )
     if report.problems:
         raise DataError(f"{path}: " + "; ".join(report.problems), "correct this first, then mask it")
-    wanted = [e for e in report.used if e.mask is None or (again and _is_ours(e.mask.path))]
-    kept = len(report.used) - len(wanted)
+    used = _without_shared(report.used)
+    wanted = [e for e in used if e.mask is None or (again and _is_ours(e.mask.path))]
+    kept = len(used) - len(wanted)
     if not wanted:
         return Masked(report.root / MASKS_FOLDER, {}, kept, ())
     writing.try_folder(report.root, (TABLE,), hint=writing.FREE_IT)
     asked = masker(report.card.class_word)
     asked.check()
-    made, refused = yield from _masks(report.root, report.used, wanted, asked)
+    made, refused = yield from _masks(report.root, used, wanted, asked)
     if not made:
         raise DataError(
             f"{path}: none of {len(refused)} pictures got a mask: {_counted(refused)}",
@@ -121,6 +122,14 @@ def _written(root: Path, example: Example, grey: Image.Image, taken: set[str]) -
     except OSError as e:
         raise RunError(f"cannot write {file}: {e.strerror}", "free some space, or make it writable") from e
     return name
+
+
+def _without_shared(used: Sequence[Example]) -> list[Example]:
+    """Without masks that were made here and lie over two pictures of one name: the call that made them for one was
+    killed before it said for which."""
+    times = Counter(e.mask.path for e in used if e.mask)
+    shared = {file for file, count in times.items() if count > 1 and _is_ours(file)}
+    return [e._replace(mask=None) if e.mask and e.mask.path in shared else e for e in used]
 
 
 def _is_ours(file: Path) -> bool:

@@ -147,6 +147,28 @@ def test_pictures_of_one_name_get_a_mask_each(tmp_path: Path) -> None:
     assert sorted(greys) == [90, 255] and not audit(tmp_path / "ds").problems  # type: ignore[type-var]
 
 
+def test_a_mask_of_a_killed_call_is_not_taken_for_two_pictures_of_one_name(tmp_path: Path) -> None:
+    """Killed before the table said whose it is; a person's is shared, as everywhere."""
+    raw, out = tmp_path / "raw", tmp_path / "ds"
+    raw.mkdir()
+    picture(0, SIZE).save(raw / "a.png")
+    picture(1, SIZE).save(raw / "a.jpg")
+    prepare(raw, out, trigger="sks", class_word="mug")
+    plain = (out / "metadata.jsonl").read_bytes()
+    mask(out, Maker(half(90)))
+    (out / "metadata.jsonl").write_bytes(plain)
+    (out / "masks/a-2.png").unlink()
+    assert read_dataset(out).masked == 2, "by its name"
+    done = mask(out, Maker(half(110), half(130)))
+    assert done.kept == 0 and sorted(done.masks.values()) == ["masks/a-2.png", "masks/a.png"]
+    greys = [open_mask(e.mask).getextrema()[1] for e in read_dataset(out).examples if e.mask]
+    assert sorted(greys) == [110, 130]  # type: ignore[type-var]
+    (out / "metadata.jsonl").write_bytes(plain)
+    (out / "masks/a-2.png").unlink()
+    half(77).save(out / "masks/a.png")
+    assert mask(out, idle := Maker()).kept == 2 and not idle.asked
+
+
 def test_a_raw_folder_is_to_be_prepared_first(tmp_path: Path) -> None:
     picture(0, SIZE).save(tmp_path / "a.png")
     with pytest.raises(DataError, match="is not a prepared dataset"):
