@@ -32,8 +32,8 @@ TURNED = "its mask is turned as the picture is by its EXIF"
 WHOLE = "its mask is white everywhere: all of it is learnt, as without a mask"
 LITTLE, NEARLY_ALL = 0.01, 0.95
 """shares of a picture that a mask covers, below and above which there is a remark"""
-SMALL = f"its mask covers less than {LITTLE:.0%} of the picture: crop it closer, as little is learnt from it"
-LARGE = f"its mask covers more than {NEARLY_ALL:.0%} of the picture: nearly all of it is learnt, as without a mask"
+COVERS_LITTLE = f"its mask covers less than {LITTLE:.0%} of the picture: crop it closer, as little is learnt from it"
+COVERS_MOST = f"its mask covers more than {NEARLY_ALL:.0%} of the picture: nearly all is learnt, as without a mask"
 
 
 class Looked(NamedTuple):
@@ -140,7 +140,9 @@ def _content(root: Path, name: str) -> _Content:
     fault, share = fault_of(grey), covered_share(grey)
     if fault == "empty":
         return _Content(_EMPTY)
-    return _Content(note=WHOLE if fault else SMALL if share < LITTLE else LARGE if share > NEARLY_ALL else "")
+    return _Content(
+        note=WHOLE if fault else COVERS_LITTLE if share < LITTLE else COVERS_MOST if share > NEARLY_ALL else ""
+    )
 
 
 def size_of(image: Path) -> Size:

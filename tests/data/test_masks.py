@@ -15,7 +15,7 @@ from finetune.data.audit import audit
 from finetune.data.dataset import read_dataset
 from finetune.data.images import decode
 from finetune.data.images.buckets import Bucket, Size, fit, window
-from finetune.data.masks import LARGE, SCALED, SMALL, TURNED, WHOLE, mask_cells, open_mask
+from finetune.data.masks import COVERS_LITTLE, COVERS_MOST, SCALED, TURNED, WHOLE, mask_cells, open_mask
 from finetune.data.prepare import prepare
 from finetune.encoding.images import PLACES
 from finetune.errors import DataError
@@ -105,7 +105,12 @@ def test_a_mask_of_another_size_and_a_whole_one_are_used_and_said(tmp_path: Path
 
 @pytest.mark.parametrize(
     ("box", "said"),
-    [((40, 30, 46, 36), SMALL), ((40, 30, 49, 39), ""), ((0, 0, 96, 60), ""), ((0, 0, 96, 62), LARGE)],
+    [
+        ((40, 30, 46, 36), COVERS_LITTLE),
+        ((40, 30, 49, 39), ""),
+        ((0, 0, 96, 60), ""),
+        ((0, 0, 96, 62), COVERS_MOST),
+    ],
 )
 def test_a_mask_of_hardly_anything_or_nearly_everything_is_remarked_on(
     box: tuple[int, int, int, int], said: str, tmp_path: Path
