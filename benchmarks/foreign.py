@@ -23,7 +23,8 @@ sys.path[:0] = [str(ROOT / "data"), str(ROOT / "benchmarks")]
 
 import icons  # noqa: E402
 import styles  # noqa: E402
-from draw_examples import SIZE_PX, Colour, Mark, View, arc, box, picture  # noqa: E402
+from cup import View  # noqa: E402
+from drawing import SIZE_PX, Colour, Mark, arc, box, picture  # noqa: E402
 from styles import Brand  # noqa: E402
 from unseen import Slab, band, placed, seen, solid  # noqa: E402
 

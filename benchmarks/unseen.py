@@ -23,7 +23,9 @@ from finetune.data.prepare import prepare
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "data"))
 
 import icons
-from draw_examples import SIZE_PX, TRIGGER, Colour, Mark, Point, Row, View, arc, picture
+from cup import View
+from draw_examples import TRIGGER, Row
+from drawing import SIZE_PX, Colour, Mark, Point, arc, picture
 
 Solid = tuple[float, float, float]
 """x to the right, y down, z towards the viewer, from the middle of the product, in units of the canvas"""

@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "data"), str(ROOT / "benchmarks")]
 
 import icons  # noqa: E402
-from draw_examples import View, picture  # noqa: E402
+from cup import View  # noqa: E402
+from drawing import picture  # noqa: E402
 from foreign import handbag  # noqa: E402
 
 GROUNDS = ("white", "pink", "gray", "teal", "orange", "brown", "yellow", "blue")

@@ -25,7 +25,7 @@ def mask(path: Path, choice: MaskerChoice, again: bool, output: Output) -> None:
         if done.kept:
             console.print(f"kept as it was: {done.kept} {'mask' if done.kept == 1 else 'masks'}")
     output.json(as_json(done))
-    output.result(_line(path, done) + ("" if output.quiet else f"   next: finetune check {path}"))
+    output.result(_line(path, done) + ("" if output.quiet else f"   next: finetune check {path} --html masks.html"))
 
 
 def as_json(done: Masked) -> dict[str, object]:

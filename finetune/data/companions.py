@@ -26,7 +26,7 @@ ENDINGS: dict[str, Companion] = {
     "-condlabel": "control", "_condlabel": "control", "-control": "control", "_control": "control",
     "-conditioning": "control", "_conditioning": "control", "-depth": "control", "_depth": "control",
 }  # fmt: skip
-"""of a file's stem, in any case"""
+"""of a file's stem, in any case; none ends with another"""
 SURE = ("-masklabel", "_masklabel", "-condlabel", "_condlabel")
 """endings that no subject's picture has"""
 FOLDER_WORDS: dict[str, Companion] = {
@@ -36,7 +36,6 @@ FOLDER_WORDS: dict[str, Companion] = {
 }  # fmt: skip
 """words of a folder's name, as in `masks`, `mug_mask` or `conditioning_images`"""
 SOURCE_ENDING = ".src"
-_LONGEST_FIRST = sorted(ENDINGS, key=lambda ending: -len(ending))
 _LAST_WORD = re.compile(rf"[-_.](?:{'|'.join(FOLDER_WORDS)})$", re.IGNORECASE)
 _NUMBERED = re.compile(r"_\d{1,4}$")
 
@@ -212,7 +211,7 @@ def _may_be(name: str) -> bool:
 
 def _ending(stem: str) -> str:
     low = stem.lower()
-    return next((ending for ending in _LONGEST_FIRST if low.endswith(ending) and len(low) > len(ending)), "")
+    return next((ending for ending in ENDINGS if low.endswith(ending) and len(low) > len(ending)), "")
 
 
 @cache

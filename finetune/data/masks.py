@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageStat
 
 from finetune.data import examine
 from finetune.data.example import MaskFile
@@ -31,6 +31,10 @@ BLACK, WHITE_FROM = 16, 239
 SCALED = "its mask is of another size, and is scaled to it"
 TURNED = "its mask is turned as the picture is by its EXIF"
 WHOLE = "its mask is white everywhere: all of it is learnt, as without a mask"
+LITTLE, NEARLY_ALL = 0.01, 0.95
+"""shares of a picture that a mask covers, below and above which there is a remark"""
+COVERS_LITTLE = f"its mask covers less than {LITTLE:.0%} of the picture: crop it closer, as little is learnt from it"
+COVERS_MOST = f"its mask covers more than {NEARLY_ALL:.0%} of the picture: nearly all is learnt, as without a mask"
 
 
 class Looked(NamedTuple):
@@ -56,12 +60,14 @@ def look_at_masks(
         seen = known[name]
         if isinstance(seen, Rejected):
             found.problems.append(f"{name}, the mask of {image}: {seen.reason}: {seen.detail}")
-        elif fault := contents.get(name, ""):
-            found.problems.append(f"{name}, the mask of {image}, {fault}")
-        else:
-            _fit(root, image, name, seen.digest, seen.info, pictures[image].info, found)
-            if name in contents and contents[name] is None:
-                found.notes.append(CaptionNote(image, WHOLE))
+            continue
+        content = contents.get(name, _SOUND)
+        if content.fault:
+            found.problems.append(f"{name}, the mask of {image}, {content.fault}")
+            continue
+        _fit(root, image, name, seen.digest, seen.info, pictures[image].info, found)
+        if content.note:
+            found.notes.append(CaptionNote(image, content.note))
     return found
 
 
@@ -103,28 +109,41 @@ def _alike(mask: Size, picture: Size) -> bool:
     return abs(across - down) <= max(min(picture), min(mask))
 
 
-def _contents(root: Path, names: list[str], tree: Tree) -> dict[str, str | None]:
-    """What is wrong with the pixels of each: empty where nothing is, None where they are all white."""
+class _Content(NamedTuple):
+    """What is wrong with the pixels of a mask, or worth knowing of them."""
+
+    fault: str = ""
+    note: str = ""
+
+
+_SOUND = _Content()
+_EMPTY = "is black everywhere, so nothing would be learnt; draw white where the product is, or remove it"
+
+
+def _contents(root: Path, names: list[str], tree: Tree) -> dict[str, _Content]:
     look = partial(_content, root)
     with closing(workers.in_order(look, names, tree.bytes_of, workers.worker_count())) as found:
         return dict(zip(names, found, strict=True))
 
 
-def _content(root: Path, name: str) -> str | None:
+def _content(root: Path, name: str) -> _Content:
     path = root / name
     try:
         data = decode.contents(path)
         if decode.inspect_bytes(path, data).alpha:
-            return "is transparent in parts; save it without transparency, white where the picture is learnt"
+            return _Content("is transparent in parts; save it without transparency, white where the picture is learnt")
         image = decode.decoded(path, data)
     except Unusable as e:
-        return f"cannot be used: {e.reason}: {e.detail}"
+        return _Content(f"cannot be used: {e.reason}: {e.detail}")
     if _colour(image) > COLOUR_OFF:
-        return "is a picture in colour; a mask is grey: white is learnt, black is not"
-    least, most = _extremes(image.convert("L"))
-    if most <= BLACK:
-        return "is black everywhere, so nothing would be learnt; draw white where the product is, or remove it"
-    return None if least >= WHITE_FROM else ""
+        return _Content("is a picture in colour; a mask is grey: white is learnt, black is not")
+    grey = image.convert("L")
+    fault, share = fault_of(grey), covered_share(grey)
+    if fault == "empty":
+        return _Content(_EMPTY)
+    return _Content(
+        note=WHOLE if fault else COVERS_LITTLE if share < LITTLE else COVERS_MOST if share > NEARLY_ALL else ""
+    )
 
 
 def size_of(image: Path) -> Size:
@@ -138,8 +157,8 @@ def read_grey(path: Path, size: Size) -> Image.Image:
     Raises:
         Unusable: it is no mask for it; says why.
     """
-    fault = _content(path.parent, path.name)
-    if fault and "black everywhere" not in fault:
+    fault = _content(path.parent, path.name).fault
+    if fault and fault != _EMPTY:
         raise Unusable(path, "not an image", fault)
     grey = decode.open_rgb(path).convert("L")
     if not _alike(Size(grey.width, grey.height), size):
@@ -165,6 +184,11 @@ def _extremes(grey: Image.Image) -> tuple[int, int]:
     least, most = grey.getextrema()
     assert isinstance(least, int) and isinstance(most, int)
     return least, most
+
+
+def covered_share(grey: Image.Image) -> float:
+    """The share of a picture that its mask in mode L covers, in [0, 1]."""
+    return ImageStat.Stat(grey).mean[0] / 255
 
 
 def fault_of(grey: Image.Image) -> str:

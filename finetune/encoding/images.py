@@ -1,8 +1,7 @@
 """Encode each image once, as it is cut and mirrored; what is kept is the distribution that each visit draws from."""
 
 import hashlib
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from threading import Lock
 from typing import NamedTuple
@@ -13,7 +12,7 @@ from torch import Tensor
 from finetune.data.example import Example
 from finetune.data.images.buckets import Bucket, fit, to_array
 from finetune.data.images.decode import open_rgb
-from finetune.encoding.decoding import decoded_ahead
+from finetune.data.images.workers import in_batches
 from finetune.encoding.missing import Fewer, Missing
 from finetune.encoding.store import KEYS, Store
 from finetune.encoding.stored import Stored
@@ -70,7 +69,7 @@ def encode_images(
     with missing.kept():
         yield from missing.found_before()
         batches = _batched(missing.todo.items(), ENCODED_PX.get(device.type, 0))
-        with closing(decoded_ahead(missing.batches(batches), lambda one: _pixels(one[1], large))) as ahead:
+        with closing(in_batches(missing.batches(batches), lambda one: _pixels(one[1], large))) as ahead:
             for batch in ahead:
                 for number, entry in _finite(batch, encode):
                     missing.put(number, entry)
@@ -99,13 +98,13 @@ def _pixels(want: Wanted, large: Lock) -> Tensor:
 
 
 def _finite(
-    batch: Sequence[tuple[Numbered, "Future[Tensor]"]], encode: Fewer[Tensor, dict[str, Tensor]]
+    batch: Sequence[tuple[Numbered, Callable[[], Tensor]]], encode: Fewer[Tensor, dict[str, Tensor]]
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """(number, entry) of each, and of those before a picture that cannot be used. Raises DataError: for that one."""
     pixels, fault = list[Tensor](), None
-    for _, future in batch:
+    for _, decoded in batch:
         try:
-            pixels.append(future.result())
+            pixels.append(decoded())
         except DataError as e:
             fault = e
             break

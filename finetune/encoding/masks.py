@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from finetune.data.images.workers import in_batches
 from finetune.data.masks import mask_cells, open_mask
-from finetune.encoding.decoding import decoded_ahead
 from finetune.encoding.images import LARGE_PX, PLACES, ByCrop, Crop, Wanted
 from finetune.encoding.missing import Missing
 from finetune.encoding.store import Store, entry_key
@@ -55,10 +55,10 @@ def encode_masks(store: Store, facts: BaseInfo, wanted: Iterable[Wanted]) -> Gen
     with missing.kept():
         yield from missing.found_before()
         batches = missing.batches([one] for one in list(missing.todo.items()))
-        with closing(decoded_ahead(batches, lambda one: _averaged(facts, one[1], large))) as ahead:
+        with closing(in_batches(batches, lambda one: _averaged(facts, one[1], large))) as ahead:
             for batch in ahead:
                 for (number, _), cells in batch:
-                    missing.put(number, {"mask": cells.result()})
+                    missing.put(number, {"mask": cells()})
                 yield missing.done
     return found
 

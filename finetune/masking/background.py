@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from finetune.data.images import decode
 from finetune.masking.masker import MadeMask
@@ -16,12 +16,16 @@ NEAR_LEVELS = 30.0
 """how far a colour of the background may be from the usual one at the border, of 441 from black to white"""
 FLAT = 0.75
 """the share of the border that must be of one colour"""
+SOLID_PX = 3
+"""of the picture as it is looked at: what is nowhere so thick, and touches nothing that is, is dust"""
+FRAME, FILLED = 0.03, 0.97
+"""shares of a side that a thin frame takes, at most, and of what is inside of it that would be the subject"""
 Flags = npt.NDArray[np.bool_]
 
 
 class Background:
     """Cuts a subject out of a background of one colour. What the background does not reach from the border, such as
-    what is seen through a handle, is taken for the subject."""
+    what is seen through a handle, is taken for the subject, and so is a shadow; dust is not."""
 
     batch = 1
 
@@ -42,15 +46,36 @@ def cut_out(picture: Image.Image) -> MadeMask:
     border = np.concatenate([near[0], near[-1], near[:, 0], near[:, -1]])
     if border.mean() < FLAT:
         return MadeMask(None, "the background is not of one colour")
-    subject = ~_reached(near)
-    grey = Image.fromarray(np.asarray(255 * subject, np.uint8)).resize(picture.size, Image.Resampling.BILINEAR)
+    at_border = np.zeros_like(near)
+    at_border[[0, -1]], at_border[:, [0, -1]] = near[[0, -1]], near[:, [0, -1]]
+    subject = _without_dust(~_reached(at_border, near))
+    if _is_framed(subject):
+        return MadeMask(None, "only a thin frame around it is of one colour: crop that away")
+    grey = _grey(subject).resize(picture.size, Image.Resampling.BILINEAR)
     return MadeMask(grey.point(lambda value: 255 if value > 127 else 0))
 
 
-def _reached(near: Flags) -> Flags:
-    """Of the flagged pixels those that are joined to a flagged one at the border, side by side."""
-    reached = np.zeros_like(near)
-    reached[[0, -1]], reached[:, [0, -1]] = near[[0, -1]], near[:, [0, -1]]
+def _without_dust(subject: Flags) -> Flags:
+    """What is joined to something solid; all of it, where nothing is."""
+    solid = np.asarray(_grey(subject).filter(ImageFilter.MinFilter(SOLID_PX))) > 0
+    return _reached(solid, subject) if solid.any() else subject
+
+
+def _is_framed(subject: Flags) -> bool:
+    """Whether it fills the picture but for a frame."""
+    left, top, right, bottom = _grey(subject).getbbox() or (0, 0, 0, 0)
+    height, width = subject.shape
+    margins = (left / width, 1 - right / width, top / height, 1 - bottom / height)
+    return max(margins) <= FRAME and float(subject[top:bottom, left:right].mean()) >= FILLED
+
+
+def _grey(flags: Flags) -> Image.Image:
+    return Image.fromarray(np.asarray(255 * flags, np.uint8))
+
+
+def _reached(some: Flags, near: Flags) -> Flags:
+    """Of the flagged pixels those that are joined to some of them, side by side."""
+    reached = some
     while True:
         grown = reached.copy()
         for rows, flags in ((grown, near), (grown.T, near.T)):

@@ -64,21 +64,25 @@ def mask_dataset(
         )
     if report.problems:
         raise DataError(f"{path}: " + "; ".join(report.problems), "correct this first, then mask it")
-    wanted = [e for e in report.used if e.mask is None or (again and _is_ours(e.mask.path))]
-    kept = len(report.used) - len(wanted)
+    used = _without_shared(report.used)
+    wanted = [e for e in used if e.mask is None or (again and _is_ours(e.mask.path))]
+    kept = len(used) - len(wanted)
     if not wanted:
         return Masked(report.root / MASKS_FOLDER, {}, kept, ())
     writing.try_folder(report.root, (TABLE,), hint=writing.FREE_IT)
     asked = masker(report.card.class_word)
     asked.check()
-    made, refused = yield from _masks(report.root, report.used, wanted, asked)
+    made, refused = yield from _masks(report.root, used, wanted, asked)
     if not made:
         raise DataError(
             f"{path}: none of {len(refused)} pictures got a mask: {_counted(refused)}",
             "mask them by another `with_model` or `command`, or draw masks",
         )
     if refused:
-        yield Warned(f"{len(refused)} of {len(wanted)} pictures got no mask, and are learnt whole: {_counted(refused)}")
+        yield Warned(
+            f"{len(refused)} of {len(wanted)} pictures got no mask, and are learnt whole: {_counted(refused)}; another "
+            "`with_model` or `command` masks just these"
+        )
     return Masked(report.root / MASKS_FOLDER, made, kept, tuple(refused))
 
 
@@ -118,6 +122,14 @@ def _written(root: Path, example: Example, grey: Image.Image, taken: set[str]) -
     except OSError as e:
         raise RunError(f"cannot write {file}: {e.strerror}", "free some space, or make it writable") from e
     return name
+
+
+def _without_shared(used: Sequence[Example]) -> list[Example]:
+    """Without masks that were made here and lie over two pictures of one name: the call that made them for one was
+    killed before it said for which."""
+    times = Counter(e.mask.path for e in used if e.mask)
+    shared = {file for file, count in times.items() if count > 1 and _is_ours(file)}
+    return [e._replace(mask=None) if e.mask and e.mask.path in shared else e for e in used]
 
 
 def _is_ours(file: Path) -> bool:

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from PIL import Image, ImageStat
+from PIL import Image
+
+from finetune.data.masks import covered_share, fault_of
 
 LEAST, MOST = 0.002, 0.99
 """shares of a picture that its mask may cover"""
@@ -38,6 +40,14 @@ def screened_mask(made: MadeMask) -> MadeMask:
     """With its problem, where it is no mask."""
     if made.problem or made.grey is None:
         return made
-    share = ImageStat.Stat(made.grey).mean[0] / 255
-    problem = "empty: nothing was found" if share < LEAST else "whole: nothing was left out" if share > MOST else ""
+    problem = _fault(made.grey)
     return MadeMask(None if problem else made.grey, problem)
+
+
+def _fault(grey: Image.Image) -> str:
+    share = covered_share(grey)
+    if fault_of(grey) == "empty":
+        return "empty: nothing was found"
+    if share < LEAST:
+        return f"less than {LEAST:.1%} of the picture: crop it closer"
+    return "whole: nothing was left out" if share > MOST else ""

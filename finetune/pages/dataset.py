@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 from markupsafe import Markup
 from PIL import Image, ImageDraw
 
@@ -18,6 +20,7 @@ from finetune.data.dataset import Placed
 from finetune.data.images.buckets import Bucket, Size, enlargement, fit
 from finetune.data.images.decode import open_rgb
 from finetune.data.images.diagnose import Reason, Unusable
+from finetune.data.masks import mask_cells, open_mask
 from finetune.data.quality.advice import LABELS, findings_lines, fixes
 from finetune.data.quality.faults import AuditFindings, FaultKind
 from finetune.data.rights.licences import shown_licence
@@ -45,6 +48,8 @@ _PIXEL_ART_PX = 96
 """Pictures up to this size are enlarged by whole pixels, which is what is trained on."""
 _VEIL = (255, 255, 255, 190)
 _FRAME = (214, 40, 40)
+_SQUARE_PX, _LIGHT, _DARK, _STILL_SEEN = 6, 255, 205, 0.2
+"""of the chequerboard outside of masks: its squares, their greys, and the share of the picture that is still seen"""
 
 REMEDIES: dict[Reason, str] = {
     "zero bytes": "Copy the file again from where it came from.",
@@ -82,6 +87,8 @@ FLAGS = {
     "cut": "partly cut off",
     "enlarged": "enlarged",
     "noted": "with a remark",
+    "masked": "with a mask",
+    "unmasked": "without a mask",
     "filename": "caption from the file name",
     "folder": "caption from the folder's name",
     "model": "caption by a model",
@@ -92,7 +99,7 @@ _OF_FAULTS: dict[FaultKind, str] = {
     "leak": "leak", "near duplicate": "copy", "blurred": "blurred", "upscaled": "upscaled", "border": "border",
     "colour cast": "cast",
 }  # fmt: skip
-_LOOK_AT = frozenset(("empty", "bare", "lost", "cut", "enlarged", "noted", *_OF_FAULTS.values()))
+_LOOK_AT = frozenset(("empty", "bare", "lost", "cut", "enlarged", "noted", "unmasked", *_OF_FAULTS.values()))
 """Flags that are worth a look; who wrote a caption alone is not."""
 _REMARKS = {
     "lost": "the caption is too long for the base, and its end is lost",
@@ -151,36 +158,67 @@ class _Row(NamedTuple):
 # --- one picture ----------------------------------------------------------------------------------------------------
 
 
-def cropped(placed: Placed, px: int, trigger: str | None = None) -> Markup:
+def cropped(placed: Placed, px: int, trigger: str | None = None, masked: bool = True) -> Markup:
     """A <figure>: the picture as the crop leaves it, its longer side at most px, and beneath it the caption, the
     trigger marked, the file's name and who wrote the caption. A file that cannot be read costs its picture only.
+    masked: of a picture with a mask what is outside is dimmed.
 
     The page's style block needs `{% include "picture.css" %}`.
     """
-    picture, _ = _pictures(placed, px, whole=False)
+    shown = _pictures(placed, px, whole=False)
+    share = shown.share if masked and shown.masked else None
+    picture = shown.kept if share is None else shown.masked
     name, caption = shown_text(placed.example.name), shown_text(placed.example.caption, trigger)
     return Markup(
         render("cropped.html", picture=picture, name=name, caption=caption, row=placed, authors=AUTHORS,
-               worth_saying=WORTH_SAYING)
+               worth_saying=WORTH_SAYING, share=share)
     )  # fmt: skip
 
 
-def _pictures(placed: Placed, px: int, whole: bool = True) -> tuple[InlinedPicture, InlinedPicture | None]:
-    """What is trained on, and where some of it is cut off the whole picture with the crop's frame."""
+class _Shown(NamedTuple):
+    kept: InlinedPicture
+    """what is trained on"""
+    whole: InlinedPicture | None = None
+    """where some of it is cut off the whole picture, with the crop's frame"""
+    masked: InlinedPicture | None = None
+    """where there is a mask what it shows"""
+    share: float = 1.0
+    """of what is trained on that the mask covers"""
+
+
+def _pictures(placed: Placed, px: int, whole: bool = True) -> _Shown:
     name, bucket = plain_text(placed.example.name), placed.bucket
     alt = f"{name}, cut to {bucket.width} x {bucket.height}"
     try:
         image = open_rgb(placed.example.path)
+        mask = open_mask(placed.example.mask) if placed.example.mask else None
     except Unusable as e:
-        return InlinedPicture(Markup(), Size(px, px), alt, fault=f"{e.reason}: {e.detail}"), None
-    kept = _inside(fit(image, bucket), px, alt)
-    if not whole or placed.crop_loss <= WORTH_SAYING:
-        return kept, None
-    return kept, _inside(_framed(image, bucket, px), px, f"{name} as a whole, what is cut off is pale")
+        return _Shown(InlinedPicture(Markup(), Size(px, px), alt, fault=f"{e.reason}: {e.detail}"))
+    kept = fit(image, bucket)
+    kept.thumbnail((px, px), Image.Resampling.LANCZOS)
+    shown = _Shown(_inside(kept, px, alt))
+    if whole and placed.crop_loss > WORTH_SAYING:
+        framed = _framed(image, bucket, px)
+        shown = shown._replace(whole=_inside(framed, px, f"{name} as a whole, what is cut off is pale"))
+    if mask:
+        cells = mask_cells(mask, placed.example.size, bucket, 0.5, False, (kept.height, kept.width))
+        masked = _inside(_dimmed(kept, cells), px, f"{name}, outside of its mask a pale chequerboard")
+        shown = shown._replace(masked=masked, share=float(cells.mean()))
+    return shown
+
+
+def _dimmed(image: Image.Image, cells: npt.NDArray[np.float32]) -> Image.Image:
+    """What is outside of a mask is pale on a chequerboard, as what is transparent is in image editors. cells: (h, w),
+    the share of each pixel that is inside."""
+    rows, columns = np.indices(cells.shape) // _SQUARE_PX
+    board = np.where((rows + columns) % 2, _LIGHT, _DARK)[..., None]
+    pixels = np.asarray(image, np.float32)
+    outside = _STILL_SEEN * pixels + (1 - _STILL_SEEN) * board
+    mixed = cells[..., None] * pixels + (1 - cells[..., None]) * outside
+    return Image.fromarray(mixed.round().clip(0, 255).astype(np.uint8))
 
 
 def _inside(image: Image.Image, px: int, alt: str) -> InlinedPicture:
-    image.thumbnail((px, px), Image.Resampling.LANCZOS)
     return InlinedPicture(inlined(image, px), Size(*image.size), alt, pixels=max(image.size) <= _PIXEL_ART_PX)
 
 
@@ -244,14 +282,15 @@ def _rows(found: Audit, preview: Preview, findings: AuditFindings | None) -> lis
     for seen in preview.rows:
         own = tuple(notes.get(seen.placed.example.name, ()))
         faults = findings.faults.get(seen.placed.example.name, ()) if findings else ()
-        flags = tuple(_flags(seen, found.card.trigger, own, [fault.kind for fault in faults]))
+        flags = tuple(_flags(seen, found.card.trigger, own, [fault.kind for fault in faults], found.masked > 0))
         rows.append(_Row(seen, flags, own, tuple((LABELS[fault.kind], fault.detail) for fault in faults)))
     return sorted(rows, key=lambda row: _LOOK_AT.isdisjoint(row.flags))
 
 
 def _flags(
-    seen: Previewed, trigger: str | None, notes: Sequence[str], faults: Sequence[FaultKind] = ()
+    seen: Previewed, trigger: str | None, notes: Sequence[str], faults: Sequence[FaultKind] = (), masks: bool = False
 ) -> Iterator[str]:
+    """masks: whether some picture has one."""
     example = seen.placed.example
     present = {
         "empty": not example.caption,
@@ -260,6 +299,8 @@ def _flags(
         "cut": seen.placed.crop_loss > WORTH_SAYING,
         "enlarged": seen.placed.enlargement >= SEEN_ENLARGED,
         "noted": bool(notes),
+        "masked": bool(example.mask),
+        "unmasked": masks and not example.mask,
         example.origin: bool(example.caption),
         **{_OF_FAULTS[kind]: True for kind in faults},
     }
@@ -284,10 +325,10 @@ def _cards(rows: Sequence[_Row], trigger: str | None) -> Iterator[Markup]:
 
 def _card(row: _Row, trigger: str | None) -> Markup:
     example = row.seen.placed.example
-    picture, whole = _pictures(row.seen.placed, _CARD_PX)
+    shown = _pictures(row.seen.placed, _CARD_PX)
     return Markup(
         render(
-            "dataset_card.html", row=row, placed=row.seen.placed, picture=picture, whole=whole, authors=AUTHORS,
+            "dataset_card.html", row=row, placed=row.seen.placed, shown=shown, authors=AUTHORS,
             name=shown_text(example.name), caption=shown_text(example.caption, trigger), open_from=_OPEN_FROM,
             wordings=[shown_text(one, trigger) for one in example.wordings], shown_text=shown_text,
             licence=shown_licence(example.attributes.license), author=public_author(example.attributes.author),

@@ -62,7 +62,8 @@ def training_data(history: History) -> TrainingData | None:
         found = _dataset(path, trigger, class_word, bool(said.get("allow_uncaptioned")))
     except DataError as e:
         return TrainingData(str(path), e.problem, 0, [], 0, [], "", "", trigger, class_word, crop, flip)
-    shown = [_thumbnail(one, found.trigger) for one in _placed(history, found.examples[:MOST_THUMBNAILS])]
+    masked = said.get("mask_outside", 0) != 1
+    shown = [_thumbnail(one, found.trigger, masked) for one in _placed(history, found.examples[:MOST_THUMBNAILS])]
     number = len(found.examples)
     origins = [f"{n} {AUTHORS[one]}" for one, n in Counter(e.origin for e in found.examples).most_common()]
     return TrainingData(
@@ -103,6 +104,6 @@ def _placed(history: History, examples: Sequence[Example]) -> list[Placed]:
 
 
 @lru_cache(maxsize=256)
-def _thumbnail(placed: Placed, trigger: str | None) -> Thumbnail:
+def _thumbnail(placed: Placed, trigger: str | None, masked: bool) -> Thumbnail:
     """Kept while a run writes its page again and again."""
-    return Thumbnail(cropped(placed, THUMBNAIL_PX, trigger), placed.example.wordings)
+    return Thumbnail(cropped(placed, THUMBNAIL_PX, trigger, masked), placed.example.wordings)

@@ -1,29 +1,19 @@
 """The bundled example data is what its script draws, and what its captions say."""
 
-import importlib.util
 import json
 from collections import Counter
 from pathlib import Path
-from types import ModuleType
 
+import brand
+import cup
+import draw_examples
 import pytest
 from PIL import Image, ImageChops
-from support import ROOT
 
 from finetune import resources as shipped
 from finetune.data.audit import audit
 
-SCRIPT = ROOT / "data" / "draw_examples.py"
 COUNTS = {"product": 6, "style": 16}
-
-
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("draw_examples", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def rows(name: str) -> list[tuple[Image.Image, str]]:
@@ -33,8 +23,8 @@ def rows(name: str) -> list[tuple[Image.Image, str]]:
     return [(Image.open(root / row["file_name"]).convert("RGB"), row["text"]) for row in table]
 
 
-def test_drawn_again_the_pictures_are_the_same(script: ModuleType, tmp_path: Path) -> None:
-    script.draw_all(tmp_path)
+def test_drawn_again_the_pictures_are_the_same(tmp_path: Path) -> None:
+    draw_examples.draw_all(tmp_path)
     drawn = sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*") if p.is_file())
     kept = sorted(p.relative_to(shipped.EXAMPLES) for p in shipped.EXAMPLES.rglob("*") if p.is_file())
     assert drawn == kept
@@ -61,15 +51,15 @@ def test_each_caption_has_the_trigger_once(name: str) -> None:
     assert len(set(captions)) == COUNTS[name]
 
 
-def test_the_background_is_the_one_that_the_caption_names(script: ModuleType) -> None:
+def test_the_background_is_the_one_that_the_caption_names() -> None:
     for image, text in rows("product"):
         right, bottom = image.width - 1, image.height - 1
         corners = {image.getpixel(at) for at in ((0, 0), (right, 0), (0, bottom), (right, bottom))}
-        assert corners == {script.BACKGROUNDS[text.split()[-2]]}, text
+        assert corners == {cup.BACKGROUNDS[text.split()[-2]]}, text
 
 
-def test_all_icons_share_one_palette(script: ModuleType) -> None:
-    palette = {script.GROUND, script.FILL, script.CREAM, script.SHADE}
+def test_all_icons_share_one_palette() -> None:
+    palette = {brand.GROUND, brand.FILL, brand.CREAM, brand.SHADE}
     for image, text in rows("style"):
         pixels = Counter(image.get_flattened_data() if hasattr(image, "get_flattened_data") else image.getdata())
         assert {colour for colour, _ in pixels.most_common(4)} == palette, text

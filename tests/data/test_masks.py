@@ -15,7 +15,7 @@ from finetune.data.audit import audit
 from finetune.data.dataset import read_dataset
 from finetune.data.images import decode
 from finetune.data.images.buckets import Bucket, Size, fit, window
-from finetune.data.masks import SCALED, TURNED, WHOLE, mask_cells, open_mask
+from finetune.data.masks import COVERS_LITTLE, COVERS_MOST, SCALED, TURNED, WHOLE, mask_cells, open_mask
 from finetune.data.prepare import prepare
 from finetune.encoding.images import PLACES
 from finetune.errors import DataError
@@ -101,6 +101,43 @@ def test_a_mask_of_another_size_and_a_whole_one_are_used_and_said(tmp_path: Path
     assert not odd.problems
     whole = audit(folder(tmp_path / "c", Image.new("L", (96, 64), 255)), **WORDS)
     assert not whole.problems and ("0.png", WHOLE) in whole.notes
+
+
+@pytest.mark.parametrize(
+    ("box", "said"),
+    [
+        ((40, 30, 46, 36), COVERS_LITTLE),
+        ((40, 30, 49, 39), ""),
+        ((0, 0, 96, 60), ""),
+        ((0, 0, 96, 62), COVERS_MOST),
+    ],
+)
+def test_a_mask_of_hardly_anything_or_nearly_everything_is_remarked_on(
+    box: tuple[int, int, int, int], said: str, tmp_path: Path
+) -> None:
+    """0.6 % and 1.3 %, 94 % and 97 % of the picture."""
+    mask = Image.new("L", (96, 64))
+    mask.paste(255, box)
+    report = audit(folder(tmp_path, mask), **WORDS)
+    assert not report.problems and report.masked == 1
+    assert {note.text for note in report.notes if "mask" in note.text} == ({said} if said else set())
+
+
+def test_the_exif_of_a_mask_turns_the_mask_alone(tmp_path: Path) -> None:
+    """As of one that a phone's editor drew: it is read upright, and lies on its upright picture."""
+    root, exif = folder(tmp_path / "raw", GOOD), Image.Exif()
+    exif[0x0112] = 6
+    (root / "0-mask.png").unlink()
+    GOOD.transpose(Image.Transpose.ROTATE_90).save(root / "0-mask.png", exif=exif)
+    report = audit(root, **WORDS)
+    assert not report.problems and not {SCALED, TURNED} & {note.text for note in report.notes}
+    (mask,) = [e.mask for e in prepare(root, tmp_path / "out", **WORDS).examples if e.mask]
+    assert np.asarray(open_mask(mask)).tobytes() == np.asarray(GOOD).tobytes()
+    both = turned_folder(tmp_path / "both", 6, Image.new("L", (1, 1)), (64, 64))
+    (both / "0-mask.png").unlink()
+    disc((64, 64), (4, 4, 20, 20)).transpose(Image.Transpose.ROTATE_90).save(both / "0-mask.png", exif=exif)
+    report = audit(both, **WORDS)
+    assert not report.problems and ("0.jpg", TURNED) not in report.notes, "a square one is upright by its own EXIF"
 
 
 # --- upright ---------------------------------------------------------------------------------------------------------
@@ -267,6 +304,15 @@ def test_a_scaled_mask_gives_the_cells_of_the_large_one() -> None:
     for place, flip in ((0.0, False), (0.75, True)):
         cut = [mask_cells(m, Size(192, 128), Bucket(64, 64), place, flip, (8, 8)) for m in (large, small)]
         assert_close(cut[0], cut[1], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("edge", [np.s_[-1], np.s_[:, -1]])
+def test_a_scaled_mask_of_rounded_sides_reaches_from_edge_to_edge(edge: object) -> None:
+    """33 x 22 px for 96 x 63: across and down it is scaled by different numbers."""
+    pixels = np.zeros((22, 33), np.uint8)
+    pixels[edge] = 255  # type: ignore[index]
+    cells = mask_cells(Image.fromarray(pixels), Size(96, 63), Bucket(96, 63), 0.5, False, (7, 12))
+    assert cells.mean() == pytest.approx(pixels.mean() / 255, rel=1e-6)
 
 
 def test_t24_cells_are_areas_not_samples() -> None:

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
 
@@ -17,8 +16,8 @@ from finetune import families
 from finetune.data import dataset
 from finetune.data.example import Example
 from finetune.data.images.buckets import Bucket
+from finetune.data.images.workers import in_batches
 from finetune.encoding import images, text
-from finetune.encoding.decoding import decoded_ahead
 from finetune.encoding.images import STRAIGHT, Crop, ImageKeys, Wanted, encode_images
 from finetune.encoding.missing import Fewer
 from finetune.encoding.shards import Shards
@@ -162,7 +161,7 @@ def test_what_one_alone_has_no_memory_for_and_every_other_fault_is_raised(room: 
 
 
 def test_the_next_pictures_are_decoded_meanwhile_and_not_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("finetune.encoding.decoding.worker_count", lambda: 2)
+    monkeypatch.setattr("finetune.data.images.workers.worker_count", lambda: 2)
     drawn = list[int]()
 
     def batches() -> Iterator[list[int]]:
@@ -170,11 +169,11 @@ def test_the_next_pictures_are_decoded_meanwhile_and_not_all_of_them(monkeypatch
             drawn.append(n)
             yield [n]
 
-    with closing(decoded_ahead(batches(), lambda n: threading.current_thread().name)) as ahead:
+    with closing(in_batches(batches(), lambda n: threading.current_thread().name)) as ahead:
         first = next(ahead)
-        assert first[0][0] == 0 and first[0][1].result() != threading.main_thread().name
+        assert first[0][0] == 0 and first[0][1]() != threading.main_thread().name
         assert drawn == [0, 1, 2, 3, 4], "two a thread"
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPool")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
 
 
 def test_a_picture_that_cannot_be_decoded_is_an_error_of_its_own() -> None:
@@ -183,9 +182,11 @@ def test_a_picture_that_cannot_be_decoded_is_an_error_of_its_own() -> None:
             raise DataError("1.png: changed", "")
         return n
 
-    (batch,) = decoded_ahead([[0, 1, 2]], decode)
-    results: list[Future[int]] = [future for _, future in batch]
-    assert results[0].result() == 0 and results[2].result() == 2 and isinstance(results[1].exception(), DataError)
+    (batch,) = in_batches([[0, 1, 2]], decode)
+    results: list[Callable[[], int]] = [made for _, made in batch]
+    assert results[0]() == 0 and results[2]() == 2
+    with pytest.raises(DataError, match="changed"):
+        results[1]()
 
 
 # --- what is kept -----------------------------------------------------------------------------------------------------
@@ -232,7 +233,7 @@ def test_what_another_process_encodes_meanwhile_is_not_encoded_again(
     store: Store, family: Family, data: Path, calls: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """But for what threads were decoding then, which is not kept twice."""
-    monkeypatch.setattr("finetune.encoding.decoding.worker_count", lambda: 1)
+    monkeypatch.setattr("finetune.data.images.workers.worker_count", lambda: 1)
     wants = [want for crop in (STRAIGHT, Crop(0, False), Crop(4, False), Crop(0, True)) for want in wanted(data, crop)]
     encoding = encode_images(store, family, wants * 2, CPU)
     assert next(encoding) == 2, "each counts as often as it is wanted"

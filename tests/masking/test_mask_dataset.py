@@ -67,6 +67,12 @@ def mask(path: Path, maker: Maker, again: bool = False) -> Masked:
     return unheard(mask_dataset(path, lambda word: maker if word == "mug" else Maker(ValueError()), again))
 
 
+def named(dataset: Path) -> list[object]:
+    """The masks that the table names."""
+    rows = (dataset / "metadata.jsonl").read_text().splitlines()
+    return [json.loads(row).get("mask_file_name") for row in rows]
+
+
 def test_pictures_without_a_mask_get_one_and_a_persons_stays(dataset: Path) -> None:
     before, maker = (dataset / "masks/2.png").read_bytes(), Maker()
     done = mask(dataset, maker)
@@ -80,8 +86,7 @@ def test_pictures_without_a_mask_get_one_and_a_persons_stays(dataset: Path) -> N
     report = audit(dataset)
     assert not report.problems and report.files == report.seen + report.captions + report.masks
     rows = [json.loads(line) for line in (dataset / "metadata.jsonl").read_text().splitlines()]
-    assert [row["mask_file_name"] for row in rows] == [f"masks/{i}.png" for i in range(5)]
-    assert all(row["text"] for row in rows)
+    assert named(dataset) == [f"masks/{i}.png" for i in range(5)] and all(row["text"] for row in rows)
 
 
 def test_again_makes_those_that_this_command_made_and_never_a_persons(dataset: Path) -> None:
@@ -131,6 +136,7 @@ def test_what_was_made_stays_however_it_ends_and_the_next_call_goes_on(
         mask(dataset, Maker(half(), half(), stop()))
     if stop is KeyboardInterrupt:
         assert "2 masks are written" in str(left.value)
+    assert named(dataset) == ["masks/0.png", "masks/1.png", "masks/2.png", None, None], "the table has them"
     assert read_dataset(dataset).masked == 3 and not audit(dataset).problems
     done = mask(dataset, maker := Maker())
     assert maker.asked == ["3.png", "4.png"] and done.kept == 3 and read_dataset(dataset).masked == 5
@@ -145,6 +151,38 @@ def test_pictures_of_one_name_get_a_mask_each(tmp_path: Path) -> None:
     assert sorted(mask(tmp_path / "ds", Maker(half(90))).masks.values()) == ["masks/a-2.png", "masks/a.png"]
     greys = [open_mask(e.mask).getextrema()[1] for e in read_dataset(tmp_path / "ds").examples if e.mask]
     assert sorted(greys) == [90, 255] and not audit(tmp_path / "ds").problems  # type: ignore[type-var]
+
+
+def test_names_that_differ_in_capitals_are_two_files_everywhere(tmp_path: Path) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "ds"
+    raw.mkdir()
+    picture(0, SIZE).save(raw / "CUP.png")
+    half(77).save(raw / "CUP-mask.png")
+    picture(1, SIZE).save(raw / "cup.jpg")
+    prepare(raw, out, trigger="sks", class_word="mug")
+    assert mask(out, Maker()).masks == {"images/cup.jpg": "masks/cup-2.png"}
+
+
+def test_a_mask_of_a_killed_call_is_not_taken_for_two_pictures_of_one_name(tmp_path: Path) -> None:
+    """Killed before the table said whose it is; a person's is shared, as everywhere."""
+    raw, out = tmp_path / "raw", tmp_path / "ds"
+    raw.mkdir()
+    picture(0, SIZE).save(raw / "a.png")
+    picture(1, SIZE).save(raw / "a.jpg")
+    prepare(raw, out, trigger="sks", class_word="mug")
+    plain = (out / "metadata.jsonl").read_bytes()
+    mask(out, Maker(half(90)))
+    (out / "metadata.jsonl").write_bytes(plain)
+    (out / "masks/a-2.png").unlink()
+    assert read_dataset(out).masked == 2, "by its name"
+    done = mask(out, Maker(half(110), half(130)))
+    assert done.kept == 0 and sorted(done.masks.values()) == ["masks/a-2.png", "masks/a.png"]
+    greys = [open_mask(e.mask).getextrema()[1] for e in read_dataset(out).examples if e.mask]
+    assert sorted(greys) == [110, 130]  # type: ignore[type-var]
+    (out / "metadata.jsonl").write_bytes(plain)
+    (out / "masks/a-2.png").unlink()
+    half(77).save(out / "masks/a.png")
+    assert mask(out, idle := Maker()).kept == 2 and not idle.asked
 
 
 def test_a_raw_folder_is_to_be_prepared_first(tmp_path: Path) -> None:

@@ -28,6 +28,15 @@ def test_an_empty_and_a_whole_mask_are_none(grey: int, said: str) -> None:
     assert screened_mask(MadeMask(None, "it died")).problem == "it died"
 
 
+@pytest.mark.parametrize(("px", "said"), [(0, "empty: nothing"), (9, "less than 0.2% of"), (14, ""), (101, "whole: ")])
+def test_so_little_and_so_much_of_a_picture_is_no_mask(px: int, said: str) -> None:
+    """Of 300 x 300: 0.1% and 99.4% are none, 0.22% is one."""
+    grey = Image.new("L", (300, 300), 255 if px == 101 else 0)
+    grey.paste(0 if px == 101 else 255, (10, 10, 10 + min(px, 23), 10 + min(px, 23)))
+    found = screened_mask(MadeMask(grey))
+    assert found.problem.startswith(said) and bool(found.problem) == bool(said)
+
+
 # --- the colour of the background ------------------------------------------------------------------------------------
 
 
@@ -65,6 +74,67 @@ def test_a_product_that_touches_the_border_is_cut_out_too() -> None:
 
 def _cropped() -> np.ndarray:
     return product((255, 255, 255))[1][:120]
+
+
+def test_a_large_picture_is_looked_at_smaller_and_its_mask_is_as_large() -> None:
+    shown, own = product((255, 255, 255))
+    large = shown.resize((1500, 1000), Image.Resampling.BICUBIC)
+    found = cut_out(large)
+    assert found.grey is not None and found.grey.size == (1500, 1000)
+    assert overlap(found, np.kron(own, np.ones((5, 5), bool))) > 0.97
+
+
+def test_a_product_a_little_darker_than_its_ground_is_told_from_it() -> None:
+    """By 60 of 441 levels, on a ground that is lit unevenly by 25."""
+    light = np.linspace(193, 207, 300)[None, :, None].repeat(200, 0).repeat(3, 2).astype(np.uint8)
+    _, own = product((200, 200, 200))
+    light[own] = 165
+    assert overlap(cut_out(Image.fromarray(light)), own) > 0.97
+
+
+def test_the_ground_is_followed_into_bays_from_every_side() -> None:
+    """A U, opened to each side in turn: what is seen in it is ground."""
+    for turns in range(4):
+        own = np.zeros((200, 200), bool)
+        own[50:150, 50:150], own[50:120, 80:120] = True, False
+        own = np.rot90(own, turns)
+        shown = Image.fromarray(np.where(own[..., None], (20, 90, 60), (230, 230, 230)).astype(np.uint8))
+        assert overlap(cut_out(shown), own) > 0.97, turns
+
+
+@pytest.mark.parametrize(("table_px", "said"), [(30, ""), (60, "the background is not of one colour")])
+def test_a_quarter_of_the_border_may_be_of_other_colours(table_px: int, said: str) -> None:
+    """Beside a product is a table, along 18 % of the border, or along 42 %."""
+    shown, _ = product((240, 240, 240))
+    shown.paste((110, 70, 40), (0 if said else 150, 200 - table_px, 300, 200))
+    assert cut_out(shown).problem == said
+
+
+def test_dust_is_no_product_and_thin_parts_of_one_are() -> None:
+    shown, own = product((245, 245, 245), (400, 300))
+    draw, thin = ImageDraw.Draw(shown), Image.new("L", (400, 300))
+    for x, y in ((20, 20), (300, 40), (350, 250), (30, 280), (199, 3)):
+        draw.rectangle((x, y, x + 1, y + 1), fill=(90, 90, 90))
+    for image, colour in ((draw, (200, 20, 30)), (ImageDraw.Draw(thin), 255)):
+        image.line((150, 60, 330, 60), fill=colour, width=2)
+    found = cut_out(shown)
+    assert found.grey is not None
+    mask = np.asarray(found.grey) > 127
+    assert not mask[:, 340:].any() and not mask[200:].any() and not mask[:30].any(), "no dust"
+    assert mask[58:63, 200:325].any(0).all() and overlap(found, own | (np.asarray(thin) > 0)) > 0.9
+    chain = Image.new("RGB", (300, 200), "white")
+    ImageDraw.Draw(chain).ellipse((40, 20, 260, 180), outline="black", width=2)
+    assert screened_mask(cut_out(chain)).grey is not None, "thin everywhere, and all that there is"
+
+
+def test_a_frame_is_not_taken_for_the_background_and_a_box_on_one_is_cut_out() -> None:
+    scan, _ = product((250, 250, 250))
+    ImageDraw.Draw(scan).rectangle((0, 0, 299, 199), outline="black", width=4)
+    assert cut_out(scan).problem == "only a thin frame around it is of one colour: crop that away"
+    book = Image.new("RGB", (300, 200), "white")
+    book.paste((30, 60, 90), (30, 20, 270, 180))
+    found = cut_out(book)
+    assert found.grey is not None and 0.6 < np.asarray(found.grey).mean() / 255 < 0.68
 
 
 def test_a_background_of_many_colours_is_refused() -> None:

@@ -95,6 +95,62 @@ def test_letters_of_all_scripts_stay_and_a_long_text_says_how_much_more_there_is
     assert "(and 3,000 more characters)" in shown_text("x" * 5000) and len(shown_text("x" * 5000)) < 2100
 
 
+def masked_folder(folder, box=(100, 50, 250, 200), size=(400, 200)):
+    """Two pictures with white walls, the first of which has a mask."""
+    folder.mkdir()
+    for name in ("a", "b"):
+        Image.new("RGB", size, "white" if name == "a" else "beige").save(folder / f"{name}.png")
+        (folder / f"{name}.txt").write_text(f"a sks mug, {name}")
+    mask = Image.new("L", size)
+    mask.paste(255, box)
+    mask.save(folder / "a-mask.png")
+    return folder
+
+
+def test_what_is_outside_of_a_mask_is_a_pale_chequerboard_where_the_crop_leaves_it(tmp_path):
+    """Of 400 x 200 the middle is kept, so that the left edge of the mask is cut off at it."""
+    first, second = placed(masked_folder(tmp_path / "set"))
+    shown = dataset._pictures(first, 100)
+    image = np.asarray(inside(f'src="{shown.masked.source}"'), int)
+    assert image.shape == (100, 100, 3) and shown.share == pytest.approx(0.75 * 0.75, abs=0.01)
+    assert (image[30:, :70] >= 250).all(), "inside it is the picture"
+    outside = np.concatenate([image[:20].reshape(-1, 3), image[:, 80:].reshape(-1, 3)])
+    assert outside.min() < 225 and outside.max() > 245 and 0.4 < (outside[:, 0] < 235).mean() < 0.6, "two greys"
+    assert dataset._pictures(second, 100).masked is None
+
+
+def test_a_run_shows_what_its_masks_leave_of_a_picture_where_they_count(tmp_path):
+    first, second = placed(masked_folder(tmp_path / "set"))
+    for one, masked in ((first, True), (first, False), (second, True)):
+        shown, expected = dataset.cropped(one, 100, masked=masked), dataset._pictures(one, 100)
+        dimmed = masked and one is first
+        assert (expected.masked.source if dimmed else expected.kept.source) in shown
+        assert ("its mask: 56 % is learnt" in shown) == dimmed
+
+
+def test_masks_are_seen_counted_and_filtered_on_the_page(browser, tmp_path):
+    page = stored(page_of(masked_folder(tmp_path / "set"), resolution=128), tmp_path / "page.html")
+    for width in WIDTHS_PX:
+        with opened(browser, page, width) as shown:
+            assert not serious(shown) and overflow_px(shown) == 0
+            assert card(shown, "a.png").locator(".seen img").count() == 2
+            assert re.search(r"\d+ % is learnt", card(shown, "a.png").inner_text())
+            assert card(shown, "b.png").locator(".seen img").count() == 1
+            assert "No mask: all of it is learnt" in card(shown, "b.png").inner_text()
+            assert "1 of 2 pictures have one" in shown.locator("dl").inner_text()
+            shown.get_by_label("without a mask (1)").check()
+            assert names_shown(shown) == ["b.png"]
+    none = page_of(wide_alone(tmp_path / "none"), resolution=128).text
+    assert "mask" not in re.sub(r"<style>.*?</style>", "", none, flags=re.DOTALL)
+
+
+def wide_alone(folder):
+    folder.mkdir()
+    Image.new("RGB", (200, 200), "teal").save(folder / "wide.png")
+    (folder / "wide.txt").write_text("a sks mug")
+    return folder
+
+
 # --- the page -------------------------------------------------------------------------------------------------------
 
 

@@ -26,6 +26,7 @@ from finetune.planning import plan as planning
 from finetune.planning.host import cache_needed
 from finetune.ranks import Ranks
 from finetune.training import loop as trainer
+from finetune.training.look import look
 from finetune.training.objective import objective
 from finetune.training.stop import follow
 
@@ -88,11 +89,17 @@ def test_the_share_outside_lies_between_the_mask_alone_and_the_whole_picture() -
     assert_close(frames, expected)
 
 
-def test_the_loss_is_of_the_area_of_the_mask_in_each_cell(sd15: Path, data: Path) -> None:
-    """T24: of a mask whose border cuts cells the share that is white, not one pixel's."""
-    b = bench(sd15, data, train__batch=2, data__crop="random", data__flip=True)
+def test_the_loss_is_of_the_area_of_the_mask_in_each_cell(sd15: Path, tmp_path: Path) -> None:
+    """T24: of a mask whose border cuts cells the share that is white, not one pixel's; mirrored with its picture."""
+    aside = mask_all(pictures(tmp_path / "six"), but=(3,), box=(5, 16, 68, 79))
+    b, flips = bench(sd15, aside, train__batch=2, data__crop="random", data__flip=True), set[bool]()
     for k in range(3):
+        views = b.plan.train.schedule.micro_batch(k).views
+        shown = [look(b.plan, b.plan.train.placed[view.sample], view.visit) for view in views]
+        flips |= {one.crop.flip for one in shown}
         for batch in b.step(k):
+            cells = b.batches.masks.stacked([(one.placed.example.name, one.crop) for one in shown], batch.latents.shape)
+            assert_close(batch.mask, cells, rtol=0, atol=0)
             assert batch.mask is not None and batch.mask.shape == (2, *batch.latents.shape[-2:])
             output = b.family.predict(
                 b.family.process.add_noise(batch.latents, batch.noise, batch.t), batch.t,
@@ -103,6 +110,7 @@ def test_the_loss_is_of_the_area_of_the_mask_in_each_cell(sd15: Path, data: Path
             assert_close(losses, (error * batch.mask).sum((1, 2)) / batch.mask.sum((1, 2)))
             for name, mask in zip(batch.names, batch.mask, strict=True):
                 assert (float(mask.mean()) == 1.0) == (name == "03.png")
+    assert flips == {False, True}
 
 
 def test_min_snr_weighs_masked_losses_as_others(sd15: Path, data: Path) -> None:

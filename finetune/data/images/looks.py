@@ -6,7 +6,7 @@ Nothing here judges: `faults` does, by thresholds that may be set.
 import math
 import struct
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -177,14 +177,13 @@ def _sample(base: Image.Image) -> tuple[Image.Image, int]:
             left, top = max(0, base.width - side) // 2, max(0, base.height - side) // 2
             grey = grey.crop((left, top, left + min(side, base.width), top + min(side, base.height)))
         return _both_ways(grey, min(grey.size)), max(grey.size)
-    grey = Image.new("L", (side, side))
+    tiles = Image.new("RGB", (side, side))
     for row in range(_TILES):
         for column in range(_TILES):
             left = (base.width - _TILE) * column // (_TILES - 1)
             top = (base.height - _TILE) * row // (_TILES - 1)
-            tile = base.crop((left, top, left + _TILE, top + _TILE))
-            grey.paste(tile.convert("L"), (column * _TILE, row * _TILE))
-    return _both_ways(grey, side), _TILE
+            tiles.paste(base.crop((left, top, left + _TILE, top + _TILE)), (column * _TILE, row * _TILE))
+    return _both_ways(tiles.convert("L"), side), _TILE
 
 
 def _both_ways(grey: Image.Image, side: int) -> Image.Image:
@@ -213,8 +212,8 @@ def _strongest_edges(grey: Image.Image, tile: int) -> tuple[int, float]:
 
 def _level(image: Image.Image, number: int) -> int:
     """The level that so many px reach."""
-    histogram, most = image.histogram(), cast(tuple[int, int], image.getextrema())[1]
-    for level in range(most, 0, -1):
+    histogram = image.histogram()  # without Python's lock, which `getextrema` holds
+    for level in range(255, 0, -1):
         number -= histogram[level]
         if number <= 0:
             return level
