@@ -135,6 +135,12 @@ PICTURE = {"bytes": b"\x89PNG", "path": None}
         ({"file_name": "a/b.JPG", "prompt": "x"}, "file_name", "prompt"),
         ({"image": b"\xff\xd8\xff", "label": 3}, "image", ""),
         ({"image": PICTURE, "text": "a", "captions": ["b"]}, "image", "text"),
+        ({"image": PICTURE, "text": "a", "prompt": "b", "title": "c"}, "image", "text"),
+        ({"image": PICTURE, "text": "a", "caption": "a"}, "image", "text"),
+        ({"image": PICTURE, "description": "a", "tags": "b", "title": "c"}, "image", "description"),
+        ({"image": PICTURE, "image_path": "a/b.jpg", "Alt-Text": "a"}, "image", "Alt-Text"),
+        ({"png": b"\x89PNG\r\n", "json": {"prompt": "a"}, "txt": "b"}, "png", "txt"),
+        ({"image": PICTURE, "url": "http://a/ b", "blurb": "a mug"}, "image", "blurb"),
     ],
 )
 def test_columns_are_found_where_only_one_fits(row, image, caption):
@@ -146,7 +152,8 @@ def test_columns_are_found_where_only_one_fits(row, image, caption):
     "row, said, problem, hint",
     [
         ({"a": PICTURE, "b": PICTURE, "text": "x"}, ("", ""), "several columns hold images: a, b", "image_column"),
-        ({"image": PICTURE, "text": "x", "prompt": "y"}, ("", ""), "may hold the captions: text, prompt", "none"),
+        ({"image": PICTURE, "text": "x", "caption": "y"}, ("", ""), "may hold the captions: text, caption", "none"),
+        ({"image": PICTURE, "prompt": "x", "alt": "y"}, ("", ""), "may hold the captions: prompt, alt", "none"),
         ({"image": PICTURE, "x": "a b", "y": "c d"}, ("", ""), "may hold the captions: x, y", "caption_column"),
         ({"text": "x", "n": 3}, ("", ""), "no column holds images", "the columns are: text, n"),
         ({"image": PICTURE, "text": "x"}, ("pic", ""), r"no column 'pic' \(`image_column`\)", "image, text"),

@@ -4,18 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from finetune.data.attributes import ATTRIBUTE_COLUMNS
-from finetune.data.images.diagnose import SUFFIXES
+from finetune.data.images.signatures import IMAGE_SUFFIXES, format_of
+from finetune.data.text.columns import OTHERS, PICTURE_COLUMNS, best_captions, plain_name
 from finetune.errors import DataError
 
-CAPTION_NAMES = (
-    "text", "caption", "prompt", "captions", "description", "label_txt", "txt", "blip_caption", "en_text",
-)  # fmt: skip
-"""columns that hold captions whatever else is there, in lower case"""
-IMAGE_NAMES = ("image", "img", "picture", "photo", "pixel_values", "jpg", "png", "webp", "file_name", "image_path")
 KNOWN = (*ATTRIBUTE_COLUMNS, "caption_by")
 """columns that are kept under these names"""
-_SUFFIXES = tuple(suffix for some in SUFFIXES.values() for suffix in some)
-_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF", b"\xff\x0a", b"\0\0\0\x0cJXL")
 
 TableCells = Mapping[str, object]
 
@@ -26,6 +20,8 @@ class Columns(NamedTuple):
     """Empty: the table has no captions."""
     kept: tuple[str, ...]
     """Others, whose names `read_attributes` knows."""
+    unread: tuple[str, ...] = ()
+    """Others that may be captions."""
 
 
 def column_cell(row: TableCells, column: str) -> object:
@@ -66,14 +62,18 @@ def choose_columns(
         if named and named != "none" and named not in names:
             raise DataError(f"{where} has no column {named!r} (`{option}`)", _listed(names))
     image = image or _image_column(where, rows, pictures, names)
-    said = "" if caption == "none" else caption or _caption_column(where, rows, [n for n in names if n != image])
+    rest = [n for n in names if n not in (image, *ignored)]
+    said = "" if caption == "none" else caption or _caption_column(where, rows, rest)
     kept = [n for n in KNOWN if n in names and n not in (image, said, *ignored)]
-    return Columns(image, said, tuple(kept))
+    unread = () if caption else (n for n in _known_captions(rows, rest) if n not in (said, *kept))
+    return Columns(image, said, tuple(kept), tuple(unread))
 
 
 def _image_column(where: str, rows: Sequence[TableCells], pictures: Sequence[str], names: Sequence[str]) -> str:
-    fit = list(pictures) or [n for n in names if any(_is_picture(column_cell(row, n)) for row in rows)]
-    if len(fit) > 1 and (usual := [n for n in fit if n.lower() in IMAGE_NAMES]):
+    """Columns with the pictures themselves go before those with their names, and known names before others."""
+    inside = [n for n in names if any(_is_picture(column_cell(row, n)) for row in rows)]
+    fit = list(pictures) or inside or [n for n in names if any(_names_picture(column_cell(row, n)) for row in rows)]
+    if len(fit) > 1 and (usual := [n for n in fit if plain_name(n) in PICTURE_COLUMNS]):
         fit = usual
     if len(fit) == 1:
         return fit[0]
@@ -83,30 +83,39 @@ def _image_column(where: str, rows: Sequence[TableCells], pictures: Sequence[str
 
 
 def _caption_column(where: str, rows: Sequence[TableCells], names: Sequence[str]) -> str:
-    usual = [n for n in names if n.rpartition(".")[2].lower() in CAPTION_NAMES and _is_text(rows, n)]
-    top = [n for n in usual if "." not in n]
-    fit = top or usual or [n for n in names if n not in KNOWN and _is_text(rows, n) and _has_words(rows, n)]
-    if "captions" in fit and len(fit) > 1:  # further captions beside the first
-        fit.remove("captions")
+    """By the rule of `text.columns`; those of the table itself go before those inside of other columns."""
+    known = _known_captions(rows, names)
+    own = {n.rpartition(".")[2]: n for n in reversed([n for n in known if "." not in n] or known)}
+    fit = [own[n] for n in best_captions(own)]
+    if len({repr([column_cell(row, n) for row in rows]) for n in fit}) == 1:
+        return fit[0]
+    fit = fit or [n for n in names if plain_name(n) not in OTHERS and _is_text(rows, n) and _has_words(rows, n)]
     if len(fit) > 1:
         hint = "name one by `caption_column`, or write none for a dataset without captions"
         raise DataError(f"{where}: several columns may hold the captions: {', '.join(fit)}", hint)
     return fit[0] if fit else ""
 
 
+def _known_captions(rows: Sequence[TableCells], names: Sequence[str]) -> list[str]:
+    """Columns with texts whose names are known for captions, also those inside of others."""
+    return [n for n in names if best_captions([n.rpartition(".")[2]]) and _is_text(rows, n)]
+
+
 def _is_picture(value: object) -> bool:
     if isinstance(value, Mapping):
         return bool(value) and set(value) <= {"bytes", "path"}
-    if isinstance(value, bytes):
-        return value.startswith(_MAGIC) or value[4:8] == b"ftyp"
-    return isinstance(value, str) and value.lower().split("?")[0].endswith(_SUFFIXES)
+    return isinstance(value, bytes) and bool(format_of(value))
+
+
+def _names_picture(value: object) -> bool:
+    return isinstance(value, str) and value.lower().split("?")[0].endswith(IMAGE_SUFFIXES)
 
 
 def _is_text(rows: Sequence[TableCells], name: str) -> bool:
     values = [value for row in rows if (value := column_cell(row, name)) not in (None, "")]
     return bool(values) and all(
         isinstance(v, str) or (isinstance(v, list) and v and all(isinstance(one, str) for one in v)) for v in values
-    ) and not any(_is_picture(v) for v in values)  # fmt: skip
+    ) and not any(_names_picture(v) for v in values)  # fmt: skip
 
 
 def _has_words(rows: Sequence[TableCells], name: str) -> bool:

@@ -12,9 +12,10 @@ from typing import NamedTuple, cast, get_args
 
 from finetune.data.attributes import NO_ATTRIBUTES, Attributes, read_attributes
 from finetune.data.folder import Rejected
+from finetune.data.images.signatures import IMAGE_SUFFIXES
 from finetune.data.text.columns import WANTED_CAPTIONS, WANTED_FILES, TableColumns, Unclear, find_columns
 from finetune.data.text.sidecars import JSON, SIDECARS, Owners, Sidecars, read_sidecars, unknown_sidecars
-from finetune.data.text.tables import IMAGE_SUFFIXES, TABLE, TableRow, is_reserved, may_be_table, read_rows
+from finetune.data.text.tables import TABLE, TableRow, is_reserved, may_be_table, read_rows
 from finetune.data.text.texts import CAPTION_BYTES, prose
 from finetune.data.text.wording import CaptionOrigin
 

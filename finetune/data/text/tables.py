@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from finetune import reading
-from finetune.data.images.diagnose import SUFFIXES
-from finetune.data.text.columns import CAPTION_COLUMNS, FILE_COLUMNS
+from finetune.data.images.signatures import IMAGE_SUFFIXES
+from finetune.data.text.columns import CAPTION_COLUMNS, EVERY_CAPTION_COLUMN, FILE_COLUMNS, plain_name
 from finetune.data.text.texts import read_or_say
 from finetune.errors import DataError
 
@@ -19,7 +19,6 @@ RESERVED = (TABLE, "metadata.csv", "metadata.parquet", "metadata.json", "metadat
 TABLE_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".json")
 MOST_ROWS = 5_000_000
 DELIMITERS = (",", ";", "\t", "|")
-IMAGE_SUFFIXES = frozenset(suffix for known in SUFFIXES.values() for suffix in known)
 _CAPTIONED = frozenset((*CAPTION_COLUMNS, "tags", "prompt"))
 _NAMED = "file_name"
 """the column of a table that is keyed by file name"""
@@ -121,10 +120,10 @@ def _csv_rows(table: str, text: str, problems: list[str]) -> Iterator[TableRow]:
 def _delimiter(text: str) -> str:
     """By the first line: what divides it into names of columns that are known, else into the most."""
     first = text.partition("\n")[0]
-    known = {*FILE_COLUMNS, *CAPTION_COLUMNS}
+    known = {*FILE_COLUMNS, *EVERY_CAPTION_COLUMN}
 
     def fit(delimiter: str) -> tuple[int, int]:
-        names = [name.strip().strip('"').lower() for name in first.split(delimiter)]
+        names = [plain_name(name.strip().strip('"')) for name in first.split(delimiter)]
         return sum(name in known for name in names), len(names)
 
     return max(DELIMITERS, key=fit)
