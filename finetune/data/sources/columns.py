@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from finetune.data.attributes import ATTRIBUTE_COLUMNS
 from finetune.data.images.signatures import IMAGE_SUFFIXES, format_of
-from finetune.data.text.columns import OTHERS, PICTURE_COLUMNS, best_captions, plain_name
+from finetune.data.text.columns import OTHERS, PICTURE_COLUMNS, best_captions, plain_column
 from finetune.errors import DataError
 
 KNOWN = (*ATTRIBUTE_COLUMNS, "caption_by")
@@ -73,7 +73,7 @@ def _image_column(where: str, rows: Sequence[TableCells], pictures: Sequence[str
     """Columns with the pictures themselves go before those with their names, and known names before others."""
     inside = [n for n in names if any(_is_picture(column_cell(row, n)) for row in rows)]
     fit = list(pictures) or inside or [n for n in names if any(_names_picture(column_cell(row, n)) for row in rows)]
-    if len(fit) > 1 and (usual := [n for n in fit if plain_name(n) in PICTURE_COLUMNS]):
+    if len(fit) > 1 and (usual := [n for n in fit if plain_column(n) in PICTURE_COLUMNS]):
         fit = usual
     if len(fit) == 1:
         return fit[0]
@@ -89,7 +89,7 @@ def _caption_column(where: str, rows: Sequence[TableCells], names: Sequence[str]
     fit = [own[n] for n in best_captions(own)]
     if len({repr([column_cell(row, n) for row in rows]) for n in fit}) == 1:
         return fit[0]
-    fit = fit or [n for n in names if plain_name(n) not in OTHERS and _is_text(rows, n) and _has_words(rows, n)]
+    fit = fit or [n for n in names if plain_column(n) not in OTHERS and _is_text(rows, n) and _has_words(rows, n)]
     if len(fit) > 1:
         hint = "name one by `caption_column`, or write none for a dataset without captions"
         raise DataError(f"{where}: several columns may hold the captions: {', '.join(fit)}", hint)

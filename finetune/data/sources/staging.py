@@ -33,7 +33,7 @@ from finetune.errors import DataError, RunError
 from finetune.events import Advanced, Event, Note, Stage
 from finetune.saving import write_bytes
 
-VERSION = 1
+VERSION = 2
 """to be raised with every change of what is kept"""
 _MARK_ROWS, _MARK_S = 25, 2.0
 """The place in the table is noted after so many rows, or seconds."""

@@ -74,7 +74,7 @@ def best_captions(names: Iterable[str]) -> tuple[str, ...]:
     """Of columns with texts those that are the captions, by their names alone; () where no name is known."""
     by_name: dict[str, list[str]] = {}
     for name in names:
-        by_name.setdefault(plain_name(name), []).append(name)
+        by_name.setdefault(plain_column(name), []).append(name)
     for rank in _RANKS:
         if found := [name for wanted in rank for name in by_name.get(wanted, ())]:
             return tuple(found)
@@ -86,24 +86,24 @@ def find_columns(rows: Sequence[Cells], is_picture: Callable[[str], bool]) -> Ta
     names = list(dict.fromkeys(name for row in rows for name in row if isinstance(name, str)))
     some = rows[:: max(1, len(rows) // _LOOKED_AT)]
     file = _file_column(names, some, is_picture)
-    known = [n for n in names if n != file and plain_name(n) in EVERY_CAPTION_COLUMN]
-    captions = best_captions(n for n in known if plain_name(n) in CAPTION_COLUMNS or _has_texts(n, some))
+    known = [n for n in names if n != file and plain_column(n) in EVERY_CAPTION_COLUMN]
+    captions = best_captions(n for n in known if plain_column(n) in CAPTION_COLUMNS or _has_texts(n, some))
     if not file:
         return Unclear(f"no column names the pictures: {_there(names)}; {WANTED_FILES}", bool(captions))
     if "." in file and is_picture(file):
         return Unclear(f"the first line must name the columns, as file_name and text; {_there(names)}", True)
     if not captions:
-        like = [n for n in names if n != file and plain_name(n) not in OTHERS and _has_texts(n, some, _SENTENCE)]
+        like = [n for n in names if n != file and plain_column(n) not in OTHERS and _has_texts(n, some, _SENTENCE)]
         if like:
             return Unclear(f"no column is known to hold captions: {_there(names)}; {WANTED_CAPTIONS}", True)
-        return TableColumns(file, (), useful=any(plain_name(n) in USEFUL_COLUMNS for n in names))
-    if len(captions) > 1 and plain_name(captions[0]) not in CAPTION_COLUMNS:
+        return TableColumns(file, (), useful=any(plain_column(n) in USEFUL_COLUMNS for n in names))
+    if len(captions) > 1 and plain_column(captions[0]) not in CAPTION_COLUMNS:
         return Unclear(
             f"several columns may be the captions: {', '.join(captions)}; name the right one `text` or `caption`, or "
             "leave the others out",
             True,
         )
-    unread = (n for n in known if n not in captions and plain_name(n) not in OTHERS and _has_texts(n, some))
+    unread = (n for n in known if n not in captions and plain_column(n) not in OTHERS and _has_texts(n, some))
     return TableColumns(file, captions, tuple(unread))
 
 
@@ -113,9 +113,9 @@ WANTED_CAPTIONS = f"wanted is one of captions ({', '.join((*CAPTION_COLUMNS, *OT
 
 def _file_column(names: Sequence[str], rows: Sequence[Cells], is_picture: Callable[[str], bool]) -> str:
     """By its name; of several, or where none is known, the one whose values are pictures of the folder."""
-    known = [n for n in names if plain_name(n) in FILE_COLUMNS]
-    known.sort(key=lambda n: FILE_COLUMNS.index(plain_name(n)))
-    if known and plain_name(known[0]) == FILE_COLUMNS[0]:
+    known = [n for n in names if plain_column(n) in FILE_COLUMNS]
+    known.sort(key=lambda n: FILE_COLUMNS.index(plain_column(n)))
+    if known and plain_column(known[0]) == FILE_COLUMNS[0]:
         return known[0]
     counts = {
         n: sum(isinstance(v := row.get(n), str) and (n in known or "." in v) and is_picture(v) for row in rows)
@@ -124,7 +124,7 @@ def _file_column(names: Sequence[str], rows: Sequence[Cells], is_picture: Callab
     best = max(counts, key=lambda n: counts[n], default="")
     if best and counts[best]:
         return best
-    sure = [n for n in known if plain_name(n) not in _VAGUE_FILES]
+    sure = [n for n in known if plain_column(n) not in _VAGUE_FILES]
     return sure[0] if sure else ""
 
 
@@ -137,7 +137,7 @@ def _has_texts(name: str, rows: Iterable[Cells], pattern: re.Pattern[str] | None
     return 2 * fit > len(values) > 0
 
 
-def plain_name(name: str) -> str:
+def plain_column(name: str) -> str:
     """Of `File Name` and `file-name` file_name."""
     return re.sub(r"[\s-]+", "_", name.strip().lower())
 
