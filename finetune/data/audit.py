@@ -210,7 +210,7 @@ def auditing(
 def _find(root: Path, names: Sequence[str]) -> FoundCaptions:
     """What files say of pictures: captions and licences."""
     licences = licence_files.find_licences(root, names)
-    rest = [name for name in names if not name.lower().endswith(licence_files.SIDECAR)]
+    rest = [n for n in names if not n.lower().endswith(licence_files.SIDECAR) and n not in licences.files]
     return licences.beside(caption_files.find_captions(root, rest))
 
 
