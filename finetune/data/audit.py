@@ -29,7 +29,7 @@ from finetune.data.quality import caption_checks
 from finetune.data.rights import licence_files
 from finetune.data.rights.licences import Rights
 from finetune.data.rights.provenance import Cleared, LicenceSum, clear_licences, sums
-from finetune.data.text import caption_files, captions, carried_captions
+from finetune.data.text import caption_files, captions, carried_captions, folder_files
 from finetune.data.text.caption_files import CaptionSource, FoundCaptions
 from finetune.data.text.captions import CaptionNote, Coverage, FinalCaptions
 from finetune.data.text.wording import CaptionOrigin, CaptionWords, DatasetKind, wordings
@@ -134,14 +134,14 @@ def auditing(
 ) -> Generator[Event, None, Audit]:
     """`audit_folder`, telling how far it is where that takes long. twins: what was seen before, in other folders."""
     root = folder.locate_images(path)
-    card = _card(root)
+    card = prepared_card(root)
     prepared = card is not None
     if card is not None:
         words = _words_of(path, card, words)
     tree = folder.walk(root)
     rights = _rights(rules.rights, card)
-    found_captions = _find(root, [name for name in tree.files if name != CARD])
-    caption_carriers = found_captions.files | {r.file for r in found_captions.orphans} | {CARD}
+    found_captions = _find(root, [name for name in tree.files if name != CARD or not prepared], prepared)
+    caption_carriers = found_captions.files | {r.file for r in found_captions.orphans} | ({CARD} if prepared else set())
     images = [name for name in tree.files if name not in caption_carriers]
     beside = companions_in(root, images, found_captions, prepared)
     if accompanying := beside.files:
@@ -207,11 +207,15 @@ def auditing(
     )
 
 
-def _find(root: Path, names: Sequence[str]) -> FoundCaptions:
-    """What files say of pictures: captions and licences."""
+def _find(root: Path, names: Sequence[str], prepared: bool) -> FoundCaptions:
+    """What files say of pictures: captions and licences, and of a folder that is not prepared what others' files do."""
     licences = licence_files.find_licences(root, names)
     rest = [n for n in names if not n.lower().endswith(licence_files.SIDECAR) and n not in licences.files]
-    return licences.beside(caption_files.find_captions(root, rest))
+    if prepared:
+        return licences.beside(caption_files.find_captions(root, rest))
+    others = folder_files.read_folder_files(root, rest)
+    rest = [n for n in rest if n not in others.files]
+    return others.added_to(licences.beside(caption_files.find_captions(root, rest)))
 
 
 def _rights(asked: Rights, card: DatasetCard | None) -> Rights:
@@ -283,14 +287,17 @@ def _changes(names: Sequence[str], infos: Mapping[str, ImageInfo], background: C
     return found
 
 
-def _card(root: Path) -> DatasetCard | None:
-    """dataset.toml, or None for a raw folder."""
+def prepared_card(root: Path) -> DatasetCard | None:
+    """dataset.toml, or None for a raw folder; another trainer's file of that name is none."""
     file = root / CARD
     if not reading.is_file(file):
         return None
     hint = "prepare the dataset again"
+    told = reading.read_toml(file, DataError, hint)
+    if folder_files.trainer_of(told):  # others call their settings so
+        return None
     try:
-        return DatasetCard.model_validate(reading.read_toml(file, DataError, hint))
+        return DatasetCard.model_validate(told)
     except ValidationError as e:
         wrong = ", ".join(".".join(map(str, error["loc"])) for error in e.errors(include_url=False))
         raise DataError(f"{file}: not a dataset.toml of this version (wrong: {wrong})", hint) from e
