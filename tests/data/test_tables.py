@@ -1,5 +1,6 @@
 """Tables are read by streaming: the right columns, the bytes as they are, on from where a call was stopped."""
 
+import base64
 import io
 import json
 from pathlib import Path
@@ -218,6 +219,24 @@ def test_an_image_too_large_is_rejected_and_one_that_is_none_by_the_audit(tmp_pa
     assert [(r.file, r.reason) for r in made.card.rejected] == [
         ("000002.bin", "unsupported type"), ("row 1", "image bomb")
     ]  # fmt: skip
+
+
+def test_a_picture_that_a_text_holds_is_taken_with_its_bytes(tmp_path):
+    texts = [base64.b64encode(picture_bytes(n)).decode() for n in range(2)]
+    rows = [{"image": texts[0], "text": "a mug"}, {"image": f"data:image/png;base64,{texts[1]}", "text": "a cup"}]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made, _ = prepared_from(str(tmp_path / "t.jsonl"), tmp_path / "made")
+    assert [(made.root / e.name).read_bytes() for e in made.examples] == [picture_bytes(0), picture_bytes(1)]
+
+
+@pytest.mark.parametrize("address", ["https://ex.org/1.jpg", "https://ex.org/1?size=2", "s3://photos/1.jpg"])
+def test_a_table_of_addresses_is_refused_with_what_to_do(tmp_path, address):
+    """As LAION's: no row of it is a picture."""
+    (tmp_path / "t.csv").write_text(f"URL,TEXT\n{address},a mug\n,a cup\n{address},a bowl\n")
+    for selection in (ALL, Selection(image_column="URL")):
+        with pytest.raises(DataError, match="the column URL holds addresses") as refused:
+            prepared_from(str(tmp_path / "t.csv"), tmp_path / "made", selection=selection)
+        assert address in refused.value.problem and "img2dataset" in refused.value.hint and not hidden(tmp_path)
 
 
 # --- files that are not whole ---------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Which columns of a table hold the pictures and the captions: found where only one fits, else listed."""
 
+import base64
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -10,6 +11,8 @@ from finetune.errors import DataError
 
 KNOWN = (*ATTRIBUTE_COLUMNS, "caption_by")
 """columns that are kept under these names"""
+_SHORTEST = 64
+"""characters of a picture as base64"""
 
 TableCells = Mapping[str, object]
 
@@ -62,6 +65,7 @@ def choose_columns(
         if named and named != "none" and named not in names:
             raise DataError(f"{where} has no column {named!r} (`{option}`)", _listed(names))
     image = image or _image_column(where, rows, pictures, names)
+    _refuse_addresses(where, rows, image)
     rest = [n for n in names if n not in (image, *ignored)]
     said = "" if caption == "none" else caption or _caption_column(where, rows, rest)
     kept = [n for n in KNOWN if n in names and n not in (image, said, *ignored)]
@@ -77,6 +81,7 @@ def _image_column(where: str, rows: Sequence[TableCells], pictures: Sequence[str
         fit = usual
     if len(fit) == 1:
         return fit[0]
+    fit = fit or [n for n in names if any(is_address(column_cell(row, n)) for row in rows)][:1]
     if not fit:
         raise DataError(f"{where}: no column holds images", f"name it by `image_column`; {_listed(names)}")
     raise DataError(f"{where}: several columns hold images: {', '.join(fit)}", "name one by `image_column`")
@@ -101,9 +106,36 @@ def _known_captions(rows: Sequence[TableCells], names: Sequence[str]) -> list[st
     return [n for n in names if best_captions([n.rpartition(".")[2]]) and _is_text(rows, n)]
 
 
+def _refuse_addresses(where: str, rows: Sequence[TableCells], image: str) -> None:
+    """Raises DataError: there are no pictures, only where they could be downloaded, as in LAION's tables."""
+    values = [value for row in rows if (value := column_cell(row, image)) not in (None, "")]
+    if values and all(map(is_address, values)):
+        raise DataError(
+            f"{where}: the column {image} holds addresses ({str(values[0])[:60]}), and nothing is downloaded",
+            "download the pictures, as img2dataset does, and give the folder or the archives that it makes",
+        )
+
+
+def is_address(value: object) -> bool:
+    return isinstance(value, str) and value.startswith(("http://", "https://", "s3://", "gs://"))
+
+
+def picture_in_text(text: str) -> bytes | None:
+    """A picture that a text holds as base64, with or without `data:image/png;base64,`; None: it holds none."""
+    body = text.partition(",")[2] if text.startswith("data:image/") else text
+    try:
+        if not format_of(base64.b64decode(body[:64], validate=True)):
+            return None
+        return base64.b64decode(body, validate=True)
+    except ValueError:
+        return None
+
+
 def _is_picture(value: object) -> bool:
     if isinstance(value, Mapping):
         return bool(value) and set(value) <= {"bytes", "path"}
+    if isinstance(value, str):
+        return len(value) > _SHORTEST and picture_in_text(value) is not None
     return isinstance(value, bytes) and bool(format_of(value))
 
 

@@ -14,7 +14,7 @@ from finetune.data.attributes import TEXTS, cells_of, read_attributes
 from finetune.data.images.costs import MAX_FILE_BYTES
 from finetune.data.images.diagnose import Reason
 from finetune.data.images.signatures import IMAGE_SUFFIXES, SUFFIXES, format_of
-from finetune.data.sources.columns import Columns, column_cell
+from finetune.data.sources.columns import Columns, column_cell, picture_in_text
 from finetune.data.sources.names import Source
 from finetune.data.sources.tables import SourceRow, read_address
 from finetune.errors import DataError
@@ -72,6 +72,8 @@ def _content(found: object, source: Source) -> tuple[str, bytes | Path]:
     if isinstance(found, bytes):
         return "", _bounded(found)
     if isinstance(found, str) and found:
+        if (data := picture_in_text(found)) is not None:
+            return "", _bounded(data)
         return found, _by_path(found, source)
     raise (
         Refused("zero bytes", "the row has no image")
