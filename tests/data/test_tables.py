@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from support.sources import captioned_folder, picture_bytes, prepared_from, table_rows, write_parquet
 
+from finetune.data.sources import rows as kept
 from finetune.data.sources import staging, tables
 from finetune.data.sources.columns import choose_columns
 from finetune.data.sources.conditions import condition
@@ -55,6 +56,7 @@ def beside(folder: Path, name: str, text: str) -> Path:
     "name, text",
     [
         ("t.jsonl", '{"file_name": "p/1.jpg", "text": "a mug"}\n{"file_name": "p/2.jpg", "text": "12"}\n'),
+        ("t.ndjson", '{"file_name": "p/1.jpg", "text": "a mug"}\n{"file_name": "p/2.jpg", "text": "12"}\n'),
         ("t.json", '[{"file_name": "p/1.jpg", "text": "a mug"}, {"file_name": "p/2.jpg", "text": "12"}]'),
         ("t.csv", "file_name,text\np/1.jpg,a mug\np/2.jpg,12\n"),
         ("t.csv", '\ufefffile_name;text\r\np/1.jpg;"a mug"\r\np/2.jpg;12\r\n'),
@@ -206,12 +208,22 @@ def test_each_row_without_a_picture_is_rejected_with_its_number(tmp_path):
         ("row 6", "zero bytes"),
     ]  # fmt: skip
     assert made.card.seen == 7 and len(made.examples) == 1
+    assert "nothing is downloaded from there" in made.card.rejected[3].detail
+
+
+def test_words_that_tables_take_for_nothing_are_captions(tmp_path):
+    table = beside(tmp_path, "t.csv", "file_name,text\np/1.jpg,NA\np/2.jpg,null\n")
+    made, _ = prepared_from(str(table), tmp_path / "made")
+    assert captions(made) == {"000000-1.jpg": "sks, NA", "000001-2.jpg": "sks, null"}
+
+
+def test_ten_thousand_pictures_are_in_a_folder_and_more_in_further_ones():
+    names = [kept._name(n, "a", ".png") for n in (0, kept.SHARD - 1, kept.SHARD, 2 * kept.SHARD + 5)]
+    assert names == ["000000-a.png", "009999-a.png", "rows-10000/010000-a.png", "rows-20000/020005-a.png"]
 
 
 def test_an_image_too_large_is_rejected_and_one_that_is_none_by_the_audit(tmp_path, monkeypatch):
-    from finetune.data.sources import rows
-
-    monkeypatch.setattr(rows, "MAX_FILE_BYTES", 20_000)
+    monkeypatch.setattr(kept, "MAX_FILE_BYTES", 20_000)
     told = table_rows(range(3))
     told[1]["image"] = {"bytes": bytes(20_001), "path": None}
     told[2]["image"] = {"bytes": b"hello", "path": None}
@@ -303,6 +315,24 @@ def test_an_interrupted_call_goes_on_where_it_was(tmp_path, monkeypatch, form):
     assert notes[1].endswith("50 rows were read by an earlier call; it goes on from there")
     assert read == [*range(50, 90)] and captions(made) == captions(unbroken)
     assert made.fingerprint == unbroken.fingerprint and not hidden(tmp_path)
+
+
+def test_a_line_that_was_cut_off_and_rows_after_the_last_place_are_read_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(staging, "_SAID_EVERY", 1)
+    source = str(write_parquet(tmp_path / "t.parquet", table_rows(range(60))))
+    interrupted(source, tmp_path / "made", ALL, 40)
+    (journal,) = staging_folder(tmp_path / "made").rglob(staging._JOURNAL)
+    with journal.open("ab") as file:
+        file.write(b'{"row": 40, "file_na')
+    work = staging.staging(understood(source)[0], ALL, tmp_path / "made")
+    while True:
+        try:
+            next(work)
+        except StopIteration as e:
+            staged = e.value
+            break
+    listed = (staged.root / "metadata.jsonl").read_text().splitlines()
+    assert [json.loads(line)["file_name"][:6] for line in listed] == [f"{n:06d}" for n in range(60)]
 
 
 def test_other_arguments_do_not_use_what_was_read_and_it_is_not_lost(tmp_path, monkeypatch):

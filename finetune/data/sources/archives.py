@@ -52,7 +52,7 @@ class _Target:
     def place(self, written: str) -> Path | None:
         """Where a file of that name goes; None: nowhere, which is noted."""
         name = posixpath.normpath(written.replace("\\", "/"))
-        self.left -= tarfile.BLOCKSIZE
+        self.count(tarfile.BLOCKSIZE, written)  # a file takes room on a disk, and is in a folder, whatever it holds
         if not _stays_inside(written.replace("\\", "/")):
             self.reject(written, "link", "its name leads out of the archive")
         elif not _is_possible(name):
@@ -67,19 +67,23 @@ class _Target:
             return self.folder / name
         return None
 
+    def count(self, size: int, name: str) -> None:
+        """Raises DataError: together with these bytes of that file it unpacks to too much."""
+        self.left -= size
+        if self.left < 0:
+            raise DataError(
+                f"{self.archive} unpacks to more than {PER_BYTE} times its size (at {_printable(name)})",
+                "if it is no bomb, unpack it yourself, and give the folder",
+            )
+
     def write(self, path: Path, content: IO[bytes], name: str) -> None:
         """Up to the largest size of a picture. Raises OSError, and what reading raises."""
         path.parent.mkdir(parents=True, exist_ok=True)
         size = 0
         with path.open("wb") as file:
             while chunk := content.read(_CHUNK):
-                self.left -= len(chunk)
+                self.count(len(chunk), name)
                 size += len(chunk)
-                if self.left < 0:
-                    raise DataError(
-                        f"{self.archive} unpacks to more than {PER_BYTE} times its size (at {_printable(name)})",
-                        "if it is no bomb, unpack it yourself, and give the folder",
-                    )
                 if size <= MAX_FILE_BYTES:
                     file.write(chunk)
         if size > MAX_FILE_BYTES:
@@ -194,9 +198,7 @@ def _untar(whole: tarfile.TarFile, entry: tarfile.TarInfo, target: _Target) -> N
 def _pass_over(content: IO[bytes] | Opened, target: _Target) -> None:
     """The next header is after it."""
     while chunk := content.read(_CHUNK):
-        target.left -= len(chunk)
-        if target.left < 0:
-            raise DataError(f"{target.archive} unpacks to more than {PER_BYTE} times its size", _COPY_AGAIN)
+        target.count(len(chunk), target.last)
 
 
 def _check_end(target: _Target, stream: Opened) -> None:
