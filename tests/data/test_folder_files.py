@@ -119,7 +119,7 @@ def test_settings_of_a_set_in_the_folder_are_named_with_what_to_write_for_each(t
     (note,) = said(root)
     assert note.startswith(f"{name} holds settings of {whose}, and is not read; write for ")
     assert all(one in note for one in instead), note
-    assert "num_repeats 1" not in note and "false" not in note and ".txt" not in note
+    assert "num_repeats 1:" not in note and "false" not in note and ".txt" not in note
     made, _ = prepared_from(root, tmp_path / "made")
     assert len(made.examples) == 2 and not made.card.rejected
 

@@ -19,12 +19,13 @@ from finetune.errors import DataError
 ZEROS = 300 << 20
 _MEASURED = """
 import resource, sys
+from pathlib import Path
 from finetune.data.prepare import prepare
 from finetune.errors import DataError
 import datasets, pyarrow.parquet
 base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
-    prepare([sys.argv[1]], sys.argv[2], trigger="sks", class_word="mug")
+    prepare(sys.argv[1], Path(sys.argv[2]), trigger="sks", class_word="mug")
 except DataError as e:
     print(e.problem)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) >> 10)

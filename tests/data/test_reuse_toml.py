@@ -6,7 +6,6 @@ import pytest
 from support.sources import picture_bytes, prepared_from
 
 from finetune.data.audit import Audit, audit
-from finetune.data.rights.licences import Rights
 from finetune.data.rights.reuse_toml import path_matches
 from finetune.errors import DataError
 
@@ -76,7 +75,7 @@ def test_texts_of_licences_are_no_captions_and_every_file_is_accounted_for(tmp_p
     report = checked(tmp_path)
     assert not report.problems and not report.rejected and (report.files, report.captions, report.seen) == (5, 3, 2)
     made, _ = prepared_from(tmp_path, tmp_path.parent / "made", allow_uncaptioned=True,
-                            rights=Rights(required=("MIT",)))  # fmt: skip
+                            require_license=["MIT"])  # fmt: skip
     assert {e.attributes.license for e in made.examples} == {"CC-BY-4.0 OR MIT"}
 
 

@@ -79,9 +79,9 @@ def _image_column(where: str, rows: Sequence[TableCells], pictures: Sequence[str
     fit = list(pictures) or inside or [n for n in names if any(_names_picture(column_cell(row, n)) for row in rows)]
     if len(fit) > 1 and (usual := [n for n in fit if plain_column(n) in PICTURE_COLUMNS]):
         fit = usual
+    fit = fit or [n for n in names if any(is_address(column_cell(row, n)) for row in rows)][:1]
     if len(fit) == 1:
         return fit[0]
-    fit = fit or [n for n in names if any(is_address(column_cell(row, n)) for row in rows)][:1]
     if not fit:
         raise DataError(f"{where}: no column holds images", f"name it by `image_column`; {_listed(names)}")
     raise DataError(f"{where}: several columns hold images: {', '.join(fit)}", "name one by `image_column`")
