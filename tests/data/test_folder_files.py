@@ -143,6 +143,8 @@ def test_so_they_are_beside_the_folder_where_they_name_it(tmp_path: Path, name: 
         ("pyproject.toml", "[project]\n"),
         ("broken.toml", "[[datasets"),
         ("broken.json", "[" * 100_000),
+        ("1.png.json", json.dumps({"caption": "a mug 0"})),
+        ("blank.yaml", "\n" * 500_000 + "a: " + " " * 400_000),
     ],
 )
 def test_other_files_are_what_they_were(tmp_path: Path, name: str, text: str) -> None:

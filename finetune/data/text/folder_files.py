@@ -7,7 +7,6 @@ dataset.toml (diffusion-pipe), concepts.json (OneTrainer), multidatabackend.json
 """
 
 import posixpath
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,7 +51,6 @@ _INSTEAD = {
 _USUAL = ("", "0", "false", ".txt", "txt", ".caption", "caption")
 """Values, as they are shown, with which nothing is to be written"""
 _ONCE = {"num_repeats": ("1",), "balancing": ("1",)}
-_YAML = re.compile(r"^\s*(?:-\s+)?([a-z_]+):\s*[\"']?([^\"'#\n]*?)[\"']?\s*(?:#.*)?$", re.MULTILINE)
 
 
 class FolderFiles(NamedTuple):
@@ -79,7 +77,8 @@ class FolderFiles(NamedTuple):
 def read_folder_files(root: Path, names: Sequence[str]) -> FolderFiles:
     """Of the files among the names that no picture has for its caption, and of settings beside the folder."""
     found = FolderFiles({}, set(), settings_beside(root), [])
-    stems = {posixpath.splitext(n)[0] for n in names if n.lower().endswith(IMAGE_SUFFIXES)}
+    pictures = {n for n in names if n.lower().endswith(IMAGE_SUFFIXES)}
+    stems = pictures | {posixpath.splitext(n)[0] for n in pictures}
     for name in names:
         base = posixpath.basename(name).lower()
         if posixpath.splitext(name)[0] in stems:
@@ -160,12 +159,20 @@ def _settings(file: Path) -> tuple[str, object] | None:
         elif file.name.lower().endswith(".json"):
             found = reading.json_value(text, str(file), DataError, "", finite=False)
         else:
-            pairs = _YAML.findall(text)
+            pairs = list(_yaml_pairs(text))
             return ("ai-toolkit", [{key: value} for key, value in pairs]) if _of_ai_toolkit(pairs) else None
     except DataError:
         return None
     whose = trainer_of(found)
     return (whose, found) if whose else None
+
+
+def _yaml_pairs(text: str) -> Iterator[tuple[str, str]]:
+    """The lines that give a key one value, at any depth; what they belong to is not told."""
+    for line in text.split("\n"):
+        key, colon, value = line.strip().removeprefix("-").strip().partition(":")
+        if colon and key.isidentifier():
+            yield key, value.partition(" #")[0].strip().strip("\"'")
 
 
 def _of_ai_toolkit(pairs: Iterable[tuple[str, str]]) -> bool:
