@@ -202,6 +202,7 @@ def test_an_archive_in_an_archive_is_not_followed(tmp_path):
     made, _ = prepared_from(str(packed(tmp_path / "a.zip", {**PLAIN, "inner.zip": inner, "sub/bell.txt": b"b"})),
                             tmp_path / "made")  # fmt: skip
     assert [(r.file, r.reason) for r in made.card.rejected] == [("inner.zip", "unsupported type")]
+    assert "unpack a.zip, and give this as a source" in made.card.rejected[0].detail
 
 
 @pytest.mark.parametrize("content", [b"", b"hello" * 400, b"PK\x03\x04" + b"x" * 300, b"\x1f\x8b" + b"x" * 300])

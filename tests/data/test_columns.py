@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from support.sources import picture_bytes
 
+from finetune.data.audit import audit
 from finetune.data.images.diagnose import diagnose
 from finetune.data.images.signatures import IMAGE_SUFFIXES, SUFFIXES, format_of
 from finetune.data.sources.columns import choose_columns
@@ -55,9 +56,22 @@ def test_what_was_not_chosen_is_told() -> None:
 def test_a_title_that_is_a_name_of_a_file_is_no_caption(tmp_path: Path) -> None:
     """Google Takeout lays such files beside pictures."""
     (tmp_path / "a.jpg.json").write_text(json.dumps({"title": "IMG_0001.jpg", "description": "", "imageViews": "3"}))
+    (tmp_path / "c.jpg.json").write_text(json.dumps({"title": "my mug.JPG", "description": ""}))
     (tmp_path / "b.jpg.json").write_text(json.dumps({"title": "IMG_0002.jpg", "description": "a mug"}))
-    found = read_sidecars(tmp_path, ["a.jpg.json", "b.jpg.json"], Owners(["a.jpg", "b.jpg"]))
+    found = read_sidecars(tmp_path, ["a.jpg.json", "b.jpg.json", "c.jpg.json"], Owners(["a.jpg", "b.jpg", "c.jpg"]))
     assert found.texts == {"b.jpg": "a mug"} and not found.unclear
+
+
+def test_the_metadata_of_an_album_is_no_table(tmp_path: Path) -> None:
+    """So Google Takeout calls them; a table that is written badly stays a problem."""
+    (tmp_path / "a.png").write_bytes(picture_bytes(1))
+    (tmp_path / "metadata.json").write_text(json.dumps({"title": "Holiday", "description": "", "access": "protected"}))
+    report = audit(tmp_path, trigger="sks", class_word="mug", allow_uncaptioned=True)
+    assert not report.problems and [(r.file, r.reason) for r in report.rejected] == [
+        ("metadata.json", "unsupported type")
+    ]
+    (tmp_path / "metadata.json").write_text('{"a.png": "a mug"')
+    assert audit(tmp_path, trigger="sks", class_word="mug").problems
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "PPM"])

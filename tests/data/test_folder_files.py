@@ -29,6 +29,13 @@ def said(root: Path) -> list[str]:
     return list(report.understood)
 
 
+@pytest.mark.parametrize("name", ["multiply.txt", "Multiply.txt", "multiply.txt.txt"])
+def test_multiply_is_known_as_windows_writes_it(tmp_path: Path, name: str) -> None:
+    root = folder(tmp_path, "1.png", "2.png")
+    (root / name).write_text("\ufeff2\r\n", encoding="utf-8")
+    assert {e.attributes.weight for e in checked(root).used} == {2.0}
+
+
 def test_multiply_is_the_weight_of_the_pictures_of_its_own_folder(tmp_path: Path) -> None:
     """EveryDream: it is not handed down to subfolders."""
     root = folder(tmp_path / "in", "a/1.png", "a/deep/2.png", "b/3.png")

@@ -19,6 +19,7 @@ from typing import IO, Any, NamedTuple, cast
 from finetune.data.folder import Rejected
 from finetune.data.images.costs import MAX_FILE_BYTES
 from finetune.data.sources.compressed import BROKEN, Opened, opened
+from finetune.data.sources.kinds import ARCHIVES
 from finetune.errors import DataError, RunError
 from finetune.events import Advanced, Event, Stage
 
@@ -57,6 +58,11 @@ class _Target:
             self.reject(written, "link", "its name leads out of the archive")
         elif not _is_possible(name):
             self.reject(written, "unreadable", "no file can have this name; rename it in the archive")
+        elif name.lower().endswith(ARCHIVES):
+            detail = (
+                f"archives in archives are not unpacked; unpack {self.archive.name}, and give this as a source, too"
+            )
+            self.reject(written, "unsupported type", detail)
         elif name.casefold() in self._taken:
             self.reject(written, "exact duplicate", "the archive has another file of this name, which is used")
         elif self._taken & (above := set(_above(name.casefold()))) or name.casefold() in self._folders:

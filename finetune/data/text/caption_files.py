@@ -131,7 +131,7 @@ class _Listed:
         home = table.removesuffix(posixpath.basename(table))
         rows = read_rows(root, table, faults)
         columns = find_columns([row.cells for row in rows], lambda v: self._find(home, v) is not None)
-        reserved = is_reserved(table)
+        reserved = is_reserved(table) and not (table.lower().endswith(JSON) and not rows and not faults)
         if isinstance(columns, Unclear) or not (reserved or self._is_of_use(home, rows, columns)):
             if reserved:
                 self.tables[table] = False
@@ -283,7 +283,7 @@ def _unknown(names: Sequence[str], owners: Owners) -> list[str]:
 
 _ABOUT_ALL = frozenset(
     "readme license licence notes note credits copyright copying todo changelog url urls links prompt prompts multiply "
-    "classes requirements index info about contact description".split()
+    "classes requirements index info about contact description sample_prompts validation_prompts".split()
 )
 """What texts are called that are about a folder, not about a picture"""
 

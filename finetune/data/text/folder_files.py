@@ -83,7 +83,7 @@ def read_folder_files(root: Path, names: Sequence[str]) -> FolderFiles:
         base = posixpath.basename(name).lower()
         if posixpath.splitext(name)[0] in stems:
             continue
-        if base == MULTIPLY:
+        if base in (MULTIPLY, f"{MULTIPLY}.txt"):  # Windows hides the second ending
             _multiply(root, name, names, found)
         elif instead := _EVERYDREAM.get(base):
             found.files.add(name)

@@ -107,7 +107,7 @@ def _of_json(found: Any) -> tuple[str, tuple[str, ...]] | None:
             f"several keys may be the caption: {', '.join(exact)}; name the right one `caption`, or leave others out"
         )
     if not exact:
-        if any(isinstance(value, str) and " " in value.strip() for value in found.values()):
+        if any(" " in value.strip() and not _names_a_picture(value) for value in said.values()):
             keys = ", ".join(map(str, found))[:200]
             raise _UnclearError(f"no key is known to hold a caption: {keys}; wanted is {_WANTED}")
         return None
@@ -117,7 +117,7 @@ def _of_json(found: Any) -> tuple[str, tuple[str, ...]] | None:
 
 def _names_a_picture(text: str) -> bool:
     """As the `title` in the files of Google Takeout does."""
-    return " " not in text.strip() and text.strip().lower().endswith(IMAGE_SUFFIXES)
+    return text.strip().lower().endswith(IMAGE_SUFFIXES)
 
 
 class _UnclearError(Exception):
