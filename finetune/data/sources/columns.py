@@ -69,7 +69,7 @@ def choose_columns(
     rest = [n for n in names if n not in (image, *ignored)]
     said = "" if caption == "none" else caption or _caption_column(where, rows, rest)
     kept = [n for n in KNOWN if n in names and n not in (image, said, *ignored)]
-    unread = () if caption else (n for n in _known_captions(rows, rest) if n not in (said, *kept))
+    unread = [] if caption else [n for n in _known_captions(rows, rest) if n not in (said, *kept)]
     return Columns(image, said, tuple(kept), tuple(unread))
 
 

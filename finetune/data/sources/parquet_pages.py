@@ -16,7 +16,7 @@ _HEADER_BYTES = (1 << 12, 1 << 24)
 """of a page's header: tried first, and at most, which is what Arrow reads"""
 _DEPTH = 8
 _INTS = (3, 4, 5, 6)
-_BOOLEANS, _DOUBLE, _BINARY, _LISTS, _MAP, _STRUCT = (1, 2), 7, 8, (9, 10), 11, 12
+_BOOLEANS, _DOUBLE, _BINARY, _LISTS, _STRUCT = (1, 2), 7, 8, (9, 10), 12
 _UNPACKED, _PACKED = 2, 3
 """the fields of a page's header that are read"""
 

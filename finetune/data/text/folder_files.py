@@ -32,7 +32,7 @@ _EVERYDREAM = {
 )
 """Files of a folder -> what to do instead; none of them says what pictures show"""
 _SETTINGS = (".toml", ".json", ".yaml", ".yml")
-SETTINGS_BYTES = 1 << 20
+SETTINGS_BYTES, _DEPTH = 1 << 20, 8
 _BESIDE = ("dataset_config.toml", "dataset.toml", "config.toml", "concepts.json", "multidatabackend.json")
 """What is looked for beside the folder, too"""
 _INSTEAD = {
@@ -182,13 +182,15 @@ def _of_ai_toolkit(pairs: Iterable[tuple[str, str]]) -> bool:
 
 def _pairs(found: object, depth: int = 0) -> Iterator[tuple[str, Any]]:
     """Settings at any place."""
+    if depth > _DEPTH:
+        return
     if isinstance(found, Mapping):
         for key, value in found.items():
             yield str(key), value
-            yield from _pairs(value, depth + 1) if depth < 8 else ()
+            yield from _pairs(value, depth + 1)
     elif isinstance(found, list):
         for one in found:
-            yield from _pairs(one, depth + 1) if depth < 8 else ()
+            yield from _pairs(one, depth + 1)
 
 
 def _last_part(value: object) -> str:
