@@ -67,14 +67,14 @@ def test_aggregate_adds_and_override_is_all_that_counts(tmp_path: Path) -> None:
 
 
 def test_texts_of_licences_are_no_captions_and_every_file_is_accounted_for(tmp_path: Path) -> None:
-    folder(tmp_path, "a.png", "b.png")
-    reuse(tmp_path, ('"**"', "CC-BY-4.0 OR MIT", "Ada", ""))
-    (tmp_path / "LICENSES").mkdir()
+    root = folder(tmp_path / "in", "a.png", "b.png")
+    reuse(root, ('"**"', "CC-BY-4.0 OR MIT", "Ada", ""))
+    (root / "LICENSES").mkdir()
     for name in ("CC-BY-4.0", "MIT"):
-        (tmp_path / "LICENSES" / f"{name}.txt").write_text("All you may do.")
-    report = checked(tmp_path)
+        (root / "LICENSES" / f"{name}.txt").write_text("All you may do.")
+    report = checked(root)
     assert not report.problems and not report.rejected and (report.files, report.captions, report.seen) == (5, 3, 2)
-    made, _ = prepared_from(tmp_path, tmp_path.parent / "made", allow_uncaptioned=True,
+    made, _ = prepared_from(root, tmp_path / "made", allow_uncaptioned=True,
                             require_license=["MIT"])  # fmt: skip
     assert {e.attributes.license for e in made.examples} == {"CC-BY-4.0 OR MIT"}
 
@@ -125,9 +125,9 @@ def test_no_pattern_takes_long() -> None:
 
 def test_two_licences_that_differ_stay_a_problem(tmp_path: Path) -> None:
     """A column and a file beside the picture: neither goes before the other."""
-    folder(tmp_path, "a.png")
-    (tmp_path / "a.license").write_text("MIT")
-    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "a mug", "license": "CC0-1.0"}\n')
-    reuse(tmp_path, ('"**"', "CC-BY-4.0", "Ada", ""))
+    root = folder(tmp_path / "in", "a.png")
+    (root / "a.license").write_text("MIT")
+    (root / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "a mug", "license": "CC0-1.0"}\n')
+    reuse(root, ('"**"', "CC-BY-4.0", "Ada", ""))
     with pytest.raises(DataError, match=r"two licences for a.png"):
-        prepared_from(tmp_path, tmp_path.parent / "made")
+        prepared_from(root, tmp_path / "made")

@@ -89,10 +89,13 @@ _KEYS = ("SPDX-License-Identifier", "SPDX-FileCopyrightText")
 
 
 def _texts(value: object, what: str) -> tuple[str, ...]:
-    listed = [value] if isinstance(value, str) else value if isinstance(value, list) else [] if value is None else [0]
-    if not all(isinstance(one, str) and one.strip() for one in listed):
+    if value is None:
+        return ()
+    listed = value if isinstance(value, list) else [value]
+    texts = tuple(one.strip() for one in listed if isinstance(one, str) and one.strip())
+    if len(texts) < len(listed):
         raise ValueError(f"{what} must be a text, or a list of texts")
-    return tuple(one.strip() for one in listed)
+    return texts
 
 
 def _last(tables: Sequence[_Table], picture: str) -> _Table | None:
