@@ -155,6 +155,12 @@ def test_a_header_of_many_megabytes_is_not_read(tmp_path, monkeypatch):
         unpacked(tmp_path / "a.tar.gz")
 
 
+def test_a_file_larger_than_a_header_may_be_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(compressed, "HEADER_BYTES", 4096)
+    files = {"big.png": bytes(20_000), "small.png": b"x"}
+    assert unpacked(packed(tmp_path / "a.tar.gz", files)) == (Unpacked(2, ()), files)
+
+
 def test_an_encrypted_zip_is_refused_with_what_to_do(tmp_path):
     whole = bytearray(packed(tmp_path / "a.zip", {"cat.png": b"x" * 50}).read_bytes())
     for magic, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
