@@ -32,7 +32,7 @@ from finetune.data.record import Seen
 from finetune.data.rights import licence_files
 from finetune.data.rights.licences import Rights
 from finetune.data.rights.provenance import Cleared, LicenceSum, clear_licences, sums
-from finetune.data.text import caption_files, captions, carried_captions
+from finetune.data.text import caption_files, captions, carried_captions, folder_files
 from finetune.data.text.caption_files import CaptionSource, FoundCaptions
 from finetune.data.text.captions import CaptionNote, Coverage, FinalCaptions
 from finetune.data.text.wording import CaptionOrigin, CaptionWords, DatasetKind, wordings
@@ -196,15 +196,16 @@ class _Pictures(NamedTuple):
 
 def _open(path: Path, words: CaptionWords, rules: Rules) -> _Place:
     root = folder.locate_images(path)
-    card = _card(root)
+    card = prepared_card(root)
     return _Place(path, root, card, words if card is None else _words_of(path, card, words), rules)
 
 
 def _sort_out(place: _Place, tree: Tree) -> _Files:
-    found = _find(place.root, [name for name in tree.files if name != CARD])
-    others = found.files | {r.file for r in found.orphans} | {CARD}
+    prepared = place.card is not None
+    found = _find(place.root, [name for name in tree.files if name != CARD or not prepared], prepared)
+    others = found.files | {r.file for r in found.orphans} | ({CARD} if prepared else set())
     pictures = [name for name in tree.files if name not in others]
-    beside = companions_in(place.root, pictures, found, place.card is not None)
+    beside = companions_in(place.root, pictures, found, prepared)
     if accompanying := beside.files:
         pictures = [name for name in pictures if name not in accompanying]
     return _Files(found, pictures, beside)
@@ -290,11 +291,15 @@ def _on_all(*texts: str) -> Iterator[CaptionNote]:
     return (CaptionNote("", text) for text in texts)
 
 
-def _find(root: Path, names: Sequence[str]) -> FoundCaptions:
-    """What files say of pictures: captions and licences."""
+def _find(root: Path, names: Sequence[str], prepared: bool) -> FoundCaptions:
+    """What files say of pictures: captions and licences, and of a folder that is not prepared what others' files do."""
     licences = licence_files.find_licences(root, names)
-    rest = [name for name in names if not name.lower().endswith(licence_files.SIDECAR)]
-    return licences.beside(caption_files.find_captions(root, rest))
+    rest = [n for n in names if not n.lower().endswith(licence_files.SIDECAR) and n not in licences.files]
+    if prepared:
+        return licences.beside(caption_files.find_captions(root, rest))
+    others = folder_files.read_folder_files(root, rest)
+    rest = [n for n in rest if n not in others.files]
+    return others.added_to(licences.beside(caption_files.find_captions(root, rest)))
 
 
 def _rights(asked: Rights, card: DatasetCard | None) -> Rights:
@@ -352,14 +357,17 @@ def _changes(names: Sequence[str], pictures: Mapping[str, Seen], background: Col
     return found
 
 
-def _card(root: Path) -> DatasetCard | None:
-    """dataset.toml, or None for a raw folder."""
+def prepared_card(root: Path) -> DatasetCard | None:
+    """dataset.toml, or None for a raw folder; another trainer's file of that name is none."""
     file = root / CARD
     if not reading.is_file(file):
         return None
     hint = "prepare the dataset again"
+    told = reading.read_toml(file, DataError, hint)
+    if folder_files.trainer_of(told):  # others call their settings so
+        return None
     try:
-        return DatasetCard.model_validate(reading.read_toml(file, DataError, hint))
+        return DatasetCard.model_validate(told)
     except ValidationError as e:
         wrong = ", ".join(".".join(map(str, error["loc"])) for error in e.errors(include_url=False))
         raise DataError(f"{file}: not a dataset.toml of this version (wrong: {wrong})", hint) from e

@@ -4,11 +4,10 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from finetune import reading
 from finetune.choices import CaptionsFrom
 from finetune.data import folder
-from finetune.data.audit import auditing, complaint
-from finetune.data.example import CARD, Dataset, Example
+from finetune.data.audit import auditing, complaint, prepared_card
+from finetune.data.example import Dataset, Example
 from finetune.data.folder import Rules
 from finetune.data.images.buckets import Bucket, Size, choose_bucket, crop_loss, enlargement
 from finetune.data.text import captions
@@ -48,7 +47,7 @@ def read_dataset(
 
 def reading_dataset(path: Path, words: CaptionWords) -> Generator[Event, None, Dataset]:
     """`read_dataset`, telling how far it is where that takes long."""
-    prepared = reading.is_file(folder.locate_images(path) / CARD)
+    prepared = prepared_card(folder.locate_images(path)) is not None
     report = yield from auditing(path, words, Rules(decode=not prepared))
     if report.problems or report.rejected:
         raise DataError(*complaint(path, report))

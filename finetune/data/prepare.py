@@ -26,7 +26,7 @@ from finetune.data.folder import MAX_ASPECT, MIN_SIDE_PX, Rules
 from finetune.data.images import costs, decode
 from finetune.data.images.colours import WHITE, Colour, colour_name
 from finetune.data.images.decode import ImageInfo
-from finetune.data.images.diagnose import SUFFIXES
+from finetune.data.images.signatures import SUFFIXES
 from finetune.data.images.workers import in_order, worker_count
 from finetune.data.prepared_masks import with_alpha, write_mask
 from finetune.data.quality.repairs import repairing

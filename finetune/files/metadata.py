@@ -62,6 +62,8 @@ class About:
     """a line for each author whose licence asks to be named"""
     parent: str = ""
     """fingerprint of the adapter it went on from"""
+    parent_license: str = ""
+    """of that adapter, and of its images, in words; empty where it says none"""
 
     @property
     def activation(self) -> str:
@@ -88,7 +90,7 @@ def _lines(text: str) -> str:
     return "\n".join(public(line).text for line in text[:MOST_RECIPE_BYTES].split("\n"))
 
 
-_SHORT_TEXTS = ("title", "trigger", "class_word", "license", "description", "base", "dataset_license")
+_SHORT_TEXTS = ("title", "trigger", "class_word", "license", "description", "base", "dataset_license", "parent_license")
 _WORDS_OF_THE_USER = (*_SHORT_TEXTS, "dataset_credits", "recipe")
 _RECIPE = "finetune.recipe"
 

@@ -94,6 +94,11 @@ def _front(about: About, examples: Sequence[PromptExample]) -> list[str]:
     return [*lines, "---", ""]
 
 
+def _start(about: About) -> str:
+    told = _text(about.parent_license) or "which says no licence"
+    return f"another adapter: {told}" if about.parent or about.parent_license else ""
+
+
 def _body(name: str, about: About, wanted: Sequence[str], examples: Sequence[PromptExample], sheet: str) -> list[str]:
     file = f"{name}.safetensors" if "universal" in wanted else f"{name}-diffusers.safetensors"
     lines = [f"# {about.title or name}", ""]
@@ -105,6 +110,7 @@ def _body(name: str, about: About, wanted: Sequence[str], examples: Sequence[Pro
         ("Trigger", f"`{about.activation}`" if about.trigger else ""),
         ("Trained", f"{about.steps} steps on {about.dataset_images} images" if about.steps else ""),
         ("Images' licence", _text(about.dataset_license)),
+        ("Started from", _start(about)),
         ("About", about.description),
     ]
     lines += [*(f"- {what}: {told}" for what, told in facts if told), ""]

@@ -6,9 +6,11 @@ from pathlib import Path
 from finetune import tensors as weights
 from finetune.adapters import attach as adapters
 from finetune.adapters.change import AdapterState
+from finetune.data.rights.provenance import bounded
 from finetune.events import Candidate, Event, Warned
 from finetune.files import layouts
 from finetune.files.metadata import About
+from finetune.files.parents import ParentRights, rights_of
 from finetune.planning.names import exported_name
 from finetune.planning.public import credits_of, licenses_in_words, public_recipe, told_recipe
 from finetune.proof import export
@@ -52,13 +54,16 @@ def about_run(run: Run, step: int) -> About:
     """What a file of this step says of itself; no path of this machine."""
     plan, data, identity = run.plan, run.plan.data, run.folder.identity
     told, classes = public_recipe(plan.recipe, data), [p.example for p in plan.prior.placed] if plan.prior else []
+    before = rights_of(start) if (start := plan.recipe.adapter.init_from) else ParentRights()
+    credits = [*credits_of(data, classes).split("\n"), *(public(line).text for line in before.credits.split("\n"))]
     return About.of(
         plan.facts, told.data.resolution, base=told.base, base_fingerprint=identity["base"],
         trigger=told.data.trigger or "", class_word=told.data.class_word or "", kind=data.kind,
         title=told.export.title or name_of(run), license=told.export.license, recipe=told_recipe(plan.recipe, data),
         steps=step, dataset_fingerprint=data.fingerprint, dataset_images=len(plan.train.placed),
-        dataset_license=public(licenses_in_words(data, classes)).text, dataset_credits=credits_of(data, classes),
-        parent=identity.get("start", ""),
+        dataset_license=public(licenses_in_words(data, classes)).text,
+        dataset_credits=bounded([*dict.fromkeys(filter(None, credits))]),
+        parent=identity.get("start", ""), parent_license=public(before.license).text,
     )  # fmt: skip
 
 

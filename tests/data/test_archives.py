@@ -21,6 +21,7 @@ Entry = tuple[str, bytes, dict[str, object]]
 
 
 def packed(path: Path, files: dict[str, bytes], more: Callable[[tarfile.TarFile], None] | None = None) -> Path:
+    path.parent.mkdir(exist_ok=True)
     if path.suffix == ".zip":
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, content in files.items():
@@ -90,13 +91,17 @@ def test_links_and_devices_are_rejected_and_not_followed(tmp_path):
     ]  # fmt: skip
 
 
-def test_a_link_in_a_zip_is_rejected(tmp_path):
+def test_a_link_or_a_pipe_in_a_zip_is_rejected(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         link = zipfile.ZipInfo("soft.png")
         link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
         archive.writestr(link, "/etc/passwd")
+        pipe = zipfile.ZipInfo("pipe.png")
+        pipe.create_system, pipe.external_attr = 3, (stat.S_IFIFO | 0o777) << 16
+        archive.writestr(pipe, "x")
     found, files = unpacked(tmp_path / "a.zip")
-    assert not files and [(r.file, r.reason) for r in found.rejected] == [("soft.png", "link")]
+    told = [(r.file, r.reason) for r in found.rejected]
+    assert not files and told == [("soft.png", "link"), ("pipe.png", "unreadable")]
 
 
 def test_two_files_of_one_name_are_told(tmp_path):
@@ -119,6 +124,15 @@ def test_what_really_comes_out_is_counted_and_a_bomb_is_refused(tmp_path, end, m
     assert "unpack it yourself" in refused.value.hint
 
 
+@pytest.mark.parametrize("end", [".zip", ".tar"])
+def test_many_empty_files_are_counted_too(tmp_path, end, monkeypatch):
+    monkeypatch.setattr(archives, "FREE_BYTES", 512 * 60)
+    monkeypatch.setattr(archives, "PER_BYTE", 0)
+    unpacked(packed(tmp_path / "few" / f"a{end}", {f"{n}.png": b"" for n in range(20)}))
+    with pytest.raises(DataError, match=r"\(at 60.png\)"):
+        unpacked(packed(tmp_path / "many" / f"a{end}", {f"{n}.png": b"" for n in range(61)}))
+
+
 def test_a_size_that_the_header_understates_is_not_believed(tmp_path):
     whole = packed(tmp_path / "a.zip", {"big.png": bytes(5000)}).read_bytes()
     (tmp_path / "a.zip").write_bytes(whole.replace((5000).to_bytes(4, "little"), (10).to_bytes(4, "little")))
@@ -139,6 +153,12 @@ def test_a_header_of_many_megabytes_is_not_read(tmp_path, monkeypatch):
         added(archive, "a.png", b"x", pax_headers={"comment": "x" * 100_000})
     with pytest.raises(DataError, match="a header has more than"):
         unpacked(tmp_path / "a.tar.gz")
+
+
+def test_a_file_larger_than_a_header_may_be_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(compressed, "HEADER_BYTES", 4096)
+    files = {"big.png": bytes(20_000), "small.png": b"x"}
+    assert unpacked(packed(tmp_path / "a.tar.gz", files)) == (Unpacked(2, ()), files)
 
 
 def test_an_encrypted_zip_is_refused_with_what_to_do(tmp_path):
@@ -188,6 +208,7 @@ def test_an_archive_in_an_archive_is_not_followed(tmp_path):
     made, _ = prepared_from(str(packed(tmp_path / "a.zip", {**PLAIN, "inner.zip": inner, "sub/bell.txt": b"b"})),
                             tmp_path / "made")  # fmt: skip
     assert [(r.file, r.reason) for r in made.card.rejected] == [("inner.zip", "unsupported type")]
+    assert "unpack a.zip, and give this as a source" in made.card.rejected[0].detail
 
 
 @pytest.mark.parametrize("content", [b"", b"hello" * 400, b"PK\x03\x04" + b"x" * 300, b"\x1f\x8b" + b"x" * 300])

@@ -113,6 +113,16 @@ def test_a_folder_of_tables_without_a_picture_is_a_table(here):
     assert not names.holds_tables(here / "photos")
 
 
+def test_captions_alone_make_no_table_and_hidden_folders_are_not_looked_at(here):
+    (here / "lone").mkdir()
+    (here / "lone" / "metadata.parquet").touch()
+    assert understood("lone")[0].kind == "folder"
+    (here / "clone" / ".git").mkdir(parents=True)
+    (here / "clone" / ".git" / "logo.png").touch()
+    (here / "clone" / "train.parquet").touch()
+    assert understood("clone")[0].kind == "table"
+
+
 # --- conditions -----------------------------------------------------------------------------------------------------
 
 
@@ -126,6 +136,7 @@ def test_a_folder_of_tables_without_a_picture_is_a_table(here):
         ("lang = en", {"lang": "de"}, False),
         ("lang != en", {"lang": "de"}, True),
         ("lang != en", {"lang": None}, False),
+        ("lang != en", {"lang": ""}, False),
         ("lang == 'a = b'", {"lang": "a = b"}, True),
         ("nsfw == false", {"nsfw": False}, True),
         ("nsfw != true", {"nsfw": True}, False),
@@ -139,8 +150,10 @@ def test_a_condition_compares_a_column_with_a_value(written, cells, holds):
 
 
 @pytest.mark.parametrize(
-    "written", ["", "aesthetic", "> 5", "a > ", "a > big", "a > 5 and b < 3", "f(x) == ", "a == 1 or 1", "a == b == c"]
-)
+    "written",
+    ["", "aesthetic", "> 5", "a > ", "a > big", "a > 5 and b < 3", "f(x) == ", "a == 1 or 1", "a == b or c",
+     "a == b & c", "a == b == c"],
+)  # fmt: skip
 def test_what_is_no_condition_is_refused_with_one_that_is(written):
     with pytest.raises(DataError, match="`where`") as refused:
         condition(written)

@@ -1,14 +1,14 @@
 """Tables are read by streaming: the right columns, the bytes as they are, on from where a call was stopped."""
 
-import io
+import base64
 import json
 from pathlib import Path
 
 import datasets
 import pytest
-from PIL import Image
 from support.sources import captioned_folder, picture_bytes, prepared_from, table_rows, write_parquet
 
+from finetune.data.sources import rows as kept
 from finetune.data.sources import staging, tables
 from finetune.data.sources.columns import choose_columns
 from finetune.data.sources.conditions import condition
@@ -54,6 +54,7 @@ def beside(folder: Path, name: str, text: str) -> Path:
     "name, text",
     [
         ("t.jsonl", '{"file_name": "p/1.jpg", "text": "a mug"}\n{"file_name": "p/2.jpg", "text": "12"}\n'),
+        ("t.ndjson", '{"file_name": "p/1.jpg", "text": "a mug"}\n{"file_name": "p/2.jpg", "text": "12"}\n'),
         ("t.json", '[{"file_name": "p/1.jpg", "text": "a mug"}, {"file_name": "p/2.jpg", "text": "12"}]'),
         ("t.csv", "file_name,text\np/1.jpg,a mug\np/2.jpg,12\n"),
         ("t.csv", '\ufefffile_name;text\r\np/1.jpg;"a mug"\r\np/2.jpg;12\r\n'),
@@ -135,6 +136,12 @@ PICTURE = {"bytes": b"\x89PNG", "path": None}
         ({"file_name": "a/b.JPG", "prompt": "x"}, "file_name", "prompt"),
         ({"image": b"\xff\xd8\xff", "label": 3}, "image", ""),
         ({"image": PICTURE, "text": "a", "captions": ["b"]}, "image", "text"),
+        ({"image": PICTURE, "text": "a", "prompt": "b", "title": "c"}, "image", "text"),
+        ({"image": PICTURE, "text": "a", "caption": "a"}, "image", "text"),
+        ({"image": PICTURE, "description": "a", "tags": "b", "title": "c"}, "image", "description"),
+        ({"image": PICTURE, "image_path": "a/b.jpg", "Alt-Text": "a"}, "image", "Alt-Text"),
+        ({"png": b"\x89PNG\r\n", "json": {"prompt": "a"}, "txt": "b"}, "png", "txt"),
+        ({"image": PICTURE, "url": "http://a/ b", "blurb": "a mug"}, "image", "blurb"),
     ],
 )
 def test_columns_are_found_where_only_one_fits(row, image, caption):
@@ -146,7 +153,8 @@ def test_columns_are_found_where_only_one_fits(row, image, caption):
     "row, said, problem, hint",
     [
         ({"a": PICTURE, "b": PICTURE, "text": "x"}, ("", ""), "several columns hold images: a, b", "image_column"),
-        ({"image": PICTURE, "text": "x", "prompt": "y"}, ("", ""), "may hold the captions: text, prompt", "none"),
+        ({"image": PICTURE, "text": "x", "caption": "y"}, ("", ""), "may hold the captions: text, caption", "none"),
+        ({"image": PICTURE, "prompt": "x", "alt": "y"}, ("", ""), "may hold the captions: prompt, alt", "none"),
         ({"image": PICTURE, "x": "a b", "y": "c d"}, ("", ""), "may hold the captions: x, y", "caption_column"),
         ({"text": "x", "n": 3}, ("", ""), "no column holds images", "the columns are: text, n"),
         ({"image": PICTURE, "text": "x"}, ("pic", ""), r"no column 'pic' \(`image_column`\)", "image, text"),
@@ -198,12 +206,22 @@ def test_each_row_without_a_picture_is_rejected_with_its_number(tmp_path):
         ("row 6", "zero bytes"),
     ]  # fmt: skip
     assert made.card.seen == 7 and len(made.examples) == 1
+    assert "nothing is downloaded from there" in made.card.rejected[3].detail
+
+
+def test_words_that_tables_take_for_nothing_are_captions(tmp_path):
+    table = beside(tmp_path, "t.csv", "file_name,text\np/1.jpg,NA\np/2.jpg,null\n")
+    made, _ = prepared_from(str(table), tmp_path / "made")
+    assert captions(made) == {"000000-1.jpg": "sks, NA", "000001-2.jpg": "sks, null"}
+
+
+def test_ten_thousand_pictures_are_in_a_folder_and_more_in_further_ones():
+    names = [kept._name(n, "a", ".png") for n in (0, kept.SHARD - 1, kept.SHARD, 2 * kept.SHARD + 5)]
+    assert names == ["000000-a.png", "009999-a.png", "rows-10000/010000-a.png", "rows-20000/020005-a.png"]
 
 
 def test_an_image_too_large_is_rejected_and_one_that_is_none_by_the_audit(tmp_path, monkeypatch):
-    from finetune.data.sources import rows
-
-    monkeypatch.setattr(rows, "MAX_FILE_BYTES", 20_000)
+    monkeypatch.setattr(kept, "MAX_FILE_BYTES", 20_000)
     told = table_rows(range(3))
     told[1]["image"] = {"bytes": bytes(20_001), "path": None}
     told[2]["image"] = {"bytes": b"hello", "path": None}
@@ -211,6 +229,24 @@ def test_an_image_too_large_is_rejected_and_one_that_is_none_by_the_audit(tmp_pa
     assert [(r.file, r.reason) for r in made.card.rejected] == [
         ("000002.bin", "unsupported type"), ("row 1", "image bomb")
     ]  # fmt: skip
+
+
+def test_a_picture_that_a_text_holds_is_taken_with_its_bytes(tmp_path):
+    texts = [base64.b64encode(picture_bytes(n)).decode() for n in range(2)]
+    rows = [{"image": texts[0], "text": "a mug"}, {"image": f"data:image/png;base64,{texts[1]}", "text": "a cup"}]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made, _ = prepared_from(str(tmp_path / "t.jsonl"), tmp_path / "made")
+    assert [(made.root / e.name).read_bytes() for e in made.examples] == [picture_bytes(0), picture_bytes(1)]
+
+
+@pytest.mark.parametrize("address", ["https://ex.org/1.jpg", "https://ex.org/1?size=2", "s3://photos/1.jpg"])
+def test_a_table_of_addresses_is_refused_with_what_to_do(tmp_path, address):
+    """As LAION's: no row of it is a picture."""
+    (tmp_path / "t.csv").write_text(f"URL,TEXT\n{address},a mug\n,a cup\n{address},a bowl\n")
+    for selection in (ALL, Selection(image_column="URL")):
+        with pytest.raises(DataError, match="the column URL holds addresses") as refused:
+            prepared_from(str(tmp_path / "t.csv"), tmp_path / "made", selection=selection)
+        assert address in refused.value.problem and "img2dataset" in refused.value.hint and not hidden(tmp_path)
 
 
 # --- files that are not whole ---------------------------------------------------------------------------------------
@@ -279,6 +315,24 @@ def test_an_interrupted_call_goes_on_where_it_was(tmp_path, monkeypatch, form):
     assert made.fingerprint == unbroken.fingerprint and not hidden(tmp_path)
 
 
+def test_a_line_that_was_cut_off_and_rows_after_the_last_place_are_read_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(staging, "_SAID_EVERY", 1)
+    source = str(write_parquet(tmp_path / "t.parquet", table_rows(range(60))))
+    interrupted(source, tmp_path / "made", ALL, 40)
+    (journal,) = staging_folder(tmp_path / "made").rglob(staging._JOURNAL)
+    with journal.open("ab") as file:
+        file.write(b'{"row": 40, "file_na')
+    work = staging.staging(understood(source)[0], ALL, tmp_path / "made")
+    while True:
+        try:
+            next(work)
+        except StopIteration as e:
+            staged = e.value
+            break
+    listed = (staged.root / "metadata.jsonl").read_text().splitlines()
+    assert [json.loads(line)["file_name"][:6] for line in listed] == [f"{n:06d}" for n in range(60)]
+
+
 def test_other_arguments_do_not_use_what_was_read_and_it_is_not_lost(tmp_path, monkeypatch):
     monkeypatch.setattr(staging, "_SAID_EVERY", 1)
     source = str(write_parquet(tmp_path / "t.parquet", table_rows(range(60))))
@@ -328,101 +382,6 @@ def test_pictures_are_read_one_by_one_however_long_the_table_is(tmp_path):
     rows = table.rows(0, None)
     assert [next(rows)["text"] for _ in range(17)][-1] == "a mug of row 16" and table.position() == {"row": 17}
     assert [row["text"] for row in table.rows(298, {"row": 298})] == ["a mug of row 298", "a mug of row 299"]
-
-
-# --- the hub --------------------------------------------------------------------------------------------------------
-
-
-class Stand:
-    """In place of a builder of `datasets` for a data set of the hub."""
-
-    hash = "0123abcd"
-
-    def __init__(self, rows: list[dict[str, object]], broken_after: int | None = None) -> None:
-        self.rows, self.broken_after = rows, broken_after
-
-    def as_streaming_dataset(self) -> dict[str, datasets.IterableDataset]:
-        return {"train": datasets.IterableDataset.from_generator(self.generated), "validation": None}
-
-    def generated(self):
-        for number, row in enumerate(self.rows):
-            if number == self.broken_after:
-                raise ConnectionError("the network is gone")
-            yield row
-
-
-def test_a_data_set_of_the_hub_is_streamed_and_named_as_the_source(tmp_path, monkeypatch):
-    asked = []
-
-    def builder(source, subset, aside):
-        asked.append((source.hub, source.revision, subset))
-        return Stand(table_rows(range(3)))
-
-    monkeypatch.setattr(tables, "_builder", builder)
-    made, notes = prepared_from("org/name@v2:3", tmp_path / "made", selection=Selection(subset="small"))
-    assert asked == [("org/name", "v2", "small")] and made.card.source == "org/name@v2"
-    assert notes[0].startswith("org/name@v2: split train of train, validation")
-    assert {e.attributes.weight for e in made.examples} == {3.0}
-
-
-def test_a_network_that_goes_away_loses_nothing(tmp_path, monkeypatch):
-    rows = table_rows(range(60))
-    monkeypatch.setattr(tables, "_builder", lambda *_: Stand(rows, broken_after=57))
-    with pytest.raises(DataError, match="org/name cannot be read after row 56: the network is gone") as refused:
-        prepared_from("org/name", tmp_path / "made")
-    assert "is there a network?" in refused.value.hint and "goes on from there" in refused.value.hint
-    monkeypatch.setattr(tables, "_builder", lambda *_: Stand(rows))
-    made, notes = prepared_from("org/name", tmp_path / "made")
-    assert "50 rows were read" in notes[1] and len(made.examples) == 60
-
-
-def test_another_version_of_a_hub_data_set_is_read_from_its_beginning(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "_builder", lambda *_: Stand(table_rows(range(60)), broken_after=57))
-    with pytest.raises(DataError):
-        prepared_from("org/name", tmp_path / "made")
-    newer = Stand(table_rows(range(100, 110)))
-    newer.hash = "456"
-    monkeypatch.setattr(tables, "_builder", lambda *_: newer)
-    made, notes = prepared_from("org/name", tmp_path / "made")
-    assert "has changed since it was read in part" in notes[1] and len(made.examples) == 10
-
-
-def test_a_hub_id_without_network_is_a_sentence_with_a_next_step(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    with pytest.raises(DataError, match="there is no folder org/name, and as a data set of the hub") as refused:
-        prepared_from("org/name", tmp_path / "made")
-    assert "is there a network?" in refused.value.hint and not hidden(tmp_path)
-
-
-def test_a_hub_data_set_cannot_name_files_of_this_machine(tmp_path, monkeypatch):
-    Image.new("RGB", (64, 64)).save(tmp_path / "own.png")
-    rows = [{"image": str(tmp_path / "own.png"), "text": "a mug"}, *table_rows([1])]
-    monkeypatch.setattr(tables, "_builder", lambda *_: Stand(rows))
-    made, _ = prepared_from("org/name", tmp_path / "made")
-    assert [r.file for r in made.card.rejected] == ["row 0"] and len(made.examples) == 1
-
-
-def test_pictures_of_a_hub_data_set_that_are_files_are_fetched_one_by_one_and_a_fault_is_told(tmp_path, monkeypatch):
-    import datasets.utils.file_utils as files
-
-    held = {f"hf://datasets/org/name@0123/a/{i}.jpg": picture_bytes(i, "JPEG") for i in range(2)}
-
-    class Gone(Exception):
-        """As the libraries of the network raise: of no common class."""
-
-    def xopen(path, mode):
-        if path not in held:
-            raise Gone("no answer from the hub")
-        return io.BytesIO(held[path])
-
-    monkeypatch.setattr(files, "xopen", xopen)
-    rows = [{"image": {"bytes": None, "path": path}, "text": "a mug"} for path in held]
-    monkeypatch.setattr(tables, "_builder", lambda *_: Stand(rows))
-    made, _ = prepared_from("org/name", tmp_path / "made")
-    assert [(made.root / e.name).read_bytes() for e in made.examples] == list(held.values())
-    held.clear()
-    with pytest.raises(DataError, match=r"at hf://datasets/org/name@0123/a/0.jpg: no answer from the hub"):
-        prepared_from("org/name", tmp_path / "again")
 
 
 def test_nothing_hidden_is_left_once_the_dataset_is_whole(tmp_path, monkeypatch):

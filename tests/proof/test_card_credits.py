@@ -1,10 +1,12 @@
 """Whose pictures an adapter was trained on is in its file and on its card, without what is nobody's business."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from support.adapter_files import ABOUT, NAME
 from support.nasty_folder import picture
 from support.runs import short, train
@@ -12,6 +14,7 @@ from support.runs import short, train
 from finetune.data.prepare import prepare
 from finetune.errors import RunError
 from finetune.files import metadata
+from finetune.files.parents import rights_of
 from finetune.proof.card import model_card
 
 CREDITS = (
@@ -41,6 +44,27 @@ def test_credits_of_another_file_are_cleaned_line_by_line() -> None:
         metadata.refuse_local({"finetune.dataset_credits": "from /home/bob/secret/1.jpg"}, ABOUT)
 
 
+def test_a_card_says_what_the_adapter_before_says_of_its_licence() -> None:
+    told = model_card(NAME, replace(ABOUT, parent="ab", parent_license="CC-BY-NC-4.0, by [Eve](x)"), ["universal"])
+    assert "- Started from: another adapter: CC-BY-NC-4.0, by \\[Eve](x)\n" in told
+    assert "another adapter: which says no licence\n" in model_card(NAME, replace(ABOUT, parent="ab"), ["universal"])
+    assert "Started from" not in model_card(NAME, replace(ABOUT, parent=""), ["universal"])
+
+
+def test_licences_of_any_adapter_are_read_from_its_header(tmp_path: Path) -> None:
+    def file(name: str, told: dict[str, str]) -> Path:
+        save_file({"a": torch.zeros(1)}, tmp_path / name, told)
+        return tmp_path / name
+
+    foreign = file("foreign.safetensors", {"modelspec.license": "CC-BY-NC-4.0", "modelspec.author": "Eve"})
+    assert rights_of(foreign) == ("CC-BY-NC-4.0, by Eve", "")
+    assert rights_of(file("silent.safetensors", {})) == ("", "")
+    ours = replace(ABOUT, license="MIT", dataset_license="2 pictures CC-BY-4.0 (Ada)", dataset_credits=CREDITS,
+                   parent_license="Proprietary")  # fmt: skip
+    own = file("own.safetensors", {f"finetune.{f.name}": str(getattr(ours, f.name)) for f in fields(ours)})
+    assert rights_of(own) == ("MIT, its images: 2 pictures CC-BY-4.0 (Ada), before it: Proprietary", CREDITS)
+
+
 @pytest.mark.whole
 def test_the_sums_of_a_run_are_in_its_file_and_card_and_private_things_are_not(tmp_path: Path) -> None:
     root = tmp_path / "photos"
@@ -67,3 +91,14 @@ def test_the_sums_of_a_run_are_in_its_file_and_card_and_private_things_are_not(t
     card = (out / "adapter" / "README.md").read_text()
     assert "- Images' licence: 2 pictures Proprietary" in card and "- 1 picture by Ada, CC-BY-4.0" in card
     assert 'license: "MIT"' in card and "ada@example.org" not in card + "".join(said.values())
+    for file in root.glob("*.license"):
+        file.unlink()
+    prepare(root, tmp_path / "plain", trigger="sks", class_word="mug")
+    again = train(short(tmp_path / "plain", train__steps=2, adapter__init_from=done.path), tmp_path / "again")
+    with safe_open(again.path, "pt") as file:
+        later = file.metadata()
+    assert later["finetune.parent_license"] == f"MIT, its images: {said['finetune.dataset_license']}"
+    assert later["finetune.dataset_credits"] == said["finetune.dataset_credits"]
+    card = (tmp_path / "again" / "adapter" / "README.md").read_text()
+    assert "- Started from: another adapter: MIT, its images: 2 pictures Proprietary" in card
+    assert "- 1 picture by Ada, CC-BY-4.0" in card and "license:" not in card

@@ -13,8 +13,9 @@ from threading import Condition
 
 from PIL import Image
 
-from finetune.data.images.diagnose import JPEG_XL_MAGIC, Unusable
+from finetune.data.images.diagnose import Unusable
 from finetune.data.images.jpeg_xl import jpeg_xl_header
+from finetune.data.images.signatures import JPEG_XL_MAGIC
 
 MAX_FILE_BYTES = 512 << 20
 MAX_PIXELS = 160_000_000

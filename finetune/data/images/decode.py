@@ -28,8 +28,9 @@ from PIL import (
 from finetune.data.images import colours, costs, plugins
 from finetune.data.images.buckets import Size
 from finetune.data.images.colours import WHITE, Colour, colour_name
-from finetune.data.images.diagnose import SUFFIXES, Reason, Unusable, diagnose, is_cut_short
+from finetune.data.images.diagnose import Reason, Unusable, diagnose, is_cut_short
 from finetune.data.images.looks import measure_looks
+from finetune.data.images.signatures import SUFFIXES
 
 _PLUGINS = (
     JpegImagePlugin.JpegImageFile,

@@ -4,22 +4,8 @@ import re
 from pathlib import Path
 from typing import Literal
 
+from finetune.data.images.signatures import AVIF_BRANDS, HEIF_BRANDS, IMAGE_SUFFIXES, JPEG_XL_MAGIC, format_of
 from finetune.errors import DataError
-
-SUFFIXES = {
-    "JPEG": (".jpg", ".jpeg", ".jfif", ".jpe"),
-    "MPO": (".jpg", ".jpeg", ".mpo"),
-    "PNG": (".png", ".apng"),
-    "WEBP": (".webp",),
-    "BMP": (".bmp", ".dib"),
-    "TIFF": (".tif", ".tiff"),
-    "GIF": (".gif",),
-    "AVIF": (".avif",),
-    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
-    "HEIF": (".heic", ".heif", ".hif"),
-    "JXL": (".jxl",),
-}
-"""The usual extensions of each format, the best first."""
 
 Reason = Literal[
     "zero bytes",
@@ -53,8 +39,6 @@ class Unusable(DataError):
         self.reason, self.detail = reason, detail
 
 
-_IMAGE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*")
-JPEG_XL_MAGIC = (b"\0\0\0\x0cJXL", b"\xff\x0a")
 _FOREIGN_MAGIC = (
     (b"%PDF", "a PDF document; export its pages as PNG"),
     (b"8BPS", "a Photoshop document; export it as PNG"),
@@ -64,7 +48,6 @@ _FOREIGN_MAGIC = (
     *((magic, "a JPEG XL file; export it as PNG") for magic in JPEG_XL_MAGIC),
     (b"\0\0\0\x0cjP", "a JPEG 2000 file; export it as PNG"),
 )
-HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
 
 def diagnose(data: bytes, suffix: str, plugin: bool = False) -> tuple[Reason, str]:
@@ -82,9 +65,9 @@ def diagnose(data: bytes, suffix: str, plugin: bool = False) -> tuple[Reason, st
     for magic, what in _FOREIGN_MAGIC:
         if data.startswith(magic):
             return "unsupported type", what
-    if data.startswith(_IMAGE_MAGIC):
+    if format_of(data):
         return "truncated", "it ends inside its header, or its header is damaged"
-    if suffix.lower() in {s for known in SUFFIXES.values() for s in known}:
+    if suffix.lower() in IMAGE_SUFFIXES:
         return "not an image", f"its name ends in {suffix}, but its content is no image"
     return "unsupported type", f"{suffix or 'no extension'}: not an image that can be read"
 
@@ -94,7 +77,7 @@ def _ftyp(brand: bytes, plugin: bool) -> str:
         return "a HEIC file that is damaged, or of a kind that cannot be read here; export it as JPEG or PNG"
     if brand in HEIF_BRANDS:
         return "a HEIC photo; install `finetune-diffusion[heic]` to read it, or export it as JPEG or PNG"
-    if brand in (b"avif", b"avis"):
+    if brand in AVIF_BRANDS:
         return "an AVIF file that cannot be read here; export it as PNG"
     return "a video; save single frames as PNG"
 

@@ -9,7 +9,7 @@ from functools import cache
 from importlib import metadata
 from typing import NamedTuple
 
-from finetune.data.images.diagnose import HEIF_BRANDS, JPEG_XL_MAGIC
+from finetune.data.images.signatures import HEIF_BRANDS, JPEG_XL_MAGIC
 
 
 class Plugin(NamedTuple):

@@ -1,4 +1,4 @@
-"""Licences that lie beside pictures: `photo.jpg.license` (REUSE, reuse.software) or `photo.license`."""
+"""Licences that lie beside pictures: `photo.jpg.license` or REUSE.toml (reuse.software), or `photo.license`."""
 
 import posixpath
 import re
@@ -9,10 +9,14 @@ from typing import NamedTuple
 from finetune import reading
 from finetune.data.attributes import NO_ATTRIBUTES, Attributes
 from finetune.data.folder import Rejected
+from finetune.data.images.signatures import IMAGE_SUFFIXES
+from finetune.data.rights.reuse_toml import REUSE_TOML, ReuseTables, read_reuse_tables
 from finetune.data.text.caption_files import CAPTION_BYTES, FoundCaptions
 from finetune.errors import DataError
 
 SIDECAR = ".license"
+_LICENCE_TEXT = re.compile(r"(?:.*/)?LICENSES/[^/]+\.txt")
+"""REUSE's folder of the texts of licences"""
 _TAG = re.compile(r"(SPDX-[\w-]+)\s*:\s*(.*)|(?:Copyright|\(c\)|\u00a9)\s*(.+)", re.IGNORECASE)
 _TAGS = {
     "spdx-license-identifier": "license", "spdx-filecopyrighttext": "author", "spdx-snippetcopyrighttext": "author",
@@ -32,6 +36,9 @@ class FoundLicences(NamedTuple):
     files: set[str]
     orphans: list[Rejected]
     problems: list[str]
+    reuse: ReuseTables = ReuseTables(())
+    pictures: Sequence[str] = ()
+    """Those that REUSE.toml may speak of."""
 
     def beside(self, captions: FoundCaptions) -> FoundCaptions:
         """What is known of the pictures from captions' files, and from these."""
@@ -43,13 +50,29 @@ class FoundLicences(NamedTuple):
                                 "keep one")  # fmt: skip
             license, author = known.license or told.license, known.author or told.author
             attributes[name] = known._replace(license=license, author=author)
+        for name in self.pictures:
+            known = attributes.get(name, NO_ATTRIBUTES)
+            licences, authors = self.reuse.of(name, *([own] if own else [] for own in (known.license, known.author)))
+            license, author = _joined(licences), _people(authors)
+            if (license, author) != (known.license, known.author):
+                attributes[name] = known._replace(license=license, author=author)
         orphans, files = [*captions.orphans, *self.orphans], captions.files | self.files
         return captions._replace(attributes=attributes, problems=problems, orphans=orphans, files=files)
 
 
 def find_licences(root: Path, names: Sequence[str]) -> FoundLicences:
     """Reads the licence files among the names, each of the picture whose name it has, with or without its ending."""
-    found = FoundLicences({}, set(), [], [])
+    problems = list[str]()
+    tables = read_reuse_tables(root, names, problems)
+    pictures = [n for n in names if n.lower().endswith(IMAGE_SUFFIXES)] if tables.by_file else []
+    found = FoundLicences({}, {n for n in names if posixpath.basename(n) == REUSE_TOML}, [], problems, tables, pictures)
+    _read_sidecars(root, names, found)
+    if found.files:
+        found.files.update(n for n in names if _LICENCE_TEXT.fullmatch(n))
+    return found
+
+
+def _read_sidecars(root: Path, names: Sequence[str], found: FoundLicences) -> None:
     sidecars = [n for n in names if n.lower().endswith(SIDECAR)]
     pictures = {n for n in names if not n.lower().endswith(SIDECAR)} if sidecars else set[str]()
     stems: dict[str, list[str]] = {}
@@ -75,7 +98,6 @@ def find_licences(root: Path, names: Sequence[str]) -> FoundLicences:
             if owner in found.by_picture:
                 found.problems.append(f"two licence files for {owner}: {sidecar} is one of them; keep one")
             found.by_picture[owner] = NO_ATTRIBUTES._replace(license=told["license"], author=told["author"])
-    return found
 
 
 def licence_told(text: str) -> Mapping[str, str]:
@@ -101,6 +123,14 @@ def licence_told(text: str) -> Mapping[str, str]:
     licences = list(dict.fromkeys(filter(None, said["license"])))
     if not licences:
         raise ValueError("it says no licence; write a line such as SPDX-License-Identifier: CC-BY-4.0")
-    authors = dict.fromkeys(filter(None, (_YEARS.sub("", one).strip() for one in said["author"])))
-    joined = licences[0] if len(licences) == 1 else " AND ".join(f"({one})" if " " in one else one for one in licences)
-    return {"license": joined, "author": "; ".join(authors)}
+    return {"license": _joined(licences), "author": _people(said["author"])}
+
+
+def _joined(licences: Sequence[str]) -> str:
+    """All of them hold."""
+    return " AND ".join(f"({one})" if " " in one and len(licences) > 1 else one for one in licences)
+
+
+def _people(written: Sequence[str]) -> str:
+    """Copyright lines without their years."""
+    return "; ".join(dict.fromkeys(filter(None, (_YEARS.sub("", one).strip() for one in written))))

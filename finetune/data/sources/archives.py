@@ -19,6 +19,7 @@ from typing import IO, Any, NamedTuple, cast
 from finetune.data.folder import Rejected
 from finetune.data.images.costs import MAX_FILE_BYTES
 from finetune.data.sources.compressed import BROKEN, Opened, opened
+from finetune.data.sources.kinds import ARCHIVES
 from finetune.errors import DataError, RunError
 from finetune.events import Advanced, Event, Stage
 
@@ -52,11 +53,16 @@ class _Target:
     def place(self, written: str) -> Path | None:
         """Where a file of that name goes; None: nowhere, which is noted."""
         name = posixpath.normpath(written.replace("\\", "/"))
-        self.left -= tarfile.BLOCKSIZE
+        self.count(tarfile.BLOCKSIZE, written)  # a file takes room on a disk, and is in a folder, whatever it holds
         if not _stays_inside(written.replace("\\", "/")):
             self.reject(written, "link", "its name leads out of the archive")
         elif not _is_possible(name):
             self.reject(written, "unreadable", "no file can have this name; rename it in the archive")
+        elif name.lower().endswith(ARCHIVES):
+            detail = (
+                f"archives in archives are not unpacked; unpack {self.archive.name}, and give this as a source, too"
+            )
+            self.reject(written, "unsupported type", detail)
         elif name.casefold() in self._taken:
             self.reject(written, "exact duplicate", "the archive has another file of this name, which is used")
         elif self._taken & (above := set(_above(name.casefold()))) or name.casefold() in self._folders:
@@ -67,19 +73,23 @@ class _Target:
             return self.folder / name
         return None
 
+    def count(self, size: int, name: str) -> None:
+        """Raises DataError: together with these bytes of that file it unpacks to too much."""
+        self.left -= size
+        if self.left < 0:
+            raise DataError(
+                f"{self.archive} unpacks to more than {PER_BYTE} times its size (at {_printable(name)})",
+                "if it is no bomb, unpack it yourself, and give the folder",
+            )
+
     def write(self, path: Path, content: IO[bytes], name: str) -> None:
         """Up to the largest size of a picture. Raises OSError, and what reading raises."""
         path.parent.mkdir(parents=True, exist_ok=True)
         size = 0
         with path.open("wb") as file:
             while chunk := content.read(_CHUNK):
-                self.left -= len(chunk)
+                self.count(len(chunk), name)
                 size += len(chunk)
-                if self.left < 0:
-                    raise DataError(
-                        f"{self.archive} unpacks to more than {PER_BYTE} times its size (at {_printable(name)})",
-                        "if it is no bomb, unpack it yourself, and give the folder",
-                    )
                 if size <= MAX_FILE_BYTES:
                     file.write(chunk)
         if size > MAX_FILE_BYTES:
@@ -194,9 +204,7 @@ def _untar(whole: tarfile.TarFile, entry: tarfile.TarInfo, target: _Target) -> N
 def _pass_over(content: IO[bytes] | Opened, target: _Target) -> None:
     """The next header is after it."""
     while chunk := content.read(_CHUNK):
-        target.left -= len(chunk)
-        if target.left < 0:
-            raise DataError(f"{target.archive} unpacks to more than {PER_BYTE} times its size", _COPY_AGAIN)
+        target.count(len(chunk), target.last)
 
 
 def _check_end(target: _Target, stream: Opened) -> None:

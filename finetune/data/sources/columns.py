@@ -1,21 +1,18 @@
 """Which columns of a table hold the pictures and the captions: found where only one fits, else listed."""
 
+import base64
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from finetune.data.attributes import ATTRIBUTE_COLUMNS
-from finetune.data.images.diagnose import SUFFIXES
+from finetune.data.images.signatures import IMAGE_SUFFIXES, format_of
+from finetune.data.text.columns import OTHERS, PICTURE_COLUMNS, best_captions, plain_column
 from finetune.errors import DataError
 
-CAPTION_NAMES = (
-    "text", "caption", "prompt", "captions", "description", "label_txt", "txt", "blip_caption", "en_text",
-)  # fmt: skip
-"""columns that hold captions whatever else is there, in lower case"""
-IMAGE_NAMES = ("image", "img", "picture", "photo", "pixel_values", "jpg", "png", "webp", "file_name", "image_path")
 KNOWN = (*ATTRIBUTE_COLUMNS, "caption_by")
 """columns that are kept under these names"""
-_SUFFIXES = tuple(suffix for some in SUFFIXES.values() for suffix in some)
-_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF", b"\xff\x0a", b"\0\0\0\x0cJXL")
+_SHORTEST = 64
+"""characters of a picture as base64"""
 
 TableCells = Mapping[str, object]
 
@@ -26,6 +23,8 @@ class Columns(NamedTuple):
     """Empty: the table has no captions."""
     kept: tuple[str, ...]
     """Others, whose names `read_attributes` knows."""
+    unread: tuple[str, ...] = ()
+    """Others that may be captions."""
 
 
 def column_cell(row: TableCells, column: str) -> object:
@@ -66,15 +65,21 @@ def choose_columns(
         if named and named != "none" and named not in names:
             raise DataError(f"{where} has no column {named!r} (`{option}`)", _listed(names))
     image = image or _image_column(where, rows, pictures, names)
-    said = "" if caption == "none" else caption or _caption_column(where, rows, [n for n in names if n != image])
+    _refuse_addresses(where, rows, image)
+    rest = [n for n in names if n not in (image, *ignored)]
+    said = "" if caption == "none" else caption or _caption_column(where, rows, rest)
     kept = [n for n in KNOWN if n in names and n not in (image, said, *ignored)]
-    return Columns(image, said, tuple(kept))
+    unread = [] if caption else [n for n in _known_captions(rows, rest) if n not in (said, *kept)]
+    return Columns(image, said, tuple(kept), tuple(unread))
 
 
 def _image_column(where: str, rows: Sequence[TableCells], pictures: Sequence[str], names: Sequence[str]) -> str:
-    fit = list(pictures) or [n for n in names if any(_is_picture(column_cell(row, n)) for row in rows)]
-    if len(fit) > 1 and (usual := [n for n in fit if n.lower() in IMAGE_NAMES]):
+    """Columns with the pictures themselves go before those with their names, and known names before others."""
+    inside = [n for n in names if any(_is_picture(column_cell(row, n)) for row in rows)]
+    fit = list(pictures) or inside or [n for n in names if any(_names_picture(column_cell(row, n)) for row in rows)]
+    if len(fit) > 1 and (usual := [n for n in fit if plain_column(n) in PICTURE_COLUMNS]):
         fit = usual
+    fit = fit or [n for n in names if any(is_address(column_cell(row, n)) for row in rows)][:1]
     if len(fit) == 1:
         return fit[0]
     if not fit:
@@ -83,30 +88,66 @@ def _image_column(where: str, rows: Sequence[TableCells], pictures: Sequence[str
 
 
 def _caption_column(where: str, rows: Sequence[TableCells], names: Sequence[str]) -> str:
-    usual = [n for n in names if n.rpartition(".")[2].lower() in CAPTION_NAMES and _is_text(rows, n)]
-    top = [n for n in usual if "." not in n]
-    fit = top or usual or [n for n in names if n not in KNOWN and _is_text(rows, n) and _has_words(rows, n)]
-    if "captions" in fit and len(fit) > 1:  # further captions beside the first
-        fit.remove("captions")
+    """By the rule of `text.columns`; those of the table itself go before those inside of other columns."""
+    known = _known_captions(rows, names)
+    own = {n.rpartition(".")[2]: n for n in reversed([n for n in known if "." not in n] or known)}
+    fit = [own[n] for n in best_captions(own)]
+    if len({repr([column_cell(row, n) for row in rows]) for n in fit}) == 1:
+        return fit[0]
+    fit = fit or [n for n in names if plain_column(n) not in OTHERS and _is_text(rows, n) and _has_words(rows, n)]
     if len(fit) > 1:
         hint = "name one by `caption_column`, or write none for a dataset without captions"
         raise DataError(f"{where}: several columns may hold the captions: {', '.join(fit)}", hint)
     return fit[0] if fit else ""
 
 
+def _known_captions(rows: Sequence[TableCells], names: Sequence[str]) -> list[str]:
+    """Columns with texts whose names are known for captions, also those inside of others."""
+    return [n for n in names if best_captions([n.rpartition(".")[2]]) and _is_text(rows, n)]
+
+
+def _refuse_addresses(where: str, rows: Sequence[TableCells], image: str) -> None:
+    """Raises DataError: there are no pictures, only where they could be downloaded, as in LAION's tables."""
+    values = [value for row in rows if (value := column_cell(row, image)) not in (None, "")]
+    if values and all(map(is_address, values)):
+        raise DataError(
+            f"{where}: the column {image} holds addresses ({str(values[0])[:60]}), and nothing is downloaded",
+            "download the pictures, as img2dataset does, and give the folder or the archives that it makes",
+        )
+
+
+def is_address(value: object) -> bool:
+    return isinstance(value, str) and value.startswith(("http://", "https://", "s3://", "gs://"))
+
+
+def picture_in_text(text: str) -> bytes | None:
+    """A picture that a text holds as base64, with or without `data:image/png;base64,`; None: it holds none."""
+    body = text.partition(",")[2] if text.startswith("data:image/") else text
+    try:
+        if not format_of(base64.b64decode(body[:64], validate=True)):
+            return None
+        return base64.b64decode(body, validate=True)
+    except ValueError:
+        return None
+
+
 def _is_picture(value: object) -> bool:
     if isinstance(value, Mapping):
         return bool(value) and set(value) <= {"bytes", "path"}
-    if isinstance(value, bytes):
-        return value.startswith(_MAGIC) or value[4:8] == b"ftyp"
-    return isinstance(value, str) and value.lower().split("?")[0].endswith(_SUFFIXES)
+    if isinstance(value, str):
+        return len(value) > _SHORTEST and picture_in_text(value) is not None
+    return isinstance(value, bytes) and bool(format_of(value))
+
+
+def _names_picture(value: object) -> bool:
+    return isinstance(value, str) and value.lower().split("?")[0].endswith(IMAGE_SUFFIXES)
 
 
 def _is_text(rows: Sequence[TableCells], name: str) -> bool:
     values = [value for row in rows if (value := column_cell(row, name)) not in (None, "")]
     return bool(values) and all(
         isinstance(v, str) or (isinstance(v, list) and v and all(isinstance(one, str) for one in v)) for v in values
-    ) and not any(_is_picture(v) for v in values)  # fmt: skip
+    ) and not any(_names_picture(v) for v in values)  # fmt: skip
 
 
 def _has_words(rows: Sequence[TableCells], name: str) -> bool:

@@ -11,7 +11,7 @@ from finetune import reading
 from finetune import resources as shipped
 from finetune.data.attributes import LARGEST_WEIGHT
 from finetune.data.folder import locate_images
-from finetune.data.images.diagnose import SUFFIXES
+from finetune.data.images.signatures import IMAGE_SUFFIXES
 from finetune.data.sources.kinds import ARCHIVES, TABLE_READERS
 from finetune.errors import DataError
 
@@ -19,7 +19,6 @@ SHARDS = (".parquet", ".arrow")
 """tables that hold pictures: a folder of them, without a picture beside, is one source"""
 SAVED = ("state.json", "dataset_dict.json")
 """in the folders of `Dataset.save_to_disk`"""
-_PICTURES = tuple(suffix for some in SUFFIXES.values() for suffix in some)
 _FOREIGN_ARCHIVES = (".rar", ".7z", ".lz4", ".gz", ".xz", ".bz2", ".zst")
 _WEIGHTED = re.compile(r"(.+):([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|inf|nan)", re.DOTALL)
 _HUB = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@([\w./-]+))?")
@@ -98,7 +97,7 @@ def _kind_of_file(path: Path) -> SourceKind:
         return "archive"
     if name.endswith(tuple(TABLE_READERS)):
         return "table"
-    if name.endswith(_PICTURES):
+    if name.endswith(IMAGE_SUFFIXES):
         raise DataError(f"{path} is one image", f"give the folder that contains the images: {path.parent}")
     if name.endswith(_FOREIGN_ARCHIVES):
         raise DataError(f"{path} is an archive of a kind that is not read", "unpack it, and give the folder")
@@ -113,7 +112,7 @@ def holds_tables(folder: Path) -> bool:
     for _, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         lower = [name.lower() for name in files]
-        if any(name.endswith(_PICTURES) for name in lower):
+        if any(name.endswith(IMAGE_SUFFIXES) for name in lower):
             return False
         tables = tables or any(name.endswith(SHARDS) and not name.startswith("metadata.") for name in lower)
     return tables

@@ -12,19 +12,15 @@ from typing import NamedTuple
 from finetune import reading
 from finetune.data.attributes import TEXTS, cells_of, read_attributes
 from finetune.data.images.costs import MAX_FILE_BYTES
-from finetune.data.images.diagnose import SUFFIXES, Reason
-from finetune.data.sources.columns import Columns, column_cell
+from finetune.data.images.diagnose import Reason
+from finetune.data.images.signatures import IMAGE_SUFFIXES, SUFFIXES, format_of
+from finetune.data.sources.columns import Columns, column_cell, picture_in_text
 from finetune.data.sources.names import Source
 from finetune.data.sources.tables import SourceRow, read_address
 from finetune.errors import DataError
 
 SHARD = 10_000
 """pictures in a folder, each with a table of its own"""
-_MAGIC = (
-    (b"\x89PNG", ".png"), (b"\xff\xd8\xff", ".jpg"), (b"GIF8", ".gif"), (b"BM", ".bmp"), (b"II*\0", ".tif"),
-    (b"MM\0*", ".tif"), (b"\xff\x0a", ".jxl"), (b"\0\0\0\x0cJXL", ".jxl"),
-)  # fmt: skip
-_NAMED = tuple(suffix for some in SUFFIXES.values() for suffix in some)
 _LOCAL, _ADDRESS = "the picture's path", "nothing is downloaded from there; download it, and name the file"
 
 
@@ -76,6 +72,8 @@ def _content(found: object, source: Source) -> tuple[str, bytes | Path]:
     if isinstance(found, bytes):
         return "", _bounded(found)
     if isinstance(found, str) and found:
+        if (data := picture_in_text(found)) is not None:
+            return "", _bounded(data)
         return found, _by_path(found, source)
     raise (
         Refused("zero bytes", "the row has no image")
@@ -131,12 +129,9 @@ def _name(number: int, stem: str, suffix: str) -> str:
 def _suffix(content: bytes | Path, written: str) -> str:
     if isinstance(content, Path):
         return content.suffix.lower()
-    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
-        return ".webp"
-    if content[4:8] == b"ftyp":
-        return ".avif" if content[8:12] in (b"avif", b"avis") else ".heic"
-    known = next((suffix for magic, suffix in _MAGIC if content.startswith(magic)), "")
-    return known or (written.lower() if written.lower() in _NAMED else ".bin")
+    if known := format_of(content):
+        return SUFFIXES[known][0]
+    return written.lower() if written.lower() in IMAGE_SUFFIXES else ".bin"
 
 
 def _said(row: SourceRow, columns: Columns, where: str) -> tuple[str | None, dict[str, object]]:

@@ -33,7 +33,7 @@ from finetune.errors import DataError, RunError
 from finetune.events import Advanced, Event, Note, Stage
 from finetune.saving import write_bytes
 
-VERSION = 1
+VERSION = 2
 """to be raised with every change of what is kept"""
 _MARK_ROWS, _MARK_S = 25, 2.0
 """The place in the table is noted after so many rows, or seconds."""
@@ -196,7 +196,8 @@ def _understood(table: OpenedTable) -> str:
     split = f"split {table.split}" + (f" of {', '.join(table.splits)}" if len(table.splits) > 1 else "")
     captions = f"captions from {table.columns.caption}" if table.columns.caption else "no column holds captions"
     kept = f"; kept: {', '.join(table.columns.kept)}" if table.columns.kept else ""
-    return f"{table.where}: {split}, images from {table.columns.image}, {captions}{kept}"
+    unread = f"; not read: {', '.join(table.columns.unread)}" if table.columns.unread else ""
+    return f"{table.where}: {split}, images from {table.columns.image}, {captions}{kept}{unread}"
 
 
 def _place(home: Path) -> _Place:

@@ -132,10 +132,19 @@ def _streams(source: Source, subset: str, aside: Path) -> tuple[Mapping[str, Any
         named = saved if isinstance(saved, datasets.DatasetDict) else {str(saved.split or "train"): saved}
         return {name: one.to_iterable_dataset() for name, one in named.items()}, ""
     if not source.hub and not subset and source.path.name.lower().endswith(".parquet") and reading.is_file(source.path):
-        features = datasets.Features.from_arrow_schema(parquet_schema(source.path))
-        return {"train": ParquetRows(source.path, _images(features))}, ""
+        return {"train": _parquet_rows([source.path], None)}, ""
     builder = _builder(source, subset, aside)
+    if not source.hub and "Parquet" in (kind.__name__ for kind in type(builder).__mro__):
+        files = {str(split): [Path(one) for one in some] for split, some in builder.config.data_files.items()}
+        return {split: _parquet_rows(some, builder.info.features) for split, some in files.items()}, ""
     return builder.as_streaming_dataset(), builder.hash if source.hub else ""
+
+
+def _parquet_rows(paths: Sequence[Path], features: Mapping[str, object] | None) -> ParquetRows:
+    """features: those that a data set's card declares."""
+    import datasets
+
+    return ParquetRows(paths, _images(features or datasets.Features.from_arrow_schema(parquet_schema(paths[0]))))
 
 
 def _builder(source: Source, subset: str, aside: Path) -> Any:

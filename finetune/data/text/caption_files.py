@@ -12,9 +12,10 @@ from typing import NamedTuple, cast, get_args
 
 from finetune.data.attributes import NO_ATTRIBUTES, Attributes, read_attributes
 from finetune.data.folder import Rejected
+from finetune.data.images.signatures import IMAGE_SUFFIXES
 from finetune.data.text.columns import WANTED_CAPTIONS, WANTED_FILES, TableColumns, Unclear, find_columns
 from finetune.data.text.sidecars import JSON, SIDECARS, Owners, Sidecars, read_sidecars, unknown_sidecars
-from finetune.data.text.tables import IMAGE_SUFFIXES, TABLE, TableRow, is_reserved, may_be_table, read_rows
+from finetune.data.text.tables import TABLE, TableRow, is_reserved, may_be_table, read_rows
 from finetune.data.text.texts import CAPTION_BYTES, prose
 from finetune.data.text.wording import CaptionOrigin
 
@@ -130,7 +131,7 @@ class _Listed:
         home = table.removesuffix(posixpath.basename(table))
         rows = read_rows(root, table, faults)
         columns = find_columns([row.cells for row in rows], lambda v: self._find(home, v) is not None)
-        reserved = is_reserved(table)
+        reserved = is_reserved(table) and not (table.lower().endswith(JSON) and not rows and not faults)
         if isinstance(columns, Unclear) or not (reserved or self._is_of_use(home, rows, columns)):
             if reserved:
                 self.tables[table] = False
@@ -282,7 +283,7 @@ def _unknown(names: Sequence[str], owners: Owners) -> list[str]:
 
 _ABOUT_ALL = frozenset(
     "readme license licence notes note credits copyright copying todo changelog url urls links prompt prompts multiply "
-    "classes requirements index info about contact description".split()
+    "classes requirements index info about contact description sample_prompts validation_prompts".split()
 )
 """What texts are called that are about a folder, not about a picture"""
 

@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from finetune import reading
-from finetune.data.text.columns import CAPTION_COLUMNS, OTHER_CAPTION_COLUMNS
+from finetune.data.images.signatures import IMAGE_SUFFIXES
+from finetune.data.text.columns import EVERY_CAPTION_COLUMN, best_captions
 from finetune.data.text.texts import CAPTION_BYTES, prose, read_or_say, text_in
 from finetune.errors import DataError
 
 SIDECARS = (".txt", ".caption")
 JSON = ".json"
 JSON_BYTES = 16 << 20
-_KEYS = (*CAPTION_COLUMNS, *(name for name in OTHER_CAPTION_COLUMNS if name not in ("captions", "tags")))
+_WANTED = ", ".join(EVERY_CAPTION_COLUMN[:4])
 _SHORT = "caption_short"
 """ai-toolkit's second, shorter caption"""
 
@@ -99,21 +100,24 @@ def _of_json(found: Any) -> tuple[str, tuple[str, ...]] | None:
         return found, ()
     if not isinstance(found, dict):
         return None
-    said = {key: value for key in _KEYS if isinstance(value := found.get(key), str) and value.strip()}
-    exact = {key: said[key] for key in CAPTION_COLUMNS if key in said} or said
-    if not exact and isinstance(tags := found.get("tags"), str):
-        exact = {"tags": tags}
-    if len(set(exact.values())) > 1:
+    said = {key: value for key, value in found.items() if isinstance(value, str) and value.strip()}
+    exact = best_captions(key for key, value in said.items() if not _names_a_picture(value))
+    if len({said[key] for key in exact}) > 1:
         raise _UnclearError(
             f"several keys may be the caption: {', '.join(exact)}; name the right one `caption`, or leave others out"
         )
     if not exact:
-        if any(isinstance(value, str) and " " in value.strip() for value in found.values()):
+        if any(" " in value.strip() and not _names_a_picture(value) for value in said.values()):
             keys = ", ".join(map(str, found))[:200]
-            raise _UnclearError(f"no key is known to hold a caption: {keys}; wanted is {', '.join(_KEYS[:4])}")
+            raise _UnclearError(f"no key is known to hold a caption: {keys}; wanted is {_WANTED}")
         return None
     short = found.get(_SHORT)
-    return next(iter(exact.values())), (short,) if isinstance(short, str) and short.strip() else ()
+    return said[exact[0]], (short,) if isinstance(short, str) and short.strip() else ()
+
+
+def _names_a_picture(text: str) -> bool:
+    """As the `title` in the files of Google Takeout does."""
+    return text.strip().lower().endswith(IMAGE_SUFFIXES)
 
 
 class _UnclearError(Exception):

@@ -3,13 +3,14 @@
 import csv
 import io
 import posixpath
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from finetune import reading
-from finetune.data.images.diagnose import SUFFIXES
-from finetune.data.text.columns import CAPTION_COLUMNS, FILE_COLUMNS
+from finetune.data.images.signatures import IMAGE_SUFFIXES
+from finetune.data.sources.parquet import ParquetRows, parquet_schema
+from finetune.data.text.columns import CAPTION_COLUMNS, EVERY_CAPTION_COLUMN, FILE_COLUMNS, plain_column
 from finetune.data.text.texts import read_or_say
 from finetune.errors import DataError
 
@@ -18,8 +19,9 @@ RESERVED = (TABLE, "metadata.csv", "metadata.parquet", "metadata.json", "metadat
 """Names that say what the file is for: such a table must be understood."""
 TABLE_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".json")
 MOST_ROWS = 5_000_000
+_PER_BYTE, _ROWS_AT_ONCE = 4, 1000
+"""What a parquet table may unpack to, for each byte that a text may have, and rows of it that are held twice"""
 DELIMITERS = (",", ";", "\t", "|")
-IMAGE_SUFFIXES = frozenset(suffix for known in SUFFIXES.values() for suffix in known)
 _CAPTIONED = frozenset((*CAPTION_COLUMNS, "tags", "prompt"))
 _NAMED = "file_name"
 """the column of a table that is keyed by file name"""
@@ -121,10 +123,10 @@ def _csv_rows(table: str, text: str, problems: list[str]) -> Iterator[TableRow]:
 def _delimiter(text: str) -> str:
     """By the first line: what divides it into names of columns that are known, else into the most."""
     first = text.partition("\n")[0]
-    known = {*FILE_COLUMNS, *CAPTION_COLUMNS}
+    known = {*FILE_COLUMNS, *EVERY_CAPTION_COLUMN}
 
     def fit(delimiter: str) -> tuple[int, int]:
-        names = [name.strip().strip('"').lower() for name in first.split(delimiter)]
+        names = [plain_column(name.strip().strip('"')) for name in first.split(delimiter)]
         return sum(name in known for name in names), len(names)
 
     return max(DELIMITERS, key=fit)
@@ -132,16 +134,18 @@ def _delimiter(text: str) -> str:
 
 def _parquet_rows(root: Path, table: str, problems: list[str]) -> list[TableRow]:
     import pyarrow
-    import pyarrow.parquet
 
+    rows, left = list[TableRow](), reading.TEXT_BYTES * _PER_BYTE
     try:
-        content = reading.read_bytes(root / table, DataError)
-        found = pyarrow.parquet.ParquetFile(io.BytesIO(content))
-        if found.metadata.num_rows > MOST_ROWS:
-            problems.append(f"{table} has {found.metadata.num_rows:,} rows, and at most {MOST_ROWS:,} are read")
-            return []
-        names = [field.name for field in found.schema_arrow if not _holds_pictures(field.type)]
-        rows: Sequence[Mapping[str, object]] = found.read(columns=names).to_pylist()
+        reading.read_bytes(root / table, DataError)  # a file, and no larger than a text may be
+        names = [field.name for field in parquet_schema(root / table) if not _holds_pictures(field.type)]
+        for cells in ParquetRows([root / table], (), names, _ROWS_AT_ONCE):
+            left -= sum(_text_bytes(value) for value in cells.values())
+            if left < 0 or len(rows) == MOST_ROWS:
+                limit = f"{MOST_ROWS:,} rows and {reading.TEXT_BYTES * _PER_BYTE >> 20} MiB of text"
+                problems.append(f"{table} unpacks to more than {limit}, which is the most that is read")
+                return []
+            rows.append(TableRow(f"row {len(rows) + 1}", cells))
     except DataError as e:
         problems.append(e.problem.replace(str(root / table), table))
         return []
@@ -149,7 +153,11 @@ def _parquet_rows(root: Path, table: str, problems: list[str]) -> list[TableRow]
         said = str(e).partition("\n")[0][:120]
         problems.append(f"{table} is no parquet file, or not whole ({said}); copy it again")
         return []
-    return [TableRow(f"row {n}", row) for n, row in enumerate(rows, 1)]
+    return rows
+
+
+def _text_bytes(value: object) -> int:
+    return sum(map(_text_bytes, value)) if isinstance(value, list) else len(value) if isinstance(value, str) else 8
 
 
 def _holds_pictures(kind: Any) -> bool:
