@@ -22,7 +22,7 @@ from finetune.sampling.request import AS_ALL
 
 def compare(wanted: ComparisonRequest, out: Path, output: Output, notes: Sequence[str] = ()) -> None:
     """With a progress bar; the page's path last. notes: what is said beforehand."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     for note in notes if output.details else ():
         console.print(escape(note), soft_wrap=True)
     claim(out, wanted)

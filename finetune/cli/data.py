@@ -119,7 +119,7 @@ def prepare(
         fix=fix, thresholds=_thresholds(threshold, fix),
     )  # fmt: skip
     unrepaired: list[str] = []
-    made = watched(noting(work, unrepaired), Console(highlight=False), output)
+    made = watched(noting(work, unrepaired), Console(highlight=False, emoji=False), output)
     if caption_with:
         from finetune.cli import captioning_view
 
@@ -188,7 +188,7 @@ def check(
         _refuse_target(html, path)
     words = clean_words(trigger, class_word, template, kind or "", captions_from, allow_uncaptioned, caption_lines)
     output = Output(as_json, quiet)
-    found = watched(auditing(path, words, Rules(folder_names=folder_names)), Console(highlight=False), output)
+    found = watched(auditing(path, words, Rules(folder_names=folder_names)), Console(highlight=False, emoji=False), output)
     found = _with_flags(found, ctx)
     view = preview(found, base, resolution, max_aspect)
     faults = find_faults(found, view.resolution, thresholds)

@@ -100,7 +100,7 @@ ROWS, LINES = 200, 50
 
 
 def show_audit(found: Audit, view: Preview, every_row: bool = False) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     if view.rows and (every_row or len(view.rows) <= ROWS):
         console.print(_image_table(view, view.rows))
     elif view.rows:
@@ -202,7 +202,7 @@ def _show_notes(console: Console, notes: Iterable[CaptionNote]) -> None:
 
 def show_prepared(made: Dataset, understood: Sequence[str] = ()) -> None:
     """understood: what was made of files and folders of other trainers."""
-    console, card = Console(highlight=False), made.card
+    console, card = Console(highlight=False, emoji=False), made.card
     _show_notes(console, [CaptionNote("", text) for text in understood])
     _show_rejected(console, card.rejected, card.seen - len(made.examples))
     for change, count in card.changes.items():

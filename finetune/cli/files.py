@@ -213,7 +213,7 @@ def _table(title: str, rows: list[tuple[str, str]]) -> "Table":
 def _print(table: "Table | None", lines: list[str], more: int) -> None:
     from rich.console import Console
 
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, emoji=False, markup=False)
     if table is not None:
         console.print(table)
     for line in lines + ([f"... and {more} more; --json has all"] if more > 0 else []):

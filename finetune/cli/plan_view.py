@@ -30,7 +30,7 @@ def show(
     plan: Plan, components: list[ComponentFootprint], measured: "Measured | None", activations: int | None = None
 ) -> None:
     """Answers first: length, time, memory, what is trained, whether it fits; then buckets, components and settings."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     for label, text in answers(plan, components, measured, activations).items():
         console.print(_answer(label, text))
     for table in (_buckets(plan), _memory(components), _settings(plan)):

@@ -94,7 +94,7 @@ def plan(
     from finetune.planning import plan as planning
 
     output = Output(as_json, quiet)
-    settled = watched(planning.resolving(loaded, gpus), Console(highlight=False), output)
+    settled = watched(planning.resolving(loaded, gpus), Console(highlight=False, emoji=False), output)
     for notice in settled.notices:
         typer.echo(harmless(f"note: {with_commands(notice)}"), err=True)
     rows, kept = counts.kept_footprints(settled), counts.kept_activation_bytes(settled)

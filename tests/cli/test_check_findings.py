@@ -72,3 +72,10 @@ def test_a_threshold_that_says_nothing_is_refused(capsys, data: Path, wrong, hin
 def test_sound_pictures_are_said_nothing_about(capsys, tmp_path: Path) -> None:
     out = said(capsys, "check", scenes(tmp_path / "photos", 6), *WORDS)[1]
     assert "audit" not in out.replace("audited", "") and "--fix" not in out
+
+
+def test_captions_are_shown_as_they_are_written_also_where_they_look_like_emoji(capsys, tmp_path: Path) -> None:
+    folder = scenes(tmp_path / "photos", 1)
+    (folder / "0.txt").write_text("a sks mug <lora:x:1> :cat:")
+    out = said(capsys, "check", folder, *WORDS)[1]
+    assert out.count("<lora:x:1>") == 2 and ":cat:" in out and "\N{CAT}" not in out
