@@ -40,7 +40,7 @@ def prompts_of(prompts: Iterable[str], file: Path | None) -> PromptFile:
     for line in found.lines:
         if line.options._replace(where="") != AS_ALL:
             raise InputError(
-                f"{line.prompt.where} has options of its own, and pictures that are compared are made alike",
+                f"{line.prompt.where} has options of its own, but pictures are compared at equal settings",
                 "leave them out; `seed` and `count` are for all prompts",
             )
     return found

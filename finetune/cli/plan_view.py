@@ -144,7 +144,7 @@ def _captions(plan: Plan, host: HostNeeds) -> str:
     """How captions vary, and what that costs; empty where each picture has one."""
     edits, trained = TagEdits.of(plan.recipe.data), [placed.example for placed in plan.train.placed]
     several = sum(len(e.captions) > 1 for e in trained)
-    said = [f"{several} of {len(trained)} images have several, shown by turns"] if several else []
+    said = [f"{several} of {len(trained)} images have several, shown in turn"] if several else []
     if edits.active:
         how = ["tags shuffled"] * edits.shuffle + [f"{edits.dropout:.0%} of tags left out"] * (edits.dropout > 0)
         said.append(f"{' and '.join(how)}, in at most {edits.variants} texts of each image")

@@ -61,8 +61,9 @@ def test_thresholds_are_options_and_go_on_into_the_announced_command(capsys, dat
 
 
 @pytest.mark.parametrize("wrong, hint", [
-    (("check", "--threshold", "similar=99"), "similar=10 is usual"), (("check", "--threshold", "x"), "one of similar"),
-    (("prepare", "--out", "x", "--threshold", "similar=3"), "give --fix"),
+    (("check", "--threshold", "similar=99"), "similar=10 is the default"),
+    (("check", "--threshold", "x"), "one of similar"),
+    (("prepare", "--out", "x", "--threshold", "similar=3"), "add --fix"),
 ])  # fmt: skip
 def test_a_threshold_that_says_nothing_is_refused(capsys, data: Path, wrong, hint: str) -> None:
     code, out, err = said(capsys, wrong[0], data, *WORDS, *wrong[1:])

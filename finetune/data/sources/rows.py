@@ -25,7 +25,7 @@ _MAGIC = (
     (b"MM\0*", ".tif"), (b"\xff\x0a", ".jxl"), (b"\0\0\0\x0cJXL", ".jxl"),
 )  # fmt: skip
 _NAMED = tuple(suffix for some in SUFFIXES.values() for suffix in some)
-_LOCAL, _ADDRESS = "the picture's path", "nothing is downloaded from there; download it, and name the file"
+_LOCAL, _ADDRESS = "the picture's path", "addresses are not downloaded: download it, and write the path of the file"
 
 
 class Refused(Exception):
@@ -150,11 +150,11 @@ def _said(row: SourceRow, columns: Columns, where: str) -> tuple[str | None, dic
     if isinstance(caption, list):
         caption, more = (caption[0] if caption else ""), [*caption[1:], *(more if isinstance(more, list) else [more])]
     if not isinstance(caption, str | int | float | None):
-        raise DataError(f"{where}: `{columns.caption}` holds no text", "name another column by `caption_column`")
+        raise DataError(f"{where}: `{columns.caption}` holds no text", "name another column with `caption_column`")
     try:
         kept = cells_of(read_attributes(cells | {"captions": _listed(more)}))
     except ValueError as e:
-        raise DataError(f"{where}: {e}", "correct it, or leave the column out by `ignore_column`") from e
+        raise DataError(f"{where}: {e}", "correct it, or leave the column out with `ignore_column`") from e
     if by := cells.get("caption_by"):
         kept["caption_by"] = by
     return None if not columns.caption else str("" if caption is None else caption), kept

@@ -110,7 +110,7 @@ def _of_json(found: Any) -> tuple[str, tuple[str, ...]] | None:
     if not exact:
         if any(isinstance(value, str) and " " in value.strip() for value in found.values()):
             keys = ", ".join(map(str, found))[:200]
-            raise _UnclearError(f"no key is known to hold a caption: {keys}; wanted is {', '.join(_KEYS[:4])}")
+            raise _UnclearError(f"no key is known to hold a caption: {keys}; name it one of {', '.join(_KEYS[:4])}")
         return None
     short = found.get(_SHORT)
     return next(iter(exact.values())), (short,) if isinstance(short, str) and short.strip() else ()
