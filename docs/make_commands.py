@@ -27,8 +27,8 @@ HEAD = """# Commands
 This page is made from the program by `python docs/make_commands.py`.
 """
 MEANINGS: dict[int, tuple[type[errors.FinetuneError] | None, str]] = {
-    0: (None, "done; what was made is verified, and where it was judged, learnt"),
-    1: (errors.FinetuneError, "a mistake of the program's own, with its traceback: please report it"),
+    0: (None, "done; the result is verified and, if it was judged, learnt"),
+    1: (errors.FinetuneError, "an error in finetune itself, with its traceback: please report it"),
     2: (errors.InputError, "the command, recipe, data, base or folder cannot be used; nothing was lost"),
     3: (errors.MemoryShortage, "not enough memory; the message says what to lower first"),
     4: (

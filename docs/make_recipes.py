@@ -30,12 +30,12 @@ In prompts `{trigger}` and `{class_word}` stand for the words that the dataset w
 declares: `a photo of {trigger} {class_word} in the snow`. `a {class_word}` becomes `an umbrella`, or `shoes`; a trigger
 that contains the class word does not repeat it. A placeholder whose word is not declared is an error, and so is the
 syntax of other programs that would reach the model unread: other placeholders, `{red|blue}` and `__colour__` wildcards,
-`<lora:...>`, weights such as `(mug:1.2)`, options such as `--n`. `finetune plan` shows the prompts as pictures are made
-of them, and says when none of them has the trigger, or one is longer than the base reads. A prompt without the trigger
-among the others is meant: it shows what else has changed.
+`<lora:...>`, weights such as `(mug:1.2)`, options such as `--n`. `finetune plan` shows the final prompts, and warns if
+none has the trigger or one is longer than the base reads. One prompt without the trigger is intended: it shows what
+else has changed.
 
-`adapter.method`, `optimizer.name` and `prior.mode` choose which other keys their table has: a sentence that begins
-with choices is of a key that these alone have.
+`adapter.method`, `optimizer.name` and `prior.mode` decide which other keys their table has: if a description begins
+with names of choices, the key exists only for these.
 
 This page is made from the schema by `python docs/make_recipes.py`.
 """

@@ -25,26 +25,26 @@ def prepare(
     caption_column: str = "", ignore_column: Sequence[str] = (), limit: int | None = None, where: Sequence[str] = (),
     link: bool = False, fix: bool = False, thresholds: Mapping[str, float] | None = None,
 ) -> "Dataset":  # fmt: skip
-    """Make a dataset at `out` from folders of photos, which are only read: upright, RGB, each with its final caption.
+    """Make a dataset at `out` from one source or several: pictures upright and in RGB, each with its final caption.
 
-    source: a folder, a zip or tar archive, a table (parquet, arrow, JSON, CSV) or a hub id ("org/name@revision"), or
-    several. A text may end in a weight, "photos:2"; a Path is taken as it is. split, subset, image_column,
-    caption_column, ignore_column, limit, where ("aesthetic > 5"): what is taken of tables. link: hard links instead of
-    copies of images that need no change.
-    trigger: a rare word that will stand for the product or style. class_word: what it is, in one common word.
-    kind: "product" or "style"; a class word alone says product. captions_from: captions that nobody wrote come, "auto",
-    from file names that are words, else from varied templates; "filename": from names only; "description": from what
-    the pictures' own files say (EXIF, IPTC, XMP, PNG text); "none": from templates. folder_names: what `10_sks mug`
-    says as a folder's name, "repeats" as kohya means it (weight and caption), "plain" nothing, "auto" by the name.
-    template: the one caption instead; allow_uncaptioned: although others have one, or a style is not described.
-    license, author: of pictures that have none of their own, in a table's columns or a `.license` file beside them;
-    require_license: pictures of other licences are rejected, SPDX identifiers, or `CC-BY-*` for any version of one.
-    caption_lines: of a caption file, "each" a caption, shown by turns, or "joined" to one. captions_of: a dataset
-    prepared before, whose captions by a person or a model are taken for pictures that are the same. mask_from:
-    "alpha" makes masks of transparency, beside those that have files. source_note: recorded in the dataset.
-    background: RGB in 0..255 behind transparent pixels. fix: near-duplicates and leaks are left out and plain borders
-    cropped, from thresholds on such as {"similar": 6} (docs/data.md). What was left out, and why, is in the result's
-    `card.rejected`, what was changed in `card.changes`.
+    source: a folder, a zip or tar archive, a table (parquet, arrow, JSON, CSV) or a hub dataset ("org/name@revision"),
+    or a list of these; sources are only read. A text may end in a weight, "photos:2"; a Path is taken literally.
+    split, subset, image_column, caption_column, ignore_column, limit, where ("aesthetic > 5"): which rows and columns
+    of tables are read. link: hard links instead of copies for images that need no change.
+    trigger: a rare word that will stand for the product or style. class_word: what it is, in one common word. kind:
+    "product" or "style"; default: product if there is a class word. captions_from: where a caption comes from if no
+    caption file has one, "auto" from the file name if it is made of words, else from templates; "filename" from the
+    file name only; "description" from text in the image itself (EXIF, IPTC, XMP, PNG text); "none" from templates.
+    folder_names: how to read a folder name such as `10_sks mug`, "repeats" as kohya does (weight and caption), "plain"
+    as a mere name, "auto" as repeats unless the number looks like part of a name. template: the caption for pictures
+    without one; allow_uncaptioned: use it although others have one, or for a whole style.
+    license, author: of pictures that state none in a table's columns or a `.license` file; require_license: SPDX
+    identifiers, or `CC-BY-*` for any version; pictures with other licences are rejected. caption_lines: the lines of a
+    caption file are "each" a caption, shown in turn, or "joined" into one. captions_of: an earlier dataset, whose
+    captions by a person or a model are reused for the same pictures. mask_from: "alpha" makes masks from transparency,
+    beside mask files. source_note: origin of the pictures, recorded. background: RGB in 0..255 behind transparent
+    pixels. fix: leaves out near-duplicates and leaks and crops plain borders; thresholds: such as {"similar": 6}
+    (docs/data.md). What was left out, and why, is in the result's `card.rejected`, what was changed in `card.changes`.
 
     Raises:
         DataError: a source has problems, or `out` is not empty or lies inside a source.
@@ -73,15 +73,15 @@ def caption(
     timeout_s: float = 120, trigger: str | None = None, class_word: str | None = None, kind: "DatasetKind" = "",
     captions_from: CaptionsFrom = "auto", again: bool = False, with_model: Path | str = "", prompt: str = "",
 ) -> "Captioned":  # fmt: skip
-    """Caption the pictures of a prepared dataset, or of a raw folder, that have no caption or only the template.
+    """Write captions for pictures of a prepared dataset or a raw folder that have none, or only the template.
 
-    vocabulary: a TOML file of what may be seen, or "pocket"; judge: the folder of the CLIP that looks, if not the
-    vocabulary's own. with_model: instead of these a transformers model that describes pictures (BLIP, Florence-2,
-    Qwen-VL), by folder or hub id; prompt: what it is asked, if not what is usual for it; of its answers the setting of
-    a product is kept, and the content of a style. command: a program instead, "CMD {image}", that prints a caption
-    within timeout_s seconds. trigger, class_word, kind, captions_from: as for `prepare`, of a raw folder. again:
-    pictures that a model or a file's name captioned, too; a person's caption is never changed. Captions are written to
-    metadata.jsonl as they are made; the result has those of this call, and `refused` has the answers that are none.
+    Give one of three. vocabulary: lists of words from which CLIP picks, a TOML file or "pocket"; judge: the folder of
+    the CLIP model, default the vocabulary's own. with_model: a captioning model (BLIP, Florence-2, Qwen-VL), by folder
+    or hub id; prompt: its instruction, default its usual one; for a product the setting is kept from its answers, for
+    a style the content. command: a program, "CMD {image}", that prints a caption within timeout_s seconds.
+    trigger, class_word, kind, captions_from: as for `prepare`, for a raw folder. again: also replaces captions from a
+    model or a file name; those of a person are never changed. Captions are written to metadata.jsonl one by one; the
+    result has those of this call, and `refused` has the answers that cannot be used as captions.
 
     Raises:
         InputError: the folder or the captioner cannot be used, or no answer is a caption.
@@ -102,9 +102,10 @@ def mask(
     path: Path | str, *, with_model: Path | str = "", command: str = "", prompt: str = "", timeout_s: float = 120,
     again: bool = False,
 ) -> "Masked":  # fmt: skip
-    """Mask the pictures of a prepared dataset that have no mask, with_model: CLIPSeg (prompt: what it looks for, if not
-    the class word) or SAM, by folder or hub id, or "background" (of one colour); or by a command, "CMD {image} {mask}",
-    within timeout_s seconds. again: those that were masked here, too. Raises InputError: none of it made a mask."""
+    """Make masks for pictures of a prepared dataset that have none. Give one of two. with_model: CLIPSeg (prompt: what
+    it should find, default the class word) or SAM, by folder or hub id, or "background" (of one colour). command: a
+    program, "CMD {image} {mask}", that writes a mask within timeout_s seconds. again: also replaces masks that this
+    call made earlier. Raises InputError: no mask was made."""
     with quiet():
         from finetune.masking.choice import MaskerChoice, mask_quietly
 

@@ -36,14 +36,16 @@ class CaptionerChoice(NamedTuple):
         bounds.check("timeout_s", self.timeout_s, "timeout")
         given = [name for name in ("vocabulary", "with_model", "command") if getattr(self, name)]
         if len(given) != 1:
-            many = " and ".join(f"`{name}`" for name in given) + ": one captioner too many" if given else "no captioner"
+            many = (
+                " and ".join(f"`{name}`" for name in given) + ": more than one captioner" if given else "no captioner"
+            )
             raise InputError(
-                f"{many}: give one of `vocabulary`, `with_model` and `command`", "vocabulary pocket needs nothing else"
+                f"{many}: give one of `vocabulary`, `with_model` and `command`", "`vocabulary` pocket needs no download"
             )
         if self.judge and not self.vocabulary:
-            raise InputError("a judge belongs to a vocabulary", "leave out `judge`, or give `vocabulary`")
+            raise InputError("`judge` has no effect without `vocabulary`", "leave out `judge`, or give `vocabulary`")
         if self.prompt and not self.with_model:
-            raise InputError("a prompt belongs to a model", "leave out `prompt`, or give `with_model`")
+            raise InputError("`prompt` has no effect without `with_model`", "leave out `prompt`, or give `with_model`")
 
     def make(self, words: CaptionWords) -> Captioner:
         """Raises FinetuneError: it cannot be made, such as without its file."""

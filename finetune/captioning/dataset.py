@@ -66,8 +66,8 @@ def caption_dataset(
     made, refused = yield from _captions(CaptionTable(report.root), wanted, asked, own)
     if not made:
         raise DataError(
-            f"{path}: none of {len(refused)} answers is a caption: {_counted(refused)}",
-            "caption them by another vocabulary, `with_model` or `command`",
+            f"{path}: none of {len(refused)} answers can be used as a caption: {_counted(refused)}",
+            "use another vocabulary, `with_model` or `command`",
         )
     if report.prepared:
         described = {"captions": TABLE, "allow_uncaptioned": False if not refused else report.card.allow_uncaptioned}
@@ -100,7 +100,7 @@ def _captions(
             done += len(some)
             yield Advanced(done)
     except KeyboardInterrupt as e:
-        raise Interrupted(f"stopped: {len(made)} captions are written", "the same command goes on from there") from e
+        raise Interrupted(f"stopped: {len(made)} captions are written", "run the same command again to continue") from e
     return made, refused
 
 
@@ -109,12 +109,12 @@ def _refuse_other_sources(path: Path, report: Audit) -> None:
     names = [name for name in walk(report.root).files if name != CARD and not name.lower().endswith(SIDECAR)]
     found = caption_files.find_captions(report.root, names)
     if found.problems:
-        raise DataError(f"{path}: " + "; ".join(found.problems), "correct this first, then caption it")
+        raise DataError(f"{path}: " + "; ".join(found.problems), "correct this first, then caption the pictures")
     others = sorted(found.files - {TABLE})
     if others:
         raise DataError(
-            f"{path} has captions in {first_three(others)}, and new ones are written to {TABLE}: two sources",
-            "prepare a dataset of it first (`allow_uncaptioned`), then caption that",
+            f"{path} has captions in {first_three(others)}, and new ones would go to {TABLE}: two sources of captions",
+            "prepare a dataset from it first (`allow_uncaptioned`), then caption that",
         )
 
 

@@ -48,7 +48,7 @@ class CaptionModel:
         folder = located(model)
         self.type, self.words = _type_of(folder), words
         if prompt and self.type == PROMPTLESS:
-            raise DataError(f"{model} takes no prompt: it says of each picture what it was trained to", "leave it out")
+            raise DataError(f"{model} takes no prompt: it can only describe each picture", "leave out `prompt`")
         self.processor: Any = _processor(folder, self.type)
         self.model: Any = _model(folder)
         self.chat = bool(getattr(self.processor, "chat_template", None))
@@ -87,7 +87,7 @@ class CaptionModel:
             inputs = self.processor(**given)
         except (ValueError, TypeError, KeyError) as e:
             raise BaseError(
-                f"the model cannot be asked {self.prompt!r}: {str(e).splitlines()[0]}", "leave out `prompt`"
+                f"the model does not take the prompt {self.prompt!r}: {str(e).splitlines()[0]}", "leave out `prompt`"
             ) from e
         floats = {
             k: v.to(self.model.dtype) for k, v in inputs.items() if isinstance(v, Tensor) and v.is_floating_point()
@@ -137,7 +137,7 @@ def _type_of(folder: Path) -> str:
     file = folder / "config.json"
     found = reading.read_json(file, BaseError, _AGAIN, finite=False).get("model_type")
     if found not in CAPTIONERS:
-        raise BaseError(f"{folder} is no model that captions pictures: its type is {found}", _AGAIN)
+        raise BaseError(f"{folder} is not a supported captioning model: its type is {found}", _AGAIN)
     refuse_pickled(folder)
     return str(found)
 

@@ -22,7 +22,7 @@ def caption_new(path: Path, choice: CaptionerChoice) -> Generator[Event, None, C
     try:
         return (yield from caption_dataset(path, CaptionWords(), choice.make))
     except Interrupted as e:
-        raise Interrupted(f"{e.problem}; {path} is prepared", "go on with", again) from e
+        raise Interrupted(f"{e.problem}; {path} is prepared", "continue with", again) from e
     except FinetuneError as e:
         advice = f"{e.hint}, then" if e.hint else "correct this, then"
         raise InputError(f"{path} is prepared, but not captioned: {e.problem}", advice, again) from e

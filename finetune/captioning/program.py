@@ -55,7 +55,7 @@ def command_words(command: str, *places: str) -> list[str]:
 def refuse_absent(words: Sequence[str]) -> None:
     """Raises DataError: there is no such program."""
     if shutil.which(words[0]) is None:
-        raise DataError(f"there is no program {words[0]!r}", "check its name, or give its whole path")
+        raise DataError(f"there is no program {words[0]!r}", "check its name, or give its full path")
 
 
 def said_by(words: Sequence[str], timeout_s: float) -> Answer:
@@ -70,6 +70,6 @@ def said_by(words: Sequence[str], timeout_s: float) -> Answer:
     except OSError as e:
         return Answer("", f"the program cannot be run: {e.strerror}")
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        last = (done.stderr.strip().splitlines() or ["it printed no error"])[-1]
         return Answer("", f"the program ended with exit code {done.returncode}: {last}")
     return Answer(done.stdout)

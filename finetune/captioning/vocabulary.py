@@ -112,13 +112,13 @@ def _contradictions(found: Vocabulary) -> list[str]:
              if kind not in ("product", "style", "other")]  # fmt: skip
     for kind, template in found.captions.items():
         slots = set(_SLOT.findall(template))
-        wrong += [f"captions.{kind} asks for {{{s}}}, and there is no such list" for s in sorted(slots)
+        wrong += [f"captions.{kind} names {{{s}}}, but there is no such list" for s in sorted(slots)
                   if s not in found.lists and s not in _GIVEN]  # fmt: skip
         if not found.slots(template):
             wrong.append(f"captions.{kind} names no list: it would be the same for every picture")
     wrong += [f"lists.{name}: names repeat" for name, names in found.lists.items() if len(set(names)) < len(names)]
     held = [name for group in found.judged for name in group.lists]
-    wrong += [f"judged: {{{name}}} is no list" for name in held if name not in found.lists]
+    wrong += [f"judged: {{{name}}} is not a list" for name in held if name not in found.lists]
     wrong += [f"judged: {{{name}}} is judged twice" for name in sorted({n for n in held if held.count(n) > 1})]
     for group in found.judged:
         if any(set(_SLOT.findall(phrase)) != set(group.lists) for phrase in group.phrases):

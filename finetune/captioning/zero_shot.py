@@ -51,7 +51,7 @@ class ZeroShot:
         self.template = vocabulary.template(words)
         named = judge or vocabulary.judge
         if not named:
-            raise DataError("the vocabulary names no judge", "give the folder of a CLIP: `judge`")
+            raise DataError("the vocabulary names no judge", "give the folder of a CLIP model as `judge`")
         self.eyes = FeatureExtractor.load(shipped.EYES if named == POCKET_NAME else Path(named))
         wanted = set(vocabulary.slots(self.template))
         self.groups = [(group, self._read(group)) for group in vocabulary.groups() if wanted & set(group.lists)]
@@ -67,9 +67,9 @@ class ZeroShot:
         middle = median(one.fit for one in self._judge(some))
         if middle < least:
             raise DataError(
-                f"these pictures are not of the vocabulary's world: the best phrase fits them by {middle:.2f} in the "
-                f"middle, and by {least:.2f} or more fits what it knows; the captions would be guesses",
-                "name the files after what they show (bell.png), or caption them `with_model` or by a `command`",
+                f"the vocabulary does not cover these pictures: its best phrases score {middle:.2f} (median) on them, "
+                f"and at least {least:.2f} on pictures that it covers; the captions would be guesses",
+                "name the files after what they show (bell.png), or use `with_model` or `command`",
             )
 
     def __call__(self, files: Sequence[Path]) -> list[Answer]:

@@ -18,27 +18,34 @@ def caption(
     path: Annotated[Path, typer.Argument(help="A prepared dataset, or a folder of images.")],
     vocabulary: Annotated[
         str,
-        typer.Option(help="TOML file with lists of what may be seen, or `pocket` (bundled): CLIP finds the likeliest."),
+        typer.Option(
+            help="Lists of words from which CLIP picks those that fit each picture: a TOML file, or `pocket` (bundled)."
+        ),
     ] = "",
     judge: Annotated[
-        str, typer.Option(help="Folder of a CLIP that judges the vocabulary.", show_default="the vocabulary's own")
+        str,
+        typer.Option(
+            help="Folder of the CLIP model that picks from the vocabulary.", show_default="the vocabulary's own"
+        ),
     ] = "",
     with_model: Annotated[
         str,
         typer.Option(
             "--with",
             metavar="MODEL",
-            help="Model that describes pictures, by folder or hub id: BLIP, "
-            "Florence-2 or Qwen-VL. A hub id is downloaded once.",
+            help="Captioning model, by folder or hub id: BLIP, Florence-2 or Qwen-VL. A hub id is downloaded once.",
         ),
     ] = "",
     prompt: Annotated[
-        str, typer.Option(help="What the model of --with is asked.", show_default="what is usual for it")
+        str, typer.Option(help="Instruction for the model of --with.", show_default="the model's usual one")
     ] = "",
     command: Annotated[
-        str, typer.Option(help="Program that prints a caption: 'CMD {image}'. It runs once a picture, without a shell.")
+        str,
+        typer.Option(
+            help="Program that prints a caption: 'CMD {image}'. It runs once for each picture, without a shell."
+        ),
     ] = "",
-    timeout: Annotated[float, number("timeout_s", help="Seconds that --command may take for a picture.")] = 120,
+    timeout: Annotated[float, number("timeout_s", help="Seconds that --command may take for one picture.")] = 120,
     trigger: Trigger = None,
     class_word: ClassWord = None,
     kind: KindOption = None,
@@ -46,19 +53,22 @@ def caption(
         CaptionsFrom,
         typer.Option(
             "--captions-from",
-            help="Where captions of a raw folder come from; with none its file names are no captions.",
+            help="Where the captions of a raw folder come from, as in `finetune prepare`; `none` also captions "
+            "pictures whose file name is made of words.",
         ),
     ] = "auto",
     again: Annotated[
-        bool, typer.Option("--again", help="Also pictures that a model or a file's name captioned; never a person's.")
+        bool,
+        typer.Option("--again", help="Also replace captions from a model or a file name; never those of a person."),
     ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Caption pictures that have no caption, with a model or a program.
+    """Write captions for pictures that have none.
 
-    A caption that a person wrote is never changed. Captions go to metadata.jsonl, marked as a model's; Ctrl-C keeps
-    those that are made, and the same command goes on.
+    Choose the model or program that writes them with --vocabulary, --with or --command. Captions that a person wrote
+    are never changed. New captions go to metadata.jsonl, marked as a model's. Ctrl-C keeps those already written; run
+    the same command again to continue.
     """
     from finetune.captioning.choice import CaptionerChoice
     from finetune.cli import captioning_view

@@ -20,7 +20,7 @@ SHOWN = 3
 def caption(path: Path, words: CaptionWords, choice: CaptionerChoice, again: bool, output: Output) -> None:
     """Caption with a progress bar, or quietly; say what was written and where."""
     choice.check()
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     done = watched(caption_dataset(path, words, choice.make, again), console, output)
     if output.details:
         _show(done, console)
@@ -31,7 +31,7 @@ def caption(path: Path, words: CaptionWords, choice: CaptionerChoice, again: boo
 def caption_prepared(made: Dataset, spec: str, output: Output) -> Dataset:
     """Caption what was just prepared, and read it again; a failure says how to go on."""
     work = caption_new(made.root, CaptionerChoice.of(spec))
-    watched(work, Console(highlight=False), output)
+    watched(work, Console(highlight=False, emoji=False), output)
     return read_dataset(made.root)
 
 

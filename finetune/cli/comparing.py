@@ -20,7 +20,9 @@ def compare(
     weights: Annotated[str, typer.Option(help="Weights to try each adapter at, such as 0.6,0.8,1.")] = "1",
     steps: Annotated[
         str,
-        typer.Option(help="Steps of each run instead of its result: all, or such as 500,1000.", show_default="none"),
+        typer.Option(
+            help="Steps of each run to compare, instead of its result: all, or such as 500,1000.", show_default="none"
+        ),
     ] = "",
     prompt: Annotated[
         list[str] | None,
@@ -29,20 +31,24 @@ def compare(
             show_default="the verdict's",
         ),
     ] = None,
-    prompts: Annotated[Path | None, typer.Option(help="File with one prompt a line, as for `finetune sample`.")] = None,
-    seed: Annotated[int, number("sample.seed", help="First seed of prompts that you name.")] = 0,
-    count: Annotated[int, number("count", help="Seeds for each prompt that you name.")] = 1,
-    base: Annotated[str, typer.Option(help="Base model to try them on.", show_default="the one that they name")] = "",
+    prompts: Annotated[
+        Path | None, typer.Option(help="File with one prompt per line, as for `finetune sample`.")
+    ] = None,
+    seed: Annotated[int, number("sample.seed", help="First seed for the prompts that you give.")] = 0,
+    count: Annotated[int, number("count", help="Number of seeds for each prompt that you give.")] = 1,
+    base: Annotated[
+        str, typer.Option(help="Base model to generate with.", show_default="the one that the adapters name")
+    ] = "",
     data: TrainingPictures = None,
     judge: Judge = None,
     out: Annotated[Path, typer.Option(help="Folder for page, sheet and pictures.")] = Path("comparison"),
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare adapters, weights and steps at the same prompts and seeds.
+    """Compare adapters, weights and steps on the same prompts.
 
     Writes one page and one sheet, with a row for the base and one for each adapter and weight, and says which to take.
-    The same command goes on where it was stopped; pictures that are there are not generated again.
+    Run the same command again to continue one that was stopped; finished pictures are kept.
     """
     from finetune.cli import comparing_view
     from finetune.evaluation.compare import ComparisonRequest

@@ -22,7 +22,7 @@ from finetune.sampling.request import AS_ALL
 
 def compare(wanted: ComparisonRequest, out: Path, output: Output, notes: Sequence[str] = ()) -> None:
     """With a progress bar; the page's path last. notes: what is said beforehand."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     for note in notes if output.details else ():
         console.print(escape(note), soft_wrap=True)
     claim(out, wanted)
@@ -40,7 +40,7 @@ def prompts_of(prompts: Iterable[str], file: Path | None) -> PromptFile:
     for line in found.lines:
         if line.options._replace(where="") != AS_ALL:
             raise InputError(
-                f"{line.prompt.where} has options of its own, and pictures that are compared are made alike",
+                f"{line.prompt.where} has options of its own, but pictures are compared at equal settings",
                 "leave them out; `seed` and `count` are for all prompts",
             )
     return found

@@ -1,4 +1,4 @@
-"""`finetune prepare` and `finetune check`: a folder of photos, made into a dataset or looked at."""
+"""`finetune prepare` and `finetune check`: make a dataset from pictures, and examine one."""
 
 import re
 import shlex
@@ -98,11 +98,12 @@ def prepare(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make a dataset from photos: folders, archives, tables, the hub.
+    """Make a dataset from folders, archives, tables or the hub.
 
-    Photos are turned upright, converted to RGB and captioned. Every file is used, or rejected with its reason. If the
-    captioner of --caption-with fails or is stopped, the dataset stays, and `finetune caption OUT` goes on. Archives and
-    tables are read into a hidden folder beside the dataset; if that is interrupted, the same call goes on there.
+    Images are turned upright, converted to RGB and captioned. Every file is used, or rejected with its reason. Archives
+    and tables are first unpacked into a hidden folder beside the dataset; if that is interrupted, run the same command
+    again to continue. If the captioner of --caption-with fails or is stopped, the dataset is kept, and `finetune
+    caption OUT` continues.
     """
     from rich.console import Console
 
@@ -121,7 +122,7 @@ def prepare(
         fix=fix, thresholds=_thresholds(threshold, fix),
     )  # fmt: skip
     unrepaired: list[str] = []
-    made = watched(noting(work, unrepaired), Console(highlight=False), output)
+    made = watched(noting(work, unrepaired), Console(highlight=False, emoji=False), output)
     if caption_with:
         from finetune.cli import captioning_view
 
@@ -144,7 +145,7 @@ def check(
     caption_lines: CaptionLinesOption = "each",
     folder_names: FolderNamesOption = "auto",
     base: Annotated[
-        str | None, typer.Option(help="Base model to check against: counts caption tokens and fits the sizes.")
+        str | None, typer.Option(help="Base model to check against: its training sizes and its token limits.")
     ] = None,
     resolution: Annotated[
         int | None, number("data.resolution", help="Training resolution in px.", show_default="the base's, else 512")
@@ -156,18 +157,16 @@ def check(
     class_images: ClassImagesOption = None,
     threshold: Thresholds = None,
     html: HtmlPage = None,
-    every_row: Annotated[
-        bool, typer.Option("--all", help="List every image; of more than 200 only those to look at are listed.")
-    ] = False,
+    every_row: Annotated[bool, typer.Option("--all", help="List every image, even of more than 200.")] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """List every image, its final caption, and what is rejected.
 
-    The caption shown is the one the model is trained on. Of more than 200 images sizes are counted, and those listed
-    that are to be looked at; --all or --json lists every one. A file that is unchanged since an earlier command is not
-    decoded again. Below stands what makes images or captions worse to learn from: near-duplicates, blur, borders, one
-    background, words in every caption. Exit code 2 means that something must be corrected first.
+    The caption shown is the one that the model is trained on. The audit below the list reports what harms training:
+    near-duplicates, blur, borders, one background, words that occur in every caption. With more than 200 images, sizes
+    are counted and only images with a remark are listed; --all or --json lists every one. Files that have not changed
+    since an earlier command are not decoded again. Exit code 2 means that something must be corrected first.
     """
     from rich.console import Console
 
@@ -186,7 +185,9 @@ def check(
         _refuse_target(html, path)
     words = clean_words(trigger, class_word, template, kind or "", captions_from, allow_uncaptioned, caption_lines)
     output = Output(as_json, quiet)
-    found = watched(auditing(path, words, Rules(folder_names=folder_names)), Console(highlight=False), output)
+    found = watched(
+        auditing(path, words, Rules(folder_names=folder_names)), Console(highlight=False, emoji=False), output
+    )
     found = _with_flags(found, ctx)
     view = preview(found, base, resolution, max_aspect)
     faults = find_faults(found, view.resolution, thresholds)
@@ -242,7 +243,7 @@ def _thresholds(given: list[str] | None, fix: bool) -> "AuditThresholds":
     from finetune.data.quality.thresholds import read_thresholds
 
     if given and not fix:
-        raise InputError("`threshold` says what `fix` repairs, and nothing is to be repaired", "give `fix` as well")
+        raise InputError("`threshold` has no effect without `fix`, whose repairs it sets", "add `fix`")
     return read_thresholds(given or ())
 
 
@@ -285,5 +286,5 @@ def _write_page(
 def _colour(written: str) -> "Colour":
     name = {"white": "#ffffff", "black": "#000000"}.get(written.lower(), written)
     if not re.fullmatch(r"#[0-9a-fA-F]{6}", name):
-        raise DataError(f"--background {written} is not a colour", "write white, black or #rrggbb")
+        raise DataError(f"--background {written} is not a known colour", "write white, black or #rrggbb")
     return int(name[1:3], 16), int(name[3:5], 16), int(name[5:7], 16)

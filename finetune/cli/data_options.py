@@ -13,11 +13,15 @@ Trigger = Annotated[
 ClassWord = Annotated[str | None, typer.Option(help="What the product is, in one common word: mug, shoe, dog.")]
 KindOption = Annotated[
     Kind | None,
-    typer.Option("--kind", help="What the images show.", show_default="product, with a class word"),
+    typer.Option(
+        "--kind",
+        help="Whether the images show one product or a style.",
+        show_default="product, if there is a class word",
+    ),
 ]
 Template = Annotated[
     str | None,
-    typer.Option(help="The one caption for images that have none.", show_default="varied wordings, such as "
+    typer.Option(help="Caption for images that have none.", show_default="several wordings, such as "
                  "'a photo of {trigger} {class_word}'"),
 ]  # fmt: skip
 CaptionsFromOption = Annotated[
@@ -25,8 +29,9 @@ CaptionsFromOption = Annotated[
     typer.Option(
         "--captions-from",
         "--caption-from",
-        help="Captions that are in no file of captions come from file names that are words (bell.png: 'a bell, sks "
-        "style'), from descriptions in the pictures (EXIF, IPTC, XMP, PNG text), else from the template.",
+        help="Where the caption comes from if no caption file has one. auto: the file name, if it is made of words "
+        "(bell.png: 'a bell, sks style'), else the template. filename: the file name only. description: text in the "
+        "image itself (EXIF, IPTC, XMP, PNG text). none: the template.",
     ),
 ]
 ClassImagesOption = Annotated[
@@ -47,32 +52,38 @@ FolderNamesOption = Annotated[
     FolderNames,
     typer.Option(
         "--folder-names",
-        help="What '10_sks mug' says as a folder's name: kohya's repeats, which weigh its pictures, and a caption for "
-        "those without one; or nothing (plain).",
+        help="How to read a folder name such as '10_sks mug'. repeats: as kohya does, its images have the weight 10, "
+        "and 'sks mug' is the caption of those without one. plain: as a mere name.",
         show_default="repeats, unless the number looks like part of a name",
     ),
 ]
 AllowUncaptioned = Annotated[
     bool,
-    typer.Option("--allow-uncaptioned", help="Give the template to images without a caption, and to all of a style."),
+    typer.Option(
+        "--allow-uncaptioned",
+        help="Use the template for images without a caption, also if others have one, and for a whole style.",
+    ),
 ]
 CaptionLinesOption = Annotated[
     CaptionLines,
     typer.Option(
-        "--caption-lines", help="What the lines of a caption file are: captions shown by turns, or one caption, joined."
+        "--caption-lines",
+        help="How to read a caption file of several lines. each: a caption per line, shown in turn. joined: one "
+        "caption.",
     ),
 ]
 License = Annotated[
-    str, typer.Option(help="Licence of images that have none of their own (column, .license file), as SPDX names it.")
+    str,
+    typer.Option(help="Licence of images that state none (in a column or a .license file), such as CC-BY-4.0 (SPDX)."),
 ]
-Author = Annotated[str, typer.Option(help="Author of images that have none of their own.")]
+Author = Annotated[str, typer.Option(help="Author of images that state none.")]
 RequireLicense = Annotated[
     list[str] | None,
     typer.Option(
         "--require-license",
         metavar="SPDX,...",
-        help="Use images of these licences only and reject the others: CC0-1.0,CC-BY-* (any version). Training keeps "
-        "to it.",
+        help="Use only images with one of these licences and reject the others: CC0-1.0,CC-BY-* (any version). "
+        "Training checks it again.",
     ),
 ]
 CaptionsOf = Annotated[
@@ -80,7 +91,7 @@ CaptionsOf = Annotated[
     typer.Option(
         "--captions-of",
         metavar="DATASET",
-        help="Take captions that a person or a model wrote in a dataset prepared before, for images that are the same.",
+        help="Reuse the captions that a person or a model wrote in this earlier dataset, for the same images.",
     ),
 ]
 Thresholds = Annotated[
@@ -88,11 +99,12 @@ Thresholds = Annotated[
     typer.Option(
         "--threshold",
         metavar="NAME=VALUE",
-        help="From where on the audit reports something; may be repeated. similar: bits in which near-duplicates "
-        "differ (10; 0 to 11 of 64). blurred: times softer than sharp at the training size (2.5; 1.5 to 32). upscaled: "
-        "times larger than its detail (2; 1.2 to 32). border: share of a side (0.02; 0.002 to 0.45). background: share "
-        "of the images that have the same one (0.9; 0.5 to 1). cast: octaves between the colour channels (0.5; 0.1 to "
-        "4). fused: share of the captions that have a word (1; 0.5 to 1).",
+        help="Threshold of one audit check (default; range); may be repeated. similar: largest difference of "
+        "near-duplicates, in bits of a 64-bit perceptual hash (10; 0 to 11). blurred: times softer than a sharp image "
+        "at the training size (2.5; 1.5 to 32). upscaled: times larger than the image's detail (2; 1.2 to 32). border: "
+        "share of a side (0.02; 0.002 to 0.45). background: share of images with the same background (0.9; 0.5 to 1). "
+        "cast: octaves between colour channels (0.5; 0.1 to 4). fused: share of captions with the same word (1; 0.5 "
+        "to 1).",
     ),
 ]
 SourceNote = Annotated[str, typer.Option("--source", help="Origin of the images, recorded in the dataset.")]
@@ -101,23 +113,23 @@ MaskFromOption = Annotated[
     MaskFrom,
     typer.Option(
         "--mask-from",
-        help="Where masks come from: mask files beside the images (NAME-mask.png, NAME-masklabel.png, masks/NAME.png), "
-        "or transparency as well.",
+        help="Where masks come from. files: mask files beside the images (NAME-mask.png, NAME-masklabel.png, "
+        "masks/NAME.png). alpha: also the transparency of images.",
     ),
 ]
 Fix = Annotated[
     bool,
     typer.Option(
         "--fix",
-        help="Repair what `finetune check` names: leave out near-duplicates and training images that a held-out one "
-        "shows, crop plain borders. Your folder stays as it is.",
+        help="Apply the repairs that `finetune check` proposes: leave out near-duplicates and training images that "
+        "resemble a held-out one, crop plain borders. The source is not changed.",
     ),
 ]
 CaptionWith = Annotated[
     str,
     typer.Option(
         metavar="SPEC",
-        help="Then caption images that have no caption, as `finetune caption` does: `pocket` (bundled), a vocabulary "
-        "file, or a model that describes pictures (its folder or hub id).",
+        help="Afterwards caption the images that have none, as `finetune caption` does: with `pocket` (bundled), a "
+        "vocabulary file or a captioning model (folder or hub id).",
     ),
 ]

@@ -100,7 +100,7 @@ ROWS, LINES = 200, 50
 
 
 def show_audit(found: Audit, view: Preview, every_row: bool = False) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     if view.rows and (every_row or len(view.rows) <= ROWS):
         console.print(_image_table(view, view.rows))
     elif view.rows:
@@ -123,7 +123,7 @@ def _show_licenses(console: Console, found: Sequence[LicenceSum], examples: Sequ
     if said := in_words(found):
         console.print(f"licences: {escape(said)}", soft_wrap=True)
     if filed := sum(bool(e.attributes.consent) for e in examples):
-        console.print(f"consent is noted for {filed} of {len(examples)} pictures")
+        console.print(f"consent is recorded for {filed} of {len(examples)} pictures")
 
 
 def identity_line(found: Audit) -> str:
@@ -139,11 +139,11 @@ def _show_summary(console: Console, view: Preview) -> None:
     """Sizes with their counts, and the images to look at."""
     console.print(_size_table(view))
     notable = [row for row in view.rows if row.notable]
-    console.print(f"{len(view.rows)} images, {len(notable)} of them to look at (--all lists every image)")
+    console.print(f"{len(view.rows)} images, {len(notable)} of them with a remark (--all lists every image)")
     if notable:
         console.print(_image_table(view, notable[:LINES]))
     if len(notable) > LINES:
-        console.print(f"[dim]and {len(notable) - LINES} more to look at[/dim]")
+        console.print(f"[dim]and {len(notable) - LINES} more with a remark[/dim]")
 
 
 def _size_table(view: Preview) -> Table:
@@ -202,7 +202,7 @@ def _show_notes(console: Console, notes: Iterable[CaptionNote]) -> None:
 
 def show_prepared(made: Dataset, understood: Sequence[str] = ()) -> None:
     """understood: what was made of files and folders of other trainers."""
-    console, card = Console(highlight=False), made.card
+    console, card = Console(highlight=False, emoji=False), made.card
     _show_notes(console, [CaptionNote("", text) for text in understood])
     _show_rejected(console, card.rejected, card.seen - len(made.examples))
     for change, count in card.changes.items():
@@ -215,7 +215,7 @@ def show_prepared(made: Dataset, understood: Sequence[str] = ()) -> None:
             f"captions {_ORIGINS[origin]}: {len(some)}, such as {escape(repr(some[0].caption))}", soft_wrap=True
         )
     if several := sum(len(e.captions) > 1 for e in made.examples):
-        console.print(f"several captions, shown by turns: {several} {'image' if several == 1 else 'images'}")
+        console.print(f"several captions, shown in turn: {several} {'image' if several == 1 else 'images'}")
     _show_licenses(console, made.licenses, made.examples)
     if card.kind:
         console.print(f"the images show a {card.kind}")
@@ -223,7 +223,7 @@ def show_prepared(made: Dataset, understood: Sequence[str] = ()) -> None:
 
 _ORIGINS: dict[CaptionOrigin, str] = {
     "written": "as written", "filename": "from file names", "folder": "from folder names", "model": "by a model",
-    "template": "from the template, in varied wording",
+    "template": "from the template, in several wordings",
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from finetune.errors import RunError, advice
 
 
 def doctor(output: Output) -> None:
-    console, findings = Console(highlight=False), []
+    console, findings = Console(highlight=False, emoji=False), []
     for finding in examine_machine():
         findings.append(finding)
         if output.details or (output.quiet and not finding.ok):

@@ -22,7 +22,7 @@ def evaluate(
     data: TrainingPictures = None,
     judge: Judge = None,
     count: Annotated[
-        int | None, number("count", help="Pictures with the trigger.", show_default="the run's, or 10")
+        int | None, number("count", help="Number of pictures with the trigger.", show_default="the run's, or 10")
     ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,

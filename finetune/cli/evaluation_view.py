@@ -21,7 +21,7 @@ def evaluate(
     what: Path, base: str, data: Path | None, judge: Path | None, count: int | None, output: Output
 ) -> None:  # fmt: skip
     """With a progress bar; exit code 4 when it was not learnt."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     told = watched(events_of(of_path(what, base, data, judge, count)), console, output, unsaid=(Evaluated,))
     page = keep_verdict(what, told, worded_here)
     output.json(as_json(told))

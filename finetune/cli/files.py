@@ -22,9 +22,9 @@ For = Annotated[
     list[str] | None,
     typer.Option(
         "--for",
-        help=f"Programs that must apply the file as it says: {', '.join(get_args(ReaderName))}. May be repeated, or "
+        help=f"Programs that must read the file correctly: {', '.join(get_args(ReaderName))}. May be repeated, or "
         "separated by commas.",
-        show_default="those whose names it has",
+        show_default="those whose key names it uses",
     ),
 ]
 _SHOWN = 8  # lines of a list on the one screen; --json has all
@@ -86,9 +86,9 @@ def verify(
 ) -> None:
     """Verify an adapter file in a freshly loaded base.
 
-    Every weight must be used, and the programs that the file is meant for must apply it as it says: those of --for, or
-    those whose names it has. Stock diffusers is run; the others are judged by their reading rules. Exit code 0:
-    verified; 5: it fails; 2: it cannot be read at all (cut short, pickled, no safetensors file).
+    Every weight must be used, and the programs that the file is meant for must read it correctly: those of --for, or
+    those whose key names it uses. Stock diffusers is run; the others are checked by their loading rules. Exit code 0:
+    verified; 5: it fails; 2: it cannot be read at all (cut short, pickled, not a safetensors file).
     """
     from finetune import api
     from finetune.errors import VerifyError
@@ -213,7 +213,7 @@ def _table(title: str, rows: list[tuple[str, str]]) -> "Table":
 def _print(table: "Table | None", lines: list[str], more: int) -> None:
     from rich.console import Console
 
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, emoji=False, markup=False)
     if table is not None:
         console.print(table)
     for line in lines + ([f"... and {more} more; --json has all"] if more > 0 else []):

@@ -15,7 +15,7 @@ from finetune.reporting.markup import escape
 
 def show_findings(audit: Audit, found: AuditFindings, encoders: Sequence[EncoderReport]) -> None:
     """A line for each sort of thing that was found."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     for sentence in findings_lines(found, audit.card):
         console.print(f"[yellow]audit[/yellow]    {escape(sentence)}", soft_wrap=True)
     for sentence in encoder_sentences(encoders, audit.card.trigger):

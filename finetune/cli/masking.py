@@ -19,29 +19,32 @@ def mask(
         typer.Option(
             "--with",
             metavar="MODEL",
-            help="Model that finds the product, by folder or hub id: CLIPSeg (by the class word) or SAM (what is in "
-            "the middle). A hub id is downloaded once. `background` needs no model: it cuts out a background of one "
-            "colour.",
+            help="Segmentation model, by folder or hub id: CLIPSeg (finds what the class word names) or SAM (finds "
+            "what is in the middle). A hub id is downloaded once. `background` needs no model: it removes a background "
+            "of one colour.",
         ),
     ] = "",
     command: Annotated[
         str,
-        typer.Option(help="Program that writes a mask: 'CMD {image} {mask}'. It runs once a picture, without a shell."),
+        typer.Option(
+            help="Program that writes a mask: 'CMD {image} {mask}'. It runs once for each picture, without a shell."
+        ),
     ] = "",
     prompt: Annotated[
-        str, typer.Option(help="What CLIPSeg looks for, in a few words.", show_default="the class word")
+        str, typer.Option(help="What CLIPSeg should find, in a few words.", show_default="the class word")
     ] = "",
-    timeout: Annotated[float, number("timeout_s", help="Seconds that --command may take for a picture.")] = 120,
+    timeout: Annotated[float, number("timeout_s", help="Seconds that --command may take for one picture.")] = 120,
     again: Annotated[
-        bool, typer.Option("--again", help="Also pictures that were masked by this command; never a person's masks.")
+        bool, typer.Option("--again", help="Also replace masks that this command made; never those of a person.")
     ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Mask pictures that have no mask: what is white in it is learnt.
+    """Make masks for pictures that have none.
 
-    A mask that a person made is never changed. Masks go to masks/ in the dataset; Ctrl-C keeps those that are made, and
-    the same command goes on. Look at them before you train.
+    Training learns only what is white in a mask. Choose the model or program that makes them with --with or --command.
+    Masks that a person made are never changed. New masks go to masks/ in the dataset: look at them before you train.
+    Ctrl-C keeps those already made; run the same command again to continue.
     """
     from finetune.cli import masking_view
     from finetune.masking.choice import MaskerChoice

@@ -15,7 +15,7 @@ SHOWN = 5
 
 def mask(path: Path, choice: MaskerChoice, again: bool, output: Output) -> None:
     """Mask with a progress bar, or quietly; say what was written and where."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     done = watched(mask_dataset(path, choice.checked(), again), console, output)
     if output.details:
         for one in done.refused[:SHOWN]:

@@ -46,7 +46,10 @@ TrainingPictures = Annotated[
 ]
 Judge = Annotated[
     Path | None,
-    typer.Option(help="Folder of a CLIP or DINOv2.", show_default="the run's; the pocket base has its own"),
+    typer.Option(
+        help="Folder of the CLIP or DINOv2 model that scores the pictures.",
+        show_default="the run's; the pocket base has its own",
+    ),
 ]
 ARGUMENTS = "finetune.arguments"
 """under which the context keeps the words that the program was called with"""

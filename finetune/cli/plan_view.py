@@ -30,7 +30,7 @@ def show(
     plan: Plan, components: list[ComponentFootprint], measured: "Measured | None", activations: int | None = None
 ) -> None:
     """Answers first: length, time, memory, what is trained, whether it fits; then buckets, components and settings."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     for label, text in answers(plan, components, measured, activations).items():
         console.print(_answer(label, text))
     for table in (_buckets(plan), _memory(components), _settings(plan)):
@@ -144,7 +144,7 @@ def _captions(plan: Plan, host: HostNeeds) -> str:
     """How captions vary, and what that costs; empty where each picture has one."""
     edits, trained = TagEdits.of(plan.recipe.data), [placed.example for placed in plan.train.placed]
     several = sum(len(e.captions) > 1 for e in trained)
-    said = [f"{several} of {len(trained)} images have several, shown by turns"] if several else []
+    said = [f"{several} of {len(trained)} images have several, shown in turn"] if several else []
     if edits.active:
         how = ["tags shuffled"] * edits.shuffle + [f"{edits.dropout:.0%} of tags left out"] * (edits.dropout > 0)
         said.append(f"{' and '.join(how)}, in at most {edits.variants} texts of each image")

@@ -17,7 +17,7 @@ def quickstart(out: Path, kind: str, output: Output) -> None:
 
     if reading.exists(out) and any(out.iterdir()):
         raise RunError(f"{out} is not empty", f"choose another folder, such as {out}-2 (`out`), or remove it")
-    console = Console(highlight=False, quiet=output.quiet)
+    console = Console(highlight=False, emoji=False, quiet=output.quiet)
     console.print(f"[bold]1 prepare[/]  the example {kind}: {EXAMPLES / kind}", soft_wrap=True)
     _prepare(kind, out / "data", console)
     console.print(

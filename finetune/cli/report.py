@@ -20,10 +20,10 @@ def report(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a run's page: what it learnt, whether it is good, and which file to use.
+    """Write a run's page: did it learn, which file to use.
 
     One HTML file with all pictures in it. `train` writes it as it goes; this writes it again from the run's folder,
-    also of a run that still goes on, was interrupted, or failed.
+    also of a run that is still running, was interrupted, or failed.
     """
     from finetune.cli import app
     from finetune.cli.wording import written

@@ -40,8 +40,8 @@ def sample(
     prompts: Annotated[
         Path | None,
         typer.Option(
-            help="File with one prompt a line, each with its own options: a red mug --negative blurry --size 512x768 "
-            "--seed 7 --steps 30 --guidance 5, or as kohya's --n --w --h --d --s --l. Or JSON, or TOML."
+            help="File with one prompt per line, which may end in its own options: a red mug --negative blurry --size "
+            "512x768 --seed 7 --steps 30 --guidance 5, or kohya's --n --w --h --d --s --l. JSON and TOML are read, too."
         ),
     ] = None,
     adapter: Annotated[
@@ -78,7 +78,7 @@ def sample(
         int | None,
         number(
             "bits",
-            help="4 or 8: load a large text encoder (T5, a language model) in so many bits.",
+            help="4 or 8: load a large text encoder (T5, a language model) in this many bits.",
             show_default="in full",
         ),
     ] = None,

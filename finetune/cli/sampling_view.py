@@ -24,7 +24,7 @@ def sample(
     notes: Sequence[str] = (),
 ) -> None:  # fmt: skip
     """notes: what is said beforehand."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     count, said = len(wanted.prompts) * wanted.count, list[Note | Warned]()
     hidden = not (output.details and console.is_terminal)
     events = chain(map(Note, notes), folder.sample(base, wanted, out, adapters, options))

@@ -12,30 +12,36 @@ Sources = Annotated[
     list[str],
     typer.Argument(
         metavar="SOURCE...",
-        help="Folders of images, zip or tar archives, tables (parquet, arrow, JSON, CSV), hub ids (org/name@revision). "
-        "SOURCE:2 is shown twice as often. Nothing in them is changed.",
+        help="Folders of images, zip or tar archives, tables (parquet, arrow, JSON, CSV) or hub datasets "
+        "(org/name@revision). SOURCE:2 has the weight 2: its images are shown twice as often. Sources are only read.",
     ),
 ]
-Split = Annotated[str, typer.Option(help="Split of a table or hub data set.", show_default="train")]
-Subset = Annotated[str, typer.Option(help="Subset (configuration) of a hub data set that has several.")]
-ImageColumn = Annotated[str, typer.Option(help="Column of the images.", show_default="the only one that holds images")]
+Split = Annotated[str, typer.Option(help="Split of a table or hub dataset to read.", show_default="train")]
+Subset = Annotated[str, typer.Option(help="Subset (configuration) of a hub dataset that has several.")]
+ImageColumn = Annotated[
+    str, typer.Option(help="Column with the images.", show_default="the only one that holds images")
+]
 CaptionColumn = Annotated[
     str,
-    typer.Option(help="Column of the captions; `none`: there are no captions.", show_default="the only one that fits"),
+    typer.Option(
+        help="Column with the captions; `none` if there are no captions.", show_default="the only one that fits"
+    ),
 ]
 IgnoreColumn = Annotated[
     list[str] | None,
     typer.Option(
-        help="Column that is not kept, such as a weight in grams. Repeatable.",
-        show_default="weight, split, license, author, source, consent and captions are kept",
+        help="Column to ignore, such as a `weight` in grams. May be repeated.",
+        show_default="none: weight, split, license, author, source, consent and captions are used",
     ),
 ]
-Limit = Annotated[int | None, typer.Option(help="Number of images that are taken of each table, at most.")]
+Limit = Annotated[int | None, typer.Option(help="Largest number of images to take from each table.")]
 Where = Annotated[
     list[str] | None,
-    typer.Option(help="Condition on the rows of a table: 'aesthetic > 5', 'lang == en'. Repeatable; all must hold."),
+    typer.Option(
+        help="Take only table rows with 'aesthetic > 5' or 'lang == en', for example. May be repeated; all must hold."
+    ),
 ]
-Link = Annotated[bool, typer.Option("--link", help="Make hard links to images that need no change, instead of copies.")]
+Link = Annotated[bool, typer.Option("--link", help="Hard-link images that need no change instead of copying them.")]
 
 
 def selection(

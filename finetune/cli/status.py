@@ -21,16 +21,14 @@ def status(
             show_default="all runs beneath the current folder",
         ),
     ] = None,
-    follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Show it again as it changes, until the runs end.")
-    ] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep showing changes until the runs end.")] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show how far runs are, how they ended, and where to look.
+    """Show the progress of runs, how they ended, and where to look.
 
-    Step, speed, time left, loss and last scores of a run; the pictures and adapter it has so far; how to go on with one
-    that stopped, also after a crash. Several runs are a table. Ctrl-C ends --follow, and never the run.
+    Step, speed, time left, loss and last scores of a run; the pictures and adapter it has so far; how to continue one
+    that stopped, also after a crash. Several runs are shown as a table. Ctrl-C ends --follow, never the run.
     """
     from finetune.cli import status_view
 

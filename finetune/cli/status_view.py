@@ -23,7 +23,7 @@ COLOURS = {"starting": "cyan", "running": "cyan", "done": "green", "interrupted"
 def status(places: Sequence[Path], follow: bool, output: Output) -> None:
     """Show it once, or again and again until no run is going on."""
     found = _read(run_folders(places))
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     try:
         if follow and output.details and console.is_terminal:
             _redrawn(found, console)

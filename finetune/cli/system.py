@@ -54,7 +54,7 @@ def cache_info(root: CacheRoot = None, as_json: AsJson = False) -> None:
     known = records(held.root)
     size = held.bytes + known.bytes
     output.json({**held._asdict(), "datasets": known.datasets, "bytes": size, "root": str(held.root)})
-    counts = f"{held.images} images, {held.captions} captions, {known.datasets} datasets looked at"
+    counts = f"{held.images} images, {held.captions} captions, {known.datasets} datasets checked"
     output.result(f"{held.root}: {counts}, {size / 2**20:.1f} MiB")
 
 

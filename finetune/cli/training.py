@@ -75,7 +75,7 @@ def plan(
     recipe: RecipeFile,
     sets: Sets = None,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Take one real step: tells the time and the peak memory.")
+        bool, typer.Option("--measure", help="Take one real training step, to measure time and peak memory.")
     ] = False,
     gpus: Annotated[int, number("gpus", help="Number of GPUs the run will use.")] = 1,
     as_json: AsJson = False,
@@ -94,7 +94,7 @@ def plan(
     from finetune.planning import plan as planning
 
     output = Output(as_json, quiet)
-    settled = watched(planning.resolving(loaded, gpus), Console(highlight=False), output)
+    settled = watched(planning.resolving(loaded, gpus), Console(highlight=False, emoji=False), output)
     for notice in settled.notices:
         typer.echo(harmless(f"note: {with_commands(notice)}"), err=True)
     rows, kept = counts.kept_footprints(settled), counts.kept_activation_bytes(settled)
@@ -148,8 +148,8 @@ def train(
 ) -> None:
     """Train an adapter, export it, and verify the file.
 
-    Ctrl-C saves and stops; --resume continues by the run's own recipe: --set, and what was edited in RECIPE since,
-    change it where that is possible. With --json every event of the run is one JSON line on stdout.
+    Ctrl-C saves and stops; --resume continues with the run's own recipe, changed by --set and by later edits of RECIPE
+    if that is possible. With --json every event of the run is one JSON line on stdout.
     """
     if gpus > 1 and (code := _launched(gpus, ctx.find_root().meta[ARGUMENTS])) is not None:
         raise typer.Exit(code)

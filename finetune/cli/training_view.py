@@ -23,7 +23,7 @@ from finetune.training.stop import follow
 
 def train(loaded: Loaded, out: Path, resume: bool, output: Output) -> None:
     """Run with a progress bar, or with a JSON line for each event; say where the files are."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     screen, before = Screen(console), _written(out / REPORT)
     try:
         result = follow(run(loaded, out, resume, worded_here), _listener(screen, output))

@@ -390,7 +390,7 @@ def _agreed(path: Path, name: str, asked: str | None, prepared: str | None) -> s
 def _emptiness(path: Path, names: Sequence[str], rejected: Sequence[Rejected]) -> list[str]:
     if names:
         return []
-    count = f"; each of its {len(rejected)} files was rejected" if rejected else ""
+    count = f"; all of its files were rejected ({len(rejected)})" if rejected else ""
     return [f"no images in {path}{count}"]
 
 
@@ -414,5 +414,5 @@ def next_step(path: Path, report: Audit) -> tuple[str, Action]:
         return "correct each problem above, then check again", action("check", path=path, **words)
     if report.wordless:
         words = {"trigger": "sks", "class_word": "mug"} | words
-        return "check again with your own words (keys of [data] in a recipe)", action("check", path=path, **words)
+        return "check again with your own trigger and class word, such as", action("check", path=path, **words)
     return "correct this problem, then check again", action("check", path=path, **words)

@@ -103,7 +103,7 @@ def find_companions(
         if not claim.owners:
             _leave_alone(name, claim, captioned, is_grey, found)
         elif claim.part == "control":
-            detail = f"it accompanies {claim.owners[0]}, and no base here reads control pictures; move it elsewhere"
+            detail = f"it belongs to {claim.owners[0]}, and no supported base uses control pictures; move it elsewhere"
             found.rejected.append(Rejected(name, "control picture", detail))
         else:
             _give(name, claim.owners, found)
@@ -118,10 +118,10 @@ def _take_named(names: Sequence[str], named: Mapping[str, str], listed: Collecti
         mask = known.get(_composed(written))
         if mask is None:
             found.problems.append(
-                f"the mask of {picture}, {written}, is not there; correct mask_file_name, or leave it"
+                f"the mask {written} of {picture} does not exist; correct mask_file_name, or leave it empty"
             )
         elif mask == picture or mask in listed:
-            found.problems.append(f"{mask} is listed as a picture, and as the mask of {picture}; it can be one of them")
+            found.problems.append(f"{mask} is listed as a picture and as the mask of {picture}; remove one of the two")
         else:
             found.masks[picture] = mask
 
@@ -133,10 +133,10 @@ def _leave_alone(
     if not claim.sure and (claim.part == "control" or name in captioned or not is_grey(name)):
         return
     if claim.part == "control":
-        detail = "there is no picture that it accompanies; rename it, if it is a picture of its own"
+        detail = "there is no picture that it belongs to; rename it if it is a picture to train on"
         found.rejected.append(Rejected(name, "control picture", detail))
     else:
-        detail = "there is no picture that it could be the mask of; rename it, if it is a picture of its own"
+        detail = "there is no picture that it is the mask of; rename it if it is a picture to train on"
         found.rejected.append(Rejected(name, "mask without picture", detail))
 
 

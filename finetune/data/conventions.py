@@ -35,7 +35,7 @@ def of_raw(
         found = descriptions.with_descriptions(root, names, found)
         lacking = [n for n in names if not found.texts.get(n, "").split()]
         if lacking:
-            notes.append(f"{len(lacking)} of {len(names)} pictures have no description of their own")
+            notes.append(f"{len(lacking)} of {len(names)} pictures have no description in their file")
     elif words.captions_from == "auto" and not words.template and (hint := _described(root, names, found)):
         notes.append(hint)
     folders = read_folders(reading.real_path(root).name, names, rules.folder_names, words.trigger)
@@ -51,11 +51,11 @@ def of_prepared(found: FoundCaptions) -> AsMeant:
     facts = list[str]()
     held_out = sum(one.held_out for one in found.attributes.values())
     if held_out:
-        facts.append(f"{held_out} pictures are held out of training: they measure the loss, and are never trained on")
+        facts.append(f"held out for validation, never trained on: {held_out} of {len(found.texts)} pictures")
     weights = Counter(found.attributes[n].weight if n in found.attributes else 1.0 for n in found.texts)
     if len(weights) > 1:
         each = ", ".join(f"{number} at {weight:g}" for weight, number in sorted(weights.items(), reverse=True)[:5])
-        facts.append(f"pictures are seen more or less often than others, by their weight: {each}")
+        facts.append(f"pictures are shown more or less often, by their weight: {each}")
     foreign = caption_syntax.foreign(found.texts, _further(found))
     return AsMeant(found, (*found.notes, *foreign), facts=tuple(facts))
 
@@ -72,6 +72,6 @@ def _described(root: Path, names: Sequence[str], found: FoundCaptions) -> str:
         return ""
     name, text = next(iter(said.items()))
     return (
-        f"pictures without captions describe themselves, {name}: {text[:80]!r}; prepare with "
-        "`captions_from` description to take them for captions"
+        f"pictures without captions have a description in their file, such as {name}: {text[:80]!r}; set "
+        "`captions_from` to description to use it as the caption"
     )

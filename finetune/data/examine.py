@@ -58,7 +58,7 @@ def seen_files(
     with record.alone() if long else nullcontext():
         if long:
             known, unknown = _sorted(record, names, tree, rules)
-            yield Stage("looking at images", len(unknown))
+            yield Stage("checking images", len(unknown))
         try:
             yield from _look(root, unknown, tree, rules, record, known)
         finally:

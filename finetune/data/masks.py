@@ -28,13 +28,13 @@ COLOUR_OFF = 24
 """of 255, by which channels of a grey picture may differ: JPEG keeps colour coarsely"""
 BLACK, WHITE_FROM = 16, 239
 """of 255: a mask that is nowhere lighter is empty, one that is nowhere darker is whole"""
-SCALED = "its mask is of another size, and is scaled to it"
-TURNED = "its mask is turned as the picture is by its EXIF"
-WHOLE = "its mask is white everywhere: all of it is learnt, as without a mask"
+SCALED = "mask scaled to the size of its picture"
+TURNED = "mask rotated with its picture (EXIF)"
+WHOLE = "mask is white everywhere: the whole picture is learnt, as without a mask"
 LITTLE, NEARLY_ALL = 0.01, 0.95
 """shares of a picture that a mask covers, below and above which there is a remark"""
-COVERS_LITTLE = f"its mask covers less than {LITTLE:.0%} of the picture: crop it closer, as little is learnt from it"
-COVERS_MOST = f"its mask covers more than {NEARLY_ALL:.0%} of the picture: nearly all is learnt, as without a mask"
+COVERS_LITTLE = f"mask covers less than {LITTLE:.0%} of the picture: crop it closer, as little is learnt from it"
+COVERS_MOST = f"mask covers more than {NEARLY_ALL:.0%} of the picture: nearly all is learnt, as without a mask"
 
 
 class Looked(NamedTuple):
@@ -94,13 +94,13 @@ def _turn(name: str, image: str, mask: ImageInfo, picture: ImageInfo) -> tuple[i
         fits_before = False
     if fits and fits_before:
         return 1, (
-            f"{name} fits {image} before and after it is turned by its EXIF (orientation {picture.orientation}); "
+            f"{name} fits {image} both before and after the EXIF rotation (orientation {picture.orientation}); "
             f"save {image} upright, and draw the mask on that"
         )
     if fits or fits_before:
         return (1 if fits else picture.orientation), ""
-    shown = f"{mask.size.width} x {mask.size.height} px, and {image} {picture.size.width} x {picture.size.height}"
-    return 1, f"the mask {name} has {shown}: another shape; draw it on the whole picture"
+    shown = f"{mask.size.width} x {mask.size.height} px, but {image} has {picture.size.width} x {picture.size.height}"
+    return 1, f"the mask {name} has {shown}: the shapes differ; draw the mask on the whole picture"
 
 
 def _alike(mask: Size, picture: Size) -> bool:
@@ -136,7 +136,7 @@ def _content(root: Path, name: str) -> _Content:
     except Unusable as e:
         return _Content(f"cannot be used: {e.reason}: {e.detail}")
     if _colour(image) > COLOUR_OFF:
-        return _Content("is a picture in colour; a mask is grey: white is learnt, black is not")
+        return _Content("is in colour; save it in greyscale: white is learnt, black is not")
     grey = image.convert("L")
     fault, share = fault_of(grey), covered_share(grey)
     if fault == "empty":
@@ -162,7 +162,9 @@ def read_grey(path: Path, size: Size) -> Image.Image:
         raise Unusable(path, "not an image", fault)
     grey = decode.open_rgb(path).convert("L")
     if not _alike(Size(grey.width, grey.height), size):
-        raise Unusable(path, "not an image", f"has {grey.width} x {grey.height} px, another shape than its picture")
+        raise Unusable(
+            path, "not an image", f"has {grey.width} x {grey.height} px, which is not the shape of its picture"
+        )
     return grey
 
 

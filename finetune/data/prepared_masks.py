@@ -40,7 +40,7 @@ def with_alpha(report: Audit) -> Audit:
         if e.mask is not None
     ]
     if not clear and report.used:
-        problems.append("masks were asked for from transparency, and no image is transparent; leave that out")
+        problems.append("`mask_from` is alpha, but no image is transparent; leave `mask_from` out")
     own = {e.name: MaskFile(e.path, e.digest, e.size, alpha=True) for e in clear}
     used = tuple(e._replace(mask=own.get(e.name, e.mask)) for e in report.used)
     return replace(report, used=used, problems=(*report.problems, *problems))

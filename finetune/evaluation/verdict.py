@@ -215,7 +215,7 @@ def _words(text: str) -> set[str]:
 def _of_length(training: Training) -> Iterator[str]:
     visits, rate, effect = training.visits, training.learning_rate, training.effect
     if visits is not None and visits < FEW_VISITS:
-        yield f"each picture was looked at {visits:.0f} times, which is few: more train.steps"
+        yield f"each picture was shown {visits:.0f} times, which is few: more train.steps"
     if training.components and not any("text_encoder" in name for name in training.components):
         yield "the text encoder was not trained, and may not know the trigger: adapter.components"
     if effect is not None and effect.output < LITTLE_CHANGE and visits is not None and visits >= FEW_VISITS:

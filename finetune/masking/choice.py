@@ -27,12 +27,12 @@ class MaskerChoice(NamedTuple):
         """Raises InputError: none is chosen, or two, or one with what is another's; a time that cannot be."""
         bounds.check("timeout_s", self.timeout_s, "timeout")
         if bool(self.with_model) == bool(self.command):
-            many = "`with_model` and `command`: one masker too many" if self.command else "no masker"
+            many = "`with_model` and `command`: more than one masker" if self.command else "no masker"
             raise InputError(
                 f"{many}: give one of `with_model` and `command`", "`with_model` background needs no model"
             )
         if self.prompt and self.with_model in ("", BACKGROUND):
-            raise InputError("a prompt belongs to a model", "leave out `prompt`, or give `with_model`")
+            raise InputError("`prompt` has no effect without a model", "leave out `prompt`, or give `with_model`")
 
     def checked(self) -> Callable[[str | None], Masker]:
         """`make`, when it can be. Raises InputError: as `check`."""

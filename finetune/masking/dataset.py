@@ -58,12 +58,12 @@ def mask_dataset(
     report = yield from auditing(path, CaptionWords(allow_uncaptioned=True), Rules(decode=False))
     if not report.prepared:
         raise DataError(
-            f"{path} is not a prepared dataset, and masks are made of pictures as they are trained on: upright",
+            f"{path} is not a prepared dataset, and masks must fit pictures as they are trained on: upright",
             "prepare it first, then mask the result",
             action("prepare", source=path, out="DIR"),
         )
     if report.problems:
-        raise DataError(f"{path}: " + "; ".join(report.problems), "correct this first, then mask it")
+        raise DataError(f"{path}: " + "; ".join(report.problems), "correct this first, then mask the pictures")
     used = _without_shared(report.used)
     wanted = [e for e in used if e.mask is None or (again and _is_ours(e.mask.path))]
     kept = len(used) - len(wanted)
@@ -76,7 +76,7 @@ def mask_dataset(
     if not made:
         raise DataError(
             f"{path}: none of {len(refused)} pictures got a mask: {_counted(refused)}",
-            "mask them by another `with_model` or `command`, or draw masks",
+            "use another `with_model` or `command`, or draw masks by hand",
         )
     if refused:
         yield Warned(
@@ -105,7 +105,7 @@ def _masks(
             done += len(some)
             yield Advanced(done)
     except KeyboardInterrupt as e:
-        raise Interrupted(f"stopped: {len(made)} masks are written", "the same command goes on from there") from e
+        raise Interrupted(f"stopped: {len(made)} masks are written", "run the same command again to continue") from e
     finally:
         if made:
             table.put_cells({name: {"mask_file_name": mask} for name, mask in made.items()})

@@ -40,7 +40,9 @@ class MaskModel:
         folder = located(model, _AGAIN)
         self.type, self.named = _type_of(folder), named
         if self.type == "clipseg" and not named:
-            raise DataError("CLIPSeg must be told what to look for", "give `prompt`; the class word is taken else")
+            raise DataError(
+                "CLIPSeg needs to know what to find", "give `prompt`, or prepare the dataset with a class word"
+            )
         network, processor = MODEL_CLASSES[self.type]
         self.processor: Any = loaded_part(processor, folder, hint=_AGAIN)
         self.model: Any = _loaded(folder, network)
@@ -58,7 +60,7 @@ class MaskModel:
         found = self._by_words(seen) if self.type == "clipseg" else self._in_the_middle(seen)
         whole = F.interpolate(found[None, None], (picture.height, picture.width), mode="bilinear")[0, 0]
         if not bool(whole.isfinite().all()):
-            return MadeMask(None, "the model gives numbers that are not finite")
+            return MadeMask(None, "the model's output is not finite (NaN or infinity)")
         return MadeMask(Image.fromarray(((whole > 0).to(torch.uint8) * 255).cpu().numpy()))
 
     def _by_words(self, picture: Image.Image) -> Tensor:
@@ -93,6 +95,6 @@ def _loaded(folder: Path, network: str) -> Any:
 def _type_of(folder: Path) -> str:
     found = reading.read_json(folder / "config.json", BaseError, _AGAIN, finite=False).get("model_type")
     if found not in MODEL_CLASSES:
-        raise BaseError(f"{folder} is no model that masks are made with here: its type is {found}", _AGAIN)
+        raise BaseError(f"{folder} is not a supported segmentation model: its type is {found}", _AGAIN)
     refuse_pickled(folder)
     return str(found)

@@ -56,7 +56,7 @@ REMEDIES: dict[Reason, str] = {
     "truncated": "Copy or download it again: the end is missing.",
     "corrupt": "Copy it again, or open it in an image editor and save it anew.",
     "not an image": "Remove it, or fetch the picture again.",
-    "unsupported type": "Export it as JPEG or PNG, or remove it.",
+    "unsupported type": "Export a picture as JPEG or PNG; move any other file elsewhere.",
     "animated": "Save the frame that you want as PNG.",
     "too small": "Use a larger original.",
     "extreme aspect": "Crop it to a shape closer to a square.",
@@ -66,12 +66,12 @@ REMEDIES: dict[Reason, str] = {
     "caption without image": "Put the picture back beside it, or remove the caption file.",
     "licence": "Ask for the licence that you need, or use another picture.",
     "licence without image": "Put the picture back beside it, or remove the licence file.",
-    "mask without picture": "Put the picture back beside it, or rename it, if it is a picture of its own.",
+    "mask without picture": "Put the picture back beside it, or rename it if it is a picture to train on.",
     "control picture": "Move it elsewhere: it is not trained on.",
-    "unreadable": "Rename the file, or give yourself the right to read it.",
-    "changed": "Check again, and leave the picture as it is meanwhile.",
-    "near duplicate": "Keep the one that is left.",
-    "leak": "Train on pictures that none of those held out shows.",
+    "unreadable": "Rename the file, or make it readable for you.",
+    "changed": "Check again, and do not change the picture while it runs.",
+    "near duplicate": "Nothing: its best copy is kept.",
+    "leak": "Train only on pictures that differ from the held-out ones.",
 }
 """Reason -> what to do, in general; the detail of a rejected file says it of that file."""
 FLAGS = {
@@ -104,7 +104,7 @@ _LOOK_AT = frozenset(("empty", "bare", "lost", "cut", "enlarged", "noted", "unma
 _REMARKS = {
     "lost": "the caption is too long for the base, and its end is lost",
     "cut": f"more than {WORTH_SAYING:.0%} of the picture is cut off",
-    "enlarged": "smaller than the size that is trained at: the picture is enlarged and looks soft",
+    "enlarged": "smaller than the training size: the picture is enlarged and looks soft",
 }
 _LOST_SHOWN = 160
 """characters of what a base does not read that a card shows"""
@@ -346,11 +346,11 @@ def refuse_target(page: Path, root: Path) -> None:
     hint = "name another file for the page"
     there = reading.exists(page)
     if there and not reading.is_file(page):
-        raise RunError(f"cannot write {page}: it is no file", hint)
+        raise RunError(f"cannot write {page}: it is not a file", hint)
     if reading.real_path(page).is_relative_to(reading.real_path(root)):
-        raise RunError(f"{page} lies inside of the dataset, whose files are all checked", "write the page beside it")
+        raise RunError(f"{page} lies inside the dataset, where every file is checked", "write the page beside it")
     if there and not _is_ours(page):
-        raise RunError(f"{page} is there already, and is no page of a dataset", f"{hint}, or remove that one")
+        raise RunError(f"{page} exists, and is not a page of a dataset", f"{hint}, or remove that one")
     writing.try_file(page, hint)
 
 

@@ -72,8 +72,8 @@ def encoder_sentences(reports: Sequence[EncoderReport], trigger: str | None) -> 
     """The sums of each encoder, and what is to be known of the trigger."""
     sentences = []
     for one in reports:
-        cut = f"; {one.too_long} too long: shorten them" if one.too_long else ""
-        sentences.append(f"{one.encoder}: captions have up to {one.longest} of {one.limit} tokens{cut}")
+        cut = f"; captions over the limit, to be shortened: {one.too_long}" if one.too_long else ""
+        sentences.append(f"{one.encoder}: the longest caption has {one.longest} tokens, the limit is {one.limit}{cut}")
     if trigger:
         sentences += list(dict.fromkeys(_trigger_sentence(one, trigger) for one in reports))
     return sentences

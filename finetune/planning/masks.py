@@ -15,7 +15,7 @@ def masks_answer(plan: Plan) -> str:
         return ""
     how = "only what is white in it is learnt"
     if outside == "own_prediction":
-        how += ", and the rest stays the base's own prediction"
+        how += ", and the rest is held to the base's own prediction"
     elif outside:
-        how = f"what is white in it is learnt, and the rest at {outside:g} of its weight"
+        how = f"what is white in it is learnt, and the rest with {outside:g} of the weight"
     return f"{count} of {of} images {'has' if count == 1 else 'have'} one: {how}"

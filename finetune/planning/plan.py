@@ -135,15 +135,15 @@ def unread(facts: BaseInfo) -> tuple[str, ...]:
     if not facts.unused:
         return ()
     named = ", ".join(facts.unused[:NAMED]) + (f" and {more} more" if (more := len(facts.unused) - NAMED) > 0 else "")
-    return (f"the base holds what nothing here reads: {named}",)
+    return (f"parts of the base that are not used: {named}",)
 
 
 def unsaid(wanted: Recipe, facts: BaseInfo) -> tuple[str, ...]:
     if facts.prediction_known:
         return ()
     return (
-        f"{wanted.base} does not say whether it predicts epsilon or v: a forward pass is asked when it is loaded; "
-        "objective.prediction in the recipe says it for sure",
+        f"{wanted.base} does not say whether it predicts epsilon or v: one forward pass will tell when it is loaded; "
+        "set objective.prediction in the recipe to be sure",
     )
 
 
@@ -190,6 +190,6 @@ def uncaptioned(wanted: Recipe, data: Dataset) -> tuple[str, ...]:
     vocabulary = "pocket" if shipped.is_pocket(wanted.base) else "YOURS.toml"
     step = action("caption", path=shipped.data_path(wanted.data.path), vocabulary=vocabulary)
     return (
-        f"nobody captioned these {len(data.examples)} pictures: they are shown under short captions in varied wording; "
-        f"captions that name what differs (background, view) are better, and {step} writes them",
+        f"nobody captioned these {len(data.examples)} pictures: the template is used, in several wordings; captions "
+        f"that name what differs (background, view) teach better, and {step} writes them",
     )

@@ -25,5 +25,5 @@ def case_notice(captions: Sequence[str], trigger: str | None, same: Callable[[st
     who = "the text encoder of this base" if same else "a text encoder that keeps case (T5, language models; not CLIP)"
     return (
         f"{sum(different.values())} of {len(captions)} captions write the trigger {trigger!r} as {most!r}: {who} reads "
-        f"another word, so that prompts with {trigger!r} would not find what is trained; write it alike everywhere"
+        f"it as another word, so prompts with {trigger!r} would not call up what is trained; spell it alike everywhere"
     )

@@ -43,7 +43,7 @@ def repeats_of(weights: Sequence[float]) -> Repeats:
     different = sorted(set(weights))
     if len(different) < 2:
         said = f"every picture has the weight {different[0]:g}" if different else ""
-        return Repeats((), () if different in ([], [1]) else (f"{said}, which is as none: weights compare pictures",))
+        return Repeats((), () if different in ([], [1]) else (f"{said}, which has no effect: only ratios count",))
     exact = {weight: Fraction(repr(weight)) for weight in different}
     counts, notices = _whole(exact), tuple[str, ...]()
     if counts[different[0]] > SMALL:
@@ -77,14 +77,16 @@ def _simpler(exact: Fraction) -> Fraction:
 def _understood(exact: dict[float, Fraction], near: dict[float, Fraction]) -> tuple[str, ...]:
     changed = [f"{weight:g} as {near[weight]}" for weight in exact if near[weight] != exact[weight]]
     more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-    return (f"weights are taken in a simple ratio: {', '.join(changed[:3])}{more}",) if changed else ()
+    return (f"weights are rounded to a simple ratio: {', '.join(changed[:3])}{more}",) if changed else ()
 
 
 def _absurd(different: Sequence[float], counts: dict[float, int], shown: int) -> str:
     least = counts[different[0]]
     if least > SMALL:
-        ratio = f"an epoch would show the picture of the smallest weight {least:,} times, and {SMALL} are the most"
+        ratio = (
+            f"an epoch would show the picture of the smallest weight {least:,} times, and at most {SMALL} are allowed"
+        )
     else:
-        ratio = f"an epoch would show {shown:,} pictures, and {MOST_SHOWN:,} are the most"
+        ratio = f"an epoch would show {shown:,} pictures, and at most {MOST_SHOWN:,} are allowed"
     named = ", ".join(f"{one:g}" for one in (*different[:2], *different[2:][-1:]))
     return f"no small whole numbers have the ratio of the weights {named}: {ratio}"

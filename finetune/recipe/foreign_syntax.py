@@ -81,41 +81,39 @@ TELLTALES = (
     ),
     _telltale(
         r"\([^()]*:\s*\d*\.\d+\s*\)|\([^()]*[^\W\d_]\s*:\s*\d+\s*\)",
-        f"weighs words as web UIs do{_UNREAD}",
+        f"is a weight of web UIs{_UNREAD}",
         _WEIGHT,
     ),
-    _telltale(
-        r"\([^()]+\)(?:\d*\.\d+|\+{1,5}|-{2,5})(?!\w)", f"weighs words as InvokeAI and compel do{_UNREAD}", _WEIGHT
-    ),
+    _telltale(r"\([^()]+\)(?:\d*\.\d+|\+{1,5}|-{2,5})(?!\w)", f"is a weight of InvokeAI and compel{_UNREAD}", _WEIGHT),
     _telltale(r"\)\.(?:blend|swap|and|or)\(", f"is compel's arithmetic of prompts{_UNREAD}", "write one plain prompt"),
     _telltale(
         r"(?<!\S)-?(?:\d{1,4}(?:\.\d{1,4})?|\.\d{1,4})::[^:]{1,300}::|(?<=[^\W\d])::\s?-?\d[\d.]*(?=\s|,|$)",
-        f"weighs words as NovelAI and Midjourney do{_UNREAD}",
+        f"is a weight of NovelAI and Midjourney{_UNREAD}",
         "write the words without colons and number",
     ),
     _telltale(
         r"\[[^\[\]:]*:[^\[\]:]*:\s*\d*\.?\d+\s*\]|\[[^\[\]:]*[^\W\d_][^\[\]:]*:\s*\d*\.?\d+\s*\]",
-        f"changes the prompt at a step, in web UIs{_UNREAD}",
+        f"changes the prompt at a step in web UIs{_UNREAD}",
         "write what the whole picture should show",
     ),
     _telltale(
         r"\[[^\[\]|]+(?:\|[^\[\]|]*)+\]",
-        f"alternates words from step to step, in web UIs{_UNREAD}",
+        f"alternates words from step to step in web UIs{_UNREAD}",
         "write one of the words",
     ),
     _telltale(
         r"""(?<![A-Z"'] )(?<![\w"'-])BREAK(?![\w"'-])(?! ?[A-Z]{2})""",
-        f"begins a new part of the prompt, in web UIs{_UNREAD}",
+        f"begins a new part of the prompt in web UIs{_UNREAD}",
         "write a comma in its place",
     ),
     _telltale(
         r"(?<=[a-z0-9,.)\]] )AND(?= [a-z0-9(\[])",
-        f"joins several prompts, in web UIs{_UNREAD}",
+        f"joins several prompts in web UIs{_UNREAD}",
         'write "and" in small letters, or a prompt for each',
     ),
     _telltale(
         r"(?<!\w)ADD(?:COL|ROW|COMM|BASE)(?!\w)",
-        f"divides the picture, in the Regional Prompter{_UNREAD}",
+        f"divides the picture in the Regional Prompter{_UNREAD}",
         "describe the whole picture",
     ),
     _telltale(
@@ -126,7 +124,7 @@ TELLTALES = (
     ),
     _telltale(
         r"\[filewords\]",
-        f"stands for the file's caption, in other trainers{_UNREAD}",
+        f"stands for the file's caption in other trainers{_UNREAD}",
         "leave it out: captions are taken as they are",
         re.I,
     ),
@@ -145,7 +143,7 @@ TELLTALES = (
     _telltale(r"^\s*//.*|/\*.{0,300}?\*/", f"is a comment of ComfyUI's{_UNREAD}", "leave it out", re.S),
     Telltale(
         OPTION,
-        "is an option of other programs, and no part of a prompt",
+        "is an option of other programs, not a part of the prompt",
         "leave it out: size, seed and the negative prompt have options of their own",
     ),
 )
@@ -163,7 +161,7 @@ def translated(text: str) -> Translated:
     for one in TRANSLATIONS:
         if hit := one.pattern.search(text):
             ours = one.pattern.sub(one.ours, hit[0])
-            found.append(f"{hit[0]} is {one.who}, and read as {ours}")
+            found.append(f"{hit[0]} is {one.who}, and is read as {ours}")
             text = one.pattern.sub(one.ours, text)
     return Translated(text, tuple(found))
 

@@ -120,7 +120,7 @@ def test_answers_that_are_no_captions_are_counted_and_not_written(tmp_path):
 
 def test_when_no_answer_is_a_caption_nothing_is_written(tmp_path):
     raw = photos(tmp_path / "raw", 2)
-    with pytest.raises(DataError, match=r"none of 2 answers is a caption: empty \(2, such as IMG_0"):
+    with pytest.raises(DataError, match=r"none of 2 answers can be used as a caption: empty \(2, such as IMG_0"):
         captioned(raw, Parrot(dict.fromkeys(("IMG_0", "IMG_1"), Answer(" "))))
     assert not (raw / "metadata.jsonl").exists()
 

@@ -99,7 +99,7 @@ def test_a_model_that_is_not_there_is_told(tmp_path, monkeypatch):
     [
         ({}, "cannot read .*config.json"),
         ({"config.json": "[]"}, "config.json is a list, not a JSON object"),
-        ({"config.json": '{"model_type": "clip"}'}, "no model that captions pictures: its type is clip"),
+        ({"config.json": '{"model_type": "clip"}'}, "not a supported captioning model: its type is clip"),
         ({"config.json": '{"model_type": "mine", "auto_map": {"AutoConfig": "x.Y"}}'}, "its type is mine"),
         ({"config.json": '{"model_type": "blip"}', "pytorch_model.bin": "x"}, r"pickled weights only \(pytorch_model"),
         ({"config.json": '{"model_type": "blip"}'}, "holds no weights"),
@@ -135,9 +135,9 @@ def test_a_model_of_two_parts_takes_no_prompt(tmp_path):
 @pytest.mark.parametrize(
     "choice, why",
     [
-        (CaptionerChoice(with_model="m", vocabulary="pocket"), "one captioner too many"),
-        (CaptionerChoice(with_model="m", command="x {image}"), "one captioner too many"),
-        (CaptionerChoice(vocabulary="pocket", prompt="what?"), "a prompt belongs to a model"),
+        (CaptionerChoice(with_model="m", vocabulary="pocket"), "more than one captioner"),
+        (CaptionerChoice(with_model="m", command="x {image}"), "more than one captioner"),
+        (CaptionerChoice(vocabulary="pocket", prompt="what?"), "`prompt` has no effect without"),
         (CaptionerChoice(), "no captioner"),
     ],
 )

@@ -41,7 +41,7 @@ def test_of_a_product_the_ground_is_said_and_nothing_of_its_looks(tmp_path):
 def test_pictures_of_another_world_are_refused_when_objects_would_be_named(tmp_path):
     file = tmp_path / "disc.png"
     disc(icons.COLOURS["teal"]).save(file)
-    with pytest.raises(DataError, match="not of the vocabulary's world"):
+    with pytest.raises(DataError, match="does not cover these pictures"):
         ZeroShot(POCKET, CaptionWords("sks", kind="style")).check([file])
 
 
@@ -84,7 +84,7 @@ WRONG = {
     "captions.style names no list": {"captions": {"style": "a thing"}},
     "lists.objects: names repeat": {"lists": {"objects": ["a", "a"]}},
     "hold different lists": {"judged": [{"phrases": ["{objects}", "a picture"]}]},
-    "{nose} is no list": {"judged": [{"phrases": ["{nose}"]}]},
+    "{nose} is not a list": {"judged": [{"phrases": ["{nose}"]}]},
     "'a sky' is in no list": {"grounds": {"a sky": "#0000ff"}},
 }
 

@@ -61,8 +61,9 @@ def test_thresholds_are_options_and_go_on_into_the_announced_command(capsys, dat
 
 
 @pytest.mark.parametrize("wrong, hint", [
-    (("check", "--threshold", "similar=99"), "similar=10 is usual"), (("check", "--threshold", "x"), "one of similar"),
-    (("prepare", "--out", "x", "--threshold", "similar=3"), "give --fix"),
+    (("check", "--threshold", "similar=99"), "similar=10 is the default"),
+    (("check", "--threshold", "x"), "one of similar"),
+    (("prepare", "--out", "x", "--threshold", "similar=3"), "add --fix"),
 ])  # fmt: skip
 def test_a_threshold_that_says_nothing_is_refused(capsys, data: Path, wrong, hint: str) -> None:
     code, out, err = said(capsys, wrong[0], data, *WORDS, *wrong[1:])
@@ -72,3 +73,10 @@ def test_a_threshold_that_says_nothing_is_refused(capsys, data: Path, wrong, hin
 def test_sound_pictures_are_said_nothing_about(capsys, tmp_path: Path) -> None:
     out = said(capsys, "check", scenes(tmp_path / "photos", 6), *WORDS)[1]
     assert "audit" not in out.replace("audited", "") and "--fix" not in out
+
+
+def test_captions_are_shown_as_they_are_written_also_where_they_look_like_emoji(capsys, tmp_path: Path) -> None:
+    folder = scenes(tmp_path / "photos", 1)
+    (folder / "0.txt").write_text("a sks mug <lora:x:1> :cat:")
+    out = said(capsys, "check", folder, *WORDS)[1]
+    assert out.count("<lora:x:1>") == 2 and ":cat:" in out and "\N{CAT}" not in out

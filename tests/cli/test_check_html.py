@@ -47,7 +47,7 @@ def test_the_page_names_flags_as_the_command_does(capsys, photos, tmp_path):
     page = tmp_path / "page.html"
     code, _, err = said(capsys, "check", photos, "--html", page)
     text = page.read_text()
-    assert code == 2 and "--class-word mug" in err and "declare --trigger and --class-word" in text and "`" not in text
+    assert code == 2 and "--class-word mug" in err and "give --trigger and --class-word" in text and "`" not in text
     assert text.count("No caption<") == 3 and "from the template" not in text, "an empty caption is nobody's"
     assert f"finetune check {photos} --trigger sks --class-word mug" in text
 
@@ -64,13 +64,13 @@ def test_a_file_that_is_no_page_of_a_dataset_is_left_alone(capsys, photos, tmp_p
     mine = tmp_path / "index.html"
     mine.write_text(text)
     code, out, err = said(capsys, "check", photos, *WORDS, "--html", mine)
-    assert code == 2 and "is no page of a dataset" in err and "try: " in err and not out
+    assert code == 2 and "is not a page of a dataset" in err and "try: " in err and not out
     assert mine.read_text() == text
 
 
 def test_a_page_among_the_pictures_is_refused_before_anything_is_read(capsys, photos):
     code, out, err = said(capsys, "check", photos, *WORDS, "--html", photos / "page.html")
-    assert code == 2 and "inside of the dataset" in err and not out and len(os.listdir(photos)) == 3
+    assert code == 2 and "inside the dataset" in err and not out and len(os.listdir(photos)) == 3
 
 
 @pytest.mark.parametrize("where", ["", "blocked/page.html", "x" * 300])

@@ -396,5 +396,5 @@ def test_cache_info_and_clear_count_and_remove_only_their_own(capsys, tmp_path):
     (tmp_path / "photo.png").write_bytes(b"mine")
     assert "1 images, 0 captions" in said(capsys, "cache", "info", "--root", tmp_path)[1]
     assert said(capsys, "cache", "clear", "--root", tmp_path)[0] == 0
-    assert "0 images, 0 captions, 0 datasets looked at, 0.0 MiB" in said(capsys, "cache", "info", "--root", tmp_path)[1]
+    assert "0 images, 0 captions, 0 datasets checked, 0.0 MiB" in said(capsys, "cache", "info", "--root", tmp_path)[1]
     assert (tmp_path / "photo.png").read_bytes() == b"mine"

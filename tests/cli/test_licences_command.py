@@ -31,7 +31,10 @@ def test_prepare_takes_the_licences_asked_for_and_check_tells_the_sums(photos: P
         capsys, "prepare", photos, "--out", out, *WORDS, "--require-license", "cc0,CC-BY-*", "--require-license",
         "LicenseRef-Acme", "--author", "Ada", "--caption-lines", "joined",
     )  # fmt: skip
-    assert code == 0 and "rejected 1.png: licence: its licence is CC-BY-NC-4.0; CC0-1.0 or CC-BY-* or Acme" in told
+    assert (
+        code == 0
+        and "rejected 1.png: licence: its licence is CC-BY-NC-4.0; required is CC0-1.0 or CC-BY-* or Acme" in told
+    )
     assert "the licence 'CC BY 4.0' is read as CC-BY-4.0: 0.png" in told and "seen 4 = used 2 + rejected 2" in told
     assert "licences: 1 picture CC-BY-4.0 (Ada), 1 CC0-1.0 (Bob)" in told
     assert read_dataset(out).examples[0].captions == ("a sks mug, number 0 a mug of one's own",)
@@ -48,12 +51,12 @@ def test_prepare_takes_the_licences_asked_for_and_check_tells_the_sums(photos: P
 
 def test_a_licence_that_is_none_is_said_in_the_words_of_the_command(photos: Path, tmp_path: Path, capsys) -> None:
     code, _, error = said(capsys, "prepare", photos, "--out", tmp_path / "mug", *WORDS, "--require-license", "CC-BI")
-    assert code == 2 and "--require-license: 'CC-BI' is no licence that is known" in error and "CC-BY-4.0" in error
+    assert code == 2 and "--require-license: 'CC-BI' is not a known licence" in error and "CC-BY-4.0" in error
 
 
 def test_nothing_left_is_said_with_the_licences_that_were_there(photos: Path, tmp_path: Path, capsys) -> None:
     code, _, error = said(capsys, "prepare", photos, "--out", tmp_path / "mug", *WORDS, "--require-license", "MIT")
-    assert code == 2 and "no images in" in error and "3.png: licence: it has no licence; MIT is asked for" in error
+    assert code == 2 and "no images in" in error and "3.png: licence: it has no licence; required is MIT" in error
 
 
 def test_check_lists_every_caption_and_a_page_has_them_too(photos: Path, tmp_path: Path, capsys) -> None:
@@ -62,7 +65,7 @@ def test_check_lists_every_caption_and_a_page_has_them_too(photos: Path, tmp_pat
     assert code == 0 and "a sks mug, number 0 (and 2 more captions)" in " ".join(told.split())
     assert "trigger 'sks' in 12 of 12 captions" in told
     html = page.read_text()
-    assert html.count("3 wordings, shown by turns") == 4 and "1 CC0-1.0 (Bob)" in html and "bob@example" not in html
+    assert html.count("3 wordings, shown in turn") == 4 and "1 CC0-1.0 (Bob)" in html and "bob@example" not in html
     code, told, _ = said(capsys, "check", photos, *WORDS, "--json", "--base", "pocket")
     [first, *_] = json.loads(told)["images"]
     assert first["wordings"] == ["a sks mug, number 0", "a sks mug", "sks, of one's own"] and first["tokens"] > 4
@@ -76,8 +79,8 @@ def test_prepare_takes_captions_of_an_earlier_dataset_and_says_which(photos: Pat
     table = old / "metadata.jsonl"
     table.write_text(table.read_text().replace("a sks mug, number 0", "a sks mug, corrected"))
     code, told, _ = said(capsys, "prepare", photos, "--out", tmp_path / "new", *WORDS, "--captions-of", old)
-    assert code == 0 and "4 of 4 captions are those of old" in told
-    assert "1 of these stand in place of another caption of the source: 0.png" in told
+    assert code == 0 and "4 of 4 captions were taken over from old" in told
+    assert "1 of these replace a different caption in the source: 0.png" in told
     assert [e.captions for e in read_dataset(tmp_path / "new").examples] == [
         e.captions for e in read_dataset(old).examples
     ]

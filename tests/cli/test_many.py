@@ -53,7 +53,7 @@ def test_check_prints_as_many_lines_for_forty_pictures_as_for_twice_as_many(
     shown = [checked(capsys, many(tmp_path / str(number), number, odd=9)) for number in (40, 80)]
     assert len(shown[0]) == len(shown[1]) < 25
     text = "\n".join(shown[0])
-    assert "40 images, 9 of them to look at (--all lists every image)" in text and "and 4 more to look at" in text
+    assert "40 images, 9 of them with a remark (--all lists every image)" in text and "and 4 more with a remark" in text
     assert sum(line.startswith(("0.png", "4.png")) for line in shown[0]) == 2 and "5.png  " not in text
     assert "512x512" in text and "31" in text and "seen 40 = used 40 + rejected 0" in text
 

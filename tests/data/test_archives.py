@@ -180,7 +180,7 @@ def test_an_archive_that_is_cut_off_anywhere_is_refused(tmp_path, end):
         part = tmp_path / f"{number}" / f"a{end}"
         part.parent.mkdir()
         part.write_bytes(whole[:cut])
-        with pytest.raises(DataError, match=r"cut off|empty or no tar") as refused:
+        with pytest.raises(DataError, match=r"cut off|empty or not a tar") as refused:
             unpacked(part)
         assert refused.value.hint == "copy or download it again"
 
@@ -226,5 +226,5 @@ def test_zstd_is_named_where_python_lacks_it(tmp_path, monkeypatch):
         raise ImportError(name)
 
     monkeypatch.setattr(compressed.importlib, "import_module", missing)
-    with pytest.raises(DataError, match="compressed by zstd"):
+    with pytest.raises(DataError, match="compressed with zstd"):
         unpacked(tmp_path / "a.tar.zst")

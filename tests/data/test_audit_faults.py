@@ -96,7 +96,7 @@ def hold_out(report: Audit, *names: str) -> Audit:
 def test_a_training_picture_that_a_held_out_one_shows_is_a_leak(data: Path) -> None:
     found = find_faults(hold_out(audit(data, **WORDS), "copy.jpg"), 512)
     assert found.of_kind("leak") == {"0.png": "like the held-out copy.jpg"}, "though it is the better one"
-    assert fixes(found)[0] == "leave out 1 training image that a held-out one shows"
+    assert fixes(found)[0] == "leave out 1 training image like a held-out one"
     assert "turned.png" in found.of_kind("near duplicate")
 
 

@@ -1,4 +1,4 @@
-"""Captions written for another program: what has a meaning here is taken over, the rest is named with what to write."""
+"""Captions written of another program: what has a meaning here is taken over, the rest is named with what to write."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ def test_escaped_brackets_are_brackets(photos: Path) -> None:
     [
         ("a (blue:1.4) mug", "(blue:1.4)", "write the words without brackets and number"),
         ("a mug <lora:style:0.8>", "<lora:style:0.8>", "leave it out"),
-        ("a __colour__ mug", "__colour__", "write the word that is right"),
+        ("a __colour__ mug", "__colour__", "write the word itself, or {one|another}"),
         ("a mug --w 512", "--w", "leave it out"),
         ("a {subject} mug", "{subject}", "write {trigger} in its place"),
         ("1girl ||| mug", "|||", "write a comma"),
@@ -49,7 +49,7 @@ def test_what_would_be_learnt_as_words_stops_prepare(
     [said] = found.problems
     assert written in said and "would be learnt as words (4 captions: 0.jpg, 1.jpg, 2.jpg and 1 more)" in said
     assert remedy in said
-    with pytest.raises(DataError, match="for another program"):
+    with pytest.raises(DataError, match="of another program"):
         prepare(photos, tmp_path / "out", trigger="sks", class_word="mug")
 
 
@@ -61,4 +61,4 @@ def test_a_dataset_prepared_before_is_read_as_it_is_and_says_so(photos: Path, tm
         "".join(json.dumps({**row, "text": f"sks mug (blue:1.2) {i}"}) + "\n" for i, row in enumerate(rows))
     )
     read = dataset.read_dataset(tmp_path / "out")
-    assert read.examples[0].caption == "sks mug (blue:1.2) 0" and "(blue:1.2) weighs words" in read.understood[0]
+    assert read.examples[0].caption == "sks mug (blue:1.2) 0" and "(blue:1.2) is a weight" in read.understood[0]

@@ -74,7 +74,7 @@ def test_without_captions_the_template_is_used(photos: Path) -> None:
 
 
 def test_nothing_to_write_captions_from_is_an_error_unless_allowed(photos: Path) -> None:
-    with pytest.raises(DataError, match="there are no captions, and no words to write them with"):
+    with pytest.raises(DataError, match="there are no captions, and no trigger or class word to make them from"):
         dataset.read_dataset(photos)
     assert captions(photos, allow_uncaptioned=True) == [""] * 4
 
@@ -126,8 +126,8 @@ def test_two_sources_of_captions_are_an_error_naming_both(photos: Path) -> None:
 @pytest.mark.parametrize(
     "line,said",
     [
-        ('{"file_name": "9.jpg", "text": "x"}', r"1 files that are not there: '9\.jpg' \(line 5\)"),
-        ('{"file_name": "../photos/0.jpg.bak", "text": "x"}', "not there"),
+        ('{"file_name": "9.jpg", "text": "x"}', r"1 files that do not exist: '9\.jpg' \(line 5\)"),
+        ('{"file_name": "../photos/0.jpg.bak", "text": "x"}', "do not exist"),
         ('{"file_name": "0.jpg", "text": "other"}', r"line 5: 0\.jpg has a second, different caption"),
         ('{"text": "x"}', "line 5: the row has no file_name"),
         ('{"file_name": "0.jpg", "text": 3}', "line 5: the row must have one caption"),
@@ -271,7 +271,7 @@ def test_a_trigger_written_twice_is_noted(photos: Path) -> None:
             "{2$$... is a wildcard with a number",
             "write {one|another}, or a word alone",
         ),
-        ({"template": "a {red|blue mug"}, "{red| is half a wildcard", "write {one|another}, or a word alone"),
+        ({"template": "a {red|blue mug"}, "{red| is an unclosed wildcard", "write {one|another}, or a word alone"),
     ],
 )
 def test_blank_words_and_unknown_placeholders_are_refused_with_what_to_write(

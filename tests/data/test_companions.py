@@ -58,7 +58,7 @@ def test_a_control_picture_is_no_subject_and_is_rejected_with_what_it_accompanie
     found = companions(picture, control)
     assert found.masks == {} and found.files == {control}
     (one,) = found.rejected
-    assert (one.file, one.reason) == (control, "control picture") and f"accompanies {picture}" in one.detail
+    assert (one.file, one.reason) == (control, "control picture") and f"belongs to {picture}" in one.detail
 
 
 SUBJECTS = {
@@ -105,9 +105,9 @@ def test_a_table_names_masks_of_any_name_and_what_it_names_is_no_subject() -> No
     found = companions("a.jpg", "b.png", "a-mask.png", **{"a.jpg": "b.png"})
     assert found.masks["a.jpg"] == "b.png" and "two masks for a.jpg: b.png and a-mask.png" in found.problems[0]
     absent = companions("a.jpg", **{"a.jpg": "m/gone.png"})
-    assert absent.problems == ["the mask of a.jpg, m/gone.png, is not there; correct mask_file_name, or leave it"]
+    assert absent.problems == ["the mask m/gone.png of a.jpg does not exist; correct mask_file_name, or leave it empty"]
     itself = companions("a.jpg", **{"a.jpg": "a.jpg"})
-    assert "it can be one of them" in itself.problems[0]
+    assert "remove one of the two" in itself.problems[0]
 
 
 # --- whole folders ---------------------------------------------------------------------------------------------------

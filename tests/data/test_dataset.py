@@ -106,7 +106,7 @@ def test_a_folder_without_images_says_so(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no images in"):
         dataset.read_dataset(tmp_path / "empty")
     (tmp_path / "empty" / "notes.md").write_text("hello")
-    with pytest.raises(DataError, match=r"each of its 1 files was rejected(.|\n)*notes\.md"):
+    with pytest.raises(DataError, match=r"all of its files were rejected \(1\)(.|\n)*notes\.md"):
         dataset.read_dataset(tmp_path / "empty")
 
 

@@ -93,5 +93,5 @@ def test_descriptions_that_nobody_asked_for_are_mentioned(tmp_path: Path) -> Non
     root = described(tmp_path / "in")
     found = audit(root, trigger="sks", class_word="mug")
     assert {e.origin for e in found.used} == {"template"}
-    assert "1.jpg: 'a mug, view 1'; prepare with `captions_from` description" in found.understood[0]
+    assert "1.jpg: 'a mug, view 1'; set `captions_from` to description" in found.understood[0]
     assert not audit(root, trigger="sks", class_word="mug", captions_from="none").understood

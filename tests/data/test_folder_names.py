@@ -38,14 +38,14 @@ def test_repeats_are_weights_and_the_rest_captions_pictures_that_have_none(tmp_p
         "2_sks mug closeup/11.png": (2, "sks mug closeup", "folder"),
     }
     [note] = found.understood
-    assert "10_sks mug (10 times, 2 pictures)" in note and "`folder_names` plain" in note
+    assert "10_sks mug (weight 10, pictures: 2)" in note and "`folder_names` to plain" in note
     assert note in [n.text for n in found.notes]
 
 
 def test_a_prepared_dataset_keeps_the_balance_and_says_it(tmp_path: Path) -> None:
     root = folders(tmp_path / "in", "10_sks mug", "2_sks mug closeup")
     made = prepare(root, tmp_path / "out", trigger="sks", class_word="mug")
-    assert made.understood and "10 times" in made.understood[0]
+    assert made.understood and "weight 10" in made.understood[0]
     again = dataset.read_dataset(tmp_path / "out")
     assert sorted(e.attributes.weight for e in again.examples) == [2, 2, 10, 10]
     assert any("2 at 10, 2 at 2" in n.text for n in audit(tmp_path / "out").notes)
@@ -77,14 +77,14 @@ def test_which_numbers_are_repeats(names: tuple[str, ...], weights: dict[str, in
     found = read(*(f"{name}/a.png" for name in names))
     assert found.weights == {f"{name}/a.png": weight for name, weight in weights.items()}
     if not weights and names != ("5_", "7_ "):
-        assert "`folder_names` repeats" in found.notes[0] and names[0] in found.notes[0]
+        assert "`folder_names` to repeats" in found.notes[0] and names[0] in found.notes[0]
 
 
 def test_the_reader_can_be_told_otherwise_both_ways() -> None:
     assert read("10_mug/a.png", as_what="plain") == ({}, {}, frozenset(), (), ())
     assert read("01_front/a.png", as_what="repeats").weights == {"01_front/a.png": 1}
     too_many = read("2024_mug/a.png", as_what="repeats")
-    assert not too_many.weights and "no number of repeats" in too_many.notes[0]
+    assert not too_many.weights and "outside of the range of repeats" in too_many.notes[0]
 
 
 def test_the_folder_itself_may_be_one_of_kohyas(tmp_path: Path) -> None:
@@ -101,8 +101,8 @@ def test_underscores_are_spaces_unless_the_trigger_has_them() -> None:
 def test_class_images_of_kohya_beside_the_subject_are_a_problem(tmp_path: Path) -> None:
     root = folders(tmp_path / "in", "img/10_sks mug", "reg/1_mug")
     found = audit(root, trigger="sks", class_word="mug")
-    assert any("reg holds class images" in p and "prior.path" in p for p in found.problems)
-    with pytest.raises(DataError, match="class images"):
+    assert any("reg holds kohya's regularisation (class) images" in p and "prior.path" in p for p in found.problems)
+    with pytest.raises(DataError, match="regularisation"):
         prepare(root, tmp_path / "out", trigger="sks", class_word="mug")
 
 
@@ -115,7 +115,7 @@ def test_pictures_in_a_folder_for_validation_are_held_out_and_stay_so(name: str,
     made = prepare(root, tmp_path / "out", trigger="sks", class_word="mug")
     held_out = {e.name: "train" not in e.name for e in made.examples}
     assert {e.name: e.attributes.held_out for e in made.examples} == held_out and sum(held_out.values()) == 2
-    assert f"2 of 4 pictures are held out of training, as they lie in {name}" in made.understood[0]
+    assert f"held out for validation, never trained on: 2 of 4 pictures, those in {name}" in made.understood[0]
     again = dataset.read_dataset(tmp_path / "out").examples
     assert {e.name: e.attributes.held_out for e in again} == held_out
 

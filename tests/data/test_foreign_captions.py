@@ -31,7 +31,8 @@ def problem(root: Path, **options: object) -> str:
     with pytest.raises(DataError):
         prepare(root, root.parent / "out", trigger="sks", class_word="mug")
     assert not (root.parent / "out").exists()
-    said = [p for p in found.problems if "no words to write them with" not in p and " images have no caption" not in p]
+    expected = ("no trigger or class word to make them from", " images have no caption")
+    said = [p for p in found.problems if not any(one in p for one in expected)]
     assert len(said) == 1, found.problems
     return said[0]
 
@@ -120,7 +121,7 @@ def test_a_parquet_table_is_read_and_a_half_written_one_named(photos: Path) -> N
     assert captions(photos) == WANTED
     whole = (photos / "metadata.parquet").read_bytes()
     (photos / "metadata.parquet").write_bytes(whole[: len(whole) // 2])
-    assert "metadata.parquet is no parquet file, or not whole" in problem(photos)
+    assert "metadata.parquet is not a parquet file, or incomplete" in problem(photos)
 
 
 @pytest.mark.parametrize("key", ["{i}.jpg", "{i}", "/home/me/set/{i}.jpg", "C:\\set\\{i}.jpg"])
@@ -135,7 +136,7 @@ def test_kohyas_metadata_and_its_like_are_keyed_by_file(key: str, value, photos:
     tags = ", 1mug, solo" if isinstance(value(""), dict) else ""
     assert captions(photos) == [text + tags for text in WANTED]
     if key.startswith(("/", "C:")):
-        assert any("by their names alone" in note for note in read(photos).understood)
+        assert any("by their file names in other folders" in note for note in read(photos).understood)
 
 
 def test_tables_of_splits_complete_each_other(photos: Path) -> None:
@@ -164,7 +165,7 @@ def test_other_columns_than_the_caption_are_named(photos: Path) -> None:
     found = rows(file_name=NAMES, text=list(WANTED), prompt=["a b"] * 4)
     (photos / "metadata.jsonl").write_text("\n".join(map(json.dumps, found)))
     assert captions(photos) == WANTED
-    assert "captions are in the column text; not read: prompt" in read(photos).understood[0]
+    assert "captions come from the column text; not used: prompt" in read(photos).understood[0]
 
 
 # --- what is not ----------------------------------------------------------------------------------------------------
@@ -217,14 +218,14 @@ def test_text_beside_pictures_under_another_suffix_is_a_problem_that_names_the_r
     for i, text in enumerate(WANTED):
         (photos / name.format(i=i)).write_text(text)
     said = problem(photos)
-    assert "4 text files" in said and name.format(i=0) in said and "wanted is 0.txt, .caption or .json" in said
+    assert "4 text files" in said and name.format(i=0) in said and "expected is 0.txt, .caption or .json" in said
 
 
 def test_captions_in_another_folder_are_a_problem_and_one_text_is_just_rejected(photos: Path) -> None:
     (photos / "captions").mkdir()
     for i, text in enumerate(WANTED):
         (photos / "captions" / f"{i}.txt").write_text(text)
-    assert "4 caption files lie beside no picture" in problem(photos) and "0.txt for 0.jpg" in problem(photos)
+    assert "4 caption files have no picture beside them" in problem(photos) and "0.txt for 0.jpg" in problem(photos)
     for i in range(4):
         (photos / "captions" / f"{i}.txt").unlink()
     for name in ("readme.txt", "LICENSE.txt", "other.txt"):
@@ -235,14 +236,14 @@ def test_captions_in_another_folder_are_a_problem_and_one_text_is_just_rejected(
 
 def test_a_list_of_captions_that_is_no_table_is_a_problem(photos: Path) -> None:
     (photos / "captions.txt").write_text("".join(f"{n} - {t}\n" for n, t in zip(NAMES, WANTED, strict=True)))
-    assert "captions.txt names pictures that have no caption, and is no table that can be read" in problem(photos)
+    assert "captions.txt names pictures that have no caption, but cannot be read as a table" in problem(photos)
 
 
 def test_a_json_sidecar_without_a_known_key_is_a_problem_that_names_its_keys(photos: Path) -> None:
     for i, text in enumerate(WANTED):
         (photos / f"{i}.json").write_text(json.dumps({"beschriftung": text, "width": 96}))
     said = problem(photos)
-    assert "0.json: no key is known to hold a caption: beschriftung, width; wanted is text, caption" in said
+    assert "0.json: no key is known to hold a caption: beschriftung, width; name it one of text, caption" in said
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_of_alternatives_one_is_enough_and_of_conditions_all_are_needed() -> Non
 
 @pytest.mark.parametrize("text", ["CC-BI-4.0", "anything", "CC BY", "CC-BX-*", "unknown", "*"])
 def test_a_licence_that_is_not_known_cannot_be_asked_for(text: str) -> None:
-    with pytest.raises(ValueError, match="is no licence that is known"):
+    with pytest.raises(ValueError, match="is not a known licence"):
         read_wanted([text])
 
 

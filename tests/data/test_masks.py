@@ -43,11 +43,11 @@ def folder(root: Path, mask: Image.Image, size: tuple[int, int] = (96, 64), name
 
 GOOD = disc((96, 64), (20, 10, 60, 50))
 FAULTS = {
-    "another shape": (GOOD.resize((64, 64)), "the mask 0-mask.png has 64 x 64 px, and 0.png 96 x 64: another shape"),
-    "turned": (GOOD.rotate(90, expand=True), "has 64 x 96 px, and 0.png 96 x 64"),
+    "another shape": (GOOD.resize((64, 64)), "0-mask.png has 64 x 64 px, but 0.png has 96 x 64: the shapes differ"),
+    "turned": (GOOD.rotate(90, expand=True), "has 64 x 96 px, but 0.png has 96 x 64"),
     "empty": (Image.new("L", (96, 64)), "0-mask.png, the mask of 0.png, is black everywhere"),
     "nearly empty": (Image.new("L", (96, 64), 9), "is black everywhere"),
-    "in colour": (picture(3, (96, 64)), "is a picture in colour; a mask is grey"),
+    "in colour": (picture(3, (96, 64)), "is in colour; save it in greyscale"),
     "transparent": (Image.merge("LA", (GOOD, GOOD)), "is transparent in parts"),
 }
 
@@ -173,7 +173,7 @@ def test_a_mask_drawn_before_the_exif_rotation_is_turned_with_its_picture(orient
 def test_where_the_shapes_cannot_tell_it_is_asked(orientation: int, size: tuple[int, int], tmp_path: Path) -> None:
     root = turned_folder(tmp_path / "raw", orientation, disc(size, (4, 4, 20, 20)), size)
     (problem,) = audit(root, **WORDS).problems
-    assert f"before and after it is turned by its EXIF (orientation {orientation})" in problem
+    assert f"both before and after the EXIF rotation (orientation {orientation})" in problem
 
 
 # --- prepared --------------------------------------------------------------------------------------------------------
@@ -223,7 +223,7 @@ def test_a_mask_changed_by_hand_is_another_dataset_and_a_broken_one_is_said(tmp_
     disc((96, 64), (0, 0, 90, 60)).save(tmp_path / "a/masks/0.png")
     assert read_dataset(tmp_path / "a").fingerprint != before
     (tmp_path / "a/masks/0.png").unlink()
-    with pytest.raises(DataError, match=r"the mask of images/0.png, masks/0.png, is not there"):
+    with pytest.raises(DataError, match=r"the mask masks/0.png of images/0.png does not exist"):
         read_dataset(tmp_path / "a")
 
 
@@ -240,7 +240,7 @@ def test_transparency_becomes_the_mask_when_asked_and_only_then(tmp_path: Path) 
 
 def test_transparency_that_makes_no_mask_is_a_sentence(tmp_path: Path) -> None:
     root = folder(tmp_path / "opaque", GOOD)
-    with pytest.raises(DataError, match="masks were asked for from transparency, and no image is transparent"):
+    with pytest.raises(DataError, match="`mask_from` is alpha, but no image is transparent"):
         prepare(root, tmp_path / "out", mask_from="alpha", **WORDS)
     shown = picture(1, (96, 64))
     shown.putalpha(GOOD)

@@ -45,7 +45,7 @@ def test_a_licence_lies_beside_its_picture_with_or_without_its_ending(tmp_path: 
     assert report.seen == 4 and report.captions == 6 and not report.rejected and not report.problems
     assert "the licence 'CC0' is read as CC0-1.0: 1.png" in [note.text for note in report.notes]
     (root / "2.license").write_text("CC BY 4.0")
-    nameless = "its licence asks that the author is named, who is not recorded: 2.png"
+    nameless = "its licence requires attribution, but no author is recorded: 2.png"
     assert nameless in [note.text for note in audit(root, **WORDS).notes]
 
 
@@ -67,9 +67,9 @@ def test_columns_say_it_too_also_under_other_names_and_what_contradicts_them_is_
 @pytest.mark.parametrize(
     "text, said",
     [
-        ("SPDX-Licence-Identifier: MIT", "SPDX-Licence-Identifier is no tag of a licence file"),
-        ("Ada took these\nand so did Bob", "it says no licence; write a line such as SPDX-License-Identifier"),
-        ("", "it says no licence"),
+        ("SPDX-Licence-Identifier: MIT", "SPDX-Licence-Identifier is not a tag of a licence file"),
+        ("Ada took these\nand so did Bob", "it names no licence; add a line such as SPDX-License-Identifier"),
+        ("", "it names no licence"),
     ],
 )
 def test_a_licence_file_that_is_not_understood_is_a_problem_with_what_to_write(
@@ -102,7 +102,7 @@ def test_only_the_licences_asked_for_are_used_the_rest_is_rejected_by_name(tmp_p
         "images/0.png": ("CC-BY-4.0", "Ada Lovelace <ada@example.org>"),
         "images/3.png": ("CC0-1.0 OR CC-BY-NC-4.0", "The agency"),
     }
-    asked = "CC-BY-* or CC0-1.0 is asked for"
+    asked = "required is CC-BY-* or CC0-1.0"
     assert [tuple(r) for r in made.card.rejected] == [
         ("1.png", "licence", f"its licence is CC-BY-NC-4.0; {asked}"),
         ("2.png", "licence", f"its licence is Our own terms; {asked}"),
@@ -130,14 +130,14 @@ def test_a_dataset_that_licences_were_asked_for_keeps_that_promise_when_it_is_tr
     assert len(finetune.plan(recipe).train.placed) == 4
     table = (out / "metadata.jsonl").read_text()
     picture(9).save(out / "images" / "9.png")
-    with pytest.raises(DataError, match=r"images/9.png: licence: it has no licence; CC0-1.0 is asked for"):
+    with pytest.raises(DataError, match=r"images/9.png: licence: it has no licence; required is CC0-1.0"):
         finetune.plan(recipe)
     row = {"file_name": "images/9.png", "text": "a sks mug by hand"}
     (out / "metadata.jsonl").write_text(table + json.dumps(row) + "\n")
-    with pytest.raises(DataError, match=r"images/9.png: licence: it has no licence; CC0-1.0 is asked for"):
+    with pytest.raises(DataError, match=r"images/9.png: licence: it has no licence; required is CC0-1.0"):
         finetune.plan(recipe)
     (out / "metadata.jsonl").write_text(table + json.dumps(row | {"license": "MIT"}) + "\n")
-    with pytest.raises(DataError, match=r"its licence is MIT; CC0-1.0 is asked for"):
+    with pytest.raises(DataError, match=r"its licence is MIT; required is CC0-1.0"):
         finetune.plan(recipe)
     (out / "metadata.jsonl").write_text(table + json.dumps(row | {"license": "cc0"}) + "\n")
     assert len(finetune.plan(recipe).train.placed) == 5
@@ -157,7 +157,7 @@ def test_class_images_keep_the_promise_too(tmp_path: Path) -> None:
 
 
 def test_a_licence_that_nobody_knows_cannot_be_asked_for(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"`require_license`: 'CC-BI-4.0' is no licence that is known") as refused:
+    with pytest.raises(DataError, match=r"`require_license`: 'CC-BI-4.0' is not a known licence") as refused:
         prepare(folder(tmp_path / "photos"), tmp_path / "out", require_license=["CC-BI-4.0"], **WORDS)
     assert "SPDX" in refused.value.hint and not (tmp_path / "out").exists()
 

@@ -35,14 +35,14 @@ def test_the_lines_of_a_caption_file_are_captions_that_take_turns(tmp_path: Path
         ("a sks mug on grass",),
     ]
     assert [e.wordings for e in report.used] == [("a sks mug, side view", "a sks mug from above"), ()]
-    assert "0.png: the 3 lines of its caption file are 3 captions, shown by turns" in notes(report)
+    assert "0.png: the 3 lines of its caption file are 3 captions, shown in turn" in notes(report)
     assert report.coverage == (3, 3)
 
 
 def test_lines_that_read_like_one_wrapped_text_are_pointed_out(tmp_path: Path) -> None:
     long = "a mug with a very long description that was wrapped by an editor at\nsome column, and goes on in lower case"
     [note] = [n for n in notes(audit(folder(tmp_path / "a", long, "a mug here"), **WORDS)) if "lines" in n]
-    assert "they read like one text: `caption_lines` joined makes one caption of it" in note
+    assert "they read like one text: set `caption_lines` to joined" in note
     joined = audit(tmp_path / "a", **WORDS, caption_lines="joined")
     assert joined.used[0].captions == (long.replace("a mug", "a sks mug").replace("\n", " "),)
 
@@ -54,7 +54,7 @@ def test_wildcards_of_captions_are_written_out_and_words_are_put_in(tmp_path: Pa
     report = audit(root, **WORDS)
     assert report.used[0].captions == ("a red mug, sks", "a blue mug, sks")
     assert len(report.used[1].captions) == 32 and len(set(report.used[1].captions)) == 32
-    assert "1.png: 32 of the 48 combinations of its wildcards are shown" in notes(report)
+    assert "1.png: 32 of the 48 combinations of its wildcards are used" in notes(report)
     assert not [problem for problem in audit(root, trigger="sks").problems if "{trigger}" in problem]
     [lacks] = [problem for problem in audit(root, trigger="sks").problems if "class_word" in problem]
     assert lacks == "captions contain {class_word}, but no `class_word` is declared: 0.png"
@@ -128,8 +128,8 @@ def test_captions_of_an_earlier_dataset_are_taken_for_the_same_pictures(tmp_path
         "images/renamed.png": (("a zwx mug by a model",), "model"),
     }
     said = [note.text for note in _carried(root, tmp_path / "old")]
-    assert "3 of 4 captions are those of old" in said
-    assert "1 of these stand in place of another caption of the source: 2.png" in said
+    assert "3 of 4 captions were taken over from old" in said
+    assert "1 of these replace a different caption in the source: 2.png" in said
     assert "1 pictures of old are not in the source: images/3.png" in said
 
 

@@ -50,7 +50,7 @@ def test_a_bundled_example_has_a_weight_as_well():
 
 @pytest.mark.parametrize("number", ["0", "-1", "1001", "inf", "nan", "1e9"])
 def test_a_weight_that_cannot_be_is_refused_with_one_that_can(here, number):
-    with pytest.raises(DataError, match="is no weight") as refused:
+    with pytest.raises(DataError, match="is not a weight") as refused:
         understood(f"photos:{number}")
     assert "photos:2" in refused.value.hint
 
@@ -92,7 +92,7 @@ def test_no_source_at_all_is_said():
 
 
 @pytest.mark.parametrize(
-    "name, says", [("a.jpg", "is one image"), ("a.rar", "is an archive of a kind"), ("a.pdf", "is a file"),
+    "name, says", [("a.jpg", "is one image"), ("a.rar", "is an archive of an unsupported kind"), ("a.pdf", "is a file"),
                    ("a.HEIC", "is one image")]
 )  # fmt: skip
 def test_a_file_that_is_no_source_is_told_what_one_is(here, name, says):

@@ -112,7 +112,7 @@ def test_prepared_sources_must_go_together(here):
     assert made.trigger == "sks" and len(made.examples) == 4
     with pytest.raises(DataError, match="`trigger` is 'sks', none") as refused:
         prepared_from([here / "ready", here / "more"], here / "no", trigger=None, class_word=None)
-    assert "give raw folders the words" in refused.value.hint
+    assert "give the raw folders the" in refused.value.hint
 
 
 def test_out_may_lie_in_none_of_the_sources(here):
@@ -138,7 +138,7 @@ def test_linked_pictures_are_a_second_name_of_the_source_and_others_are_written(
     made, notes = prepared_from(here / "photos", here / "made", link=True)
     assert (here / "made/images/1.jpg").samefile(here / "photos/1.jpg")
     assert not (here / "made/images/1.jpg").is_symlink() and (here / "made/images/5.png").stat().st_nlink == 1
-    assert notes == ["2 of 3 images are links to the files of their source; the other 1 had to be converted"]
+    assert notes == ["2 of 3 images are hard links to the files of their source; the other 1 had to be converted"]
     copied, _ = prepared_from(here / "photos", here / "copied")
     assert tree(here / "made") == tree(here / "copied") and made.fingerprint == copied.fingerprint
     assert tree(here / "photos") == before
@@ -180,5 +180,5 @@ def test_a_file_that_changes_between_the_look_and_the_link_is_noticed(here, monk
         link(source, target)
 
     monkeypatch.setattr(links.os, "link", changed)
-    with pytest.raises(DataError, match="it is not the file that was looked at before"):
+    with pytest.raises(DataError, match="the file has changed since it was checked"):
         prepared_from(here / "photos", here / "made", link=True)

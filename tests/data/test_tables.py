@@ -106,7 +106,7 @@ def test_limit_and_conditions_choose_rows_and_what_they_leave_out_is_counted(tmp
     where = (condition("aesthetic >= 4"), condition("lang == en"))
     made, notes = prepared_from(source, tmp_path / "made", selection=Selection(limit=3, where=where))
     assert [n[4:6] for n in captions(made)] == ["05", "07", "09"]
-    assert notes[1].endswith("7 of 10 rows are left out, as not aesthetic >= 4 and lang == en")
+    assert notes[1].endswith("7 of 10 rows are left out, as they do not meet aesthetic >= 4 and lang == en")
     with pytest.raises(DataError, match=r"has no column 'score' \(`where` 'score > 1'\)") as refused:
         prepared_from(source, tmp_path / "no", selection=Selection(where=(condition("score > 1"),)))
     assert "aesthetic" in refused.value.hint
@@ -114,9 +114,9 @@ def test_limit_and_conditions_choose_rows_and_what_they_leave_out_is_counted(tmp
 
 def test_options_of_tables_are_refused_where_there_is_none(tmp_path):
     photos = captioned_folder(tmp_path / "photos", [1])
-    with pytest.raises(DataError, match="`limit` is for tables"):
+    with pytest.raises(DataError, match="`limit` applies to tables"):
         prepared_from(photos, tmp_path / "made", selection=Selection(limit=3))
-    with pytest.raises(DataError, match="`ignore_column` is for tables"):
+    with pytest.raises(DataError, match="`ignore_column` applies to tables"):
         prepared_from(photos, tmp_path / "made", selection=Selection(ignore_columns=("a",)))
 
 
@@ -280,7 +280,7 @@ def test_a_half_written_parquet_is_refused_before_anything_is_written(tmp_path):
     (tmp_path / "half.parquet").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"half.parquet cannot be read") as refused:
         prepared_from(str(tmp_path / "half.parquet"), tmp_path / "made")
-    assert "is the file whole?" in refused.value.hint and not hidden(tmp_path)
+    assert "the file may be incomplete" in refused.value.hint and not hidden(tmp_path)
 
 
 # --- going on -------------------------------------------------------------------------------------------------------
@@ -310,7 +310,7 @@ def test_an_interrupted_call_goes_on_where_it_was(tmp_path, monkeypatch, form):
     keep = staging.keep_row
     monkeypatch.setattr(staging, "keep_row", lambda number, *more: (read.append(number), keep(number, *more))[1])
     made, notes = prepared_from(str(source), tmp_path / "made")
-    assert notes[1].endswith("50 rows were read by an earlier call; it goes on from there")
+    assert "50 rows were already read by an earlier command" in notes[1]
     assert read == [*range(50, 90)] and captions(made) == captions(unbroken)
     assert made.fingerprint == unbroken.fingerprint and not hidden(tmp_path)
 
@@ -341,7 +341,7 @@ def test_other_arguments_do_not_use_what_was_read_and_it_is_not_lost(tmp_path, m
     unheard(staging.staging(understood(source)[0], Selection(limit=5), tmp_path / "made"))
     assert len(kept) == 1 and len(list(staging_folder(tmp_path / "made").iterdir())) == 2
     _, notes = prepared_from(source, tmp_path / "made")
-    assert "25 rows were read by an earlier call" in notes[1]
+    assert "25 rows were already read by an earlier command" in notes[1]
 
 
 def test_a_source_that_changed_is_read_anew(tmp_path, monkeypatch):
@@ -359,7 +359,7 @@ def test_a_picture_that_is_lost_meanwhile_is_read_again(tmp_path, monkeypatch):
     interrupted(source, tmp_path / "made", ALL, 80)
     next(staging_folder(tmp_path / "made").rglob("000030-*.png")).write_bytes(b"")
     made, notes = prepared_from(source, tmp_path / "made")
-    assert "25 rows were read" in notes[1] and len(made.examples) == 90
+    assert "25 rows were already read" in notes[1] and len(made.examples) == 90
 
 
 def test_words_that_were_forgotten_need_no_second_reading(tmp_path):
@@ -368,11 +368,11 @@ def test_words_that_were_forgotten_need_no_second_reading(tmp_path):
         prepared_from(source, tmp_path / "made", template="{oops}")
     rows = [{"image": row["image"] | {"path": None}} for row in table_rows(range(3))]
     bare = str(write_parquet(tmp_path / "bare.parquet", rows))
-    with pytest.raises(DataError, match="no words to write them with") as refused:
+    with pytest.raises(DataError, match="no trigger or class word to make them from") as refused:
         prepared_from(bare, tmp_path / "bare", trigger=None, class_word=None)
     assert refused.value.hint == "give `trigger` and `class_word`, and prepare again"
     made, notes = prepared_from(bare, tmp_path / "bare")
-    assert notes == [f"{bare} was read by an earlier call, and is used from there"] and len(made.examples) == 3
+    assert notes == [f"{bare} was already read by an earlier command, and is reused"] and len(made.examples) == 3
 
 
 def test_pictures_are_read_one_by_one_however_long_the_table_is(tmp_path):

@@ -53,8 +53,8 @@ def test_a_text_made_to_hurt_is_answered_at_once(text: str) -> None:
 @pytest.mark.parametrize("text, said", [
     ("a {2$$red|blue} mug", "{2$$... is a wildcard with a number"),
     ("a {0.5::red|blue} mug", "{0.5::... is a wildcard with a number"),
-    ("a {red|blue mug", "{red| is half a wildcard"),
-    ("a red|blue} mug", "|blue} is half a wildcard"),
+    ("a {red|blue mug", "{red| is an unclosed wildcard"),
+    ("a red|blue} mug", "|blue} is an unclosed wildcard"),
 ])  # fmt: skip
 def test_what_is_no_wildcard_is_said(text: str, said: str) -> None:
     assert wildcard_fault(text).startswith(said) and "{one|another}" in wildcard_fault(text)

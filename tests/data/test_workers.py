@@ -195,7 +195,7 @@ def test_how_far_it_is_is_told_where_there_are_many(photos: Path, monkeypatch: p
     assert list(auditing(photos, words, Rules())) == []
     with few_are_many(monkeypatch):
         told = list(auditing(photos, words, Rules()))
-    assert told[0] == Stage("looking at images", 4) and told[-1] == Advanced(4)
+    assert told[0] == Stage("checking images", 4) and told[-1] == Advanced(4)
 
 
 def test_a_plain_script_without_a_guard_decodes_in_threads(tmp_path: Path) -> None:

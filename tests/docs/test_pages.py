@@ -11,7 +11,7 @@ from support.pages import PAGES, blocks, inline
 from finetune import errors, recipe
 
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
-NAMED = "tutorial captions gpu bases pocket troubleshooting commands api adapters recipes".split()
+NAMED = "tutorial captions data gpu bases pocket troubleshooting commands api adapters recipes".split()
 USERS = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in NAMED)]
 FLAGS_OF_OTHERS = {"--logdir", "--nproc_per_node", "--local-dir", "--bind", "--directory"}
 FLAGS_OF_OTHERS |= {"--n", "--w", "--h", "--d", "--s", "--l", "--ar", "--ss", "--am", "--cn"}

@@ -79,7 +79,7 @@ def test_a_run_that_learnt_nothing_ends_with_exit_code_4_and_keeps_its_file(fail
     file = failed.out / "adapter" / "mug.safetensors"
     assert failed.error.exit_code == 4 and "not learnt: the product is seen in 0 of 4 prompts" in failed.error.problem
     assert str(file) in failed.error.problem and finetune.verify(file).ok
-    assert "each picture was looked at 0 times" in failed.error.hint
+    assert "each picture was shown 0 times" in failed.error.hint
     assert json.loads((failed.out / "run.json").read_text())["outcome"] == "not learnt"
 
 
@@ -219,7 +219,7 @@ def test_the_command_shows_each_score_with_its_interval_and_the_likeliest_cause(
         "drift",
         "memorisation",
         " to ",
-        "perhaps: each picture was looked at 0 times",
+        "perhaps: each picture was shown 0 times",
         "sheet-mug.png",
     ):
         assert word in done.output, done.output

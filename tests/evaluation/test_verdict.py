@@ -125,8 +125,8 @@ CAUSES = {
     "equal captions": (UNSEEN, {"captions": ["a photo of sks cup"]}, "all 6 captions are the same"),
     "no trigger": (UNSEEN, {"captions": ["a cup on red", "a cup on blue"]}, "0 of 6 captions have the trigger 'sks'"),
     "wording": (UNSEEN, {"captions": ["sks, 1girl", "sks, solo"]}, "share no wording with the captions"),
-    "too few steps": (UNSEEN, {"visits": 12.0}, "each picture was looked at 12 times"),
-    "a fifth of the steps": (UNSEEN, {"visits": 40.0}, "each picture was looked at 40 times"),
+    "too few steps": (UNSEEN, {"visits": 12.0}, "each picture was shown 12 times"),
+    "a fifth of the steps": (UNSEEN, {"visits": 40.0}, "each picture was shown 40 times"),
     "text encoder": (UNSEEN, {"components": ("denoiser",)}, "the text encoder was not trained"),
     "rate too low": (UNSEEN, {"effect": GOOD._replace(output=0.01)}, "raise optimizer.learning_rate (it is 0.001)"),
     "rate too high": (UNSEEN, {"effect": GOOD._replace(adapted=1.2)}, "lower optimizer.learning_rate"),
@@ -146,7 +146,7 @@ def test_of_several_causes_captions_come_before_length_and_length_before_the_tex
     reasons = told(UNSEEN, captions=["a photo of sks cup"], visits=5.0, components=("denoiser",)).reasons
     at = [
         next(i for i, r in enumerate(reasons) if word in r)
-        for word in ("captions are the same", "looked at", "encoder")
+        for word in ("captions are the same", "was shown", "encoder")
     ]
     assert at == sorted(at)
 

@@ -162,8 +162,8 @@ DRAW = "import sys; from PIL import Image; Image.new('L', {size}, 99).save(sys.a
 ANSWERS = {
     "a mask": (DRAW.format(size="(300, 200)"), ""),
     "a smaller mask": (DRAW.format(size="(150, 100)"), ""),
-    "another shape": (DRAW.format(size="(30, 200)"), "what the program wrote has 30 x 200 px, another shape"),
-    "the picture": ("import sys, shutil; shutil.copy(*sys.argv[1:])", "what the program wrote is a picture in colour"),
+    "another shape": (DRAW.format(size="(30, 200)"), "what the program wrote has 30 x 200 px, which is not the shape"),
+    "the picture": ("import sys, shutil; shutil.copy(*sys.argv[1:])", "what the program wrote is in colour"),
     "nothing": ("pass", "the program wrote no mask"),
     "text": ("import sys; open(sys.argv[2], 'w').write('x')", "what the program wrote cannot be used: "),
     "an error": ("import sys; sys.exit('no GPU')", "the program ended with exit code 1: no GPU"),
@@ -232,7 +232,7 @@ def test_clipseg_is_asked_for_the_word_and_what_is_likely_is_white(clipseg: Path
     assert share[:105].all() and not share[116:].any()
     assert asked.processor.tokenizer.decode(seen[0]["input_ids"][0], skip_special_tokens=True) == "a mug"
     asked.model.__class__.__call__ = lambda self, **_: SimpleNamespace(logits=torch.full((1, 32, 32), torch.nan))  # type: ignore[method-assign,assignment,misc]
-    assert asked([file])[0].problem == "the model gives numbers that are not finite"
+    assert asked([file])[0].problem == "the model's output is not finite"
 
 
 def test_sam_is_asked_for_the_middle_and_its_best_mask_is_taken(sam: Path, file: Path) -> None:
@@ -260,11 +260,11 @@ def test_sam_is_asked_for_the_middle_and_its_best_mask_is_taken(sam: Path, file:
 def test_a_model_that_makes_no_masks_is_refused(tmp_path: Path, clipseg: Path) -> None:
     from support import captioners
 
-    with pytest.raises(BaseError, match="no model that masks are made with here: its type is blip"):
+    with pytest.raises(BaseError, match="not a supported segmentation model: its type is blip"):
         MaskModel(str(captioners.blip(tmp_path / "blip")), "mug")
     with pytest.raises(BaseError, match="there is no folder absent"):
         MaskModel("absent", "mug")
-    with pytest.raises(DataError, match="must be told what to look for"):
+    with pytest.raises(DataError, match="needs to know what to find"):
         MaskModel(str(clipseg), "")
     (tmp_path / "pickled").mkdir()
     (tmp_path / "pickled/config.json").write_text('{"model_type": "sam"}')
@@ -293,9 +293,9 @@ def test_half_a_model_is_refused(tmp_path: Path, clipseg: Path) -> None:
     ("choice", "said"),
     [
         (MaskerChoice(), "no masker"),
-        (MaskerChoice("background", "x {image} {mask}"), "one masker too many"),
-        (MaskerChoice("background", prompt="mug"), "a prompt belongs to a model"),
-        (MaskerChoice(command="x {image} {mask}", prompt="mug"), "a prompt belongs to a model"),
+        (MaskerChoice("background", "x {image} {mask}"), "more than one masker"),
+        (MaskerChoice("background", prompt="mug"), "`prompt` has no effect without a model"),
+        (MaskerChoice(command="x {image} {mask}", prompt="mug"), "`prompt` has no effect without a model"),
         (MaskerChoice("background", timeout_s=0), "timeout"),
     ],
 )

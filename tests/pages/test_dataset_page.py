@@ -224,7 +224,7 @@ def test_a_card_says_all_of_its_picture(browser, mixed):
         assert "50 % is cut off" in wide.inner_text() and wide.locator("details img").is_visible()
         assert wide.locator("mark").first.inner_text() == "sks"
         assert "Enlarged 1.6 times" in small.inner_text() and "from the file name" in small.inner_text()
-        assert re.search(r"\d+ tokens", long.inner_text()) and "does not read the end" in long.inner_text()
+        assert re.search(r"\d+ tokens", long.inner_text()) and "which does not read" in long.inner_text()
         assert "Trigger missing" in bare.inner_text()
         small.locator("summary", has_text="2 wordings").click()
         assert small.locator("details li").all_inner_texts() == ["a sks mug small", "a photo of a sks mug small"]
@@ -426,9 +426,9 @@ def test_a_page_of_ours_is_written_again_and_nothing_else(tmp_path, wide, mixed)
     ours.write_bytes(Path(mixed).read_bytes()), theirs.write_text('<meta name="generator" content="finder 2">')
     dataset.refuse_target(ours, root), dataset.refuse_target(tmp_path / "new.html", root)
     for target, said in (
-        (theirs, "is no page of a dataset"),
-        (folder, "no file"),
-        (root / "x.html", "inside of the dataset"),
+        (theirs, "is not a page of a dataset"),
+        (folder, "not a file"),
+        (root / "x.html", "inside the dataset"),
     ):
         with pytest.raises(RunError, match=said):
             dataset.refuse_target(target, root)

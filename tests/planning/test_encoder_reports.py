@@ -58,5 +58,5 @@ def test_the_pocket_base_says_what_it_knows(trigger: str, said: str) -> None:
 
 def test_encoders_that_read_alike_have_one_line() -> None:
     (one,) = encoder_reports("pocket", ["a mug"], None)
-    assert encoder_sentences([one], None) == ["text_encoder: captions have up to 4 of 32 tokens"]
+    assert encoder_sentences([one], None) == ["text_encoder: the longest caption has 4 tokens, the limit is 32"]
     assert encoder_reports("pocket", [], None)[0].longest == 0

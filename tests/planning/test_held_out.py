@@ -36,7 +36,7 @@ DECLARED = ["validation/4.jpg", "validation/5.jpg"]
 def test_what_the_dataset_holds_out_is_never_trained_on_without_a_word_in_the_recipe(split: Path) -> None:
     found = planned(split)
     assert names(found) == DECLARED and len(found.train.placed) == 4
-    assert any("held out of training, as they lie in validation" in n for n in found.notices)
+    assert any("pictures, those in validation" in n for n in found.notices)
     assert plan_view._split(found) == " (the dataset's own)"
 
 

@@ -102,7 +102,7 @@ def test_the_smallest_whole_numbers_have_just_the_ratios(given, counts):
 
 def test_a_weight_that_is_nearly_a_simple_fraction_is_said_to_be_taken_for_it():
     counts, notices = repeats_of([0.3333, 1])
-    assert counts == (1, 3) and notices == ("weights are taken in a simple ratio: 0.3333 as 1/3",)
+    assert counts == (1, 3) and notices == ("weights are rounded to a simple ratio: 0.3333 as 1/3",)
 
 
 def test_weights_that_are_all_the_same_have_no_effect_and_that_is_said():

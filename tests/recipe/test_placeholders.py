@@ -22,7 +22,7 @@ FOREIGN = {
     "{{trigger}}": ("a stray {", "braces around"),
     "a mug <lora:mug:0.8>": ("<lora:mug:0.8> is how web UIs load", "adapters are given as files"),
     "a __colour__ mug": ("__colour__ is a wildcard", "a prompt for each choice"),
-    "a (red mug:1.3)": ("(red mug:1.3) weighs words", "without brackets and number"),
+    "a (red mug:1.3)": ("(red mug:1.3) is a weight", "without brackets and number"),
     "a mug --n blurry": ("--n is an option", "leave it out"),
     "a mug --ar 16:9": ("--ar is an option", "leave it out"),
 }

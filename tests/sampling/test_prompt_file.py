@@ -92,7 +92,7 @@ def test_files_of_windows_are_read(encoding: str, tmp_path: Path) -> None:
         ("a mug --w 64 --width 96", "--width says 96, and before it is 64", "keep one"),
         ("--w 64", "options and no prompt", "before them"),
         ("#1 dad mug", "a remark, or a prompt?", "space after the #"),
-        ("a mug --n (blurry:1.2)", "(blurry:1.2) weighs words", "without brackets"),
+        ("a mug --n (blurry:1.2)", "(blurry:1.2) is a weight", "without brackets"),
         ("# only this", "has no prompt", ""),
     ],
 )

@@ -228,7 +228,7 @@ def test_a_mask_that_is_changed_while_it_is_in_use_is_said(sd15: Path, tmp_path:
         Image.new("L", SQUARE, 200).save(root / name)
     from finetune.training.begin import begin as begin_run
 
-    with pytest.raises(DataError, match=r"0\d-mask.png: changed: it is not the file that was looked at before"):
+    with pytest.raises(DataError, match=r"0\d-mask.png: changed: the file has changed since it was checked"):
         begin_run(plan)
 
 

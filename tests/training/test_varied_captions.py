@@ -81,7 +81,7 @@ def test_plan_counts_the_texts_and_their_disk(data: Path, tmp_path: Path, monkey
     number = len(encoded_captions(edited))
     assert number > len(encoded_captions(plain)) and cache_needed(edited).texts > cache_needed(plain).texts
     assert told.startswith(
-        "4 of 4 images have several, shown by turns; tags shuffled and 20% of tags left out, in at most 6"
+        "4 of 4 images have several, shown in turn; tags shuffled and 20% of tags left out, in at most 6"
     )
     assert f"{number:,} different texts are encoded" in told
     found = plan_view.as_json(edited, rows, None)["captions"]

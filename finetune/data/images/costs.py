@@ -44,9 +44,11 @@ def refuse_costly(path: Path, image: Image.Image, data: bytes) -> None:
     shown, pixels = f"{image.width} x {image.height}", image.width * image.height
     if pixels > most:
         kind = f"a {image.format} of this kind" if most < MAX_PIXELS else "a picture"
-        raise Unusable(path, "image bomb", f"{shown} is more than the {most:,} pixels that {kind} may have")
+        raise Unusable(
+            path, "image bomb", f"{shown} is more than the {most:,} pixels that {kind} may have; save it smaller"
+        )
     if image.format in ("JPEG", "MPO") and pixels * (scans := data.count(b"\xff\xda")) > max(_SCANNED_PIXELS, pixels):
-        raise Unusable(path, "image bomb", f"its {shown} pixels are written in {scans:,} passes")
+        raise Unusable(path, "image bomb", f"its {shown} pixels are stored in {scans:,} passes; save it anew")
     # a camera's MPO holds the photo, then its preview or other eye; counting the frames of a GIF reads them all
     if getattr(image, "is_animated", False) and image.format != "MPO":
         raise Unusable(path, "animated", "it has several frames or pages; save the frame you want as PNG")
@@ -63,7 +65,9 @@ def refuse_costly_plugin(path: Path, data: bytes) -> None:
     width, height, still = jpeg_xl_header(data)
     if width * height > MAX_PIXELS:
         raise Unusable(
-            path, "image bomb", f"{width} x {height} is more than the {MAX_PIXELS:,} pixels a picture may have"
+            path,
+            "image bomb",
+            f"{width} x {height} is more than the {MAX_PIXELS:,} pixels a picture may have; save it smaller",
         )
     if not still:
         raise Unusable(path, "animated", "it has several frames or a preview; save the frame you want as PNG")

@@ -238,8 +238,8 @@ def contents(path: Path, digest: str = "") -> bytes:
     if len(data) > costs.MAX_FILE_BYTES:
         raise Unusable(path, "image bomb", f"the file is larger than {costs.MAX_FILE_BYTES >> 20} MiB")
     if digest and hashlib.sha256(data).hexdigest() != digest:
-        hint = "start again, and leave the pictures as they are until it has ended"
-        raise Unusable(path, "changed", "it is not the file that was looked at before", hint)
+        hint = "start again, and do not change the pictures while it runs"
+        raise Unusable(path, "changed", "the file has changed since it was checked", hint)
     if not data:
         raise Unusable(path, "zero bytes", "the file is empty; copy it again")
     return data

@@ -68,17 +68,17 @@ def diagnose(data: bytes, suffix: str, plugin: bool = False) -> tuple[Reason, st
     if format_of(data):
         return "truncated", "it ends inside its header, or its header is damaged"
     if suffix.lower() in IMAGE_SUFFIXES:
-        return "not an image", f"its name ends in {suffix}, but its content is no image"
-    return "unsupported type", f"{suffix or 'no extension'}: not an image that can be read"
+        return "not an image", f"its name ends in {suffix}, but its content is not an image"
+    return "unsupported type", f"{suffix or 'no extension'}: not a supported image format"
 
 
 def _ftyp(brand: bytes, plugin: bool) -> str:
     if brand in HEIF_BRANDS and plugin:
-        return "a HEIC file that is damaged, or of a kind that cannot be read here; export it as JPEG or PNG"
+        return "a HEIC file that is damaged or of an unsupported kind; export it as JPEG or PNG"
     if brand in HEIF_BRANDS:
         return "a HEIC photo; install `finetune-diffusion[heic]` to read it, or export it as JPEG or PNG"
     if brand in AVIF_BRANDS:
-        return "an AVIF file that cannot be read here; export it as PNG"
+        return "an AVIF file that cannot be decoded on this machine; export it as PNG"
     return "a video; save single frames as PNG"
 
 

@@ -11,8 +11,8 @@ from finetune.data.quality.faults import FAULT_KINDS, AuditFindings, FaultKind, 
 
 ADVICE: dict[FaultKind, tuple[str, str]] = {
     "leak": (
-        "training image|s that a held-out one shows",
-        "the validation loss looks too good; leave them out of training",
+        "training image|s like a held-out one",
+        "the validation loss comes out too low; leave them out of training",
     ),
     "near duplicate": ("near-duplicate|s", "copies are learnt more strongly than the other images; keep one of each"),
     "blurred": ("blurred image|s", "the blur is learnt, too; replace them"),
@@ -26,7 +26,7 @@ LABELS: dict[FaultKind, str] = {
     "upscaled": "larger than its detail", "border": "plain border", "colour cast": "colour cast",
 }  # fmt: skip
 """what to call one"""
-_LEFT_OUT = {"leak": "training image|s that a held-out one shows", "near duplicate": "near-duplicate|s"}
+_LEFT_OUT = {"leak": "training image|s like a held-out one", "near duplicate": "near-duplicate|s"}
 """reason -> what is left out, the plural's ending marked"""
 _NAMED = 3
 
@@ -53,8 +53,8 @@ def background_lines(found: AuditFindings, card: DatasetCard) -> list[str]:
         return [f"{said}: it is learnt as part of the style, which is right if you want it"]
     subject = repr(card.trigger) if card.trigger else "the product"
     return [
-        f"{said}: it is learnt as part of {subject}, and other backgrounds come out less well; add photos taken "
-        "elsewhere, or mask the product"
+        f"{said}: it is learnt as part of {subject}, and prompts for another background work less well; add photos "
+        "taken elsewhere, or mask the product"
     ]
 
 

@@ -60,15 +60,15 @@ def caption_sentences(report: CaptionReport, trigger: str | None) -> list[str]:
         least = min(n for _, n in report.fused)
         where = "every caption has" if least == report.captions else f"{least} of {report.captions} captions have"
         sentences.append(
-            f"{where} {_listed([w for w, _ in report.fused])}: learnt as one with {subject}; leave out of the "
-            "captions what always belongs to it, and vary the rest"
+            f"{where} {_listed([w for w, _ in report.fused])}: it is learnt as part of {subject}; name in captions "
+            "only what differs from picture to picture"
         )
     if report.repeated and report.distinct > 1:
         caption, number = report.repeated[0]
-        more = f" and {len(report.repeated) - 1} more captions repeat" if len(report.repeated) > 1 else ""
+        more = f", other repeated captions: {len(report.repeated) - 1}" if len(report.repeated) > 1 else ""
         sentences.append(
-            f"{report.repeating} of {report.captions} images share a caption ({number} have {caption!r}{more}): say in "
-            "each what only it shows"
+            f"{report.repeating} of {report.captions} images share a caption ({number} have {caption!r}{more}): name "
+            "in each caption what only its picture shows"
         )
     return sentences
 

@@ -12,7 +12,7 @@ from finetune.data.quality.thresholds import AuditThresholds
 from finetune.data.text.captions import CaptionNote
 from finetune.events import Event, Warned
 
-_CHANGES = {"near duplicate": "near-duplicate left out", "leak": "training image that a held-out one shows left out"}
+_CHANGES = {"near duplicate": "near-duplicate left out", "leak": "training image like a held-out one left out"}
 _CROPPED = "plain border cropped"
 _NAMED = 5
 

@@ -26,13 +26,13 @@ class Limit(NamedTuple):
 
 
 THRESHOLD_LIMITS = {
-    "similar": Limit(0, 11, "bits of 64 by which the fingerprints of near-duplicates differ at most"),
-    "blurred": Limit(1.5, 32, "times softer than sharp, at the size that is trained at"),
-    "upscaled": Limit(1.2, 32, "times larger than the detail that the picture holds"),
-    "border": Limit(0.002, 0.45, "share of a side that a plain border takes at least"),
-    "background": Limit(0.5, 1, "share of the pictures that have one and the same background"),
-    "cast": Limit(0.1, 4, "octaves between the colour channels by which even the greyest parts are tinted"),
-    "fused": Limit(0.5, 1, "share of the captions that have a word from which on it is learnt with the trigger"),
+    "similar": Limit(0, 11, "largest difference of near-duplicates, in bits of a 64-bit perceptual hash"),
+    "blurred": Limit(1.5, 32, "times softer than a sharp image at the training size"),
+    "upscaled": Limit(1.2, 32, "times larger than the detail in the image"),
+    "border": Limit(0.002, 0.45, "share of a side that a plain border covers"),
+    "background": Limit(0.5, 1, "share of the images with the same background"),
+    "cast": Limit(0.1, 4, "octaves between the colour channels, even in the greyest parts"),
+    "fused": Limit(0.5, 1, "share of the captions with the same word"),
 }
 USUAL_THRESHOLDS = AuditThresholds()
 
@@ -74,6 +74,6 @@ def _number(name: str, written: str | float) -> float:
     if not least <= number <= most:
         raise InputError(
             f"`threshold` {name}={written} must be a number from {least:g} to {most:g}: {meaning}",
-            f"{name}={getattr(USUAL_THRESHOLDS, name):g} is usual",
+            f"{name}={getattr(USUAL_THRESHOLDS, name):g} is the default",
         )
     return number

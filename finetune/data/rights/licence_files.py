@@ -115,14 +115,14 @@ def licence_told(text: str) -> Mapping[str, str]:
         if tag[3]:
             said["author"].append(tag[3])
         elif tag[1].lower() not in _TAGS:
-            raise ValueError(f"{tag[1]} is no tag of a licence file; write SPDX-License-Identifier: and the licence")
+            raise ValueError(f"{tag[1]} is not a tag of a licence file; write SPDX-License-Identifier: and the licence")
         elif what := _TAGS[tag[1].lower()]:
             said[what].append(tag[2].strip())
     if not any(said.values()) and len(lines) == 1:
         said["license"] = lines
     licences = list(dict.fromkeys(filter(None, said["license"])))
     if not licences:
-        raise ValueError("it says no licence; write a line such as SPDX-License-Identifier: CC-BY-4.0")
+        raise ValueError("it names no licence; add a line such as SPDX-License-Identifier: CC-BY-4.0")
     return {"license": _joined(licences), "author": _people(said["author"])}
 
 

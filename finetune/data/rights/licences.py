@@ -114,7 +114,7 @@ def read_wanted(written: Collection[str]) -> tuple[str, ...]:
         if one.endswith("*") and not found.known:
             found = read_licence(f"{family}-1.0")
         if not (found.known and found.id):
-            raise ValueError(f"{one!r} is no licence that is known")
+            raise ValueError(f"{one!r} is not a known licence")
         wanted.append(f"{found.id.rpartition('-')[0]}-*" if one.endswith("*") else found.id)
     return tuple(dict.fromkeys(wanted))
 

@@ -85,7 +85,7 @@ def clear_licences(names: Sequence[str], known: Mapping[str, Attributes], rights
         if wanted and not allows(wanted, held):
             cleared.refused.append(Rejected(name, "licence", _refusal(held, wanted)))
         if asks_credit(held or usual) and not (author or rights.author):
-            said.setdefault("its licence asks that the author is named, who is not recorded", []).append(name)
+            said.setdefault("its licence requires attribution, but no author is recorded", []).append(name)
         if (held, author) != (attributes.license, attributes.author):
             cleared.attributes[name] = attributes._replace(license=held, author=author)
     cleared.notes.extend(CaptionNote("", f"{remark}: {first_three(some)}") for remark, some in said.items())
@@ -96,12 +96,12 @@ def _remark(written: str, licence: Licence) -> str:
     if licence.id == written and licence.known:
         return ""
     if not licence.known:
-        return f"the licence {written!r} is no SPDX identifier, and stays as it is"
+        return f"the licence {written!r} is not an SPDX identifier, and is kept as written"
     return f"the licence {written!r} is read as {licence.id or 'none'}"
 
 
 def _refusal(licence: str, wanted: Collection[str]) -> str:
-    asked = f"{' or '.join(map(shown_licence, wanted))} is asked for"
+    asked = f"required is {' or '.join(map(shown_licence, wanted))}"
     return f"its licence is {shown_licence(licence)}; {asked}" if licence else f"it has no licence; {asked}"
 
 

@@ -79,7 +79,7 @@ class _Target:
         if self.left < 0:
             raise DataError(
                 f"{self.archive} unpacks to more than {PER_BYTE} times its size (at {_printable(name)})",
-                "if it is no bomb, unpack it yourself, and give the folder",
+                "if you trust it, unpack it yourself and give the folder",
             )
 
     def write(self, path: Path, content: IO[bytes], name: str) -> None:
@@ -127,8 +127,8 @@ def _zip_files(target: _Target) -> Iterator[None]:
         whole = zipfile.ZipFile(target.archive)
     except zipfile.BadZipFile as e:
         raise DataError(
-            f"{target.archive} is no zip archive, or it is cut off: its list of files, which is at the end, is not "
-            f"there ({e})", _COPY_AGAIN,
+            f"{target.archive} is not a zip archive, or it is cut off: the list of files at its end is missing ({e})",
+            _COPY_AGAIN,
         ) from e  # fmt: skip
     except (ValueError, NotImplementedError, struct.error, UnicodeDecodeError, EOFError) as e:
         raise DataError(f"{target.archive} is a damaged zip archive: {e}", _COPY_AGAIN) from e
@@ -157,10 +157,10 @@ def _unzip(whole: zipfile.ZipFile, entry: zipfile.ZipInfo, target: _Target) -> N
             with whole.open(entry) as content:
                 target.write(path, content, entry.filename)
         except NotImplementedError as e:
-            target.reject(entry.filename, "unreadable", f"it is compressed in a way that is not read ({e})")
+            target.reject(entry.filename, "unreadable", f"its compression is not supported ({e})")
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, struct.error, *BROKEN) as e:
             path.unlink(missing_ok=True)
-            target.reject(entry.filename, "corrupt", f"its place in the archive is damaged ({e})")
+            target.reject(entry.filename, "corrupt", f"its entry in the archive is damaged ({e})")
 
 
 # --- tar ------------------------------------------------------------------------------------------------------------
@@ -225,7 +225,7 @@ def _faults(target: _Target, stream: Opened) -> Iterator[None]:
         yield
     except (tarfile.TarError, *BROKEN) as e:
         if not target.last and not stream.any_read:
-            raise DataError(f"{target.archive} is empty or no tar archive ({e})", _COPY_AGAIN) from e
+            raise DataError(f"{target.archive} is empty or not a tar archive ({e})", _COPY_AGAIN) from e
         raise DataError(f"{_cut_off(target)} ({e})", _COPY_AGAIN) from e
 
 

@@ -83,8 +83,8 @@ def _image_column(where: str, rows: Sequence[TableCells], pictures: Sequence[str
     if len(fit) == 1:
         return fit[0]
     if not fit:
-        raise DataError(f"{where}: no column holds images", f"name it by `image_column`; {_listed(names)}")
-    raise DataError(f"{where}: several columns hold images: {', '.join(fit)}", "name one by `image_column`")
+        raise DataError(f"{where}: no column holds images", f"name it with `image_column`; {_listed(names)}")
+    raise DataError(f"{where}: several columns hold images: {', '.join(fit)}", "name one with `image_column`")
 
 
 def _caption_column(where: str, rows: Sequence[TableCells], names: Sequence[str]) -> str:
@@ -96,7 +96,7 @@ def _caption_column(where: str, rows: Sequence[TableCells], names: Sequence[str]
         return fit[0]
     fit = fit or [n for n in names if plain_column(n) not in OTHERS and _is_text(rows, n) and _has_words(rows, n)]
     if len(fit) > 1:
-        hint = "name one by `caption_column`, or write none for a dataset without captions"
+        hint = "name one with `caption_column`, or write none for a dataset without captions"
         raise DataError(f"{where}: several columns may hold the captions: {', '.join(fit)}", hint)
     return fit[0] if fit else ""
 

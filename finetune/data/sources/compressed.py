@@ -91,5 +91,5 @@ def _zstd(path: Path) -> Any:
     try:
         return importlib.import_module("compression.zstd")
     except ImportError as e:
-        problem = f"{path} is compressed by zstd, which only Python 3.14 and newer read"
+        problem = f"{path} is compressed with zstd, which needs Python 3.14 or newer"
         raise DataError(problem, "unpack it, or pack it as .tar.gz") from e

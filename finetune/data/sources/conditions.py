@@ -28,14 +28,14 @@ def condition(written: str) -> Condition:
     hint = "write a column, a comparison (== != < <= > >=) and a value: 'aesthetic > 5', 'lang == en'"
     found = _WRITTEN.fullmatch(written)
     if not found:
-        raise DataError(f"`where` {written!r} is no condition", hint)
+        raise DataError(f"`where` {written!r} is not a condition", hint)
     value = found["value"]
     quoted = re.fullmatch(r"'([^']*)'|\"([^\"]*)\"", value)
     if not value or (not quoted and re.search(r"[=<>'\"]|\b(and|or)\b|&|\|", value)):
-        raise DataError(f"`where` {written!r} is no condition", f"{hint}; for several give `where` several times")
+        raise DataError(f"`where` {written!r} is not a condition", f"{hint}; for several give `where` several times")
     sign, text = found["sign"], (quoted[1] if quoted[1] is not None else quoted[2]) if quoted else value
     if sign in _ORDERED and _number(text) is None:
-        raise DataError(f"`where` {written!r}: {text!r} is no number, and {sign} compares numbers", hint)
+        raise DataError(f"`where` {written!r}: {text!r} is not a number, and {sign} compares numbers", hint)
     return Condition(written, found["column"].strip("`"), sign, text)
 
 

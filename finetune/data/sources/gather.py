@@ -54,7 +54,7 @@ def complaint_of(parts: Sequence[SourceFolder], report: Audit) -> tuple[str, str
     count = head.rpartition(": ")[2]
     if report.wordless:
         return f"{named}: {count}\n{lines}", "give `trigger` and `class_word`, and prepare again", None
-    return f"{named}: {count}\n{lines}", "correct this in its source, or say otherwise, and prepare again", None
+    return f"{named}: {count}\n{lines}", "correct each problem in its source, then prepare again", None
 
 
 def _with_staged(report: Audit, source: Source, staged: Staged) -> Audit:
@@ -141,8 +141,8 @@ def _card(reports: Sequence[Audit]) -> DatasetCard:
         if len(said) > 1:
             shown = ", ".join(sorted(repr(one) if one else "none" for one in said))
             raise DataError(
-                f"the sources were prepared with different words: `{name}` is {shown}",
-                "give raw folders the words of the prepared one, or prepare all of them from their sources",
+                f"the sources were prepared differently: `{name}` is {shown}",
+                f"give the raw folders the `{name}` of the prepared one, or prepare all from their original sources",
             )
     told = {name: _listed([getattr(card, name) for card in cards]) for name in ("license", "source")}
     return cards[0].model_copy(update=told | {"allow_uncaptioned": any(card.allow_uncaptioned for card in cards)})

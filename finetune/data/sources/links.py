@@ -35,8 +35,8 @@ class Linking:
                 return False
             raise RunError(
                 f"cannot link {source} into the dataset: {e.strerror or e}",
-                "links need both on one disk, and files of your own: choose another `out`, or leave `link` out, and "
-                "pictures are copied",
+                "hard links need both folders on one disk, and files that you own: choose another `out`, or leave "
+                "`link` out to copy the pictures",
             ) from e
         self._made.append(target)
         return True
@@ -44,7 +44,7 @@ class Linking:
     def note(self, pictures: int) -> Note:
         linked = len(self._made)
         rest = f"; the other {pictures - linked} had to be converted" if linked < pictures else ""
-        return Note(f"{linked} of {pictures} images are links to the files of their source{rest}")
+        return Note(f"{linked} of {pictures} images are hard links to the files of their source{rest}")
 
     def _is_own(self, source: Path) -> bool:
         return source.is_relative_to(self.own) and source.stat().st_nlink == 1

@@ -72,7 +72,7 @@ def _weight(text: str, number: str) -> float:
     weight = float(number)
     if not 0 < weight <= LARGEST_WEIGHT:
         raise DataError(
-            f"{text}: {number} is no weight, and there is no folder of that name",
+            f"{text}: {number} is not a weight, and there is no folder of that name",
             f"a weight is a number above 0, up to {LARGEST_WEIGHT:g}: {text.rpartition(':')[0]}:2",
         )
     return weight
@@ -100,7 +100,7 @@ def _kind_of_file(path: Path) -> SourceKind:
     if name.endswith(IMAGE_SUFFIXES):
         raise DataError(f"{path} is one image", f"give the folder that contains the images: {path.parent}")
     if name.endswith(_FOREIGN_ARCHIVES):
-        raise DataError(f"{path} is an archive of a kind that is not read", "unpack it, and give the folder")
+        raise DataError(f"{path} is an archive of an unsupported kind", "unpack it, and give the folder")
     raise DataError(f"{path} is a file", f"a source is a folder, a zip or tar archive, or a table: {_kinds()}")
 
 

@@ -21,7 +21,7 @@ from finetune.errors import DataError
 
 SHARD = 10_000
 """pictures in a folder, each with a table of its own"""
-_LOCAL, _ADDRESS = "the picture's path", "nothing is downloaded from there; download it, and name the file"
+_LOCAL, _ADDRESS = "the picture's path", "addresses are not downloaded: download it, and write the path of the file"
 
 
 class Refused(Exception):
@@ -145,11 +145,11 @@ def _said(row: SourceRow, columns: Columns, where: str) -> tuple[str | None, dic
     if isinstance(caption, list):
         caption, more = (caption[0] if caption else ""), [*caption[1:], *(more if isinstance(more, list) else [more])]
     if not isinstance(caption, str | int | float | None):
-        raise DataError(f"{where}: `{columns.caption}` holds no text", "name another column by `caption_column`")
+        raise DataError(f"{where}: `{columns.caption}` holds no text", "name another column with `caption_column`")
     try:
         kept = cells_of(read_attributes(cells | {"captions": _listed(more)}))
     except ValueError as e:
-        raise DataError(f"{where}: {e}", "correct it, or leave the column out by `ignore_column`") from e
+        raise DataError(f"{where}: {e}", "correct it, or leave the column out with `ignore_column`") from e
     if by := cells.get("caption_by"):
         kept["caption_by"] = by
     return None if not columns.caption else str("" if caption is None else caption), kept

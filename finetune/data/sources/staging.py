@@ -101,7 +101,7 @@ def _alone(home: Path, out: Path) -> Iterator[None]:
             if fcntl is not None:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:
-            raise RunError(f"another process prepares {out} from the same source", "wait for it") from e
+            raise RunError(f"another process is preparing {out} from the same source", "wait for it") from e
         yield
 
 
@@ -141,7 +141,7 @@ def _archive(source: Source, home: Path) -> Generator[Event, None, Staged]:
         found = yield from unpacking(source.path, home / _FILES)
         _finish(home, list(found.rejected))
         return Staged(_innermost(home / _FILES), found.rejected)
-    yield Note(f"{source.written} was unpacked by an earlier call, and is used from there")
+    yield Note(f"{source.written} was already unpacked by an earlier command, and is reused")
     return Staged(_innermost(home / _FILES), _rejected(done))
 
 
@@ -169,24 +169,28 @@ class _Place(NamedTuple):
 
 def _table(source: Source, selection: Selection, home: Path) -> Generator[Event, None, Staged]:
     if (done := _done(home)) is not None:
-        yield Note(f"{source.written} was read by an earlier call, and is used from there")
+        yield Note(f"{source.written} was already read by an earlier command, and is reused")
         return Staged(home / _FILES, _rejected(done), _attributes(home, done))
     yield Stage(f"opening {source.written}", 0)
     table = open_table(source, selection, home / "cache")
     yield Note(_understood(table))
     place = _place(home)
     if place.rows and place.version != table.version:
-        yield Note(f"{source.written} has changed since it was read in part: it is read from its beginning")
+        yield Note(f"{source.written} has changed since it was read in part: it is read again from the beginning")
         place = _Place()
     elif place.rows:
-        yield Note(f"{source.written}: {place.rows:,} rows were read by an earlier call; it goes on from there")
+        yield Note(
+            f"{source.written}: {place.rows:,} rows were already read by an earlier command; reading continues there"
+        )
     if not place.rows:
         shutil.rmtree(home / _FILES, ignore_errors=True)
     end = yield from _read_rows(table, source, selection, home, place)
     rejected = _write_tables(home, bool(table.columns.caption))
     if end.left_out:
         conditions = " and ".join(one.written for one in selection.where)
-        yield Note(f"{source.written}: {end.left_out:,} of {end.rows:,} rows are left out, as not {conditions}")
+        yield Note(
+            f"{source.written}: {end.left_out:,} of {end.rows:,} rows are left out, as they do not meet {conditions}"
+        )
     _finish(home, rejected, captions=bool(table.columns.caption))
     done = {"captions": bool(table.columns.caption)}
     return Staged(home / _FILES, tuple(rejected), _attributes(home, done))

@@ -51,8 +51,8 @@ def refuse_unused(sources: Sequence[Source], selection: Selection) -> None:
     if asked and not any(source.kind in ("table", "hub") for source in sources):
         option = {"ignore_columns": "ignore_column"}.get(asked, asked)
         raise DataError(
-            f"`{option}` is for tables and data sets of the hub, and no source is one",
-            f"leave `{option}` out: of folders and archives every image is looked at",
+            f"`{option}` applies to tables and hub datasets, and no source is one",
+            f"leave `{option}` out: folders and archives are always read whole",
         )
     if selection.limit is not None and selection.limit < 1:
         raise DataError(f"`limit` {selection.limit} leaves no rows", "give 1 or more")
@@ -184,7 +184,9 @@ def _as_text(path: Path) -> dict[str, object]:
     separator = max(_SEPARATORS, key=head.count) if any(s in head for s in _SEPARATORS) else ","
     names = next(csv.reader([head], delimiter=separator), [])
     if not names or len(set(names)) < len(names):
-        raise DataError(f"{path}: the first line must name the columns, each once", "write their names above the rows")
+        raise DataError(
+            f"{path}: the first line must name the columns, each once", "write the names of the columns above the rows"
+        )
     texts = datasets.Features({name: datasets.Value("string") for name in names})
     return {
         "sep": separator, "features": texts, "keep_default_na": False, "encoding": "utf-8-sig", "on_bad_lines": "error",
@@ -198,7 +200,7 @@ def _split(where: str, there: Sequence[str], asked: str) -> str:
         return asked or there[0]
     if "train" in there:
         return "train"
-    raise DataError(f"{where} has several splits: {', '.join(there)}", "name one by `split`")
+    raise DataError(f"{where} has several splits: {', '.join(there)}", "name one with `split`")
 
 
 def _undecoded(stream: Any) -> tuple[list[str], Any]:
@@ -225,8 +227,8 @@ def _worded(source: Source, place: Callable[[], str]) -> Iterator[None]:
     except Exception as e:
         what = f"{source.written} cannot be read{place()}: {_said(e)}"
         if source.hub and not place():
-            what = f"there is no folder {source.written}, and as a data set of the hub it cannot be read: {_said(e)}"
-        kept = "; what was read is kept: the same call goes on from there" if place() else ""
+            what = f"there is no folder {source.written}, and it cannot be read as a hub dataset: {_said(e)}"
+        kept = "; the rows that were read are kept: run the same command again to continue" if place() else ""
         raise DataError(what, _next_step(source, e) + kept) from e
     finally:
         logger.setLevel(level)
@@ -243,13 +245,13 @@ def _said(error: Exception) -> str:
 def _next_step(source: Source, error: Exception) -> str:
     names = {kind.__name__ for one in _chain(error) for kind in type(one).__mro__}
     if not source.hub:
-        return "is the file whole? copy or download it again"
+        return "the file may be incomplete: copy or download it again"
     if "Config name is missing" in str(error):
-        return "name one by `subset`"
+        return "name one with `subset`"
     if names & {"DatasetNotFoundError", "RepositoryNotFoundError", "GatedRepoError"} and not _is_offline():
-        return "check its name, and that you are logged in, if it is private: hf auth login"
+        return "check its name; if it is private or gated, log in first: hf auth login"
     if names & {"ConnectionError", "ConnectError", "OfflineModeIsEnabled", "ConnectTimeout", "ReadTimeout", "OSError"}:
-        return "is there a network? connect, or download the data set elsewhere and give its folder"
+        return "check the network connection, or download the dataset elsewhere and give its folder"
     return f"look at it on huggingface.co/datasets/{source.hub}"
 
 

@@ -44,7 +44,7 @@ def read_choices(names: Sequence[str], found: FoundCaptions, words: CaptionWords
             out |= dict.fromkeys(several := write_out(_with_class_word(text, words)))
             if (count := combinations(text)) > MOST_WRITTEN_OUT:
                 of = f"the {count:,}" if count < _MANY else "very many"
-                choices.remarks.append((name, f"{len(several)} of {of} combinations of its wildcards are shown"))
+                choices.remarks.append((name, f"{len(several)} of {of} combinations of its wildcards are used"))
         choices.texts[name] = [text for text in out if text]
     choices.problems.extend(f"{fault}: {first_three(some)}" for fault, some in faults.items())
     lacking = [name for name in names if any("{class_word}" in text for text in choices.texts[name])]
@@ -61,9 +61,9 @@ def _written(
     """The captions as they were written, each on one line."""
     lines = [tidy for line in found.texts.get(name, "").split("\n") if (tidy := " ".join(line.split()))]
     if len(lines) > 1 and "sidecars" in found.source and words.caption_lines == "each":
-        remark = f"the {len(lines)} lines of its caption file are {len(lines)} captions, shown by turns"
+        remark = f"the {len(lines)} lines of its caption file are {len(lines)} captions, shown in turn"
         if any(map(_goes_on, lines, lines[1:])):
-            remark += "; they read like one text: `caption_lines` joined makes one caption of it"
+            remark += "; they read like one text: set `caption_lines` to joined to make one caption of them"
         remarks.append((name, remark))
         yield from lines
     else:

@@ -111,11 +111,8 @@ def without_effect(examples: Sequence[Example], edits: TagEdits) -> str:
     if not edits.active or any(changeable(caption, edits) for e in examples for caption in _captions(e)):
         return ""
     asked = " and ".join(["data.shuffle_tags"] * edits.shuffle + ["data.tag_dropout"] * (edits.dropout > 0))
-    kept = f" beside the first {edits.keep}" if edits.keep else ""
-    return (
-        f"{asked} changes no caption: none has several tags, which commas part,{kept or ''} and beside the one with "
-        "the trigger"
-    )
+    kept = f" and the first {edits.keep}" if edits.keep else ""
+    return f"{asked} has no effect: no caption has tags (parts between commas) beside the trigger's{kept} to change"
 
 
 def _drawn(example: Example, edits: TagEdits, seed: int, visit: int) -> int:

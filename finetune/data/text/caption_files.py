@@ -138,9 +138,9 @@ class _Listed:
                 problem = columns.problem if isinstance(columns, Unclear) else ""
                 self.problems += faults or [f"{table}: {problem if rows else _EMPTY}"]
             elif isinstance(columns, Unclear) and (columns.captions or "no column is known" in columns.problem):
-                self.unclear.append(f"{table} may hold captions, but {columns.problem}")
+                self.unclear.append(f"{table} looks like captions, but {columns.problem}")
             elif rows and isinstance(columns, TableColumns) and columns.captions:
-                self.unclear.append(f"{table} may hold captions, but names no picture that is there: "
+                self.unclear.append(f"{table} looks like captions, but names no picture that exists: "
                                     f"{first_three([repr(r.cells.get(columns.file)) for r in rows])}")  # fmt: skip
             elif faults and not rows and may_be_table(table) and not table.lower().endswith(JSON):
                 self.unclear += faults[:1]
@@ -149,7 +149,7 @@ class _Listed:
         self.tables[table] = bool(columns.captions)
         if columns.unread:
             self.notes.append(
-                f"{table}: captions are in the column {columns.captions[0]}; not read: {', '.join(columns.unread)}"
+                f"{table}: captions come from the column {columns.captions[0]}; not used: {', '.join(columns.unread)}"
             )
         self._take(table, home, rows, columns)
         return True
@@ -183,9 +183,11 @@ class _Listed:
                 mask = _path(home, row.attributes.mask) if row.attributes.mask else ""
                 self.attributes[picture] = row.attributes._replace(mask=mask)
         if nowhere:
-            self.problems.append(f"{table} names {len(nowhere)} files that are not there: {first_three(nowhere)}")
+            self.problems.append(f"{table} names {len(nowhere)} files that do not exist: {first_three(nowhere)}")
         if by_base:
-            self.notes.append(f"{table}: {len(by_base)} pictures were found by their names alone: {by_base[0]}")
+            self.notes.append(
+                f"{table}: {len(by_base)} pictures were found by their file names in other folders: {by_base[0]}"
+            )
 
     def _differ(self, earlier: str, table: str, row: "_Row") -> None:
         if earlier == table:
@@ -276,8 +278,9 @@ def _unknown(names: Sequence[str], owners: Owners) -> list[str]:
         return []
     _, suffix = posixpath.splitext(names[0])
     return [
-        f"{len(names)} text files beside pictures without captions are not read, as {suffix} is no suffix of captions: "
-        f"{first_three(names)}; wanted is {posixpath.splitext(owners.of(names[0])[0])[0]}.txt, .caption or .json"
+        f"{len(names)} text files beside pictures without captions are not read, as {suffix} is not a suffix of "
+        f"captions: {first_three(names)}; expected is {posixpath.splitext(owners.of(names[0])[0])[0]}.txt, .caption or "
+        ".json"
     ]
 
 
@@ -296,8 +299,8 @@ def _lost(texts: Sequence[str], lacking: set[str]) -> list[str]:
         return []
     example = sorted(lacking)[0]
     return [
-        f"{len(orphans)} caption files lie beside no picture, while pictures have none ({len(lacking)}): found is "
-        f"{first_three(orphans)}; wanted is {posixpath.splitext(example)[0]}.txt for {example}; move or rename them"
+        f"{len(orphans)} caption files have no picture beside them, and {len(lacking)} pictures have no caption: found "
+        f"{first_three(orphans)}; expected {posixpath.splitext(example)[0]}.txt for {example}; move or rename them"
     ]
 
 
@@ -306,8 +309,8 @@ def _lists(root: Path, orphans: Sequence[str], lacking: set[str]) -> list[str]:
     some = [posixpath.basename(name) for name in sorted(lacking)[:_LOOKED_FOR]]
     found = [name for name in orphans if 2 * sum(one in prose(root / name) for one in some) >= len(some)]
     return [
-        f"{name} names pictures that have no caption, and is no table that can be read: {WANTED_FILES}, and "
-        f"{WANTED_CAPTIONS}, in the first line; or write each caption into a file of its own"
+        f"{name} names pictures that have no caption, but cannot be read as a table: {WANTED_FILES}, and "
+        f"{WANTED_CAPTIONS}, both named in the first line; or write each caption into a file of its own"
         for name in found
     ]
 

@@ -37,7 +37,7 @@ def read_captions(texts: Mapping[str, str], further: Mapping[str, Sequence[str]]
 
     ours = {name: read(name, text) for name, text in texts.items()}
     others = {name: tuple(read(name, text) for text in some) for name, some in further.items()}
-    notes = [f"captions of another program: {one} ({_pictures(names)})" for one, names in understood.items()]
+    notes = [f"caption syntax of another program: {one} ({_pictures(names)})" for one, names in understood.items()]
     return ReadCaptions(ours, others, notes, foreign(ours, others))
 
 
@@ -49,7 +49,8 @@ def foreign(texts: Mapping[str, str], further: Mapping[str, Sequence[str]]) -> l
             if (known := seen.setdefault(what, (written, remedy, []))[2])[-1:] != [name]:
                 known.append(name)
     return [
-        f"captions for another program: {written} {what}, and would be learnt as words ({_pictures(names)}); {remedy}"
+        f"caption syntax of another program: {written} {what}, and would be learnt as words ({_pictures(names)}); "
+        f"{remedy}"
         for what, (written, remedy, names) in seen.items()
     ]
 
@@ -66,7 +67,7 @@ def _faults(text: str) -> Iterator[tuple[str, str, str]]:
 def _for_captions(remedy: str) -> str:
     """What a remedy for prompts is for captions."""
     if remedy.startswith("write a prompt for each"):
-        return "write the word that is right"
+        return "write the word itself, or {one|another}"
     return remedy.split(": ")[0].replace("prompt", "caption")
 
 

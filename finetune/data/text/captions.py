@@ -219,20 +219,20 @@ def _lack(
         return [f"{len(mute)} of {len(names)} file names hold no words: {first_three(mute)}; rename or caption them"]
     if len(lacking) < len(names):
         return [
-            f"{len(lacking)} of {len(names)} images have no caption: {first_three(lacking)}; write them, or {allow} "
-            "gives them the template"
+            f"{len(lacking)} of {len(names)} images have no caption: {first_three(lacking)}; write them, or "
+            f"give {allow} to use the template for them"
         ]
     if found.source != "none":
         return [f"{found.source}: every caption is empty; write captions, or remove the files to use the template"]
     if words.none and mute:
         return [
-            "there are no captions, and no words to write them with; declare `trigger` and `class_word` "
-            f"({_IN_A_RECIPE}), or {allow} trains on empty captions"
+            "there are no captions, and no trigger or class word to make them from; give `trigger` and `class_word` "
+            f"({_IN_A_RECIPE}), or {allow} to train on empty captions"
         ]
     if _is_nameless(words):
         return [
             f"there are no captions, and nothing says what {words.trigger!r} is; give the "
-            "`class_word` of a product, such as mug, or the `kind` style"
+            "`class_word` of a product, such as mug, or set `kind` to style"
         ]
     return []
 
@@ -259,16 +259,18 @@ def _origin_notes(final: Mapping[str, str], origins: Mapping[str, CaptionOrigin]
     named = [n for n, origin in origins.items() if origin == "filename"]
     if named:
         notes.append(
-            CaptionNote("", f"{len(named)} of {len(final)} captions are made of file names, such as "
+            CaptionNote("", f"{len(named)} of {len(final)} captions come from file names, such as "
                             f"{named[0].rpartition('/')[2]} -> {final[named[0]]!r}")
         )  # fmt: skip
     folders = [n for n, origin in origins.items() if origin == "folder"]
     if folders:
-        notes.append(CaptionNote("", f"{len(folders)} of {len(final)} captions are the name of the folder, such as "
+        notes.append(CaptionNote("", f"{len(folders)} of {len(final)} captions come from folder names, such as "
                                  f"{folders[0]} -> {final[folders[0]]!r}"))  # fmt: skip
     filled = [n for n, origin in origins.items() if origin == "template" and final[n]]
     if filled:
-        notes.append(CaptionNote("", f"{len(filled)} of {len(final)} captions are the template, in varied wording"))
+        notes.append(
+            CaptionNote("", f"{len(filled)} of {len(final)} captions come from the template, in several wordings")
+        )
     return notes
 
 
@@ -286,7 +288,7 @@ def _caption_notes(
     if given:
         notes.append(CaptionNote("", f"the trigger {words.trigger!r} was added to {len(given)} of {len(own)} captions"))
     if words.template and written and all(written.values()):
-        notes.append(CaptionNote("", "the template is not used: every image has its caption"))
+        notes.append(CaptionNote("", "the template is not used: every image has a caption"))
     return notes
 
 

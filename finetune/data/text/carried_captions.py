@@ -62,11 +62,9 @@ def carry_over(
 def _said(
     earlier: Earlier, names: Sequence[str], taken: Sequence[str], replaced: Sequence[str], matched: set[str]
 ) -> list[str]:
-    said = [f"{len(taken)} of {len(names)} captions are those of {earlier.path.name}"]
+    said = [f"{len(taken)} of {len(names)} captions were taken over from {earlier.path.name}"]
     if replaced:
-        said.append(
-            f"{len(replaced)} of these stand in place of another caption of the source: {first_three(replaced)}"
-        )
+        said.append(f"{len(replaced)} of these replace a different caption in the source: {first_three(replaced)}")
     if gone := [e.name for e in earlier.examples if e.name not in matched]:
         said.append(f"{len(gone)} pictures of {earlier.path.name} are not in the source: {first_three(gone)}")
     return said

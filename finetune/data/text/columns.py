@@ -107,8 +107,8 @@ def find_columns(rows: Sequence[Cells], is_picture: Callable[[str], bool]) -> Ta
     return TableColumns(file, captions, tuple(unread))
 
 
-WANTED_FILES = f"wanted is one of the files' names ({', '.join(FILE_COLUMNS[:7])} ...)"
-WANTED_CAPTIONS = f"wanted is one of captions ({', '.join((*CAPTION_COLUMNS, *OTHER_CAPTION_COLUMNS[:3]))} ...)"
+WANTED_FILES = f"file names belong in a column such as {', '.join(FILE_COLUMNS[:5])}"
+WANTED_CAPTIONS = f"captions belong in a column such as {', '.join((*CAPTION_COLUMNS, *OTHER_CAPTION_COLUMNS[:2]))}"
 
 
 def _file_column(names: Sequence[str], rows: Sequence[Cells], is_picture: Callable[[str], bool]) -> str:

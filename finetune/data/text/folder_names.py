@@ -84,10 +84,10 @@ def _caption(folder: str, trigger: str | None) -> str:
 def _repeat_notes(counts: Mapping[str, int]) -> list[str]:
     if not counts:
         return []
-    each = [f"{folder} ({_repeats(folder)} times, {number} pictures)" for folder, number in counts.items()]
+    each = [f"{folder} (weight {_repeats(folder)}, pictures: {number})" for folder, number in counts.items()]
     return [
-        "names of folders say how often their pictures are seen beside others, as kohya's repeats do: "
-        f"{_some(each)}; if they are mere names, check and prepare with `folder_names` plain"
+        "numbers in folder names are read as kohya's repeats, the weight of the pictures: "
+        f"{_some(each)}; if they are mere names, set `folder_names` to plain"
     ]
 
 
@@ -96,12 +96,12 @@ def _name_notes(names_only: set[str], as_what: FolderNames) -> list[str]:
         return []
     if as_what == "repeats":
         return [
-            f"{_some(sorted(names_only))}: the number is no number of repeats, which is 1 to {LARGEST_WEIGHT:g}; the "
-            "folder is taken for a mere name"
+            f"{_some(sorted(names_only))}: the number is outside of the range of repeats, 1 to {LARGEST_WEIGHT:g}, and "
+            "is read as part of the name"
         ]
     return [
-        f"numbers in names of folders are taken for names, not for kohya's repeats: {_some(sorted(names_only))}; if "
-        "they are repeats, check and prepare with `folder_names` repeats"
+        f"numbers in folder names are read as part of the name, not as kohya's repeats: {_some(sorted(names_only))}; "
+        "if they are repeats, set `folder_names` to repeats"
     ]
 
 
@@ -115,8 +115,8 @@ def _held_out(paths: Mapping[str, Sequence[str]]) -> tuple[frozenset[str], list[
         alone = sorted(part for part in folders if part.lower() in HELD_OUT_FOLDERS | TEST_FOLDERS)
         why = "nothing else would be left to train on" if found else "there is no folder train beside it"
         return frozenset(), [f"pictures in {_some(alone)} are trained on: {why}"] if alone else []
-    note = f"{len(found)} of {len(paths)} pictures are held out of training, as they lie in {_some(sorted(meant))}"
-    return found, [f"{note}: they measure the loss, and are never trained on; rename the folder to train on them"]
+    note = f"held out for validation, never trained on: {len(found)} of {len(paths)} pictures"
+    return found, [f"{note}, those in {_some(sorted(meant))}; rename the folder to train on them"]
 
 
 def _regularisation(paths: Mapping[str, Sequence[str]], weights: Mapping[str, float]) -> list[str]:
@@ -131,8 +131,8 @@ def _regularisation(paths: Mapping[str, Sequence[str]], weights: Mapping[str, fl
         return []
     folder, example = next(iter(inside.items()))
     return [
-        f"{folder} holds class images for regularisation, as kohya's {example}, and would be trained on as if they "
-        f"showed the subject; move {folder} elsewhere, and name it as prior.path in a recipe"
+        f"{folder} holds kohya's regularisation (class) images, such as {example}, which would be trained on as if "
+        f"they showed the subject; move {folder} elsewhere, and set prior.path to it in the recipe"
     ]
 
 

@@ -109,7 +109,7 @@ def _of_json(found: Any) -> tuple[str, tuple[str, ...]] | None:
     if not exact:
         if any(" " in value.strip() and not _names_a_picture(value) for value in said.values()):
             keys = ", ".join(map(str, found))[:200]
-            raise _UnclearError(f"no key is known to hold a caption: {keys}; wanted is {_WANTED}")
+            raise _UnclearError(f"no key is known to hold a caption: {keys}; name it one of {_WANTED}")
         return None
     short = found.get(_SHORT)
     return said[exact[0]], (short,) if isinstance(short, str) and short.strip() else ()

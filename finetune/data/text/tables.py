@@ -151,7 +151,7 @@ def _parquet_rows(root: Path, table: str, problems: list[str]) -> list[TableRow]
         return []
     except (pyarrow.ArrowException, OSError, ValueError) as e:
         said = str(e).partition("\n")[0][:120]
-        problems.append(f"{table} is no parquet file, or not whole ({said}); copy it again")
+        problems.append(f"{table} is not a parquet file, or incomplete ({said}); copy it again")
         return []
     return rows
 

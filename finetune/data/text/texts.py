@@ -22,7 +22,9 @@ def text_in(file: Path, kind: type[InputError] = DataError, most: int = reading.
         try:
             text = content.decode("utf-16")
         except UnicodeDecodeError as e:
-            raise kind(f"{file} is not UTF-16 text (byte {e.start}), though it begins so", "save it as UTF-8") from e
+            raise kind(
+                f"{file} is not UTF-16 text (byte {e.start}), though it begins as one", "save it as UTF-8"
+            ) from e
     else:
         try:
             text = content.decode("utf-8-sig")

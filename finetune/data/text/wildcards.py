@@ -26,7 +26,7 @@ def wildcard_fault(text: str) -> str:
     for _ in range(_DEEPEST):
         text = _INNERMOST.sub("", text)
     if stray := _STRAY.search(text) or (text != whole and re.search(r"[{}][^{}]*", text)):
-        return f"{stray[0]} is half a wildcard in captions; write {{one|another}}"
+        return f"{stray[0]} is an unclosed wildcard; write {{one|another}}"
     return ""
 
 
