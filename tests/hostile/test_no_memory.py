@@ -92,7 +92,7 @@ STAGES: dict[str, tuple[object, str, str, str]] = {
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return photos(tmp_path_factory.mktemp("photos") / "raw", ((64, 64), (64, 60)))
+    return photos(tmp_path_factory.mktemp("photos") / "raw", ((64, 64), (64, 60)), flat=True)
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -1,4 +1,4 @@
-"""Folders of pictures with captions: noise in chosen sizes, or fields of flat colours in several shapes."""
+"""Folders of pictures with captions: noise in chosen sizes, or random colours in several shapes."""
 
 import random
 from collections.abc import Sequence
@@ -25,13 +25,13 @@ def pictures(
     return folder
 
 
-def photos(folder: Path, shapes: tuple[tuple[int, int], ...] = SHAPES) -> Path:
-    """Pictures of sixteen fields in random colours, each with its own caption."""
+def photos(folder: Path, shapes: tuple[tuple[int, int], ...] = SHAPES, flat: bool = False) -> Path:
+    """Pictures of random colours that run into one another, or in flat fields, each with its own caption."""
     folder.mkdir(parents=True)
     chance = random.Random(SEED)
     for i, shape in enumerate(shapes):
         coarse = Image.frombytes("RGB", (4, 4), chance.randbytes(48))
-        coarse.resize(shape, Image.Resampling.NEAREST).save(folder / f"{i}.png")
+        coarse.resize(shape, Image.Resampling.NEAREST if flat else Image.Resampling.BICUBIC).save(folder / f"{i}.png")
         (folder / f"{i}.txt").write_text(f"a sks cup number {i}")
     return folder
 

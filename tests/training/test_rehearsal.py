@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.photos import photos
 from support.runs import begin, outcome, refused, short, steps, train
 
 from finetune import tensors as weights
@@ -73,7 +74,8 @@ def test_what_would_fail_at_the_end_fails_before_the_first_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     fault(monkeypatch)
-    error = refused(short(data, evaluate__count=4), tmp_path / "out", kind)
+    drawn = photos(tmp_path / "drawn", ((64, 64), (64, 60)), flat=True)
+    error = refused(short(drawn, evaluate__count=4), tmp_path / "out", kind)
     assert error.problem.startswith("before the first step: ") and said in error.problem and error.hint
     assert {one.name for one in (tmp_path / "out").iterdir()} == {"events.jsonl"}, "nothing of the trial is left"
     monkeypatch.undo()
