@@ -10,9 +10,8 @@ from statistics import median
 import numpy as np
 from PIL import Image
 
-from finetune.data.example import Example, MaskFile
+from finetune.data.example import Example
 from finetune.data.images.decode import open_rgb
-from finetune.data.masks import open_mask
 
 PHOTOGRAPHS = "photographs, or have patterned grounds"
 """what is said of them"""
@@ -27,28 +26,25 @@ photographed ones at least 0.23, of products on a checked cloth 0.29 (docs/log.m
 
 
 def are_photographs(examples: Sequence[Example]) -> bool:
-    """Whether most have the texture of photographs, or of a patterned ground, where they are trained on.
+    """Whether most have the texture of photographs, or of a patterned ground.
 
     Raises:
         DataError: a picture is not the one that was looked at before.
     """
     some = examples[:: -(-len(examples) // _LOOKED_AT)]
-    return median(_of_file(e.path, e.digest, e.mask) for e in some) > _TEXTURED
+    return median(_of_file(e.path, e.digest) for e in some) > _TEXTURED
 
 
-def texture(picture: Image.Image, mask: Image.Image | None = None) -> float:
+def texture(picture: Image.Image) -> float:
     """The share of places, in [0, 1], that are neither flat nor an edge, of an RGB picture at 64 px: shading, grain,
-    leaves, wood. mask, in mode L: only where it is white."""
+    leaves, wood."""
     levels = np.asarray(picture.resize((_SIDE_PX, _SIDE_PX), Image.Resampling.LANCZOS), np.int16)
     across = np.abs(np.diff(levels, axis=1)).max(axis=2)[:-1]
     down = np.abs(np.diff(levels, axis=0)).max(axis=2)[:, :-1]
     steps = np.maximum(across, down)
-    if mask is not None:
-        white = np.asarray(mask.resize((_SIDE_PX, _SIDE_PX), Image.Resampling.BOX))[:-1, :-1] > 127
-        steps = steps[white] if white.any() else steps
     return float(np.mean((steps > _FLAT) & (steps <= _EDGE)))
 
 
 @lru_cache(maxsize=64)
-def _of_file(path: Path, digest: str, mask: MaskFile | None) -> float:
-    return texture(open_rgb(path, digest=digest), open_mask(mask) if mask else None)
+def _of_file(path: Path, digest: str) -> float:
+    return texture(open_rgb(path, digest=digest))

@@ -178,8 +178,7 @@ def beyond_pocket(wanted: Recipe, data: Dataset) -> tuple[str, ...]:
         )
     return (
         f"the images are {PHOTOGRAPHS}: the pocket base draws objects in flat colours on plain grounds, 64 px large, "
-        "which shows that training runs, but not how your pictures would look; name a base for photos, or mask what is "
-        "to be learnt of drawings",
+        "which shows that training runs, but not how your pictures would look; name a base for photos",
     )
 
 
