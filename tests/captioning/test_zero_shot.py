@@ -79,7 +79,7 @@ def test_a_caption_is_filled_with_names_and_the_article_that_fits():
 
 
 WRONG = {
-    "captions.style asks for {nose}": {"captions": {"style": "{objects} {nose}"}},
+    "captions.style names {nose}": {"captions": {"style": "{objects} {nose}"}},
     "captions.photo is not one of": {"captions": {"photo": "{objects}"}},
     "captions.style names no list": {"captions": {"style": "a thing"}},
     "lists.objects: names repeat": {"lists": {"objects": ["a", "a"]}},

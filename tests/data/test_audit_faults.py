@@ -312,7 +312,7 @@ def test_what_is_left_out_is_noted_as_what_it_was_and_as_nothing_else(data: Path
     made = repaired(report, find_faults(report, 512))
     notes = {note.file: note.text for note in made.notes if note.file in ("0.png", "clear.png", "turned.png")}
     assert notes == {
-        "0.png": "training image that a held-out one shows left out", "clear.png": "near-duplicate left out",
+        "0.png": "training image like a held-out one left out", "clear.png": "near-duplicate left out",
         "turned.png": "near-duplicate left out",
     }  # fmt: skip
     assert sum(note.file == "clear.png" for note in made.notes) == 1

@@ -319,7 +319,7 @@ def test_the_command_that_check_tries_next_settles_its_one_problem(photos: Path,
     _, *command = shlex.split(written(step, get_command(app)))
     assert command == ["check", str(spaced), "--trigger", "sks", "--class-word", "mug"]
     assert finetune(*command).exit_code == 0
-    assert "keys of [data]" in result.exception.hint
+    assert "your own trigger and class word" in result.exception.hint
     with pytest.raises(DataError) as trained:
         dataset.read_dataset(spaced)
     assert (trained.value.hint, trained.value.action) == (result.exception.hint, step)

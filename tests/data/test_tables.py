@@ -206,7 +206,7 @@ def test_each_row_without_a_picture_is_rejected_with_its_number(tmp_path):
         ("row 6", "zero bytes"),
     ]  # fmt: skip
     assert made.card.seen == 7 and len(made.examples) == 1
-    assert "nothing is downloaded from there" in made.card.rejected[3].detail
+    assert "addresses are not downloaded" in made.card.rejected[3].detail
 
 
 def test_words_that_tables_take_for_nothing_are_captions(tmp_path):

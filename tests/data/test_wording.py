@@ -136,7 +136,7 @@ def test_equal_captions_of_a_style_are_refused_alike_before_and_after_preparing(
 @pytest.mark.parametrize("names", [("IMG_1.png", "IMG_2.png"), ("bell.png", "owl.png")])
 def test_a_trigger_of_nobody_knows_what_is_asked_about(names, tmp_path):
     root = folder(tmp_path / "photos", *names)
-    with pytest.raises(DataError, match=r"nothing says what 'sks' is(.|\n)*`class_word`(.|\n)*`kind` style"):
+    with pytest.raises(DataError, match=r"nothing says what 'sks' is(.|\n)*`class_word`(.|\n)*`kind` to style"):
         dataset.read_dataset(root, trigger="sks")
     allowed = dataset.read_dataset(root, trigger="sks", captions_from="none", allow_uncaptioned=True)
     assert [e.caption for e in allowed.examples] == ["a photo of sks"] * 2
@@ -193,7 +193,7 @@ def test_equal_captions_of_a_product_are_remarked_where_one_checks_and_where_one
     said = "all 3 captions are 'a photo of a sks mug': what differs from picture to picture"
     assert [said in n.text for n in audit(root, trigger="sks", class_word="mug").notes][-1]
     planned = finetune.plan(finetune.Recipe(base="pocket", data={"path": root, "trigger": "sks", "class_word": "mug"}))
-    assert [said in notice for notice in planned.notices] == [True]
+    assert sum(said in notice for notice in planned.notices) == 1
     write_jsonl(root / "metadata.jsonl", {"1.png": "a mug", "2.png": "a mug outside", "3.png": "a mug inside"})
     assert not caption_checks.remarks(audit(root, trigger="sks", class_word="mug").used, CaptionWords("sks", "mug"))
 

@@ -20,6 +20,8 @@ from finetune.data.text.texts import CAPTION_BYTES, text_in
 from finetune.errors import DataError
 
 MULTIPLY = "multiply.txt"
+_MULTIPLY = (MULTIPLY, f"{MULTIPLY}.txt")
+"""Windows hides the second ending."""
 _EVERYDREAM = {
     "cond_dropout.txt": "write the share as data.caption_dropout into the recipe",
     "flip_p.txt": "write data.flip = true into the recipe, if the pictures may be mirrored",
@@ -77,14 +79,15 @@ class FolderFiles(NamedTuple):
 def read_folder_files(root: Path, names: Sequence[str]) -> FolderFiles:
     """Of the files among the names that no picture has for its caption, and of settings beside the folder."""
     found = FolderFiles({}, set(), settings_beside(root), [])
-    pictures = {n for n in names if n.lower().endswith(IMAGE_SUFFIXES)}
+    some = [name for name in names if _may_be_settings(name)]
+    pictures = {n for n in names if n.lower().endswith(IMAGE_SUFFIXES)} if some else set[str]()
     stems = pictures | {posixpath.splitext(n)[0] for n in pictures}
-    for name in names:
+    for name in some:
         base = posixpath.basename(name).lower()
         if posixpath.splitext(name)[0] in stems:
             continue
-        if base in (MULTIPLY, f"{MULTIPLY}.txt"):  # Windows hides the second ending
-            _multiply(root, name, names, found)
+        if base in _MULTIPLY:
+            _multiply(root, name, pictures, found)
         elif instead := _EVERYDREAM.get(base):
             found.files.add(name)
             found.notes.append(f"{name} is a setting of EveryDream, and is not read: {instead}")
@@ -92,6 +95,11 @@ def read_folder_files(root: Path, names: Sequence[str]) -> FolderFiles:
             found.files.add(name)
             found.notes.append(note)
     return found
+
+
+def _may_be_settings(name: str) -> bool:
+    base = name.rpartition("/")[2].lower()
+    return base.endswith(_SETTINGS) or base in _MULTIPLY or base in _EVERYDREAM
 
 
 def settings_beside(root: Path) -> list[str]:
@@ -126,10 +134,10 @@ def trainer_of(found: object) -> str:
     return ""
 
 
-def _multiply(root: Path, name: str, names: Iterable[str], found: FolderFiles) -> None:
+def _multiply(root: Path, name: str, pictures: Iterable[str], found: FolderFiles) -> None:
     found.files.add(name)
     home = posixpath.dirname(name)
-    inside = [n for n in names if posixpath.dirname(n) == home and n.lower().endswith(IMAGE_SUFFIXES)]
+    inside = [n for n in pictures if posixpath.dirname(n) == home]
     try:
         written = text_in(root / name, most=CAPTION_BYTES).strip()
     except DataError as e:
