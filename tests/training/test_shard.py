@@ -47,7 +47,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(base: Path, data: Path, world: int, batches: int = 6, **changes: object) -> Trained:
     """By whichever processes are there; batches: of a step, on all ranks together."""
     usual = {"train__steps": 3, "train__accumulate": batches // world, "optimizer__schedule": "cosine",
-             "optimizer__learning_rate": 1e-3, "adapter__dropout": 0.2}  # fmt: skip
+             "optimizer__learning_rate": 3e-4, "adapter__dropout": 0.2}  # fmt: skip
     b = bench(base, data, world, **(usual | changes))
     steps = b.train()
     held = sum(getattr(p, "to_local", lambda p=p: p)().numel() for p in b.named().values())
@@ -85,8 +85,8 @@ def test_ranks_train_what_one_process_trains(
 
 KINDS: dict[str, dict[str, object]] = {
     "a last step with one batch": {"train__steps": None, "train__epochs": 1, "batches": 2},
-    "full": {"adapter": {"method": "full"}, "optimizer__learning_rate": 1e-4},
-    "full, both, recomputed": {"adapter": {"method": "full", "components": BOTH}, "optimizer__learning_rate": 1e-4,
+    "full": {"adapter": {"method": "full"}, "optimizer__learning_rate": 3e-5},
+    "full, both, recomputed": {"adapter": {"method": "full", "components": BOTH}, "optimizer__learning_rate": 3e-5,
                                "train__gradient_checkpointing": True},
     "mean": {"train__ema": 0.9},
     "DoRA": {"adapter__method": "dora"},
