@@ -232,7 +232,7 @@ def test_clipseg_is_asked_for_the_word_and_what_is_likely_is_white(clipseg: Path
     assert share[:105].all() and not share[116:].any()
     assert asked.processor.tokenizer.decode(seen[0]["input_ids"][0], skip_special_tokens=True) == "a mug"
     asked.model.__class__.__call__ = lambda self, **_: SimpleNamespace(logits=torch.full((1, 32, 32), torch.nan))  # type: ignore[method-assign,assignment,misc]
-    assert asked([file])[0].problem == "the model's output is not finite"
+    assert asked([file])[0].problem == "the model's output is not finite (NaN or infinity)"
 
 
 def test_sam_is_asked_for_the_middle_and_its_best_mask_is_taken(sam: Path, file: Path) -> None:

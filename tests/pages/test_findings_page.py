@@ -43,7 +43,7 @@ def test_what_was_found_stands_on_top_with_the_command_that_repairs_it(browser, 
     with opened(browser, page) as shown:
         section = shown.locator("section[aria-labelledby=audit]").inner_text()
         assert "1 near-duplicate: copy <b>.jpg (like 0.png)" in section and STEP.fix in section
-        assert "would leave out 1 near-duplicate, crop the border of 1 image" in section
+        assert "leave out 1 near-duplicate and crop the border of 1 image" in section
         assert "2 tokens (sk | s)" in shown.locator("dl").inner_text()
         cards = shown.locator(".example").all_inner_texts()
         assert "Plain border: top 24 px, bottom 24 px" in cards[0] and "Near-duplicate: like 0.png" in cards[1]
