@@ -14,7 +14,7 @@ def test_the_sums_are_those_of_each_caption() -> None:
     (report,) = encoder_reports("pocket", CAPTIONS, "sks")
     assert (report.encoder, report.limit, report.longest) == ("text_encoder", 32, max(counts))
     assert report.mean == sum(counts) / 2 and report.too_long == 1
-    assert "1 too long" in encoder_sentences([report], "sks")[0]
+    assert "captions over the limit, to be shortened: 1" in encoder_sentences([report], "sks")[0]
 
 
 class Words:
