@@ -30,7 +30,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "
 import foreign as owners  # noqa: E402
 import icons  # noqa: E402
 import learns  # noqa: E402
-from draw_examples import View  # noqa: E402
+from cup import View  # noqa: E402
 from drawn import draw as draw_prompts  # noqa: E402
 from drawn import prompt  # noqa: E402
 from referee import classifier  # noqa: E402

@@ -104,7 +104,9 @@ def test_a_run_that_begins_again_on_unchanged_pictures_reads_none_of_them(
     monkeypatch.setattr(decode, "contents", counted)
     data = photos(tmp_path / "photos")
     first = begin(settled("pocket", data, data__trigger="sks"))
-    assert sorted(read) == sorted(3 * [f"{i}.png" for i in range(5)]), "looked at, held against the pocket base, encoded"
+    assert sorted(read) == sorted(3 * [f"{i}.png" for i in range(5)]), (
+        "looked at, held against the pocket base, encoded"
+    )
     read.clear()
     again = begin(settled("pocket", data, data__trigger="sks"))
     assert not read and again.plan.data.fingerprint == first.plan.data.fingerprint
