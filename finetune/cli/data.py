@@ -194,7 +194,7 @@ def check(
     if class_images:
         leaks = watched(comparing(found, class_images, thresholds), Console(highlight=False), output)
         faults = replace(faults, class_images=leaks)
-    encoders = encoder_reports(base, [e.caption for e in found.used], found.card.trigger) if base else []
+    encoders = encoder_reports(base, found.shown, found.card.trigger) if base else []
     fix = _repair(ctx, path, words, threshold or []) if (would := findings_view.fix_line(found, faults)) else ""
     if output.details:
         data_view.show_audit(found, view, every_row)

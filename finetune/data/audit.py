@@ -94,6 +94,11 @@ class Audit:
         return captions.coverage([caption for e in self.used for caption in e.captions], self.card.trigger)
 
     @property
+    def shown(self) -> list[str]:
+        """Each text that training shows with an image: its caption, or its wordings by turns."""
+        return [text for e in self.used for text in e.wordings or (e.caption,)]
+
+    @property
     def licenses(self) -> tuple[LicenceSum, ...]:
         """Pictures by licence."""
         return sums((e.attributes for e in self.used), Rights(self.card.license, self.card.author))

@@ -80,3 +80,14 @@ def test_captions_are_shown_as_they_are_written_also_where_they_look_like_emoji(
     (folder / "0.txt").write_text("a sks mug <lora:x:1> :cat:")
     out = said(capsys, "check", folder, *WORDS)[1]
     assert out.count("<lora:x:1>") == 2 and ":cat:" in out and "\N{CAT}" not in out
+
+
+def test_the_longest_text_is_that_of_all_wordings_that_training_shows(capsys, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(3):
+        scene(number).save(folder / f"IMG_{number:04d}.png")
+    asked = ("check", folder, *WORDS, "--base", "pocket")
+    rows = json.loads(said(capsys, *asked, "--json")[1])["images"]
+    longest = max(row["tokens"] for row in rows)
+    assert longest > 9 and f"the longest caption has {longest} tokens" in said(capsys, *asked)[1]
