@@ -103,6 +103,7 @@ def _one(one: RunStatus) -> RenderableType:
         "loss": f"{_loss(one)}, mean of the last steps" if one.loss is not None else "",
         "scores": scores(one),
         "why": one.reason,
+        "damage": "; ".join(one.damage),
         "page": str(one.page or ""),
         "sheet": str(one.sheet or ""),
         "adapter": str(one.adapter or ""),
@@ -118,7 +119,7 @@ def _one(one: RunStatus) -> RenderableType:
 def line(one: RunStatus) -> str:
     """The whole of it in one line."""
     parts = (f"{one.folder}: {one.state}", steps(one), f"loss {_loss(one)}" if one.loss is not None else "",
-             speed(one), _left(one), _short_scores(one), one.reason)  # fmt: skip
+             speed(one), _left(one), _short_scores(one), one.reason, *one.damage)  # fmt: skip
     return "  ".join(filter(None, parts))
 
 

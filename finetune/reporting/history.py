@@ -9,7 +9,7 @@ from finetune import reading
 from finetune.errors import RunError
 from finetune.reporting.fields import is_event
 
-_LOG_BYTES = 1 << 30
+_LOG_BYTES = 1 << 29
 """of a log: a million steps have 200 MB"""
 LOG, RECORD, RECIPE_FILE = "events.jsonl", "run.json", "recipe.toml"
 
@@ -73,7 +73,7 @@ def read_history(folder: Path) -> History:
 
 
 def _events(file: Path, damage: list[str]) -> Iterator[Told]:
-    lines = _text(file, damage).splitlines()
+    lines = _text(file, damage, _LOG_BYTES).splitlines()
     for number, line in enumerate(lines, 1):
         try:
             yield _told(line)
@@ -114,7 +114,7 @@ def _step(event: Told) -> int:
 
 
 def _read(file: Path, parse: Callable[..., dict[str, Any]], damage: list[str]) -> Mapping[str, Any]:
-    text = _text(file, damage)
+    text = _text(file, damage, reading.CONFIG_BYTES)
     try:
         return parse(text, str(file), RunError, "") if text else {}
     except RunError:
@@ -122,12 +122,12 @@ def _read(file: Path, parse: Callable[..., dict[str, Any]], damage: list[str]) -
         return {}
 
 
-def _text(file: Path, damage: list[str]) -> str:
+def _text(file: Path, damage: list[str], limit: int) -> str:
     """Lines that are no UTF-8 are read as far as they are: one half-written character costs one line."""
     if not reading.exists(file):
         return ""
     try:
-        return reading.read_bytes(file, RunError, limit=_LOG_BYTES).decode("utf-8", "replace")
+        return reading.read_bytes(file, RunError, limit=limit).decode("utf-8", "replace")
     except RunError:
         damage.append(f"{file.name} cannot be read")
         return ""

@@ -60,6 +60,8 @@ class RunStatus:
     """how to go on with it; None: it is done, or goes on"""
     updated: float | None
     """when it was last heard of, in seconds since 1970"""
+    damage: tuple[str, ...]
+    """what of its files cannot be read: it may have come further, or ended otherwise, than is told here"""
 
     @property
     def lives(self) -> bool:
@@ -110,6 +112,7 @@ def read_status(folder: Path) -> RunStatus:
         _loss(history.every("stepped")), speed, left, _scores(scored), _scored_step(history, scored),
         str(scored.values.get("seen", "")) if scored else "", _there(folder / REPORT), _sheet(history),
         _adapter(history), owner, _resume(history, state), history.events[-1].time if history.events else None,
+        history.damage,
     )  # fmt: skip
 
 
@@ -141,6 +144,8 @@ def _state(history: History, owner: Owner | None) -> RunState:
 def _reason(history: History, state: RunState) -> str:
     if state in LIVING or state == "done":
         return ""
+    if state == "cut off" and any(said.startswith(RECORD) for said in history.damage):
+        return f"its process is gone, and {RECORD}, which tells why, cannot be read"
     if state == "cut off":
         return "its process is gone and left no reason: it was killed, ran out of memory, or the machine went off"
     return str(history.record.get("reason", ""))

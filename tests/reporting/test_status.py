@@ -5,6 +5,7 @@ import json
 import pytest
 from support.logs import logged_run, one_step
 
+from finetune.cli import status_view
 from finetune.errors import RunError
 from finetune.events import Resumed, Score, Scored, Stage
 from finetune.reporting.owner import Ownership
@@ -104,6 +105,20 @@ def test_damaged_files_are_no_reason_to_fail(tmp_path, damage):
     found = read_status(folder)
     assert isinstance(found, RunStatus) and found.step == 2 and found.scores == {} and found.loss == 0.5
     assert json.loads(json.dumps(found.as_json()))["state"] == "cut off"
+
+
+@pytest.mark.parametrize(
+    "name, reason",
+    [("events.jsonl", "stopped"), ("recipe.toml", "stopped"),
+     ("run.json", "its process is gone, and run.json, which tells why, cannot be read")],
+)  # fmt: skip
+def test_a_file_that_cannot_be_read_is_named_and_nothing_is_concluded_from_it(tmp_path, name, reason):
+    folder = logged_run(tmp_path / "run", one_step(1), outcome="interrupted", reason="stopped")
+    (folder / name).unlink()
+    (folder / name).mkdir()
+    found = read_status(folder)
+    assert found.damage == (f"{name} cannot be read",) and found.reason == reason
+    assert f"{name} cannot be read" in status_view.line(found)
 
 
 def test_runs_are_found_beneath_a_folder_and_not_inside_of_each_other(tmp_path):

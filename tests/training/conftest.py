@@ -12,7 +12,7 @@ from finetune.events import Event
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return photos(tmp_path_factory.mktemp("photos") / "raw", ((64, 64), (64, 60)))
+    return photos(tmp_path_factory.mktemp("photos") / "raw", ((64, 64), (64, 60)), flat=True)
 
 
 @pytest.fixture(scope="session")

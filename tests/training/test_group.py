@@ -22,7 +22,7 @@ from finetune.training.stop import follow
 
 @pytest.fixture(scope="module")
 def four(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return photos(tmp_path_factory.mktemp("four") / "raw", ((64, 64), (64, 60), (60, 64), (64, 64)))
+    return photos(tmp_path_factory.mktemp("four") / "raw", ((64, 64), (64, 60), (60, 64), (64, 64)), flat=True)
 
 
 def trained(loaded: Loaded, out: Path, resume: bool = False) -> list[tuple[int, float]]:
@@ -91,7 +91,7 @@ def test_stopped_and_resumed_two_ranks_train_the_same_bits(four: Path, tmp_path:
 
 
 def test_ranks_with_other_data_are_refused_before_the_first_step(four: Path, tmp_path: Path) -> None:
-    other = photos(tmp_path / "other", ((64, 64),) * 4)
+    other = photos(tmp_path / "other", ((64, 64),) * 4, flat=True)
     out = tmp_path / "out"
 
     def act(rank: int) -> object:

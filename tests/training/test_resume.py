@@ -49,7 +49,7 @@ def lose(loaded: Loaded, out: Path, step: int) -> None:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return photos(tmp_path_factory.mktemp("photos") / "raw")
+    return photos(tmp_path_factory.mktemp("photos") / "raw", flat=True)
 
 
 # --- kill -9 --------------------------------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ def _exit(life: Callable[[], None]) -> int:
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("killed")
-    photos(root / "photos")
+    photos(root / "photos", flat=True)
     path = os.pathsep.join([str(TESTS), str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, __file__, str(root)], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True,
