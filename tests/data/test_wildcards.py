@@ -45,7 +45,9 @@ def test_any_text_is_either_faulty_or_written_out_without_bars_in_braces(text: s
     assert len(write_out(text)) <= MOST_WRITTEN_OUT
 
 
-@pytest.mark.parametrize("text", ["{" * 50_000 + "|" * 50_000, "{a|" * 20_000 + "}" * 20_000, "{a|b}" * 20_000, "{a|b}" * 1000])
+@pytest.mark.parametrize(
+    "text", ["{" * 50_000 + "|" * 50_000, "{a|" * 20_000 + "}" * 20_000, "{a|b}" * 20_000, "{a|b}" * 1000]
+)
 def test_a_text_made_to_hurt_is_answered_at_once(text: str) -> None:
     assert wildcard_fault(text) or len(write_out(text)) <= MOST_WRITTEN_OUT
 
