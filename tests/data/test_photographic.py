@@ -37,6 +37,11 @@ def test_a_drawing_is_flat_or_an_edge_and_a_photograph_neither():
     assert texture(drawing()) < 0.15 and texture(photograph(0)) > 0.3
 
 
+def test_shading_counts_whichever_way_it_runs():
+    shaded = Image.linear_gradient("L").resize((64, 64)).convert("RGB")
+    assert texture(shaded) > 0.9 and texture(shaded.transpose(Image.Transpose.ROTATE_90)) > 0.9
+
+
 @pytest.mark.parametrize(
     "pictures, photographs",
     [
@@ -49,6 +54,11 @@ def test_a_drawing_is_flat_or_an_edge_and_a_photograph_neither():
 )
 def test_most_pictures_decide(pictures: list[Image.Image], photographs: bool, tmp_path: Path):
     assert are_photographs(read_dataset(dataset(tmp_path, pictures)).examples) is photographs
+
+
+def test_of_many_pictures_some_are_looked_at_from_the_first_to_the_last(tmp_path: Path):
+    many = [*(drawing(f"#{100 + n:02x}8080") for n in range(8)), *(photograph(n) for n in range(12))]
+    assert are_photographs(read_dataset(dataset(tmp_path, many)).examples)
 
 
 def test_a_mask_changes_nothing_as_outlines_are_most_of_what_it_leaves(tmp_path: Path):
