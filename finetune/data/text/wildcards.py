@@ -17,7 +17,7 @@ _DEEPEST = 8
 """wildcards inside of wildcards"""
 _FOREIGN = re.compile(r"\{[^{}|]*\$\$|\{[^{}]*?\d::")
 _STRAY = re.compile(r"\{[^{}]*\||\|[^{}]*\}")
-Tree = list["str | list[Tree]"]
+_Tree = list["str | list[_Tree]"]
 """A text: what stands, and of each wildcard its options, which are texts again."""
 
 
@@ -44,8 +44,7 @@ def combinations(text: str) -> int:
 
 def write_out(text: str) -> list[str]:
     """The texts that wildcards stand for, in the order of their options; of very many some, always the same."""
-    tree = _parsed(text) if "{" in text else [text]
-    if (count := _count(tree)) == 1:
+    if "{" not in text or (count := _count(tree := _parsed(text))) == 1:
         return [text]
     if count <= MOST_WRITTEN_OUT:
         return list(dict.fromkeys(map(_tidy, _all(tree))))
@@ -55,8 +54,8 @@ def write_out(text: str) -> list[str]:
     return list(islice(dict.fromkeys(map(_tidy, [first, *drawn])), MOST_WRITTEN_OUT))
 
 
-def _parsed(text: str) -> Tree:
-    pieces, depth, start = Tree(), 0, 0
+def _parsed(text: str) -> _Tree:
+    pieces, depth, start = _Tree(), 0, 0
     for place, letter in enumerate(text):
         if letter == "{":
             if depth == 0:
@@ -84,16 +83,16 @@ def _options(inside: str) -> list[str]:
     return options
 
 
-def _count(tree: Tree) -> int:
+def _count(tree: _Tree) -> int:
     return prod(sum(map(_count, piece)) for piece in tree if not isinstance(piece, str))
 
 
-def _all(tree: Tree) -> Iterator[str]:
+def _all(tree: _Tree) -> Iterator[str]:
     each = [[piece] if isinstance(piece, str) else [one for option in piece for one in _all(option)] for piece in tree]
     return ("".join(pieces) for pieces in product(*each))
 
 
-def _one(tree: Tree, pick: Callable[[list[Tree]], Tree]) -> str:
+def _one(tree: _Tree, pick: Callable[[list[_Tree]], _Tree]) -> str:
     return "".join(piece if isinstance(piece, str) else _one(pick(piece), pick) for piece in tree)
 
 
