@@ -115,10 +115,10 @@ def preparing(
     for one in sources:
         parts.append(SourceFolder(one, (yield from staging(one, selection, out))))
     report = yield from gathering(parts, words, rules)
-    if mask_from == "alpha":
-        report = with_alpha(report)
     if report.problems:
         raise DataError(*complaint_of(parts, report))
+    if mask_from == "alpha":
+        report = with_alpha(report)
     yield from (Note(note.text) for note in report.provenance)
     if fix:
         report = yield from repairing(report, thresholds)

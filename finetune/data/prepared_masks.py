@@ -17,6 +17,7 @@ from finetune.data.images.buckets import Size
 from finetune.data.images.decode import ImageInfo
 from finetune.data.masks import fault_of, open_mask
 from finetune.data.record import Seen
+from finetune.data.text.caption_files import first_three
 from finetune.errors import DataError
 
 MASKS_FOLDER = "masks"
@@ -32,18 +33,22 @@ class WrittenMask(NamedTuple):
 
 
 def with_alpha(report: Audit) -> Audit:
-    """The audit with each transparent image as its own mask, of which its transparency is taken."""
+    """The audit with each transparent image as its own mask, of which its transparency is taken.
+
+    Raises:
+        DataError: no image is transparent, or one that is has another mask as well.
+    """
     clear = [e for e in report.used if report.pictures[e.name].info.alpha]
-    problems = [
-        f"two masks for {e.name}: its transparency, and {e.mask.path.name}; keep one"
-        for e in clear
-        if e.mask is not None
-    ]
-    if not clear and report.used:
-        problems.append("`mask_from` is alpha, but no image is transparent; leave `mask_from` out")
+    if not clear:
+        raise DataError("`mask_from` is alpha, but no image is transparent", "leave `mask_from` out")
+    if double := [f"{e.name} and {e.mask.path.name}" for e in clear if e.mask]:
+        raise DataError(
+            f"two masks for {'one image' if len(double) == 1 else f'{len(double)} images'}, its transparency and a "
+            f"file: {first_three(double)}",
+            "remove the file where the transparency is meant, or leave `mask_from` out",
+        )
     own = {e.name: MaskFile(e.path, e.digest, e.size, alpha=True) for e in clear}
-    used = tuple(e._replace(mask=own.get(e.name, e.mask)) for e in report.used)
-    return replace(report, used=used, problems=(*report.problems, *problems))
+    return replace(report, used=tuple(e._replace(mask=own.get(e.name, e.mask)) for e in report.used))
 
 
 def write_mask(mask: MaskFile, root: Path, image: str, taken: set[str]) -> WrittenMask:

@@ -154,6 +154,11 @@ def dumps(recipe: Recipe) -> str:
         tables["adapter"].pop("ranks", None)
     if recipe.train.epochs is not None:
         tables["train"].pop("steps", None)  # counted from the epochs, whose last step may be a short one
+    for content in tables.values():
+        for name, value in content.items() if isinstance(content, dict) else ():
+            if isinstance(value, list) and all(isinstance(one, str) for one in value):
+                # parsed at once: each `append` of tomlkit's takes as long as the array is
+                content[name] = tomlkit.array(f"[{', '.join(tomlkit.item(one).as_string() for one in value)}]")
     return tomlkit.dumps(tables)
 
 

@@ -45,9 +45,15 @@ def test_any_text_is_either_faulty_or_written_out_without_bars_in_braces(text: s
     assert len(write_out(text)) <= MOST_WRITTEN_OUT
 
 
-@pytest.mark.parametrize("text", ["{" * 50_000 + "|" * 50_000, "{a|" * 20_000 + "}" * 20_000, "{a|b}" * 20_000])
+@pytest.mark.parametrize(
+    "text", ["{" * 50_000 + "|" * 50_000, "{a|" * 20_000 + "}" * 20_000, "{a|b}" * 20_000, "{a|b}" * 1000]
+)
 def test_a_text_made_to_hurt_is_answered_at_once(text: str) -> None:
     assert wildcard_fault(text) or len(write_out(text)) <= MOST_WRITTEN_OUT
+
+
+def test_more_braces_than_a_caption_has_are_refused() -> None:
+    assert wildcard_fault("{a|b}" * 1001) == "it has 1,001 opening braces; at most 1,000 are read"
 
 
 @pytest.mark.parametrize("text, said", [

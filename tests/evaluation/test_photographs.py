@@ -7,6 +7,7 @@ import pytest
 from support.photos import photograph
 from support.runs import short
 
+from finetune.data.dataset import read_dataset
 from finetune.errors import InputError, RecipeError
 from finetune.evaluation import subject
 from finetune.events import Event, Finished, Note
@@ -43,6 +44,14 @@ def test_scores_on_the_way_are_refused_where_nobody_can_give_them(photographs: P
     (tmp_path / "config.json").write_text("{}")
     assert notices(photographs, **scored, evaluate__judge=tmp_path), "somebody else may score them"
     assert not notices(Path("example:product"), **scored)
+
+
+def test_they_are_judged_by_whoever_is_named_and_on_other_bases_nothing_is_said(photographs: Path) -> None:
+    data = read_dataset(photographs)
+    assert subject.judge_for("pocket", None, data) is None
+    assert subject.judge_for("pocket", photographs, data) == photographs
+    other = short(photographs).recipe.model_copy(update={"base": "org/sdxl"})
+    assert planning.beyond_pocket(short(photographs).recipe, data) and not planning.beyond_pocket(other, data)
 
 
 def test_a_run_ends_with_its_file_and_says_why_nobody_judges_it(photographs: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import string
 from pathlib import Path
 
 import pytest
+import tomlkit
 from pydantic import ValidationError
 from support.recipes import SOUND, refused, written
 
@@ -72,6 +73,13 @@ def test_a_random_recipe_survives_being_written_and_read(tmp_path):
         assert recipe.load(written(tmp_path, texts[-1])).recipe == wanted, texts[-1]
     assert len(set(texts)) == 60
     assert 'method = "full"' in "".join(texts) and 'mode = "images"' in "".join(texts)
+
+
+def test_thousands_of_prompts_are_written_without_an_array_that_grows_by_each(monkeypatch, tmp_path):
+    prompts = [f'a "sks" {n}\\' for n in range(3000)]
+    found = recipe.load(written(tmp_path, SOUND + f"[sample]\nprompts = {json.dumps(prompts)}\n")).recipe
+    monkeypatch.setattr(tomlkit.items.Array, "append", lambda *_: pytest.fail("tomlkit counts all anew"))
+    assert recipe.load(written(tmp_path, recipe.dumps(found))).recipe == found and len(found.sample.prompts) == 3000
 
 
 def _random_tables(chance: random.Random) -> dict[str, dict[str, object] | str]:

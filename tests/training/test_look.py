@@ -65,17 +65,28 @@ def test_all_that_a_run_shows_is_listed_and_nothing_else_but_what_judges_it(
 
 @pytest.mark.parametrize(
     "choice",
-    [{}, {"data__crop": "random"}, {"data__flip": True}, {"data__caption_dropout": 0.9}, "wordings", "controls"],
+    [
+        {},
+        {"data__crop": "random"},
+        {"data__flip": True},
+        {"data__caption_dropout": 0.9},
+        "wordings",
+        "controls",
+        "tags",
+    ],
 )
 def test_each_choice_by_itself_is_listed_where_it_is_taken(
     choice: dict[str, object] | str, base: Path, data: Path
 ) -> None:
     options = choice if isinstance(choice, dict) else {"data__caption_dropout": 0.5}
+    options = {"data__shuffle_tags": True, "data__caption_variants": 64} if choice == "tags" else options
     plan = settled(base, data, train__epochs=20, train__steps=None, **options)
     if choice == "wordings":
         plan = changed(plan, lambda e: e._replace(wordings=(e.caption, f"{e.caption}, seen", "another")))
     if choice == "controls":
         plan = changed(plan, lambda e: e._replace(controls=(e._replace(name=f"control/{e.name}"),)))
+    if choice == "tags":  # so many that no two looks are alike, the last of them included
+        plan = changed(plan, lambda e: e._replace(wordings=(f"{e.caption}, a, b, c, d, e, f, g, h, i, j",)))
     shown = taken(plan)
     keys = {(one.placed.example.name, one.crop) for one in shown}
     assert keys <= {(w.example.name, w.crop) for w in look.wanted(plan)}

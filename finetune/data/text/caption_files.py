@@ -137,7 +137,7 @@ class _Listed:
                 self.tables[table] = False
                 problem = columns.problem if isinstance(columns, Unclear) else ""
                 self.problems += faults or [f"{table}: {problem if rows else _EMPTY}"]
-            elif isinstance(columns, Unclear) and (columns.captions or "no column is known" in columns.problem):
+            elif isinstance(columns, Unclear) and columns.captions:
                 self.unclear.append(f"{table} looks like captions, but {columns.problem}")
             elif rows and isinstance(columns, TableColumns) and columns.captions:
                 self.unclear.append(f"{table} looks like captions, but names no picture that exists: "

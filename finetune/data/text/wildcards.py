@@ -4,22 +4,29 @@ import random
 import re
 from collections.abc import Callable, Iterator
 from itertools import islice, product
+from math import prod
 
 MOST_WRITTEN_OUT = 32
 """captions that the wildcards of one caption are written out as, at most"""
 _TRIES = 20
 """times as often that is drawn, as combinations come twice"""
+_MOST_BRACES = 1000
+"""in one caption"""
 _INNERMOST = re.compile(r"\{[^{}|]*\|[^{}]*\}")
 _DEEPEST = 8
 """wildcards inside of wildcards"""
 _FOREIGN = re.compile(r"\{[^{}|]*\$\$|\{[^{}]*?\d::")
 _STRAY = re.compile(r"\{[^{}]*\||\|[^{}]*\}")
+Tree = list["str | list[Tree]"]
+"""A text: what stands, and of each wildcard its options, which are texts again."""
 
 
 def wildcard_fault(text: str) -> str:
     """What is wrong with the wildcards of a text, in a sentence; "" where nothing is."""
     if "{" not in text and "}" not in text:
         return ""
+    if (braces := text.count("{")) > _MOST_BRACES:
+        return f"it has {braces:,} opening braces; at most {_MOST_BRACES:,} are read"
     if foreign := _FOREIGN.search(text):
         return f"{foreign[0]}... is a wildcard with a number, which is not read here; write {{one|another}} in captions"
     whole = text = re.sub(r"\{\w*\}", "", text)
@@ -32,40 +39,37 @@ def wildcard_fault(text: str) -> str:
 
 def combinations(text: str) -> int:
     """How many texts the wildcards of a text stand for, equal ones counted each."""
-    found = 1
-    for options in _parts(text):
-        found *= sum(map(combinations, options)) if len(options) > 1 else 1
-    return found
+    return _count(_parsed(text))
 
 
 def write_out(text: str) -> list[str]:
     """The texts that wildcards stand for, in the order of their options; of very many some, always the same."""
-    if "{" not in text or (count := combinations(text)) == 1:
+    tree = _parsed(text) if "{" in text else [text]
+    if (count := _count(tree)) == 1:
         return [text]
     if count <= MOST_WRITTEN_OUT:
-        return list(dict.fromkeys(map(_tidy, _all(text))))
+        return list(dict.fromkeys(map(_tidy, _all(tree))))
     chance = random.Random(f"wildcards {text}")
-    drawn = (_one(text, chance.choice) for _ in range(_TRIES * MOST_WRITTEN_OUT))
-    first = _one(text, lambda options: options[0])
+    drawn = (_one(tree, chance.choice) for _ in range(_TRIES * MOST_WRITTEN_OUT))
+    first = _one(tree, lambda options: options[0])
     return list(islice(dict.fromkeys(map(_tidy, [first, *drawn])), MOST_WRITTEN_OUT))
 
 
-def _parts(text: str) -> list[list[str]]:
-    """The text in pieces: of a wildcard its options, of what is between them one."""
-    pieces, depth, start = list[list[str]](), 0, 0
+def _parsed(text: str) -> Tree:
+    pieces, depth, start = Tree(), 0, 0
     for place, letter in enumerate(text):
         if letter == "{":
             if depth == 0:
-                pieces.append([text[start:place]])
+                pieces.append(text[start:place])
                 start = place + 1
             depth += 1
         elif letter == "}" and depth:
             depth -= 1
             if depth == 0:
                 inside = _options(text[start:place])
-                pieces.append(inside if len(inside) > 1 else [f"{{{inside[0]}}}"])
+                pieces.append([_parsed(one) for one in inside] if len(inside) > 1 else f"{{{inside[0]}}}")
                 start = place + 1
-    return [*pieces, [text[start:] if depth == 0 else "{" + text[start:]]]
+    return [*pieces, text[start:] if depth == 0 else "{" + text[start:]]
 
 
 def _options(inside: str) -> list[str]:
@@ -80,16 +84,17 @@ def _options(inside: str) -> list[str]:
     return options
 
 
-def _all(text: str) -> Iterator[str]:
-    each = [
-        [inner for option in options for inner in _all(option)] if len(options) > 1 else options
-        for options in _parts(text)
-    ]
+def _count(tree: Tree) -> int:
+    return prod(sum(map(_count, piece)) for piece in tree if not isinstance(piece, str))
+
+
+def _all(tree: Tree) -> Iterator[str]:
+    each = [[piece] if isinstance(piece, str) else [one for option in piece for one in _all(option)] for piece in tree]
     return ("".join(pieces) for pieces in product(*each))
 
 
-def _one(text: str, pick: Callable[[list[str]], str]) -> str:
-    return "".join(_one(pick(options), pick) if len(options) > 1 else options[0] for options in _parts(text))
+def _one(tree: Tree, pick: Callable[[list[Tree]], Tree]) -> str:
+    return "".join(piece if isinstance(piece, str) else _one(pick(piece), pick) for piece in tree)
 
 
 def _tidy(text: str) -> str:
