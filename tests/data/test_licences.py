@@ -46,8 +46,9 @@ def test_a_text_that_says_there_is_none_is_none(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["CC BY", "CC", "Our own terms", "other", "CC-BY-2.0-XX", "see website", "GPL) OR (MIT"]
-)
+    "text", ["CC BY", "CC", "Our own terms", "other", "CC-BY-2.0-XX", "see website", "GPL) OR (MIT",
+             "https://creativecommons.org/licenses/by/"]
+)  # fmt: skip
 def test_what_is_not_known_stays_as_it_is(text: str) -> None:
     """CC BY without a version is one of five licences: none is guessed."""
     assert read_licence(text) == (text, False)
@@ -73,6 +74,7 @@ def test_of_alternatives_one_is_enough_and_of_conditions_all_are_needed() -> Non
     assert allows(wanted, "GPL-2.0-only OR MIT") and allows(wanted, "(GPL-2.0-only OR MIT) AND CC0-1.0")
     assert not allows(wanted, "GPL-2.0-only AND MIT") and not allows(wanted, "GPL-2.0-only OR (MIT AND CC-BY-4.0)")
     assert not allows(wanted, "MIT WITH Classpath-exception-2.0"), "another licence"
+    assert allows(wanted, "GPL-2.0-only WITH Classpath-exception-2.0 OR MIT"), "an exception is of its licence alone"
     assert not any(allows(wanted, text) for text in ("MIT)", "OR", "MIT foo", "(MIT", "MIT AND", "not MIT"))
 
 

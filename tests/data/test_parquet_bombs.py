@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -121,6 +122,28 @@ def test_the_pages_of_any_file_add_up_to_it(tmp_path: Path, said: dict[str, Any]
         own, of_it = [c for c in chunks if c.path_in_schema == name], [p for p in found if p.column == name]
         assert sum(c.total_compressed_size for c in own) - sum(p.compressed for p in of_it) < 200 * len(of_it)
         assert sum(c.total_uncompressed_size for c in own) - sum(p.uncompressed for p in of_it) < 200 * len(of_it)
+
+
+def test_lists_of_an_honest_table_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows, tags and numbers of which many are alike, and pages of both versions."""
+    monkeypatch.setattr(parquet_pages, "FREE_PAGE_BYTES", 1000)
+    rows = [{"tags": ["a", "b", f"c{n}"], "n": [n, n + 1], "at": [n / 7] * 3, "none": None} for n in range(60)]
+    path = tmp_path / "t.parquet"
+    for said in ({}, {"use_dictionary": False}, {"row_group_size": 7}, {"data_page_version": "2.0"}):
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path, **said)
+        assert list(ParquetRows([path], ())) == rows
+
+
+@pytest.mark.parametrize("said", [{}, {"data_page_version": "2.0"}, {"use_dictionary": False, "data_page_size": 1000}])
+def test_values_of_lists_are_counted_over_all_pages(tmp_path: Path, said: dict[str, Any]) -> None:
+    path = tmp_path / "t.parquet"
+    zeros = pyarrow.array(numpy.zeros(17_000_000, numpy.int64))
+    table = pyarrow.table({"n": pyarrow.ListArray.from_arrays([0, len(zeros) // 2, len(zeros)], zeros)})
+    pyarrow.parquet.write_table(table, path, compression="zstd", **said)
+    assert path.stat().st_size < 100_000
+    with pytest.raises(DataError, match=r"column n.list.element have .* unpack to 129 MiB"):
+        largest_page(path, None)
+    assert largest_page(path, ["other"]) == 0
 
 
 def test_a_header_that_is_damaged_is_said(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from support.nasty_folder import picture, write_jsonl
+from support.sources import prepared_from
 
 import finetune
 from finetune.data.attributes import Attributes
@@ -120,6 +121,13 @@ def test_one_licence_for_all_counts_for_those_that_have_none(tmp_path: Path) -> 
     free = prepare(root, tmp_path / "free", license="CC0", **WORDS)
     assert [e.attributes.license for e in free.examples] == ["CC-BY-NC-4.0", "", "", ""], "rows hold what is their own"
     assert in_words(free.licenses) == "3 pictures CC0-1.0, 1 CC-BY-NC-4.0"
+
+
+def test_one_licence_for_all_that_asks_to_name_the_author_is_told_where_nobody_is(tmp_path: Path) -> None:
+    root = folder(tmp_path / "photos", 2)
+    told = "its licence requires attribution, but no author is recorded: 0.png, 1.png"
+    assert told in prepared_from(root, tmp_path / "out", license="CC BY 4.0")[1]
+    assert prepared_from(root, tmp_path / "named", license="CC BY 4.0", author="Ada")[1] == []
 
 
 def test_a_dataset_that_licences_were_asked_for_keeps_that_promise_when_it_is_trained_on(tmp_path: Path) -> None:

@@ -70,6 +70,35 @@ def test_the_same_pixels_in_two_sources_are_found(here):
     assert made.card.rejected[0].detail == "the same pixels as bmp/a.bmp"
 
 
+def test_a_source_without_an_image_of_its_own_is_refused_with_what_to_do(here):
+    """Its captions and its weight would be lost without a word."""
+    first, again = here / "more", here / "photos"
+    (again / "1.jpg").write_bytes((first / "4.jpg").read_bytes())
+    with pytest.raises(DataError) as refused:
+        prepared_from([first, f"{again}:3"], here / "made")
+    assert refused.value.problem == f"all images of {again} are also in {first} (2)"
+    assert f"leave {again} out, or name it before {first}" in refused.value.hint and not (here / "made").exists()
+    (again / "odd.jpg").write_bytes(b"")
+    with pytest.raises(DataError, match=rf"all usable images of {again} are also in {first} \(2\)"):
+        prepared_from([first, again], here / "made")
+    (again / "odd.jpg").unlink()
+    made, _ = prepared_from([f"{again}:3", first], here / "made")  # as the advice says
+    assert [(e.name, e.attributes.weight) for e in made.examples] == [
+        ("images/more/3.jpg", 1), ("images/photos/1.jpg", 3), ("images/photos/2.jpg", 3),
+    ]  # fmt: skip
+    left_out, _ = prepared_from(first, here / "alone")
+    assert len(left_out.examples) == 3
+
+
+def test_a_source_that_repeats_several_names_each(here):
+    both = captioned_folder(here / "both", [1, 3])
+    archive = here / "both.tar"
+    with tarfile.open(archive, "w") as packed:
+        packed.add(both, "both")
+    with pytest.raises(DataError, match=rf"all images of {archive} are also in {here}/photos and {here}/more \(2\)"):
+        prepared_from([here / "photos", here / "more", archive], here / "made")
+
+
 def test_captions_of_each_source_keep_their_origin(here):
     (here / "bare").mkdir()
     (here / "bare" / "IMG_1.png").write_bytes(picture_bytes(20))

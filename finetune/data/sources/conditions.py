@@ -52,7 +52,7 @@ def _holds(one: Condition, cell: object, where: str) -> bool:
     if cell is None or cell == "":
         return False
     if isinstance(cell, bool):
-        if one.sign in _ORDERED or one.value.lower() not in _TRUTH:
+        if one.value.lower() not in _TRUTH:  # as every number is: what < or > compares
             raise DataError(f"{where}: `{one.column}` is true or false", f"write {one.column} == true")
         return _SIGNS[one.sign](cell, _TRUTH[one.value.lower()])
     number, wanted = _number(cell), _number(one.value)

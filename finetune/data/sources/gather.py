@@ -29,13 +29,15 @@ def gathering(parts: Sequence[SourceFolder], words: CaptionWords, rules: Rules) 
     """All pictures of all sources. A single folder without a weight is audited as it ever was.
 
     Raises:
-        DataError: a source has no such folder, or prepared sources do not go together, or weights are too large.
+        DataError: a source has no such folder, or no image that those before it lack; prepared sources do not go
+            together, or weights are too large.
     """
     several = len(parts) > 1
     reports, twins = [], Twins.none()
-    for source, staged in parts:
+    for number, (source, staged) in enumerate(parts):
         label = f"{source.label}/" if several else ""
         report = yield from auditing(staged.root, words, rules, twins.of(label))
+        _refuse_repeated(source, report, [part.source for part in parts[:number]])
         report = _with_staged(report, source, staged)
         reports.append(_labelled(report, label, source) if several else _weighted(report, source))
     return _merged(reports) if several else reports[0]
@@ -55,6 +57,19 @@ def complaint_of(parts: Sequence[SourceFolder], report: Audit) -> tuple[str, str
     if report.wordless:
         return f"{named}: {count}\n{lines}", "give `trigger` and `class_word`, and prepare again", None
     return f"{named}: {count}\n{lines}", "correct each problem in its source, then prepare again", None
+
+
+def _refuse_repeated(source: Source, report: Audit, before: Sequence[Source]) -> None:
+    """Raises DataError: sources before it have all its images. Left out in silence, its captions would be lost."""
+    earlier = [one.detail.partition(" as ")[2] for one in report.rejected if one.reason == "exact duplicate"]
+    where = [one.written for one in before if any(name.startswith(f"{one.label}/") for name in earlier)]
+    if report.used or not where:
+        return
+    usable = "usable " if len(earlier) < len(report.rejected) else ""
+    raise DataError(
+        f"all {usable}images of {source.written} are also in {' and '.join(where)} ({len(earlier)})",
+        f"leave {source.written} out, or name it before {where[0]} to use its own captions and weight for them",
+    )
 
 
 def _with_staged(report: Audit, source: Source, staged: Staged) -> Audit:

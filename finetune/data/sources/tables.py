@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from finetune import reading
+from finetune.data.sources.arrow_buffers import refuse_unpacking
 from finetune.data.sources.columns import Columns, choose_columns
 from finetune.data.sources.conditions import Condition
 from finetune.data.sources.kinds import TABLE_READERS
@@ -127,6 +128,8 @@ def _streams(source: Source, subset: str, aside: Path) -> tuple[Mapping[str, Any
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # asks the network, for local files too
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     datasets.disable_progress_bars()
+    if not source.hub:
+        _refuse_arrow_bombs(source.path)
     if not source.hub and any(reading.is_file(source.path / name) for name in SAVED):
         saved = datasets.load_from_disk(str(source.path))
         named = saved if isinstance(saved, datasets.DatasetDict) else {str(saved.split or "train"): saved}
@@ -138,6 +141,16 @@ def _streams(source: Source, subset: str, aside: Path) -> tuple[Mapping[str, Any
         files = {str(split): [Path(one) for one in some] for split, some in builder.config.data_files.items()}
         return {split: _parquet_rows(some, builder.info.features) for split, some in files.items()}, ""
     return builder.as_streaming_dataset(), builder.hash if source.hub else ""
+
+
+def _refuse_arrow_bombs(path: Path) -> None:
+    """A saved data set names its own files, which may have any ending."""
+    for place, _, names in os.walk(path):
+        for file in (Path(place, name) for name in names):
+            if not file.suffix.lower() == ".json" and reading.is_file(file):
+                refuse_unpacking(file)
+    if reading.is_file(path):
+        refuse_unpacking(path)
 
 
 def _parquet_rows(paths: Sequence[Path], features: Mapping[str, object] | None) -> ParquetRows:
