@@ -7,7 +7,7 @@ named.
 
 import posixpath
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -140,10 +140,11 @@ def auditing(
     place = _open(path, words, rules)
     tree = folder.walk(place.root)
     files = _sort_out(place, tree)
-    pictures = yield from _look(place, files, tree, twins)
+    refused = {one.file for one in _clear(place, files.pictures, files.captions).refused}
+    pictures = yield from _look(place, files, tree, twins, refused)
     counts = _Counts.of(tree, files.captions, place)
     del tree  # of very many files it takes more than what follows
-    cleared = _clear(place, pictures, files.captions)
+    cleared = _clear(place, pictures.names, files.captions)
     pictures = pictures.without(cleared.refused)
     found, carried = yield from _carry_over(place, pictures, files.captions._replace(attributes=cleared.attributes))
     del files
@@ -216,8 +217,11 @@ def _sort_out(place: _Place, tree: Tree) -> _Files:
     return _Files(found, pictures, beside)
 
 
-def _look(place: _Place, files: _Files, tree: Tree, twins: Twins | None) -> Generator[Event, None, _Pictures]:
-    examined = yield from examine.examine(place.root, files.pictures, tree, place.rules, twins)
+def _look(
+    place: _Place, files: _Files, tree: Tree, twins: Twins | None, refused: Collection[str]
+) -> Generator[Event, None, _Pictures]:
+    """refused: pictures that will not be used, of which no other is a duplicate."""
+    examined = yield from examine.examine(place.root, files.pictures, tree, place.rules, twins, refused)
     beside = files.beside.of(examined.seen)
     masks = yield from look_at_masks(place.root, beside.masks, examined.seen, tree, place.rules)
     rejected = [*tree.rejected, *files.captions.orphans, *examined.rejected, *beside.rejected]
@@ -225,9 +229,9 @@ def _look(place: _Place, files: _Files, tree: Tree, twins: Twins | None) -> Gene
     return _Pictures(names, examined.seen, beside, masks, rejected)
 
 
-def _clear(place: _Place, pictures: _Pictures, found: FoundCaptions) -> Cleared:
+def _clear(place: _Place, names: Sequence[str], found: FoundCaptions) -> Cleared:
     own = bool(place.card and place.card.require_license)
-    return clear_licences(pictures.names, found.attributes, _rights(place.rules.rights, place.card), own)
+    return clear_licences(names, found.attributes, _rights(place.rules.rights, place.card), own)
 
 
 def _carry_over(

@@ -1,7 +1,7 @@
 """The pictures of a folder, looked at: what each is, its digest, and whether it can be used."""
 
 import hashlib
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
@@ -30,18 +30,19 @@ class Examined(NamedTuple):
 
 
 def examine(
-    root: Path, names: Sequence[str], tree: Tree, rules: Rules, twins: "Twins | None" = None
-) -> Generator[Event, None, Examined]:
+    root: Path, names: Sequence[str], tree: Tree, rules: Rules, twins: "Twins | None" = None,
+    apart: Collection[str] = (),
+) -> Generator[Event, None, Examined]:  # fmt: skip
     """Looks at each file, in order; of one that was seen before and is unchanged, only at the record. Of files with the
     same bytes only the first is used; of files that are decoded, and that a prepared dataset would hold as the same
-    PNG, as well. twins: what was seen before, in other folders."""
+    PNG, as well. twins: what was seen before, in other folders. apart: what is not compared with others."""
     known = yield from seen_files(root, names, tree, rules)
     examined, twins = Examined({}, []), twins or Twins.none()
     for name in names:
         found = known[name]
         if isinstance(found, Rejected):
             examined.rejected.append(found)
-        elif fault := _shape_fault(name, found.info.size, rules) or twins.fault(name, found):
+        elif fault := _shape_fault(name, found.info.size, rules) or (name not in apart and twins.fault(name, found)):
             examined.rejected.append(fault)
         else:
             examined.seen[name] = found

@@ -1,6 +1,7 @@
 """Whose pictures are goes with them: from files and columns, through what was asked for, to what others are told."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,19 @@ def test_only_the_licences_asked_for_are_used_the_rest_is_rejected_by_name(tmp_p
     ]
     assert made.card.require_license == ("CC-BY-*", "CC0-1.0") and made.card.seen == 5
     assert made.card.licenses == {"CC-BY-4.0": 1, "CC0-1.0 OR CC-BY-NC-4.0": 1}
+
+
+def test_a_picture_without_the_licence_makes_no_duplicate_of_the_same_one_with_it(tmp_path: Path) -> None:
+    folder(tmp_path / "taken", 3)
+    folder(tmp_path / "bought", 2)
+    shutil.copy(tmp_path / "bought/0.png", tmp_path / "bought/again.png")
+    for name in ("taken/2.png", "bought/0.png", "bought/1.png"):
+        (tmp_path / f"{name}.license").write_text("SPDX-License-Identifier: CC0-1.0")
+    out = tmp_path / "out"
+    made = prepare([tmp_path / "taken", tmp_path / "bought"], out, require_license=["CC0-1.0"], **WORDS)
+    assert [e.name for e in made.examples] == [f"images/{n}.png" for n in ("taken/2", "bought/0", "bought/1")]
+    told = {rejected.file: rejected.reason for rejected in made.card.rejected}
+    assert told == dict.fromkeys(["taken/0.png", "taken/1.png", "bought/again.png"], "licence")
 
 
 def test_one_licence_for_all_counts_for_those_that_have_none(tmp_path: Path) -> None:
