@@ -122,7 +122,7 @@ def test_a_picture_without_the_licence_makes_no_duplicate_of_the_same_one_with_i
         (tmp_path / f"{name}.license").write_text("SPDX-License-Identifier: CC0-1.0")
     out = tmp_path / "out"
     made = prepare([tmp_path / "taken", tmp_path / "bought"], out, require_license=["CC0-1.0"], **WORDS)
-    assert [e.name for e in made.examples] == [f"images/{n}.png" for n in ("taken/2", "bought/0", "bought/1")]
+    assert [e.name for e in made.examples] == [f"images/{n}.png" for n in ("bought/0", "bought/1", "taken/2")]
     told = {rejected.file: rejected.reason for rejected in made.card.rejected}
     assert told == dict.fromkeys(["taken/0.png", "taken/1.png", "bought/again.png"], "licence")
 
