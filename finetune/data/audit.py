@@ -140,7 +140,8 @@ def auditing(
     place = _open(path, words, rules)
     tree = folder.walk(place.root)
     files = _sort_out(place, tree)
-    refused = {one.file for one in _clear(place, files.pictures, files.captions).refused}
+    asks = bool(_rights(place.rules.rights, place.card).required)
+    refused = {one.file for one in _clear(place, files.pictures, files.captions).refused} if asks else ()
     pictures = yield from _look(place, files, tree, twins, refused)
     counts = _Counts.of(tree, files.captions, place)
     del tree  # of very many files it takes more than what follows

@@ -39,7 +39,7 @@ def wildcard_fault(text: str) -> str:
 
 def combinations(text: str) -> int:
     """How many texts the wildcards of a text stand for, equal ones counted each."""
-    return _count(_parsed(text))
+    return _count(_parsed(text)) if "{" in text else 1
 
 
 def write_out(text: str) -> list[str]:
