@@ -147,7 +147,7 @@ def _refuse_arrow_bombs(path: Path) -> None:
     """A saved data set names its own files, which may have any ending."""
     for place, _, names in os.walk(path):
         for file in (Path(place, name) for name in names):
-            if not file.suffix.lower() == ".json" and reading.is_file(file):
+            if file.suffix.lower() != ".json" and reading.is_file(file):
                 refuse_unpacking(file)
     if reading.is_file(path):
         refuse_unpacking(path)
